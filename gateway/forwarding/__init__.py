@@ -1,0 +1,1 @@
+"""The packet's way: pure decisions, without sockets and without a clock."""

@@ -1,0 +1,75 @@
+"""Why a packet was dropped: one reason for each way, and the counters."""
+
+from __future__ import annotations
+
+from collections import Counter
+from enum import StrEnum
+
+
+class DropReason(StrEnum):
+    """Every dropped packet is counted under exactly one of these."""
+
+    MALFORMED = "malformed"
+    """The outer packet, the inner frame or its payload breaks its format."""
+    NOT_NVGRE = "not-nvgre"
+    """GRE, but with other flags, another version or another protocol type."""
+    UNKNOWN_VSID = "unknown-vsid"
+    """A VSID that is reserved, or that no tenant here has."""
+    LOOP = "loop"
+    """It came from one of our own provider addresses, or would go to one."""
+    SPOOFED_SOURCE = "spoofed-source"
+    """The inner source may not come from this provider address or this port."""
+    VLAN_TAGGED = "vlan-tagged"
+    """An inner frame with a tag (RFC 7637 section 3.3)."""
+    NOT_IP = "not-ip"
+    """Neither IP nor ARP."""
+    UNKNOWN_MAC = "unknown-mac"
+    """A destination MAC that nobody in the virtual subnet has."""
+    GROUP_NOT_ALLOWED = "group-not-allowed"
+    """Broadcast or multicast in a virtual subnet that does not carry it."""
+    NEIGHBOUR_REPLY = "neighbour-reply"
+    """An ARP reply or a neighbour advertisement: the directory answers, nobody else."""
+    NEIGHBOUR_OWN = "neighbour-own"
+    """A probe, or an announcement, of the asker's own address: silence means that it is free."""
+    ACCESS_DENIED = "access-denied"
+    """An access rule, or the default behind the rules."""
+    ORPHAN_FRAGMENT = "orphan-fragment"
+    """A later fragment whose first has not been seen, in a tenant with access rules."""
+    RATE_LIMITED = "rate-limited"
+    """Above the tenant's rate."""
+    TO_GATEWAY = "to-gateway"
+    """For the gateway's own address, and nothing that it answers."""
+    HOP_LIMIT = "hop-limit"
+    """The TTL or hop limit ended here."""
+    NO_ROUTE = "no-route"
+    """No route of the routing domain matches the destination."""
+    NO_RECORD = "no-record"
+    """The destination is in a virtual subnet, but nobody has registered it."""
+    SITE_DOWN = "site-down"
+    """The route leads to a site that has no tunnel."""
+    NOT_HERE = "not-here"
+    """It reached a host that has no such VM."""
+    NO_PROVIDER_ADDRESS = "no-provider-address"
+    """The next hop's provider address is of a family that this node has none of."""
+    TOO_BIG = "too-big"
+    """Larger than what comes next carries, and not to be fragmented."""
+    CONGESTION = "congestion"
+    """The underlay marked congestion on a packet that cannot say so (RFC 6040 section 4.2)."""
+    QUEUE_FULL = "queue-full"
+    """A bounded queue of this node was full."""
+    SEND_FAILED = "send-failed"
+    """The kernel refused to send it."""
+
+
+class Drops:
+    """How many packets were dropped: by reason, and by tenant where one is known."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[tuple[DropReason, str]] = Counter()
+
+    def count(self, reason: DropReason, tenant: str = "") -> None:
+        self.counts[reason, tenant] += 1
+
+    def total(self, reason: DropReason) -> int:
+        """All packets dropped for a reason, whoever's they were."""
+        return sum(n for (counted, _), n in self.counts.items() if counted is reason)

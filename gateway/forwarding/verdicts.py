@@ -1,0 +1,67 @@
+"""What the pipeline decides, and what is to be sent because of it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from gateway.forwarding.drops import DropReason
+from policies.addresses import MacAddress, ProviderAddress, Vsid
+
+
+class OuterHeader(msgspec.Struct, frozen=True, gc=False):
+    """What the underlay's IP header said of an NVGRE packet."""
+
+    source: bytes
+    destination: bytes
+    ecn: int = 0
+    """The two bits of RFC 3168."""
+    hop_limit: int = 64
+
+
+class ToUnderlay(msgspec.Struct, frozen=True, gc=False):
+    """Send `payload`, a GRE header and a frame, from one provider address to another.
+
+    The outer packet is never fragmented (RFC 7637 section 4.4).
+    """
+
+    source: ProviderAddress
+    destination: ProviderAddress
+    ecn: int
+    payload: bytes
+    vsid: Vsid
+    tenant: str
+    hop_limit: int = 64
+
+
+class ToPort(msgspec.Struct, frozen=True, gc=False):
+    """Give a VM's port a frame with finished checksums. `port` is the (VSID, MAC) that names it."""
+
+    port: tuple[Vsid, MacAddress]
+    frame: bytes
+    tenant: str
+
+
+Emission = ToUnderlay | ToPort
+
+
+class Forward(msgspec.Struct, frozen=True):
+    """The frame goes on; several emissions where it was replicated or fragmented."""
+
+    emissions: tuple[Emission, ...]
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """The frame was for us, and this is what we say to it."""
+
+    emissions: tuple[Emission, ...]
+
+
+class Drop(msgspec.Struct, frozen=True):
+    """The frame ends here. `emissions` tells its sender, where it may be told."""
+
+    reason: DropReason
+    tenant: str = ""
+    emissions: tuple[Emission, ...] = ()
+
+
+Verdict = Forward | Answer | Drop

@@ -1,0 +1,116 @@
+"""The addresses of the two worlds, as octets that print like addresses.
+
+Each type is a `bytes`, so a slice of a packet finds it in a dictionary without
+being converted, and a million of them stay small. The types differ so that a
+type checker sees when a customer address is used as a provider address.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import NewType, Self
+
+Prefix = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+Vsid = NewType("Vsid", int)
+"""A 24-bit virtual subnet identifier, unique in the datacenter (RFC 7637 section 3.3)."""
+
+# RFC 7637 section 3.4: 0 to 0xFFF are reserved, 0xFFFFFF is for NVE-to-NVE use.
+LOWEST_VSID = 0x1000
+HIGHEST_VSID = 0xFFFFFE
+
+_MAC = re.compile(r"[0-9a-f]{2}([:-])(?:[0-9a-f]{2}\1){4}[0-9a-f]{2}", re.IGNORECASE)
+
+
+class MacAddress(bytes):
+    """Six octets of an Ethernet address."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `02:00:00:00:01:05` or `02-00-00-00-01-05`. Raises ValueError."""
+        if not _MAC.fullmatch(text):
+            raise ValueError(f"{text!r} is not a MAC address such as 02:00:00:00:01:05")
+        return cls(bytes.fromhex(text.replace(text[2], "")))
+
+    @property
+    def is_group(self) -> bool:
+        """Broadcast or multicast: the lowest bit of the first octet is set."""
+        return bool(self[0] & 1)
+
+    def __str__(self) -> str:
+        return self.hex(":")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.hex(':')})"
+
+
+class Address(bytes):
+    """An IP address: 4 octets for IPv4, 16 for IPv6."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read the usual notation of either family. Raises ValueError."""
+        address = ipaddress.ip_address(text)
+        if isinstance(address, ipaddress.IPv6Address) and address.scope_id is not None:
+            raise ValueError(f"{text!r} carries a zone, which means nothing here")
+        return cls(address.packed)
+
+    @property
+    def version(self) -> int:
+        """4 or 6."""
+        return 4 if len(self) == 4 else 6
+
+    @property
+    def ip(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+        """The same address as a standard library object."""
+        return ipaddress.ip_address(bytes(self))
+
+    def __str__(self) -> str:
+        return str(self.ip)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self})"
+
+
+class CustomerAddress(Address):
+    """An address that a VM sees; it means something only inside its tenant."""
+
+    __slots__ = ()
+
+
+class ProviderAddress(Address):
+    """An address of the underlay, where a host or a gateway is."""
+
+    __slots__ = ()
+
+
+BROADCAST_MAC = MacAddress(b"\xff" * 6)
+
+# The link-local address of the router in every virtual subnet with IPv6.
+ROUTER_LINK_LOCAL = CustomerAddress.parse("fe80::1")
+
+
+def gateway_mac(vsid: Vsid) -> MacAddress:
+    """The MAC of a virtual subnet's gateway: the same on every host and gateway.
+
+    A migrated VM's neighbour cache therefore stays right. The first octet marks
+    it as locally administered; the last three are the VSID.
+    """
+    return MacAddress(b"\x02\x69\x73" + vsid.to_bytes(3))
+
+
+def is_group_address(address: bytes) -> bool:
+    """Whether an IP address in octets is multicast, or the IPv4 limited broadcast."""
+    if len(address) == 4:
+        return address[0] >> 4 == 14 or address == b"\xff\xff\xff\xff"
+    return address[0] == 0xFF
+
+
+def format_address(address: bytes) -> str:
+    """Print 4 or 16 octets of a packet as an IP address."""
+    return str(Address(address))

@@ -1,0 +1,258 @@
+"""The network and the appliance, as configured: frozen values without behaviour."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+
+import msgspec
+
+from policies.addresses import CustomerAddress, MacAddress, Prefix, ProviderAddress, Vsid
+
+
+class Translation(StrEnum):
+    """How a host carries a VM's packets across the underlay."""
+
+    ENCAP = "encap"
+    REWRITE = "rewrite"
+
+
+class FlowIdMode(StrEnum):
+    """What a host is sent in the FlowID octet of the key (RFC 7637 section 3.2)."""
+
+    HASH = "hash"
+    ZERO = "zero"
+
+
+class Action(StrEnum):
+    """What an access rule does with the packets that it matches."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+
+
+class Engine(StrEnum):
+    """Which data path decides packets."""
+
+    AUTO = "auto"
+    PYTHON = "python"
+    XDP = "xdp"
+
+
+class LookupRecord(msgspec.Struct, frozen=True, gc=False):
+    """Where a customer address is: (VSID, CA) -> MAC, PA, host.
+
+    `epoch` rises each time the record moves; 0 is a static record, which is
+    pinned. `revision` is the store's own order of all changes.
+    """
+
+    vsid: Vsid
+    ca: CustomerAddress
+    mac: MacAddress
+    pa: ProviderAddress
+    host: str
+    translation: Translation = Translation.ENCAP
+    epoch: int = 0
+    revision: int = 0
+
+
+class SubnetHop(msgspec.Struct, frozen=True, gc=False):
+    """The destination is in a virtual subnet of the tenant."""
+
+    subnet: str
+    vsid: Vsid
+
+    def __str__(self) -> str:
+        return f"subnet:{self.subnet}"
+
+
+class SiteHop(msgspec.Struct, frozen=True, gc=False):
+    """The destination is reached through a site."""
+
+    site: str
+
+    def __str__(self) -> str:
+        return f"site:{self.site}"
+
+
+class AddressHop(msgspec.Struct, frozen=True, gc=False):
+    """The next hop is a VM of the tenant, for instance a firewall."""
+
+    ca: CustomerAddress
+
+    def __str__(self) -> str:
+        return f"via:{self.ca}"
+
+
+NextHop = SubnetHop | SiteHop | AddressHop
+
+
+class CustomerRoute(msgspec.Struct, frozen=True):
+    """(routing domain, prefix) -> next hop."""
+
+    prefix: Prefix
+    next_hop: NextHop
+
+
+class VirtualSubnet(msgspec.Struct, frozen=True):
+    """One layer 2 segment of a tenant, on the wire a VSID.
+
+    `gateway_addresses` holds at most one CA a family.
+    """
+
+    name: str
+    vsid: Vsid
+    prefixes: tuple[Prefix, ...]
+    gateway_addresses: tuple[CustomerAddress, ...]
+    translation: Translation = Translation.ENCAP
+    broadcast: bool = False
+    """Whether broadcast and multicast are carried, by N-way unicast."""
+
+
+class IkeIdentity(msgspec.Struct, frozen=True):
+    """Who we and the site's peer say we are, and where the shared secret is kept."""
+
+    local_id: str
+    remote_id: str
+    psk_file: Path | None = None
+
+
+class Site(msgspec.Struct, frozen=True):
+    """An on-premise network behind a tunnel. `peer` is None where the peer dials in from anywhere."""
+
+    name: str
+    gateway: str
+    prefixes: tuple[Prefix, ...]
+    peer: ProviderAddress | None
+    ike: IkeIdentity
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """One side of an access rule: at most one field is set, none means anywhere."""
+
+    subnet: str | None = None
+    site: str | None = None
+    prefix: Prefix | None = None
+
+    def __str__(self) -> str:
+        if self.subnet is not None:
+            return f"subnet:{self.subnet}"
+        if self.site is not None:
+            return f"site:{self.site}"
+        return "any" if self.prefix is None else str(self.prefix)
+
+
+class PortRange(msgspec.Struct, frozen=True, gc=False):
+    """Destination ports, both ends included."""
+
+    first: int
+    last: int
+
+
+class AccessRule(msgspec.Struct, frozen=True):
+    """One rule of a tenant; the first that matches a packet decides.
+
+    `protocol` is an IP protocol number, or None for any; `ports` is empty for any.
+    """
+
+    name: str
+    action: Action
+    source: Endpoint = Endpoint()
+    destination: Endpoint = Endpoint()
+    protocol: int | None = None
+    ports: tuple[PortRange, ...] = ()
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """A tenant's share: a token bucket in bits per second and octets of burst."""
+
+    rate: int
+    burst: int
+
+
+class Tenant(msgspec.Struct, frozen=True):
+    """A routing domain: subnets that route to each other and to nobody else."""
+
+    name: str
+    gateways: tuple[str, ...]
+    """In order of preference."""
+    subnets: tuple[VirtualSubnet, ...]
+    records: tuple[LookupRecord, ...] = ()
+    routes: tuple[CustomerRoute, ...] = ()
+    """Besides those to its subnets and sites, which follow from their prefixes."""
+    sites: tuple[Site, ...] = ()
+    access: tuple[AccessRule, ...] = ()
+    limits: Limits | None = None
+    rdid: str | None = None
+
+
+class ProviderHost(msgspec.Struct, frozen=True):
+    """A machine with VMs: its addresses in the underlay, and the tenants that it may claim and send for."""
+
+    name: str
+    provider_addresses: tuple[ProviderAddress, ...]
+    tenants: tuple[str, ...]
+    flow_id: FlowIdMode = FlowIdMode.HASH
+
+
+class ProviderGateway(msgspec.Struct, frozen=True):
+    """A gateway's addresses in the underlay."""
+
+    name: str
+    provider_addresses: tuple[ProviderAddress, ...]
+
+
+class Network(msgspec.Struct, frozen=True):
+    """The whole network's configuration: the same on every node."""
+
+    hosts: tuple[ProviderHost, ...] = ()
+    gateways: tuple[ProviderGateway, ...] = ()
+    tenants: tuple[Tenant, ...] = ()
+
+
+class Underlay(msgspec.Struct, frozen=True):
+    """The datacenter side of this node. Without `interfaces` or `mtu`, the machine is asked."""
+
+    provider_addresses: tuple[ProviderAddress, ...]
+    interfaces: tuple[str, ...] = ()
+    mtu: int | None = None
+
+
+class LookupSettings(msgspec.Struct, frozen=True):
+    """The role of serving records: where to listen, and which store holds them."""
+
+    listen: str = "127.0.0.1:7637"
+    store: str = "sqlite"
+
+
+class Port(msgspec.Struct, frozen=True):
+    """A VM's port on a host: the interface, and the one MAC and the addresses it may use."""
+
+    interface: str
+    tenant: str
+    vsid: Vsid
+    mac: MacAddress
+    addresses: tuple[CustomerAddress, ...]
+
+
+class HostRole(msgspec.Struct, frozen=True):
+    """The role of an NVE with VM ports. `name` is that of its `[[provider_host]]`."""
+
+    name: str
+    ports: tuple[Port, ...] = ()
+    driver: str = "builtin"
+    lookup: tuple[str, ...] = ()
+    token_file: Path | None = None
+
+
+class Appliance(msgspec.Struct, frozen=True):
+    """One node: its name and roles, and the network that it is part of."""
+
+    name: str
+    state: Path
+    engine: Engine
+    underlay: Underlay | None
+    gateway: bool
+    lookup: LookupSettings | None
+    host: HostRole | None
+    network: Network
