@@ -1,0 +1,139 @@
+"""Where each customer address is: the records, in memory, changed one at a time.
+
+One writer, on the trio thread; other threads read single records only. The
+values are immutable, so whoever holds a record can tell by identity whether it
+still stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import msgspec
+
+from policies.addresses import ProviderAddress, Vsid
+from policies.model import LookupRecord
+
+
+class Put(msgspec.Struct, frozen=True, gc=False):
+    """A record is new, or replaces the one of the same (VSID, CA)."""
+
+    record: LookupRecord
+
+
+class Delete(msgspec.Struct, frozen=True, gc=False):
+    """Nobody has this (VSID, CA) any more."""
+
+    vsid: Vsid
+    ca: bytes
+
+
+Change = Put | Delete
+
+
+class _Segment:
+    """The records of one virtual subnet."""
+
+    __slots__ = ("by_ca", "by_mac", "hosts")
+
+    def __init__(self) -> None:
+        self.by_ca: dict[bytes, LookupRecord] = {}
+        # The CA of a MAC, or all of them where there are several (a VM with both families).
+        self.by_mac: dict[bytes, bytes | tuple[bytes, ...]] = {}
+        # How many records each host holds at each of its provider addresses.
+        self.hosts: dict[str, dict[ProviderAddress, int]] = {}
+
+    def add(self, record: LookupRecord) -> None:
+        self.by_ca[record.ca] = record
+        others = self.by_mac.get(record.mac)
+        if others is None:
+            self.by_mac[record.mac] = record.ca
+        else:
+            self.by_mac[record.mac] = (*_all(others), record.ca)
+        addresses = self.hosts.setdefault(record.host, {})
+        addresses[record.pa] = addresses.get(record.pa, 0) + 1
+
+    def remove(self, record: LookupRecord) -> None:
+        del self.by_ca[record.ca]
+        left = tuple(ca for ca in _all(self.by_mac[record.mac]) if ca != record.ca)
+        if left:
+            self.by_mac[record.mac] = left if len(left) > 1 else left[0]
+        else:
+            del self.by_mac[record.mac]
+        addresses = self.hosts[record.host]
+        addresses[record.pa] -= 1
+        if not addresses[record.pa]:
+            del addresses[record.pa]
+            if not addresses:
+                del self.hosts[record.host]
+
+
+def _all(cas: bytes | tuple[bytes, ...]) -> tuple[bytes, ...]:
+    return cas if isinstance(cas, tuple) else (cas,)
+
+
+class Directory:
+    """(VSID, CA) -> record, and (VSID, MAC) -> CAs."""
+
+    def __init__(self, records: Iterable[LookupRecord] = ()) -> None:
+        self._segments: dict[int, _Segment] = {}
+        self._subscribers: list[Callable[[Change], None]] = []
+        self._count = 0
+        for record in records:
+            self.apply(Put(record))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[LookupRecord]:
+        for segment in self._segments.values():
+            yield from segment.by_ca.values()
+
+    def apply(self, change: Change) -> None:
+        """Make one change, and tell the subscribers. Deleting what is not there changes nothing."""
+        if isinstance(change, Put):
+            record = change.record
+            segment = self._segments.get(record.vsid)
+            if segment is None:
+                segment = self._segments[record.vsid] = _Segment()
+            old = segment.by_ca.get(record.ca)
+            if old is not None:
+                segment.remove(old)
+                self._count -= 1
+            segment.add(record)
+            self._count += 1
+        else:
+            segment = self._segments.get(change.vsid)
+            old = segment.by_ca.get(change.ca) if segment is not None else None
+            if segment is None or old is None:
+                return
+            segment.remove(old)
+            self._count -= 1
+            if not segment.by_ca:
+                del self._segments[change.vsid]
+        for subscriber in self._subscribers:
+            subscriber(change)
+
+    def subscribe(self, subscriber: Callable[[Change], None]) -> None:
+        """Have `subscriber` called with each later change, on the writer's thread."""
+        self._subscribers.append(subscriber)
+
+    def find(self, vsid: int, ca: bytes) -> LookupRecord | None:
+        """Return the record of a CA in octets, or None."""
+        segment = self._segments.get(vsid)
+        return segment.by_ca.get(ca) if segment is not None else None
+
+    def find_by_mac(self, vsid: int, mac: bytes) -> tuple[LookupRecord, ...]:
+        """Return all records of a MAC in octets; usually one for each family."""
+        segment = self._segments.get(vsid)
+        cas = segment.by_mac.get(mac) if segment is not None else None
+        if segment is None or cas is None:
+            return ()
+        return tuple(segment.by_ca[ca] for ca in _all(cas))
+
+    def hosts(self, vsid: int) -> Iterator[tuple[str, tuple[ProviderAddress, ...]]]:
+        """Each host with VMs in a virtual subnet, and the provider addresses that reach them."""
+        segment = self._segments.get(vsid)
+        if segment is not None:
+            for host, addresses in segment.hosts.items():
+                yield host, tuple(addresses)

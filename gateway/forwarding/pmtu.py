@@ -1,0 +1,54 @@
+"""The path MTU to each provider address, as soft state (RFC 7637 section 4.4, RFC 2003 section 5.1).
+
+The NVGRE packet is never fragmented, so what a path carries decides what the
+tenants may send: the reports of the underlay's routers are kept here and aged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+# What NVGRE adds in front of the inner IP packet: outer IP, GRE with key, inner Ethernet.
+OVERHEAD_IPV4 = 20 + 8 + 14
+OVERHEAD_IPV6 = 40 + 8 + 14
+
+# RFC 1191 section 6.3 suggests ten minutes before a larger size is tried again.
+LIFETIME = 600.0
+
+# A smaller report is not believed: every IPv4 host takes 576 octets, every IPv6
+# link 1280, and a forged report must not strangle a tenant.
+LOWEST_IPV4 = 576
+LOWEST_IPV6 = 1280
+
+
+class PathMtu:
+    """MTUs in octets of the outer IP packet; `customer_mtu` in octets of the inner one."""
+
+    def __init__(self, underlay_mtu: int) -> None:
+        self.underlay_mtu = underlay_mtu
+        self._reported: dict[bytes, tuple[int, float]] = {}
+
+    def report(self, destination: bytes, mtu: int, now: float, members: Collection[bytes]) -> bool:
+        """Believe a router's report, if it is plausible, and say whether it was.
+
+        Only members of the underlay are remembered, so the state is bounded.
+        """
+        lowest = LOWEST_IPV4 if len(destination) == 4 else LOWEST_IPV6
+        if destination not in members or not lowest <= mtu < self.underlay_mtu:
+            return False
+        self._reported[destination] = (mtu, now + LIFETIME)
+        return True
+
+    def customer_mtu(self, destination: bytes, now: float) -> int:
+        """The largest inner IP packet that reaches a provider address in one piece."""
+        overhead = OVERHEAD_IPV4 if len(destination) == 4 else OVERHEAD_IPV6
+        if not self._reported:
+            return self.underlay_mtu - overhead
+        reported = self._reported.get(destination)
+        if reported is None:
+            return self.underlay_mtu - overhead
+        mtu, expires = reported
+        if now >= expires:
+            del self._reported[destination]
+            return self.underlay_mtu - overhead
+        return mtu - overhead

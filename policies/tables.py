@@ -1,0 +1,180 @@
+"""The network compiled for forwarding: an immutable snapshot, replaced whole.
+
+Subnets, routes, rules and the underlay's members are in it. Records are not:
+they change one by one and live in the directory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Generic, Self, TypeVar
+
+import msgspec
+
+from policies.access import AccessRules
+from policies.addresses import CustomerAddress, MacAddress, Prefix, ProviderAddress, Vsid, gateway_mac
+from policies.model import (
+    CustomerRoute,
+    FlowIdMode,
+    Limits,
+    Network,
+    NextHop,
+    SiteHop,
+    SubnetHop,
+    Tenant,
+    VirtualSubnet,
+)
+
+Value = TypeVar("Value")
+
+
+class PrefixTable(Generic[Value]):
+    """Longest-prefix match over both families: one dictionary for each prefix length in use."""
+
+    def __init__(self, entries: Iterable[tuple[Prefix, Value]]) -> None:
+        self._prefixes = dict(entries)
+        levels: dict[int, dict[int, dict[int, Value]]] = {4: {}, 6: {}}
+        for prefix, value in self._prefixes.items():
+            shift = prefix.max_prefixlen - prefix.prefixlen
+            level = levels[prefix.version].setdefault(shift, {})
+            level[int(prefix.network_address) >> shift] = value
+        self._ipv4 = tuple(sorted(levels[4].items()))
+        self._ipv6 = tuple(sorted(levels[6].items()))
+
+    def lookup(self, address: bytes) -> Value | None:
+        """Return what the longest prefix that holds `address` (4 or 16 octets) leads to."""
+        number = int.from_bytes(address)
+        for shift, level in self._ipv4 if len(address) == 4 else self._ipv6:
+            value = level.get(number >> shift)
+            if value is not None:
+                return value
+        return None
+
+    def match(self, address: CustomerAddress) -> Prefix | None:
+        """Return the longest prefix itself: for people, not for packets."""
+        ip = address.ip
+        holding = (prefix for prefix in self._prefixes if prefix.version == ip.version and ip in prefix)
+        return max(holding, key=lambda prefix: prefix.prefixlen, default=None)
+
+    def __iter__(self) -> Iterator[tuple[Prefix, Value]]:
+        return iter(self._prefixes.items())
+
+
+class RoutingDomain(msgspec.Struct, frozen=True, eq=False):
+    """One tenant's isolated layer 3 world."""
+
+    name: str
+    routes: PrefixTable[NextHop]
+    access: AccessRules
+    gateway_addresses: frozenset[bytes]
+    """The gateway CAs of all its subnets."""
+    host_addresses: frozenset[bytes]
+    """The provider addresses of the hosts that may send for it."""
+    gateway_provider_addresses: frozenset[bytes]
+    gateways: tuple[tuple[str, tuple[ProviderAddress, ...]], ...]
+    """Its gateways in order of preference, with their provider addresses."""
+    vsids: frozenset[Vsid]
+    limits: Limits | None
+
+
+class SubnetEntry(msgspec.Struct, frozen=True, eq=False):
+    """What a VSID stands for."""
+
+    vsid: Vsid
+    name: str
+    domain: RoutingDomain
+    gateway_mac: MacAddress
+    gateway_ipv4: CustomerAddress | None
+    gateway_ipv6: CustomerAddress | None
+    broadcast: bool
+
+    @classmethod
+    def compile(cls, subnet: VirtualSubnet, domain: RoutingDomain) -> Self:
+        by_version = {address.version: address for address in subnet.gateway_addresses}
+        return cls(
+            vsid=subnet.vsid,
+            name=subnet.name,
+            domain=domain,
+            gateway_mac=gateway_mac(subnet.vsid),
+            gateway_ipv4=by_version.get(4),
+            gateway_ipv6=by_version.get(6),
+            broadcast=subnet.broadcast,
+        )
+
+    def gateway_address(self, version: int) -> CustomerAddress | None:
+        """The gateway's CA of an IP version, where the subnet has that family."""
+        return self.gateway_ipv4 if version == 4 else self.gateway_ipv6
+
+
+class Tables(msgspec.Struct, frozen=True, eq=False):
+    """Everything but the records that a packet is decided by."""
+
+    subnets: dict[Vsid, SubnetEntry]
+    domains: dict[str, RoutingDomain]
+    provider_addresses_of: dict[str, frozenset[bytes]]
+    """Of each host, by its name."""
+    zero_flow_id: frozenset[bytes]
+    """Provider addresses that want a FlowID of 0."""
+    members: frozenset[bytes]
+    """Every provider address of a host or a gateway."""
+
+    @classmethod
+    def compile(cls, network: Network) -> Self:
+        """Compile a network that the configuration's checks have found sound."""
+        gateways = {gateway.name: gateway.provider_addresses for gateway in network.gateways}
+        domains: dict[str, RoutingDomain] = {}
+        subnets: dict[Vsid, SubnetEntry] = {}
+        for tenant in network.tenants:
+            domain = _compile_domain(tenant, network, gateways)
+            domains[tenant.name] = domain
+            for subnet in tenant.subnets:
+                subnets[subnet.vsid] = SubnetEntry.compile(subnet, domain)
+        hosts = {host.name: frozenset[bytes](host.provider_addresses) for host in network.hosts}
+        return cls(
+            subnets=subnets,
+            domains=domains,
+            provider_addresses_of=hosts,
+            zero_flow_id=frozenset(
+                address
+                for host in network.hosts
+                if host.flow_id is FlowIdMode.ZERO
+                for address in host.provider_addresses
+            ),
+            members=frozenset[bytes]().union(*hosts.values(), *gateways.values()),
+        )
+
+
+def _compile_domain(
+    tenant: Tenant, network: Network, gateways: dict[str, tuple[ProviderAddress, ...]]
+) -> RoutingDomain:
+    routes = PrefixTable((route.prefix, route.next_hop) for route in customer_routes(tenant))
+    own_gateways = tuple((name, gateways[name]) for name in tenant.gateways)
+    return RoutingDomain(
+        name=tenant.name,
+        routes=routes,
+        access=AccessRules(tenant.access, routes.lookup),
+        gateway_addresses=frozenset(ca for subnet in tenant.subnets for ca in subnet.gateway_addresses),
+        host_addresses=frozenset(
+            address
+            for host in network.hosts
+            if tenant.name in host.tenants
+            for address in host.provider_addresses
+        ),
+        gateway_provider_addresses=frozenset(
+            address for _, addresses in own_gateways for address in addresses
+        ),
+        gateways=own_gateways,
+        vsids=frozenset(subnet.vsid for subnet in tenant.subnets),
+        limits=tenant.limits,
+    )
+
+
+def customer_routes(tenant: Tenant) -> Iterator[CustomerRoute]:
+    """Every route of a tenant: those that follow from its subnets and sites, and its own."""
+    for site in tenant.sites:
+        for prefix in site.prefixes:
+            yield CustomerRoute(prefix, SiteHop(site.name))
+    for subnet in tenant.subnets:
+        for prefix in subnet.prefixes:
+            yield CustomerRoute(prefix, SubnetHop(subnet.name, subnet.vsid))
+    yield from tenant.routes
