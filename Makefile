@@ -1,0 +1,76 @@
+# Everything runs from .venv, which is made here and nowhere else. `make help` lists the targets.
+
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(PATH):/usr/sbin:/sbin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format peers interop soak bench clean
+
+# Tests that make network namespaces need privileges. An ordinary user has them inside a user
+# namespace, with a network and mounts of its own, where the machine allows that.
+define pytest
+	if [ "$$(id -u)" = 0 ]; then \
+		exec $(BIN)/python -m pytest $(1); \
+	elif unshare --user --map-root-user --net --mount true 2>/dev/null; then \
+		exec unshare --user --map-root-user --net --mount sh -c 'ip link set lo up && exec "$$@"' sh \
+			$(BIN)/python -m pytest $(1); \
+	else \
+		echo 'This machine forbids user namespaces (on Ubuntu: sysctl kernel.apparmor_restrict_unprivileged_userns=0' \
+			'allows them), so the tests that need one are skipped; root runs them all.'; \
+		exec $(BIN)/python -m pytest $(1); \
+	fi
+endef
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.* ## /\1\t/p' Makefile | expand -t 12
+
+demo: .venv/installed ## show two tenants with the same addresses, isolated and connected, in under a minute
+	@command -v ip >/dev/null || { echo 'The demo needs the command ip: sudo apt install iproute2'; exit 1; }
+	@$(BIN)/isthmus demo
+
+test: check ## run the checks, then every test that fits in ten minutes
+	@$(call pytest,$(TESTS))
+
+check: .venv/installed ## check format, lint, types and imports
+	@$(BIN)/python -m ruff format --check --quiet . || { echo 'make format puts that right'; exit 1; }
+	@$(BIN)/python -m ruff check --quiet .
+	@$(BIN)/python -m mypy
+	@$(BIN)/lint-imports --no-logo
+
+format: .venv/installed ## put format and order of imports right
+	@$(BIN)/python -m ruff check --quiet --select I --fix .
+	@$(BIN)/python -m ruff format .
+
+PEERS := ethtool iperf3 iproute2 iputils-ping iputils-tracepath nftables openvswitch-switch tcpdump traceroute tshark
+
+peers: ## install the real peers and tools that tests use (Debian or Ubuntu, as root)
+	@[ "$$(id -u)" = 0 ] || { echo 'Installing packages needs root: sudo make peers'; exit 1; }
+	@command -v apt-get >/dev/null || { echo 'This is not Debian or Ubuntu; install by other means: $(PEERS)'; exit 1; }
+	apt-get -qq update
+	DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends $(PEERS) </dev/null
+
+interop: .venv/installed ## run the tests against real peers; a missing one is a failure
+	@export ISTHMUS_REQUIRE_PEERS=1; $(call pytest,-m interop $(TESTS))
+
+soak: .venv/installed ## run the long tests: ten million mutated inputs, thorough properties
+	@export ISTHMUS_FUZZ_INPUTS=10000000 ISTHMUS_HYPOTHESIS=long; $(call pytest,-m soak $(TESTS))
+
+bench: .venv/installed ## measure, print a table and write build/bench.json
+	@$(BIN)/python -m tests.bench
+
+clean: ## remove whatever was made here
+	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/installed: pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo 'There is no $(PYTHON) here: sudo apt install python3 python3-venv'; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'Isthmus needs Python 3.11 or newer: name one as in make PYTHON=python3.12'; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo 'Python can make no virtual environment here: sudo apt install python3-venv'; exit 1; }
+	@$(PYTHON) -m venv .venv
+	@echo 'Installing into .venv ...'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --editable '.[dev]' || \
+		{ echo 'pip could not install what pyproject.toml names: it needs a package index, by network or by its own configuration.'; exit 1; }
+	@touch $@
