@@ -1,0 +1,42 @@
+"""Run the benchmarks: `python -m tests.bench [WORD ...]` runs those whose name holds one of the words."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from tests.bench import records
+from tests.bench.results import Benchmark, CannotMeasure, Result, to_json, to_table
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "records": records.benchmark,
+}
+
+REPORT = Path("build/bench.json")
+
+
+def main(words: list[str]) -> None:
+    """Measure, print the table and write the report."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = 120
+    results: list[Result] = []
+    for name, benchmark in BENCHMARKS.items():
+        if words and not any(word in name for word in words):
+            continue
+        try:
+            with console.status(f"measuring: {name}"):
+                results += benchmark()
+        except CannotMeasure as reason:
+            console.print(f"{name}: not measured, {reason}")
+    console.print(to_table(results))
+    REPORT.parent.mkdir(exist_ok=True)
+    REPORT.write_text(json.dumps(to_json(results), indent=2) + "\n")
+    console.print(f"written to {REPORT}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
