@@ -1,0 +1,1 @@
+"""The datacenter side: raw GRE sockets on trio, and the machine that they live on."""

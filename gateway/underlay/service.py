@@ -1,0 +1,109 @@
+"""Carries NVGRE packets between the underlay and whoever decides about them, on trio."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, closing
+
+import trio
+
+from gateway.forwarding.verdicts import OuterHeader, ToUnderlay
+from gateway.underlay.sockets import GreSocket, open_socket
+from policies.addresses import ProviderAddress
+from policies.errors import ConfigurationError, Problem
+
+Receive = Callable[[OuterHeader, bytes, float], None]
+"""Takes what the outer header said, the GRE header with all that follows it, and the time."""
+
+# Packets taken from a socket before other tasks get their turn: few enough that they don't
+# wait long (about 2 ms), enough that waiting costs little for each packet.
+BATCH = 64
+
+
+class Underlay:
+    """Our provider addresses' sockets. They are open while `serve` runs."""
+
+    def __init__(self) -> None:
+        self._sockets: dict[bytes, GreSocket] = {}
+
+    @property
+    def icmp_errors(self) -> int:
+        """Errors that the network reported about packets we sent."""
+        return sum(each.icmp_errors for each in self._sockets.values())
+
+    @property
+    def kernel_drops(self) -> int:
+        """Packets that came while a socket's buffer was full."""
+        return sum(each.kernel_drops for each in self._sockets.values())
+
+    def send(self, packet: ToUnderlay) -> None:
+        """Send a packet now from the address that it names, or raise OSError."""
+        sender = self._sockets.get(packet.source)
+        if sender is None:
+            raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+        sender.send(packet)
+
+    async def serve(
+        self,
+        addresses: Iterable[ProviderAddress],
+        receive: Receive,
+        path_mtu_reported: Callable[[bytes, int, float], None],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Give every packet for our addresses to `receive`; started once all sockets are open.
+
+        `path_mtu_reported` takes a destination, what the path to it carries, and the time.
+        Raises ConfigurationError where a socket cannot be opened.
+        """
+
+        def report(destination: bytes, mtu: int) -> None:
+            path_mtu_reported(destination, mtu, trio.current_time())
+
+        with ExitStack() as stack:
+            for index, address in enumerate(addresses):
+                opened = stack.enter_context(closing(_open(index, address, report)))
+                self._sockets[address] = opened
+                stack.callback(self._sockets.pop, address)
+            async with trio.open_nursery() as nursery:
+                for each in self._sockets.values():
+                    nursery.start_soon(_receive_all, each, receive)
+                task_status.started()
+
+
+def _open(index: int, address: ProviderAddress, report: Callable[[bytes, int], None]) -> GreSocket:
+    try:
+        return open_socket(address, report)
+    except PermissionError:
+        problem = Problem("underlay", "raw sockets need root or CAP_NET_RAW: run as root, or grant it")
+        raise ConfigurationError([problem]) from None
+    except OSError as error:
+        problem = Problem(
+            f"underlay.provider_addresses[{index}]", f"no raw socket on {address}: {error.strerror}"
+        )
+        raise ConfigurationError([problem]) from None
+
+
+async def _receive_all(source: GreSocket, receive: Receive) -> None:
+    while True:
+        await trio.lowlevel.wait_readable(source.fileno())
+        while _receive_batch(source, receive, trio.current_time()) == BATCH:
+            await trio.lowlevel.checkpoint()
+
+
+def _receive_batch(source: GreSocket, receive: Receive, now: float) -> int:
+    take = source.receive
+    for taken in range(BATCH):
+        try:
+            outer, payload = take()
+        except BlockingIOError:
+            if taken == 0:  # woken for something else than a packet
+                source.heed_errors()
+            return taken
+        except OSError:
+            source.heed_errors()
+            continue
+        receive(outer, payload, now)
+    return BATCH

@@ -1,0 +1,235 @@
+"""Raw GRE sockets, one for each of our provider addresses.
+
+The kernel answers protocol-unreachable for an address on which no raw socket
+is open, so each address has one of its own. We write the outer IP header
+ourselves: what is sent is one packet, with DF set, and the kernel never cuts it.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+import sys
+from collections.abc import Callable
+
+from gateway.forwarding.verdicts import OuterHeader, ToUnderlay
+from policies.addresses import Address, ProviderAddress
+
+PathMtuReport = Callable[[bytes, int], None]
+"""Takes a destination and what the path to it carries, in octets of the outer packet."""
+
+IPV4_HEADER = struct.Struct("!BBHHHBBH4s4s")
+IPV6_HEADER = struct.Struct("!IHBB16s16s")
+DONT_FRAGMENT = 0x4000
+LARGEST_PACKET = 65535
+
+# What the kernel may hold for us: some 50 ms of small packets at 40,000 a second. More would
+# only be delay.
+BUFFER_SIZE = 4 << 20
+
+# Names of <linux/in.h>, <linux/in6.h> and <asm-generic/socket.h> that Python 3.11 lacks.
+SO_SNDBUFFORCE = 32
+SO_RCVBUFFORCE = 33
+SO_MEMINFO = 55
+SK_MEMINFO_DROPS = 8
+IP_MTU_DISCOVER = 10
+IP_RECVERR = 11
+IP_FREEBIND = 15
+IPV6_MTU_DISCOVER = 23
+IPV6_RECVERR = 25
+IPV6_MULTICAST_ALL = 29
+IPV6_HDRINCL = 36
+IPV6_FREEBIND = 78
+PMTUDISC_PROBE = 3
+
+# struct sock_extended_err of <linux/errqueue.h>: errno, origin, type, code, pad, info, data.
+EXTENDED_ERROR = struct.Struct("=IBBBBII")
+ERRORS_AT_ONCE = 64
+
+
+class GreSocket:
+    """One provider address's raw socket; use `open_socket` to make one.
+
+    `send` raises OSError where the kernel refuses a packet, EMSGSIZE after the
+    path's MTU has been reported. `receive` raises BlockingIOError when nothing
+    waits, and OSError for what the network said about an earlier packet.
+    """
+
+    header_length: int
+
+    def __init__(self, address: ProviderAddress, path_mtu_reported: PathMtuReport) -> None:
+        self.address = address
+        self.icmp_errors = 0
+        """Errors that the network reported about packets sent from here, path MTUs included."""
+        self._path_mtu_reported = path_mtu_reported
+        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+        self._socket = socket.socket(family, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_GRE)
+        try:
+            enlarge_buffers(self._socket)
+            self._configure()
+            self._socket.bind((str(address), 0))
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    @property
+    def kernel_drops(self) -> int:
+        """Packets that came while the socket's buffer was full."""
+        return kernel_drops(self._socket)
+
+    def receive(self) -> tuple[OuterHeader, bytes]:
+        """The next packet: what its outer header said, and what follows that header."""
+        raise NotImplementedError
+
+    def send(self, packet: ToUnderlay) -> None:
+        """Send one packet now, or raise OSError."""
+        octets, destination = self._encode(packet)
+        try:
+            self._socket.sendto(octets, destination)
+        except BlockingIOError:
+            raise
+        except OSError:
+            # This may be what the network said about an earlier packet, to somebody else: the
+            # kernel reports it on the next call and forgets it. So this one gets a second try.
+            self.heed_errors()
+            try:
+                self._socket.sendto(octets, destination)
+            except OSError:
+                self.heed_errors()
+                raise
+
+    def heed_errors(self) -> None:
+        """Take in what the network said about packets sent from here."""
+        for _ in range(ERRORS_AT_ONCE):
+            try:
+                _, ancillary, _, address = self._socket.recvmsg(0, 512, socket.MSG_ERRQUEUE)
+            except OSError:
+                return
+            for level, kind, value in ancillary:
+                if (level, kind) not in _ERROR_REPORTS or len(value) < EXTENDED_ERROR.size:
+                    continue
+                self.icmp_errors += 1
+                code, _, _, _, _, info, _ = EXTENDED_ERROR.unpack_from(value)
+                # For an error report the address is where the packet that it is about was going.
+                if code == errno.EMSGSIZE and address:
+                    self._path_mtu_reported(Address.parse(address[0]), info)
+
+    def _configure(self) -> None:
+        raise NotImplementedError
+
+    def _encode(self, packet: ToUnderlay) -> tuple[bytes, tuple[str, int]]:
+        raise NotImplementedError
+
+
+_ERROR_REPORTS = ((socket.IPPROTO_IP, IP_RECVERR), (socket.IPPROTO_IPV6, IPV6_RECVERR))
+
+
+class Ipv4Socket(GreSocket):
+    """The kernel hands us the outer header, and fills in checksum, length and identification."""
+
+    header_length = IPV4_HEADER.size
+
+    def receive(self) -> tuple[OuterHeader, bytes]:
+        packet = self._socket.recv(LARGEST_PACKET)
+        header_length = (packet[0] & 0x0F) << 2
+        return OuterHeader(packet[12:16], packet[16:20], packet[1] & 3, packet[8]), packet[header_length:]
+
+    def _configure(self) -> None:
+        for option, value in (
+            (socket.IP_HDRINCL, 1),
+            (IP_FREEBIND, 1),
+            (IP_RECVERR, 1),
+            # The pipeline judges path MTUs and ages them. The kernel's own cache of them would
+            # also believe reports that the pipeline finds implausible.
+            (IP_MTU_DISCOVER, PMTUDISC_PROBE),
+        ):
+            self._socket.setsockopt(socket.IPPROTO_IP, option, value)
+
+    def _encode(self, packet: ToUnderlay) -> tuple[bytes, tuple[str, int]]:
+        payload = packet.payload
+        header = IPV4_HEADER.pack(
+            0x45,
+            packet.ecn,
+            IPV4_HEADER.size + len(payload),
+            0,
+            DONT_FRAGMENT,
+            packet.hop_limit,
+            socket.IPPROTO_GRE,
+            0,
+            packet.source,
+            packet.destination,
+        )
+        return header + payload, (socket.inet_ntoa(packet.destination), 0)
+
+
+class Ipv6Socket(GreSocket):
+    """The kernel keeps the outer header, so what matters of it is asked for beside the packet."""
+
+    header_length = IPV6_HEADER.size
+
+    def receive(self) -> tuple[OuterHeader, bytes]:
+        payload, ancillary, _, source = self._socket.recvmsg(LARGEST_PACKET, 128)
+        ecn, hop_limit = 0, 64
+        for _, kind, value in ancillary:
+            if kind == socket.IPV6_TCLASS:
+                ecn = int.from_bytes(value, sys.byteorder) & 3
+            elif kind == socket.IPV6_HOPLIMIT:
+                hop_limit = int.from_bytes(value, sys.byteorder)
+        # The socket is bound, and takes no multicast: the destination is its own address.
+        return OuterHeader(
+            socket.inet_pton(socket.AF_INET6, source[0]), self.address, ecn, hop_limit
+        ), payload
+
+    def _configure(self) -> None:
+        for option, value in (
+            (IPV6_HDRINCL, 1),
+            (IPV6_FREEBIND, 1),
+            (IPV6_RECVERR, 1),
+            (IPV6_MTU_DISCOVER, PMTUDISC_PROBE),
+            (IPV6_MULTICAST_ALL, 0),
+            (socket.IPV6_RECVTCLASS, 1),
+            (socket.IPV6_RECVHOPLIMIT, 1),
+        ):
+            self._socket.setsockopt(socket.IPPROTO_IPV6, option, value)
+
+    def _encode(self, packet: ToUnderlay) -> tuple[bytes, tuple[str, int]]:
+        payload = packet.payload
+        header = IPV6_HEADER.pack(
+            6 << 28 | packet.ecn << 20,
+            len(payload),
+            socket.IPPROTO_GRE,
+            packet.hop_limit,
+            packet.source,
+            packet.destination,
+        )
+        return header + payload, (socket.inet_ntop(socket.AF_INET6, packet.destination), 0)
+
+
+def open_socket(address: ProviderAddress, path_mtu_reported: PathMtuReport) -> GreSocket:
+    """Open and bind the raw socket of an address; it need not be on an interface yet.
+
+    Raises PermissionError without CAP_NET_RAW, and OSError.
+    """
+    return (Ipv4Socket if address.version == 4 else Ipv6Socket)(address, path_mtu_reported)
+
+
+def enlarge_buffers(sock: socket.socket) -> None:
+    """Ask for `BUFFER_SIZE` both ways: beyond the machine's limit if we may, else up to it."""
+    for forced, plain in ((SO_RCVBUFFORCE, socket.SO_RCVBUF), (SO_SNDBUFFORCE, socket.SO_SNDBUF)):
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, forced, BUFFER_SIZE)
+        except PermissionError:
+            sock.setsockopt(socket.SOL_SOCKET, plain, BUFFER_SIZE)
+
+
+def kernel_drops(sock: socket.socket) -> int:
+    """How many packets the kernel dropped because this socket's buffer was full."""
+    counters = sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 4 * (SK_MEMINFO_DROPS + 1))
+    return int.from_bytes(counters[4 * SK_MEMINFO_DROPS :], sys.byteorder)
