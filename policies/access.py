@@ -59,9 +59,7 @@ class AccessRules:
         reply = self._first_match(judged.protocol, judged.destination, judged.source, judged.source_port)
         return Ruling(True, f"as a reply: {reply.reason}") if reply.allowed else ruling
 
-    def _first_match(
-        self, protocol: int, source: bytes, destination: bytes, destination_port: int
-    ) -> Ruling:
+    def _first_match(self, protocol: int, source: bytes, destination: bytes, destination_port: int) -> Ruling:
         for rule in self._rules:
             if (
                 (rule.protocol is None or rule.protocol == protocol)
