@@ -87,6 +87,9 @@ class SubnetEntry(msgspec.Struct, frozen=True, eq=False):
     gateway_ipv4: CustomerAddress | None
     gateway_ipv6: CustomerAddress | None
     broadcast: bool
+    proxied: PrefixTable[NextHop]
+    """What a VM here may take for its neighbour although it is routed elsewhere: an
+    address of the subnet that is at a site, or a site's prefix around the subnet."""
 
     @classmethod
     def compile(cls, subnet: VirtualSubnet, domain: RoutingDomain) -> Self:
@@ -99,11 +102,23 @@ class SubnetEntry(msgspec.Struct, frozen=True, eq=False):
             gateway_ipv4=by_version.get(4),
             gateway_ipv6=by_version.get(6),
             broadcast=subnet.broadcast,
+            proxied=PrefixTable(
+                (prefix, hop)
+                for prefix, hop in domain.routes
+                if not isinstance(hop, SubnetHop)
+                # A default route surrounds every subnet and makes nobody a neighbour.
+                and prefix.prefixlen > 0
+                and any(_overlap(prefix, own) for own in subnet.prefixes)
+            ),
         )
 
     def gateway_address(self, version: int) -> CustomerAddress | None:
         """The gateway's CA of an IP version, where the subnet has that family."""
         return self.gateway_ipv4 if version == 4 else self.gateway_ipv6
+
+
+def _overlap(one: Prefix, other: Prefix) -> bool:
+    return one.version == other.version and one.overlaps(other)
 
 
 class Tables(msgspec.Struct, frozen=True, eq=False):

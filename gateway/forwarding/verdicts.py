@@ -8,6 +8,10 @@ from gateway.forwarding.drops import DropReason
 from policies.addresses import MacAddress, ProviderAddress, Vsid
 
 
+PortKey = tuple[Vsid, MacAddress]
+"""What names a VM's port on a host."""
+
+
 class OuterHeader(msgspec.Struct, frozen=True, gc=False):
     """What the underlay's IP header said of an NVGRE packet."""
 
@@ -34,9 +38,9 @@ class ToUnderlay(msgspec.Struct, frozen=True, gc=False):
 
 
 class ToPort(msgspec.Struct, frozen=True, gc=False):
-    """Give a VM's port a frame with finished checksums. `port` is the (VSID, MAC) that names it."""
+    """Give a VM's port a frame with finished checksums."""
 
-    port: tuple[Vsid, MacAddress]
+    port: PortKey
     frame: bytes
     tenant: str
 

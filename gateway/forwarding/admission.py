@@ -1,0 +1,75 @@
+"""Who may send a packet with which source: from the underlay, and at a VM's port."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from gateway.forwarding.directory import Directory
+from policies.addresses import ROUTER_LINK_LOCAL, is_group_address
+from policies.model import LookupRecord, Port, SubnetHop
+from policies.tables import RoutingDomain, Tables
+
+_UNSPECIFIED = frozenset((bytes(4), bytes(16)))
+
+
+class Admission(Enum):
+    """What is thought of an inner source behind an outer one."""
+
+    ADMITTED = "admitted"
+    ELSEWHERE = "elsewhere"
+    """From another host than its record says: a VM's first packets outrun the claim."""
+    REFUSED = "refused"
+
+
+def admit(
+    domain: RoutingDomain, tables: Tables, directory: Directory, source: bytes, outer_source: bytes
+) -> tuple[Admission, LookupRecord | None]:
+    """Judge an inner source by the provider address that it came from.
+
+    The source is looked up in the whole routing domain: hosts route, so a frame
+    arrives in its destination's VSID with a source of another. Also returns the
+    source's record, where there is one.
+    """
+    hop = domain.routes.lookup(source)
+    record = directory.find(hop.vsid, source) if isinstance(hop, SubnetHop) else None
+    if outer_source in domain.gateway_provider_addresses:
+        return (Admission.REFUSED if is_group_address(source) else Admission.ADMITTED), record
+    if outer_source not in domain.host_addresses:
+        return Admission.REFUSED, None
+    if is_unspecified(source):
+        return Admission.ADMITTED, None
+    if is_link_local(source):
+        return (Admission.REFUSED if source == ROUTER_LINK_LOCAL else Admission.ADMITTED), None
+    if not isinstance(hop, SubnetHop) or source in domain.gateway_addresses:
+        return Admission.REFUSED, None
+    if record is not None and (
+        record.pa == outer_source or outer_source in tables.provider_addresses_of.get(record.host, ())
+    ):
+        return Admission.ADMITTED, record
+    return Admission.ELSEWHERE, record
+
+
+def port_owns(port: Port, mac: bytes, source: bytes, *, to_group: bool) -> bool:
+    """Whether a frame's source MAC and IP address are the port's own.
+
+    A VM that has no address yet may ask for one, or probe for it, from the
+    unspecified address; such a frame is never for a single neighbour. Any
+    link-local address but the router's may be used on the link.
+    """
+    if mac != port.mac:
+        return False
+    if source in port.addresses:
+        return True
+    if is_unspecified(source):
+        return to_group
+    return is_link_local(source) and source != ROUTER_LINK_LOCAL
+
+
+def is_unspecified(address: bytes) -> bool:
+    """0.0.0.0 or ::, the source of someone without an address."""
+    return address in _UNSPECIFIED
+
+
+def is_link_local(address: bytes) -> bool:
+    """An IPv6 address of fe80::/10; IPv4's 169.254.0.0/16 is no address of a tenant here."""
+    return len(address) == 16 and address[0] == 0xFE and address[1] & 0xC0 == 0x80

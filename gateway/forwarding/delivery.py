@@ -1,0 +1,227 @@
+"""What happens to a decided packet on its way out: hop limit, MTU, MSS, ECN, encapsulation."""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from gateway.forwarding.drops import DropReason
+from gateway.forwarding.flows import Flow
+from gateway.forwarding.node import Arrival, Explain
+from gateway.forwarding.notices import Message, Notices
+from gateway.forwarding.pmtu import PathMtu
+from gateway.forwarding.verdicts import (
+    Answer,
+    Drop,
+    Emission,
+    Forward,
+    OuterHeader,
+    ToPort,
+    ToUnderlay,
+    Verdict,
+)
+from gateway.forwarding.ways import LocalPort, Path, Way
+from gateway.packets import icmp, ip, nvgre, transport
+from gateway.packets.ethernet import IPV4, IPV6, EthernetHeader
+from policies.addresses import CustomerAddress, MacAddress, ProviderAddress
+from policies.facts import TCP_SYN, PacketFacts
+
+_NOT_ECT, _CE = 0, 3
+
+# IPv6 links carry at least this much (RFC 8200 section 5); less is never reported.
+_LOWEST_IPV6_MTU = 1280
+
+# TCP without options, by the version of IP below it.
+_TCP_AND_IP = {4: 40, 6: 60}
+
+_IPV4_LENGTH_TO_TTL = Struct("!xBHxxxxB")
+_IPV6_CLASS_TO_HOP_LIMIT = Struct("!BBxxHxB")
+
+
+class Delivery:
+    """Carries packets out as their flow says, and tells senders what could not be."""
+
+    def __init__(self, paths: PathMtu, notices: Notices, explain: Explain | None = None) -> None:
+        self._paths = paths
+        self._notices = notices
+        self._explain = explain
+
+    def carry(self, flow: Flow, arrival: Arrival, facts: PacketFacts, packet: bytes, now: float) -> Verdict:
+        """Send a packet on: one hop older if it is routed, no larger than what comes next."""
+        tenant = arrival.tenant
+        if flow.routed and facts.hop_limit <= 1:
+            expired = packet
+            notice = self.tell(arrival, facts, lambda source: icmp.time_exceeded(source, expired, facts), now)
+            return Drop(DropReason.HOP_LIMIT, tenant, notice)
+        if facts.tcp_flags & TCP_SYN:
+            packet = self._clamp(flow, arrival, facts, packet, now)
+        pieces = [packet]
+        if isinstance(flow.way, Path):
+            mtu = self._paths.customer_mtu(flow.way.destination, now)
+            if facts.total_length > mtu:
+                if facts.version == 6 or facts.dont_fragment:
+                    notice = self._tell_too_big(flow, arrival, facts, packet, mtu, now)
+                    return Drop(DropReason.TOO_BIG, tenant, notice)
+                if self._explain:
+                    self._explain(
+                        "mtu", f"{facts.total_length} octets are more than {mtu}: fragmented inside"
+                    )
+                pieces = ip.fragment(packet, facts, mtu)
+        if flow.routed:
+            hop_limit = facts.hop_limit - 1
+            if self._explain:
+                self._explain("hop limit", f"{facts.hop_limit} -> {hop_limit}: this node is one hop")
+            pieces = [ip.with_hop_limit(piece, hop_limit) for piece in pieces]
+        if flow.sent is not None:
+            flow.sent.sent(facts.total_length)
+        if flow.received is not None:
+            flow.received.received(facts.total_length)
+        ecn = facts.traffic_class & 3
+        return Forward(tuple(self.emit(flow.way, tenant, flow.ethernet + piece, ecn) for piece in pieces))
+
+    def carry_known_untrusted(
+        self, flow: Flow, outer: OuterHeader, payload: bytes, now: float
+    ) -> Verdict | None:
+        """Send on an NVGRE packet of a flow that was decided before, if nothing about it is special.
+
+        None where something is: then it is decided in full. The caller has found
+        the flow by `flows.key_untrusted`, which has checked the headers' shape.
+        """
+        if payload[22] >> 4 == 4:
+            traffic_class, total_length, hop_limit = _IPV4_LENGTH_TO_TTL.unpack_from(payload, 22)
+            # A header with a right checksum is a multiple of 0xFFFF (RFC 1071).
+            if total_length < 28 or int.from_bytes(payload[22:42]) % 0xFFFF:
+                return None
+        else:
+            first, second, length, hop_limit = _IPV6_CLASS_TO_HOP_LIMIT.unpack_from(payload, 22)
+            traffic_class = (first << 4 | second >> 4) & 0xFF
+            total_length = length + 40
+        end = 22 + total_length
+        ecn = traffic_class & 3
+        if end > len(payload) or (outer.ecn and outer.ecn != ecn):
+            return None
+        way = flow.way
+        if isinstance(way, Path) and total_length > self._paths.customer_mtu(way.destination, now):
+            return None
+        packet = payload[22:end]
+        if flow.routed:
+            if hop_limit <= 1:
+                return None
+            packet = ip.with_hop_limit(packet, hop_limit - 1)
+        tenant = flow.arrived_in.domain.name
+        if flow.bucket is not None and not flow.bucket.take(total_length, now):
+            return Drop(DropReason.RATE_LIMITED, tenant)
+        if flow.sent is not None:
+            flow.sent.sent(total_length)
+        if flow.received is not None:
+            flow.received.received(total_length)
+        return Forward((self.emit(flow.way, tenant, flow.ethernet + packet, ecn),))
+
+    def answer(self, arrival: Arrival, frame: bytes) -> Answer:
+        """Answer a frame where it came from."""
+        return Answer((self.reply(arrival, frame),))
+
+    def reply(self, arrival: Arrival, frame: bytes) -> Emission:
+        """Send a frame back to where `arrival` came in, in the same virtual subnet."""
+        tenant, vsid = arrival.tenant, arrival.entry.vsid
+        if arrival.outer is None:
+            return ToPort(port=(vsid, arrival.source_mac), frame=frame, tenant=tenant)
+        return ToUnderlay(
+            source=ProviderAddress(arrival.outer.destination),
+            destination=ProviderAddress(arrival.outer.source),
+            ecn=_NOT_ECT,
+            payload=nvgre.encode(vsid) + frame,
+            vsid=vsid,
+            tenant=tenant,
+        )
+
+    def emit(self, way: Way, tenant: str, frame: bytes, ecn: int = _NOT_ECT) -> Emission:
+        """Send a frame out. The outer header's ECN field is the inner one's (RFC 6040 section 4.1, normal mode)."""
+        if isinstance(way, LocalPort):
+            return ToPort(port=way.key, frame=frame, tenant=tenant)
+        return ToUnderlay(
+            source=way.source,
+            destination=way.destination,
+            ecn=ecn,
+            payload=way.header + frame,
+            vsid=way.vsid,
+            tenant=tenant,
+        )
+
+    def tell(
+        self,
+        arrival: Arrival,
+        facts: PacketFacts,
+        message: Message,
+        now: float,
+        *,
+        source: CustomerAddress | None = None,
+        source_mac: MacAddress | None = None,
+    ) -> tuple[Emission, ...]:
+        """Tell a packet's sender by ICMP, from the gateway unless said otherwise.
+
+        A frame with the gateway's own MAC as its source was routed before: its
+        sender is not in this virtual subnet, and the node that routed it is to
+        tell.
+        """
+        entry = arrival.entry
+        if arrival.source_mac == entry.gateway_mac:
+            return ()
+        sender = source if source is not None else entry.gateway_address(facts.version)
+        notice = self._notices.compose(arrival.tenant, facts, sender, message, now)
+        if notice is None:
+            return ()
+        header = EthernetHeader(
+            destination=arrival.source_mac,
+            source=source_mac if source_mac is not None else entry.gateway_mac,
+            ethertype=IPV4 if facts.version == 4 else IPV6,
+        )
+        return (self.reply(arrival, header.encode() + notice),)
+
+    def _tell_too_big(
+        self, flow: Flow, arrival: Arrival, facts: PacketFacts, packet: bytes, mtu: int, now: float
+    ) -> tuple[Emission, ...]:
+        """Report the MTU: from the gateway where it routes, else from the destination.
+
+        No router is on a switched path, and the destination's is the address
+        that the sender believes (it has no reason to know another).
+        """
+        reported = mtu if facts.version == 4 else max(mtu, _LOWEST_IPV6_MTU)
+        if self._explain:
+            self._explain("mtu", f"{facts.total_length} octets are more than {mtu}, and not to be fragmented")
+
+        def message(source: CustomerAddress) -> bytes:
+            return icmp.too_big(source, packet, facts, reported)
+
+        if arrival.destination_mac == arrival.entry.gateway_mac:
+            return self.tell(arrival, facts, message, now)
+        return self.tell(
+            arrival,
+            facts,
+            message,
+            now,
+            source=CustomerAddress(facts.destination),
+            source_mac=MacAddress(arrival.destination_mac),
+        )
+
+    def _clamp(self, flow: Flow, arrival: Arrival, facts: PacketFacts, packet: bytes, now: float) -> bytes:
+        """Lower the segment size that a SYN offers to what is carried, both ways.
+
+        The size in a SYN limits what the other side sends, so the way back
+        counts as much as the way on.
+        """
+        ends = [flow.way.destination] if isinstance(flow.way, Path) else []
+        if arrival.outer is not None:
+            ends.append(ProviderAddress(arrival.outer.source))
+        if not ends:
+            return packet
+        mtu = min(self._paths.customer_mtu(end, now) for end in ends)
+        return transport.clamp_mss(packet, facts, mtu - _TCP_AND_IP[facts.version])
+
+
+def ecn_on_arrival(inner: int, outer: int) -> int | None:
+    """Combine the ECN fields of both headers, or None for a packet to be dropped (RFC 6040 section 4.2)."""
+    if outer == _CE:
+        return None if inner == _NOT_ECT else _CE
+    if outer == 1 and inner == 2:
+        return 1
+    return inner

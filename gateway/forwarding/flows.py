@@ -1,0 +1,103 @@
+"""The decision for one flow as a value, and its application to each packet.
+
+Who may send, which rule and which route decided, and where the destination is:
+all that is the same for every packet of a flow until a table or one of its two
+records changes. What differs from packet to packet is done in `pipeline`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from gateway.forwarding.directory import Directory
+from gateway.forwarding.metering import Meter, TokenBucket
+from gateway.forwarding.ways import Way
+from policies.model import LookupRecord
+from policies.tables import SubnetEntry
+
+# The most flows that are remembered; then all are forgotten at once, which costs
+# one slow decision each and bounds what a port scan can take.
+CAPACITY = 65_536
+
+
+class Flow(msgspec.Struct, frozen=True, eq=False):
+    """How packets like this one go on."""
+
+    arrived_in: SubnetEntry
+    ethernet: bytes
+    """The inner Ethernet header that it leaves with."""
+    routed: bool
+    """Whether this node is the hop that counts."""
+    way: Way
+    sent: Meter | None
+    """Of where it comes from; None where it was counted already."""
+    received: Meter | None
+    """Of where it goes; None where another node carries it there."""
+    bucket: TokenBucket | None
+    source_record: LookupRecord | None
+    destination_record: LookupRecord | None
+
+
+_PLAIN_IPV4 = 0x45
+_MAY_BE_FRAGMENT = 0x3FFF  # more fragments, or an offset
+_TCP = 6
+_UDP = 17
+_SYN = 0x02
+
+
+def key_untrusted(origin: bytes, payload: bytes) -> bytes | None:
+    """Return what tells the flow of an NVGRE packet, or None where it must be decided in full.
+
+    Only plain IPv4 and IPv6 with TCP or UDP, unfragmented, not opening a
+    connection. The key holds the outer source, the VSID, the inner Ethernet
+    header, the addresses, the protocol and the ports: everything that the
+    decision for a flow reads.
+    """
+    if len(payload) < 56:
+        return None
+    version = payload[22]
+    if version == _PLAIN_IPV4 and payload[20:22] == b"\x08\x00":
+        protocol = payload[31]
+        if (payload[28] << 8 | payload[29]) & _MAY_BE_FRAGMENT:
+            return None
+        if protocol == _UDP or (protocol == _TCP and not payload[55] & _SYN):
+            return origin + payload[0:7] + payload[8:23] + payload[31:32] + payload[34:46]
+        return None
+    if version >> 4 == 6 and payload[20:22] == b"\x86\xdd" and len(payload) >= 76:
+        protocol = payload[28]
+        if protocol == _UDP or (protocol == _TCP and not payload[75] & _SYN):
+            return origin + payload[0:7] + payload[8:22] + payload[28:29] + payload[30:66]
+    return None
+
+
+class FlowCache:
+    """Decisions that still stand. Whoever replaces the tables makes a new one."""
+
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        self._capacity = capacity
+        self._flows: dict[bytes, Flow] = {}
+
+    def __len__(self) -> int:
+        return len(self._flows)
+
+    def find(self, key: bytes, directory: Directory) -> Flow | None:
+        """Return the decision, if both records that it was made by are still the same."""
+        flow = self._flows.get(key)
+        if flow is None:
+            return None
+        source, destination = flow.source_record, flow.destination_record
+        if (
+            source is not None
+            and destination is not None
+            and directory.find(source.vsid, source.ca) is source
+            and directory.find(destination.vsid, destination.ca) is destination
+        ):
+            return flow
+        del self._flows[key]
+        return None
+
+    def remember(self, key: bytes, flow: Flow) -> None:
+        """Keep a decision that was made by two records."""
+        if len(self._flows) >= self._capacity:
+            self._flows.clear()
+        self._flows[key] = flow

@@ -1,0 +1,65 @@
+"""What this node is in the network, and where a frame came in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from gateway.forwarding.verdicts import OuterHeader, PortKey
+from policies.addresses import MacAddress, ProviderAddress
+from policies.model import Appliance, Port
+from policies.tables import SubnetEntry
+
+Explain = Callable[[str, str], None]
+"""Told each step of a decision and what decided it: for `isthmus trace`."""
+
+
+class Node(msgspec.Struct, frozen=True):
+    """This network virtualization edge (NVE): a gateway, a host with ports, or both."""
+
+    name: str
+    provider_addresses: tuple[ProviderAddress, ...]
+    underlay_mtu: int
+    is_gateway: bool
+    ports: dict[PortKey, Port]
+
+    @classmethod
+    def of(cls, appliance: Appliance, underlay_mtu: int) -> Node:
+        """The node that a configuration describes. The MTU is in octets of the outer IP packet."""
+        ports = appliance.host.ports if appliance.host is not None else ()
+        return cls(
+            name=appliance.name,
+            provider_addresses=appliance.underlay.provider_addresses if appliance.underlay else (),
+            underlay_mtu=underlay_mtu,
+            is_gateway=appliance.gateway,
+            ports={(port.vsid, port.mac): port for port in ports},
+        )
+
+    def address_towards(self, destination: bytes) -> ProviderAddress | None:
+        """Our provider address of the same family as `destination`."""
+        for address in self.provider_addresses:
+            if len(address) == len(destination):
+                return address
+        return None
+
+
+class Arrival(msgspec.Struct, frozen=True, eq=False):
+    """A frame and where it came in: from the underlay, or at a VM's port."""
+
+    entry: SubnetEntry
+    frame: bytes
+    outer: OuterHeader | None = None
+    port: PortKey | None = None
+
+    @property
+    def tenant(self) -> str:
+        return self.entry.domain.name
+
+    @property
+    def destination_mac(self) -> bytes:
+        return self.frame[0:6]
+
+    @property
+    def source_mac(self) -> MacAddress:
+        return MacAddress(self.frame[6:12])

@@ -1,0 +1,116 @@
+"""How to reach what a frame is for: a VM, the gateway, or everybody in its virtual subnet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from gateway.forwarding.directory import Directory
+from gateway.forwarding.drops import DropReason
+from gateway.forwarding.node import Arrival, Node
+from gateway.forwarding.verdicts import PortKey
+from gateway.packets import nvgre, transport
+from policies.addresses import ProviderAddress, Vsid
+from policies.facts import PacketFacts
+from policies.model import LookupRecord
+from policies.tables import RoutingDomain, Tables
+
+
+class Path(msgspec.Struct, frozen=True, gc=False):
+    """Across the underlay, in NVGRE."""
+
+    source: ProviderAddress
+    destination: ProviderAddress
+    vsid: Vsid
+    header: bytes
+    """The GRE header: VSID and FlowID."""
+
+
+class LocalPort(msgspec.Struct, frozen=True, gc=False):
+    """To a VM's port on this host."""
+
+    key: PortKey
+
+
+Way = Path | LocalPort
+
+
+class Ways:
+    """The ways out of one node."""
+
+    def __init__(self, node: Node, tables: Tables, directory: Directory) -> None:
+        self._node = node
+        self._tables = tables
+        self._directory = directory
+        self.own = frozenset[bytes](node.provider_addresses)
+        self._gateway_of = frozenset(
+            domain.name
+            for domain in tables.domains.values()
+            if node.is_gateway and node.name in (name for name, _ in domain.gateways)
+        )
+
+    def is_gateway_of(self, domain: RoutingDomain) -> bool:
+        """Whether this node is one of the tenant's gateways."""
+        return domain.name in self._gateway_of
+
+    def to_record(self, arrival: Arrival, facts: PacketFacts, record: LookupRecord) -> Way | DropReason:
+        """The way to a record's VM.
+
+        A host passes nothing on that came from the underlay: two hosts with
+        stale records could throw it at each other.
+        """
+        domain = arrival.entry.domain
+        if record.pa in self.own:
+            key = (record.vsid, record.mac)
+            if key in self._node.ports:
+                return LocalPort(key)
+            return DropReason.LOOP if self.is_gateway_of(domain) else DropReason.NOT_HERE
+        if arrival.outer is not None and not self.is_gateway_of(domain):
+            return DropReason.NOT_HERE
+        return self._path(record.pa, record.vsid, facts) or DropReason.NO_PROVIDER_ADDRESS
+
+    def to_gateway(self, arrival: Arrival, facts: PacketFacts | None) -> Path | None:
+        """The way to the tenant's first gateway that shares a family with us: for what a VM sent here."""
+        if arrival.outer is not None or self.is_gateway_of(arrival.entry.domain):
+            return None
+        addresses = (address for _, all_own in arrival.entry.domain.gateways for address in all_own)
+        return self._first_path(addresses, arrival.entry.vsid, facts)
+
+    def to_all(self, arrival: Arrival, facts: PacketFacts) -> Iterator[Way]:
+        """Every port and host of the virtual subnet but the one that the frame came from.
+
+        Whoever has the sender's port replicates; so does a gateway for hosts
+        that leave it to their gateway. What has been replicated goes to ports only.
+        """
+        entry = arrival.entry
+        for key in self._node.ports:
+            if key[0] == entry.vsid and key != arrival.port:
+                yield LocalPort(key)
+        origin = b""
+        if arrival.outer is not None:
+            origin = arrival.outer.source
+            if not self.is_gateway_of(entry.domain) or origin in entry.domain.gateway_provider_addresses:
+                return
+        for host, addresses in self._directory.hosts(entry.vsid):
+            all_addresses = self._tables.provider_addresses_of.get(host, frozenset()).union(addresses)
+            if origin in all_addresses or not self.own.isdisjoint(all_addresses):
+                continue
+            path = self._first_path(addresses, entry.vsid, facts)
+            if path is not None:
+                yield path
+
+    def _first_path(
+        self, addresses: Iterable[ProviderAddress], vsid: Vsid, facts: PacketFacts | None
+    ) -> Path | None:
+        paths = (self._path(address, vsid, facts) for address in addresses)
+        return next((path for path in paths if path is not None), None)
+
+    def _path(self, destination: bytes, vsid: Vsid, facts: PacketFacts | None) -> Path | None:
+        ours = self._node.address_towards(destination)
+        if ours is None:
+            return None
+        # Without facts it is a neighbour request, which belongs to no flow.
+        hashed = facts is not None and destination not in self._tables.zero_flow_id
+        flow_id = transport.flow_id(facts) if facts is not None and hashed else 0
+        return Path(ours, ProviderAddress(destination), vsid, nvgre.encode(vsid, flow_id))
