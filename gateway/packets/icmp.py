@@ -110,6 +110,7 @@ def may_be_told(facts: PacketFacts) -> bool:
     not a single host (RFC 1122 section 3.2.2, RFC 1812 section 4.3.2.7, RFC 4443 section 2.4 (e)).
     RFC 4443 lets "packet too big" be sent about multicast; we do not, because one packet to a
     group with a forged source would have every gateway on its way answer the victim.
+    What facts cannot show, a broadcast address of a subnet or of its frame, is left to the caller.
     """
     if facts.fragment_offset or is_group_address(facts.destination):
         return False

@@ -34,6 +34,7 @@ ROUTING = 43
 FRAGMENT = 44
 AUTHENTICATION = 51
 DESTINATION_OPTIONS = 60
+_EXTENSIONS = frozenset({HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, DESTINATION_OPTIONS})
 
 # RFC 8200 section 4.1 asks a receiver to take the headers in any order; a chain
 # longer than every header once, and destination options twice, only serves an attack.
@@ -147,9 +148,6 @@ def _decode_ipv6(packet: bytes) -> PacketFacts:
     )
 
 
-_EXTENSIONS = frozenset({HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, DESTINATION_OPTIONS})
-
-
 def _walk_extensions(packet: bytes, following: int, end: int) -> tuple[int, int, bool, int, int]:
     """Return the upper-layer protocol, where it begins, and M, offset and identification of a fragment.
 
@@ -159,10 +157,12 @@ def _walk_extensions(packet: bytes, following: int, end: int) -> tuple[int, int,
     position = IPV6_HEADER_LENGTH
     more, offset, identification = False, 0, 0
     fragmented = False
-    for count in range(_LONGEST_CHAIN + 1):
-        if following not in _EXTENSIONS:
-            return following, position, more, offset, identification
-        if following == HOP_BY_HOP and count:
+    count = 0
+    while following in _EXTENSIONS:
+        count += 1
+        if count > _LONGEST_CHAIN:
+            raise MalformedPacket(f"more than {_LONGEST_CHAIN} IPv6 extension headers")
+        if following == HOP_BY_HOP and count > 1:
             raise MalformedPacket("IPv6 hop-by-hop options that are not the first header")
         if position + 8 > end:
             raise MalformedPacket(f"IPv6 header {following} is cut off")
@@ -174,7 +174,7 @@ def _walk_extensions(packet: bytes, following: int, end: int) -> tuple[int, int,
             more, offset = fragment & 1 != 0, fragment & 0xFFF8
             position += 8
             if offset:
-                return following, position, more, offset, identification
+                break
             continue
         # RFC 4302 section 2.2: the length of AH counts 4 octets, the others' 8.
         unit, least = (4, 2) if following == AUTHENTICATION else (8, 1)
@@ -183,7 +183,7 @@ def _walk_extensions(packet: bytes, following: int, end: int) -> tuple[int, int,
         position += (length + least) * unit
         if position > end:
             raise MalformedPacket("IPv6 extension header is cut off")
-    raise MalformedPacket(f"more than {_LONGEST_CHAIN} IPv6 extension headers")
+    return following, position, more, offset, identification
 
 
 def _check_fragment(protocol: int, offset: int, more: bool, length: int) -> None:
