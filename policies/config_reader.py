@@ -1,0 +1,224 @@
+"""Reads TOML tables key by key, and notes everything that is wrong with them.
+
+Nothing here stops at the first mistake: a key that cannot be used is noted, and
+reading goes on, so that the operator sees the whole list in one run.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from policies.errors import Problem
+
+T = TypeVar("T")
+D = TypeVar("D")
+
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_LABEL = re.compile(r"[^\[\]\x00-\x20\x7f]{1,64}(?: [^\[\]\x00-\x20\x7f]{1,64}){0,8}")
+
+
+class MeantAs(ValueError):
+    """A value that is wrong, but plain enough in its meaning to check the rest by `value`."""
+
+    def __init__(self, message: str, value: Any) -> None:
+        super().__init__(message)
+        self.value = value
+
+
+class Notes:
+    """What is wrong so far, and where each key stands in the file."""
+
+    def __init__(self) -> None:
+        self._problems: list[Problem] = []
+        self._positions: dict[str, tuple[int, ...]] = {"": ()}
+
+    def note(self, problem: Problem) -> None:
+        self._problems.append(problem)
+
+    def place(self, path: str, position: tuple[int, ...]) -> None:
+        self._positions.setdefault(path, position)
+
+    def position(self, path: str) -> tuple[int, ...]:
+        """Where a path stands, or the nearest table above it that is in the file."""
+        while path not in self._positions:
+            path = path[: max(path.rfind("."), path.rfind("["), 0)]
+        return self._positions[path]
+
+    def problems(self) -> list[Problem]:
+        """Every problem once, in the order of the file."""
+        return sorted(dict.fromkeys(self._problems), key=lambda problem: self.position(problem.path))
+
+
+class Reader:
+    """One table of the file, whose keys are taken one by one; `close` reports those left over.
+
+    A path names an entry of an array by its name, `tenant[red].subnet[web].vsid`; an entry
+    that has none, or whose name is taken, goes by its place, counted from 1: `tenant[#2]`.
+    """
+
+    def __init__(
+        self, table: Mapping[str, object], path: str, notes: Notes, position: tuple[int, ...] = ()
+    ) -> None:
+        self.path = path
+        self._table = table
+        self._notes = notes
+        self._position = position
+        self._known: list[str] = []
+        self._unsound: set[str] = set()
+        notes.place(path, position)
+        for index, key in enumerate(table):
+            notes.place(self.at(key), (*position, index))
+
+    def at(self, key: str) -> str:
+        """The path of a key of this table."""
+        if not _BARE_KEY.fullmatch(key):
+            key = shown(key)
+        return f"{self.path}.{key}" if self.path else key
+
+    def note(self, key: str, message: str, item: str = "") -> None:
+        self._unsound.add(key)
+        self._notes.note(Problem(self.at(key) + item, message))
+
+    def unsound(self) -> frozenset[str]:
+        """The keys that are missing or wrong: what depends on them had better not be judged."""
+        return frozenset(self._unsound)
+
+    def has(self, key: str) -> bool:
+        return key in self._table
+
+    def required(self, key: str, parse: Callable[[object], T]) -> T | None:
+        """The value of a key that must be there, or None after noting what is wrong."""
+        self._known.append(key)
+        if key not in self._table:
+            self.note(key, "is missing")
+            return None
+        return self._parsed(key, self._table[key], parse, None)
+
+    def optional(self, key: str, parse: Callable[[object], T], default: D) -> T | D:
+        """The value of a key, or the default where it is absent or wrong."""
+        self._known.append(key)
+        if key not in self._table:
+            return default
+        return self._parsed(key, self._table[key], parse, default)
+
+    def required_list(self, key: str, parse: Callable[[object], T]) -> tuple[T, ...]:
+        """The sound items of a list that must be there and must not be empty."""
+        if key not in self._table:
+            self._known.append(key)
+            self.note(key, "is missing")
+            return ()
+        if self._table[key] == []:
+            self.note(key, "is empty; give at least one")
+        return self.optional_list(key, parse)
+
+    def optional_list(self, key: str, parse: Callable[[object], T]) -> tuple[T, ...]:
+        """The sound items of a list; none where it is absent."""
+        self._known.append(key)
+        written = self._table.get(key, [])
+        if not isinstance(written, list):
+            self.note(key, f"{shown(written)} is not a list; write [{shown(written)}]")
+            written = [written]
+        items: list[T] = []
+        for index, value in enumerate(written):
+            place = f"[#{index + 1}]" if len(written) > 1 else ""
+            self._notes.place(self.at(key) + place, (*self._notes.position(self.at(key)), index))
+            item = self._parsed(key, value, parse, None, place)
+            if item is None:
+                continue
+            if item in items:
+                self.note(key, f"{shown(value)} is given twice", place)
+            else:
+                items.append(item)
+        return tuple(items)
+
+    def table(self, key: str) -> Reader | None:
+        """The table of a key, or None where it is absent."""
+        self._known.append(key)
+        if key not in self._table:
+            return None
+        value = self._table[key]
+        if not isinstance(value, dict):
+            self.note(key, f"is a section: write [{self.at(key)}]")
+            return None
+        return Reader(value, self.at(key), self._notes, self._notes.position(self.at(key)))
+
+    def tables(self, key: str, named_by: str = "name") -> Iterator[Reader]:
+        """The tables of an array such as `[[tenant]]`, each named by one of its keys."""
+        self._known.append(key)
+        written = self._table.get(key, [])
+        if not isinstance(written, list):
+            self.note(key, f"there may be several: write {self._array_header(key)}")
+            written = [written]
+        labels: set[str] = set()
+        for index, value in enumerate(written):
+            label = value.get(named_by) if isinstance(value, dict) else None
+            if not isinstance(label, str) or not _LABEL.fullmatch(label) or label in labels:
+                label = f"#{index + 1}"
+            labels.add(label)
+            if isinstance(value, dict):
+                position = (*self._notes.position(self.at(key)), index)
+                yield Reader(value, f"{self.at(key)}[{label}]", self._notes, position)
+            elif isinstance(self._table[key], list):
+                self.note(key, f"is not a table; write {self._array_header(key)}", f"[{label}]")
+
+    def not_yet(self, key: str) -> None:
+        """A key that a later version will know."""
+        if key in self._table:
+            self._known.append(key)
+            self.note(key, "is not supported yet by this version; leave it out")
+
+    def close(self) -> None:
+        """Note the keys that nobody asked for."""
+        for key in self._table:
+            if key not in self._known:
+                self.note(key, f"is not a key of this table{suggestion(key, self._known)}")
+
+    def _parsed(
+        self, key: str, value: object, parse: Callable[[object], T], default: D, item: str = ""
+    ) -> T | D:
+        try:
+            return parse(value)
+        except MeantAs as error:
+            self._notes.note(Problem(self.at(key) + item, str(error)))
+            meant: T = error.value
+            return meant
+        except ValueError as error:
+            self.note(key, str(error), item)
+            return default
+
+    def _array_header(self, key: str) -> str:
+        return "[[" + re.sub(r"\[.*?\]", "", self.at(key)) + "]]"
+
+
+def shown(value: object) -> str:
+    """A value as the operator wrote it, shortened; never raises."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case int() if abs(value) >= 1 << 64:
+            return "a huge number"
+        case str():
+            text = value if len(value) <= 60 else value[:57] + "..."
+            return '"' + text.encode("unicode_escape").decode().replace('"', '\\"') + '"'
+        case int() | float():
+            return str(value)
+        case dict():
+            return "a table"
+        case list():
+            return "a list"
+        case _:
+            return f"a {type(value).__name__}"
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown word: the one that was meant, or all there are."""
+    candidates = sorted(set(known))
+    if close := difflib.get_close_matches(word[:64], candidates, n=1):
+        return f'; did you mean "{close[0]}"?'
+    if not candidates:
+        return "; there are none"
+    more = f" and {len(candidates) - 12} more" if len(candidates) > 12 else ""
+    return f"; known: {', '.join(candidates[:12])}{more}"

@@ -1,0 +1,359 @@
+"""The values that appliance.toml is written in: addresses, rates, ports and names.
+
+Each function takes what TOML gave and returns the model's value, or raises
+ValueError with a message that says what would be right.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from enum import StrEnum
+from fractions import Fraction
+from pathlib import Path
+from typing import TypeVar
+
+from policies.addresses import (
+    HIGHEST_VSID,
+    LOWEST_VSID,
+    Address,
+    CustomerAddress,
+    MacAddress,
+    Prefix,
+    ProviderAddress,
+    Vsid,
+)
+from policies.config_reader import MeantAs, shown, suggestion
+from policies.facts import ICMP, ICMPV6, TCP, UDP
+from policies.model import PortRange
+
+E = TypeVar("E", bound=StrEnum)
+A = TypeVar("A", bound=Address)
+
+PROTOCOLS = {
+    "icmp": ICMP,
+    "igmp": 2,
+    "tcp": TCP,
+    "udp": UDP,
+    "gre": 47,
+    "esp": 50,
+    "ah": 51,
+    "icmpv6": ICMPV6,
+    "ospf": 89,
+    "vrrp": 112,
+    "sctp": 132,
+}
+
+_NAME = re.compile(r"\w(?:[\w .@+-]{0,62}\w)?")
+_INTERFACE = re.compile(r"(?!\.{1,2}$)[!-.0-9;-~]{1,15}")
+_PREFIX = re.compile(r"[0-9A-Fa-f:.]{2,45}/[0-9]{1,3}")
+_GUID = re.compile(r"\{?([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})\}?", re.IGNORECASE)
+_QUANTITY = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?([A-Za-z/]{1,8})")
+_URL = re.compile(r"https?://[^\s/?#]+/?")
+
+_RATE_UNITS = {"bit/s": 1, "kbit/s": 10**3, "mbit/s": 10**6, "gbit/s": 10**9}
+_SIZE_UNITS = {
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "kib": 1 << 10,
+    "mib": 1 << 20,
+    "gib": 1 << 30,
+}
+
+# What no customer and no provider address may be: a packet with one of these has no
+# place to be routed to. A mapped address is the other family's in disguise.
+_NEVER = {
+    ipaddress.ip_network("127.0.0.0/8"): "a loopback address",
+    ipaddress.ip_network("169.254.0.0/16"): "a link-local address",
+    ipaddress.ip_network("224.0.0.0/4"): "a multicast address",
+    ipaddress.ip_network("255.255.255.255/32"): "the limited broadcast address",
+    ipaddress.ip_network("0.0.0.0/32"): "the unspecified address",
+    ipaddress.ip_network("::/128"): "the unspecified address",
+    ipaddress.ip_network("::1/128"): "a loopback address",
+    ipaddress.ip_network("::ffff:0:0/96"): "an IPv4-mapped address",
+    ipaddress.ip_network("fe80::/10"): "a link-local address",
+    ipaddress.ip_network("ff00::/8"): "a multicast address",
+}
+
+
+def text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{shown(value)} is not a string; put it in quotes")
+    return value
+
+
+def number(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{shown(value)} is not a whole number")
+    return value
+
+
+def boolean(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{shown(value)} is neither true nor false")
+    return value
+
+
+def name(value: object) -> str:
+    if not _NAME.fullmatch(text(value)):
+        raise ValueError(
+            f"{shown(value)} is not a name: 1 to 64 letters, digits, spaces or . _ - @ +, "
+            "with a letter or digit at both ends"
+        )
+    return text(value)
+
+
+def title(value: object) -> str:
+    """A rule's name, which nothing refers to."""
+    if not text(value).strip() or not text(value).isprintable() or len(text(value)) > 128:
+        raise ValueError(f"{shown(value)} is not a name: 1 to 128 printable characters")
+    return text(value)
+
+
+def identity(value: object) -> str:
+    """An IKE identity: a domain name, a mail address or an address."""
+    if not re.fullmatch(r"[!-~]{1,255}", text(value)):
+        raise ValueError(f'{shown(value)} is not an identity such as "edge-1.example"')
+    return text(value)
+
+
+def interface(value: object) -> str:
+    if not _INTERFACE.fullmatch(text(value)):
+        raise ValueError(f"{shown(value)} is not an interface name: 1 to 15 characters without space, / or :")
+    return text(value)
+
+
+def path_from(base: Path) -> Callable[[object], Path]:
+    """A file's path; a relative one starts at the configuration's folder."""
+
+    def parse(value: object) -> Path:
+        if not text(value) or not text(value).isprintable():
+            raise ValueError(f"{shown(value)} is not a path")
+        return base / text(value)
+
+    return parse
+
+
+def one_of(choices: type[E] | tuple[str, ...], not_yet: tuple[str, ...] = ()) -> Callable[[object], str]:
+    """One word of a few; those that a later version will know say so."""
+    known = [str(choice) for choice in choices if str(choice) not in not_yet]
+
+    def parse(value: object) -> str:
+        if text(value) in not_yet:
+            raise ValueError(f"{shown(value)} is not supported yet by this version; use {_either(known)}")
+        if value not in known:
+            raise ValueError(f"{shown(value)} is not one of these: use {_either(known)}")
+        return text(value)
+
+    return parse
+
+
+def vsid(value: object) -> Vsid:
+    given = number(value)
+    if not LOWEST_VSID <= given <= HIGHEST_VSID:
+        right = f"use {LOWEST_VSID} to {HIGHEST_VSID} (RFC 7637 section 3.4)"
+        if 0 <= given < LOWEST_VSID or given == HIGHEST_VSID + 1:
+            raise ValueError(f"{given} is reserved; {right}")
+        raise ValueError(f"{shown(given)} is no VSID; {right}")
+    return Vsid(given)
+
+
+def vm_mac(value: object) -> MacAddress:
+    """The MAC of one VM."""
+    mac = MacAddress.parse(text(value))
+    if mac.is_group:
+        raise ValueError(f"{mac} is a group address (its first octet is odd); give the VM's own MAC")
+    if not any(mac):
+        raise ValueError(f"{mac} is nobody's MAC; give the VM's own MAC")
+    return mac
+
+
+def customer_address(value: object) -> CustomerAddress:
+    return _unicast(CustomerAddress, value)
+
+
+def provider_address(value: object) -> ProviderAddress:
+    return _unicast(ProviderAddress, value)
+
+
+def peer(value: object) -> ProviderAddress | str:
+    if value == "any":
+        return "any"
+    try:
+        return provider_address(value)
+    except ValueError as error:
+        raise ValueError(f'{error}; or "any", for a peer that dials in') from None
+
+
+def prefix(value: object) -> Prefix:
+    """A prefix of either family, without host bits."""
+    if not _PREFIX.fullmatch(text(value)):
+        raise ValueError(f'{shown(value)} is not a prefix such as "10.0.1.0/24" or "fd00:1::/64"')
+    try:
+        network = ipaddress.ip_network(text(value), strict=False)
+    except ValueError:
+        raise ValueError(f'{shown(value)} is not a prefix such as "10.0.1.0/24" or "fd00:1::/64"') from None
+    if ipaddress.ip_address(text(value).partition("/")[0]) != network.network_address:
+        raise MeantAs(f"{shown(value)} has bits set behind the prefix; write {network}", network)
+    for special, what in _NEVER.items():
+        if special.prefixlen < special.max_prefixlen and _inside(network, special):
+            raise ValueError(f"{shown(value)} is no prefix to route: it is part of {special}, {what}")
+    return network
+
+
+def subnet_prefix(value: object) -> Prefix:
+    """A prefix with room for a gateway and VMs."""
+    network = prefix(value)
+    if network.prefixlen > network.max_prefixlen - 2:
+        raise ValueError(
+            f"{network} is too small for a virtual subnet; the longest prefix is /{network.max_prefixlen - 2}"
+        )
+    for special, what in _NEVER.items():
+        if special.prefixlen < special.max_prefixlen and _inside(special, network):
+            raise ValueError(f"{network} is too large for a virtual subnet: it contains {special}, {what}")
+    return network
+
+
+def endpoint(value: object) -> tuple[str, str | Prefix]:
+    """One side of an access rule, as (kind, what): `subnet:`, `site:`, a prefix, an address, or "any"."""
+    written = text(value)
+    kind, colon, what = written.partition(":")
+    if written == "any":
+        return "any", ""
+    if colon and kind in ("subnet", "site"):
+        return kind, name(what)
+    try:
+        return "prefix", prefix(written if "/" in written else _host_prefix(written))
+    except MeantAs as error:
+        raise MeantAs(str(error), ("prefix", error.value)) from None
+    except ValueError:
+        raise ValueError(
+            f'{shown(value)} is not an endpoint: write "subnet:NAME", "site:NAME", a prefix or "any"'
+        ) from None
+
+
+def next_hop(value: object) -> tuple[str, str | CustomerAddress]:
+    """Where a customer route leads, as (kind, what)."""
+    kind, colon, what = text(value).partition(":")
+    if colon and kind in ("subnet", "site"):
+        return kind, name(what)
+    try:
+        return "address", customer_address(value)
+    except ValueError as error:
+        raise ValueError(f'{error}; or write "site:NAME" or "subnet:NAME"') from None
+
+
+def protocol(value: object) -> int | None:
+    if value == "any":
+        return None
+    if isinstance(value, str):
+        if value.lower() in PROTOCOLS:
+            return PROTOCOLS[value.lower()]
+        raise ValueError(f"{shown(value)} is not a protocol{suggestion(value, PROTOCOLS)} (or a number)")
+    if not 0 <= number(value) <= 255:
+        raise ValueError(f"{shown(value)} is not an IP protocol number; use 0 to 255")
+    return number(value)
+
+
+def ports(value: object) -> PortRange:
+    """One port, or a range such as "8000-8010"."""
+    if isinstance(value, str) and (found := re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", value)):
+        first, last = int(found[1]), int(found[2] or found[1])
+    elif isinstance(value, int) and not isinstance(value, bool):
+        first = last = value
+    else:
+        raise ValueError(f'{shown(value)} is not a port such as 5432 or a range such as "8000-8010"')
+    if not 0 <= first <= last <= 65535:
+        raise ValueError(f"{shown(value)} is not a port or a rising range of ports from 0 to 65535")
+    return PortRange(first, last)
+
+
+def rate(value: object) -> int:
+    """Bits per second."""
+    return _quantity(value, _RATE_UNITS, 'a rate such as "500 Mbit/s" (bit/s, kbit/s, Mbit/s or Gbit/s)')
+
+
+def burst(value: object) -> int:
+    """Octets."""
+    right = 'a size in octets, or such as "1 MB" (B, kB, MB, GB, KiB, MiB or GiB)'
+    octets = number(value) if isinstance(value, int) else _quantity(value, _SIZE_UNITS, right)
+    if not 1514 <= octets <= 1 << 40:
+        raise ValueError(f"{shown(value)} is not between one frame, 1514 octets, and 1 TiB")
+    return octets
+
+
+def mtu(value: object) -> int:
+    if not 576 <= number(value) <= 65535:
+        raise ValueError(f"{shown(value)} is not an MTU; use 576 to 65535 octets")
+    return number(value)
+
+
+def listen(value: object) -> str:
+    """An address and a port to serve on."""
+    host, colon, port = text(value).rpartition(":")
+    right = f'{shown(value)} is not an address and a port such as "127.0.0.1:7637" or "[::1]:7637"'
+    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) <= 65535:
+        raise ValueError(right)
+    if host == "localhost":
+        return text(value)
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    try:
+        address = ipaddress.ip_address(bare)
+    except ValueError:
+        raise ValueError(right) from None
+    if (address.version == 6) != (bare != host):
+        raise ValueError(right)
+    if not address.is_loopback:
+        raise ValueError(
+            f"{shown(value)} is not on loopback, which needs TLS and authentication; "
+            'this version has neither yet, so use "127.0.0.1:PORT" or "[::1]:PORT"'
+        )
+    return text(value)
+
+
+def url(value: object) -> str:
+    if not _URL.fullmatch(text(value)):
+        raise ValueError(f'{shown(value)} is not an address such as "https://192.0.2.253:7637"')
+    return text(value)
+
+
+def guid(value: object) -> str:
+    if not (found := _GUID.fullmatch(text(value))):
+        raise ValueError(f'{shown(value)} is not a GUID such as "6a5dd1ee-6f5a-4b3c-9f0e-2d0c6bb6f2a1"')
+    return found[1].lower()
+
+
+def _unicast(kind: type[A], value: object) -> A:
+    try:
+        address = kind.parse(text(value))
+    except ValueError:
+        raise ValueError(f'{shown(value)} is not an address such as "10.0.1.5" or "fd00:1::5"') from None
+    for special, what in _NEVER.items():
+        if address.ip in special:
+            raise ValueError(f"{address!s} is {what}; give a unicast address")
+    return address
+
+
+def _inside(inner: Prefix, outer: Prefix) -> bool:
+    return inner.version == outer.version and inner.prefixlen >= outer.prefixlen and inner.overlaps(outer)
+
+
+def _host_prefix(written: str) -> str:
+    return f"{written}/{128 if ':' in written else 32}"
+
+
+def _quantity(value: object, units: dict[str, int], right: str) -> int:
+    found = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
+    if not found or found[2].lower() not in units:
+        raise ValueError(f"{shown(value)} is not {right}")
+    amount = int(Fraction(found[1]) * units[found[2].lower()])
+    if amount < 1:
+        raise ValueError(f"{shown(value)} is nothing; give more than 0")
+    return amount
+
+
+def _either(words: list[str]) -> str:
+    return " or ".join(f'"{word}"' for word in words)
