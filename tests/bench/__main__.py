@@ -8,10 +8,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import records
+from tests.bench import pipeline, records
 from tests.bench.results import Benchmark, CannotMeasure, Result, to_json, to_table
 
 BENCHMARKS: dict[str, Benchmark] = {
+    "pipeline": pipeline.benchmark,
     "records": records.benchmark,
 }
 
