@@ -10,6 +10,9 @@ from contextlib import ExitStack, closing
 import trio
 
 from gateway.forwarding.verdicts import OuterHeader, ToUnderlay
+from gateway.underlay.interfaces import Attachment
+from gateway.underlay.merged import split_untrusted
+from gateway.underlay.offloads import merging_off
 from gateway.underlay.sockets import GreSocket, open_socket
 from policies.addresses import ProviderAddress
 from policies.errors import ConfigurationError, Problem
@@ -26,6 +29,8 @@ class Underlay:
     """Our provider addresses' sockets. They are open while `serve` runs."""
 
     def __init__(self) -> None:
+        self.merged = 0
+        """Packets above the MTU: merged by GRO and cut again, or reassembled from fragments."""
         self._sockets: dict[bytes, GreSocket] = {}
 
     @property
@@ -48,6 +53,7 @@ class Underlay:
     async def serve(
         self,
         addresses: Iterable[ProviderAddress],
+        attachment: Attachment,
         receive: Receive,
         path_mtu_reported: Callable[[bytes, int, float], None],
         *,
@@ -67,10 +73,37 @@ class Underlay:
                 opened = stack.enter_context(closing(_open(index, address, report)))
                 self._sockets[address] = opened
                 stack.callback(self._sockets.pop, address)
+            stack.enter_context(merging_off(attachment.interfaces))
             async with trio.open_nursery() as nursery:
                 for each in self._sockets.values():
-                    nursery.start_soon(_receive_all, each, receive)
+                    nursery.start_soon(self._receive_all, each, attachment.mtu - each.header_length, receive)
                 task_status.started()
+
+    async def _receive_all(self, source: GreSocket, largest: int, receive: Receive) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(source.fileno())
+            while self._receive_batch(source, largest, receive, trio.current_time()) == BATCH:
+                await trio.lowlevel.checkpoint()
+
+    def _receive_batch(self, source: GreSocket, largest: int, receive: Receive, now: float) -> int:
+        take = source.receive
+        for taken in range(BATCH):
+            try:
+                outer, payload = take()
+            except BlockingIOError:
+                if taken == 0:  # woken for something else than a packet
+                    source.heed_errors()
+                return taken
+            except OSError:
+                source.heed_errors()
+                continue
+            if len(payload) <= largest:
+                receive(outer, payload, now)
+                continue
+            self.merged += 1
+            for each in split_untrusted(payload, largest):
+                receive(outer, each, now)
+        return BATCH
 
 
 def _open(index: int, address: ProviderAddress, report: Callable[[bytes, int], None]) -> GreSocket:
@@ -80,30 +113,5 @@ def _open(index: int, address: ProviderAddress, report: Callable[[bytes, int], N
         problem = Problem("underlay", "raw sockets need root or CAP_NET_RAW: run as root, or grant it")
         raise ConfigurationError([problem]) from None
     except OSError as error:
-        problem = Problem(
-            f"underlay.provider_addresses[{index}]", f"no raw socket on {address}: {error.strerror}"
-        )
-        raise ConfigurationError([problem]) from None
-
-
-async def _receive_all(source: GreSocket, receive: Receive) -> None:
-    while True:
-        await trio.lowlevel.wait_readable(source.fileno())
-        while _receive_batch(source, receive, trio.current_time()) == BATCH:
-            await trio.lowlevel.checkpoint()
-
-
-def _receive_batch(source: GreSocket, receive: Receive, now: float) -> int:
-    take = source.receive
-    for taken in range(BATCH):
-        try:
-            outer, payload = take()
-        except BlockingIOError:
-            if taken == 0:  # woken for something else than a packet
-                source.heed_errors()
-            return taken
-        except OSError:
-            source.heed_errors()
-            continue
-        receive(outer, payload, now)
-    return BATCH
+        path = f"underlay.provider_addresses[{index}]"
+        raise ConfigurationError([Problem(path, f"no raw socket on {address}: {error.strerror}")]) from None

@@ -115,8 +115,8 @@ class GreSocket:
             for level, kind, value in ancillary:
                 if (level, kind) not in _ERROR_REPORTS or len(value) < EXTENDED_ERROR.size:
                     continue
-                self.icmp_errors += 1
-                code, _, _, _, _, info, _ = EXTENDED_ERROR.unpack_from(value)
+                code, origin, _, _, _, info, _ = EXTENDED_ERROR.unpack_from(value)
+                self.icmp_errors += origin in _FROM_THE_NETWORK
                 # For an error report the address is where the packet that it is about was going.
                 if code == errno.EMSGSIZE and address:
                     self._path_mtu_reported(Address.parse(address[0]), info)
@@ -128,6 +128,7 @@ class GreSocket:
         raise NotImplementedError
 
 
+_FROM_THE_NETWORK = (2, 3)  # SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6; the kernel itself is 1
 _ERROR_REPORTS = ((socket.IPPROTO_IP, IP_RECVERR), (socket.IPPROTO_IPV6, IPV6_RECVERR))
 
 

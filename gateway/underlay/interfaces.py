@@ -1,0 +1,107 @@
+"""Where this machine has its provider addresses, and what is wrong if it has them nowhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+from pyroute2 import IPRoute
+
+from policies.addresses import Address, ProviderAddress
+from policies.errors import ConfigurationError, Problem
+from policies.model import Underlay
+
+_IFF_LOOPBACK = 0x8
+
+
+class Link(msgspec.Struct, frozen=True):
+    """An interface of this machine."""
+
+    name: str
+    mtu: int
+    addresses: tuple[Address, ...] = ()
+    is_loopback: bool = False
+
+
+class Attachment(msgspec.Struct, frozen=True):
+    """The interfaces of the datacenter side, and the largest outer packet that all of them carry."""
+
+    interfaces: tuple[str, ...]
+    mtu: int
+
+
+def attach(settings: Underlay) -> Attachment:
+    """Find the underlay's interfaces and MTU on this machine; blocks for some milliseconds.
+
+    Raises ConfigurationError with everything that is wrong.
+    """
+    return choose(settings, read_links())
+
+
+def read_links() -> tuple[Link, ...]:
+    """Ask the kernel for the interfaces of this network namespace, with their addresses."""
+    with IPRoute() as netlink:
+        found = {message["index"]: message for message in netlink.get_links()}
+        addresses: dict[int, list[Address]] = {index: [] for index in found}
+        for message in netlink.get_addr():
+            # IFA_ADDRESS is the far end's on a point-to-point link; IFA_LOCAL is ours, if it is there.
+            text = message.get("local") or message.get("address")
+            addresses.setdefault(message["index"], []).append(Address.parse(text))
+    return tuple(
+        Link(
+            message.get("ifname"),
+            message.get("mtu"),
+            tuple(addresses[index]),
+            bool(message["flags"] & _IFF_LOOPBACK),
+        )
+        for index, message in found.items()
+    )
+
+
+def choose(settings: Underlay, links: Sequence[Link]) -> Attachment:
+    """Match the settings with the machine's interfaces. Raises ConfigurationError with all that is wrong."""
+    problems: list[Problem] = []
+    by_name = {link.name: link for link in links}
+    chosen: dict[str, Link] = {}
+    for position, name in enumerate(settings.interfaces):
+        if name in by_name:
+            chosen[name] = by_name[name]
+        else:
+            message = f"{name} is not on this machine; its interfaces are {_list(by_name)}"
+            problems.append(Problem(f"underlay.interfaces[{position}]", message))
+    for position, address in enumerate(settings.provider_addresses):
+        path = f"underlay.provider_addresses[{position}]"
+        holder = _holder(address, links)
+        if isinstance(holder, str):
+            problems.append(Problem(path, holder))
+        elif settings.interfaces:
+            # An address on lo is reached through any interface, which routing decides.
+            if holder.name not in settings.interfaces and not holder.is_loopback:
+                problems.append(
+                    Problem(path, f"{address} is on {holder.name}, not on {_list(settings.interfaces)}")
+                )
+        elif holder.is_loopback:
+            message = f"{address} is on {holder.name}: name the interfaces that lead to the datacenter"
+            problems.append(Problem("underlay.interfaces", message))
+        else:
+            chosen[holder.name] = holder
+    problems += [
+        Problem("underlay.mtu", f"{settings.mtu} is more than the {link.mtu} of {link.name}")
+        for link in chosen.values()
+        if settings.mtu is not None and settings.mtu > link.mtu
+    ]
+    if problems:
+        raise ConfigurationError(problems)
+    return Attachment(tuple(chosen), settings.mtu or min(link.mtu for link in chosen.values()))
+
+
+def _holder(address: ProviderAddress, links: Sequence[Link]) -> Link | str:
+    for link in links:
+        if address in link.addresses:
+            return link
+    ours = [str(each) for link in links if not link.is_loopback for each in link.addresses]
+    return f"{address} is on no interface of this machine; its addresses are {_list(ours)}"
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"

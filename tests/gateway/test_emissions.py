@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+
+import pytest
+
+from gateway.emissions import Emitter
+from gateway.forwarding.drops import DropReason, Drops
+from gateway.forwarding.verdicts import Drop, Forward, ToPort, ToUnderlay
+from policies.addresses import MacAddress, ProviderAddress, Vsid
+
+PA = ProviderAddress.parse("192.0.2.1")
+TO_UNDERLAY = ToUnderlay(PA, PA, 0, b"payload", Vsid(5001), "red")
+TO_PORT = ToPort((Vsid(5001), MacAddress(b"\2\0\0\0\0\1")), b"frame", "blue")
+
+
+def failing(number: int) -> Callable[[object], None]:
+    def send(emission: object) -> None:
+        raise OSError(number, "no")
+
+    return send
+
+
+def test_each_emission_goes_where_it_belongs() -> None:
+    underlay: list[ToUnderlay] = []
+    ports: list[ToPort] = []
+    emitter = Emitter(Drops(), underlay.append, ports.append)
+    emitter.carry_out(Forward((TO_UNDERLAY, TO_PORT, TO_UNDERLAY)))
+    assert (underlay, ports) == ([TO_UNDERLAY, TO_UNDERLAY], [TO_PORT])
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.EAGAIN, DropReason.QUEUE_FULL),
+        (errno.ENOBUFS, DropReason.QUEUE_FULL),
+        (errno.EMSGSIZE, DropReason.TOO_BIG),
+        (errno.ENETUNREACH, DropReason.SEND_FAILED),
+        (errno.EPERM, DropReason.SEND_FAILED),
+        (errno.ENETDOWN, DropReason.SEND_FAILED),
+    ],
+)
+def test_what_cannot_be_sent_is_counted_for_its_tenant(number: int, reason: DropReason) -> None:
+    drops = Drops()
+    Emitter(drops, failing(number), failing(number)).carry_out(Forward((TO_UNDERLAY, TO_PORT)))
+    assert drops.counts == {(reason, "red"): 1, (reason, "blue"): 1}
+
+
+def test_one_failure_does_not_keep_the_others_from_being_sent() -> None:
+    ports: list[ToPort] = []
+    Emitter(Drops(), failing(errno.EPERM), ports.append).carry_out(Forward((TO_UNDERLAY, TO_PORT)))
+    assert ports == [TO_PORT]
+
+
+def test_a_drop_tells_its_sender_and_is_not_counted_again() -> None:
+    drops, underlay = Drops(), list[ToUnderlay]()
+    Emitter(drops, underlay.append, failing(errno.EPERM)).carry_out(
+        Drop(DropReason.HOP_LIMIT, "red", (TO_UNDERLAY,))
+    )
+    assert underlay == [TO_UNDERLAY]
+    assert not drops.counts

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.packets import ethernet, ip, nvgre
+from gateway.packets.checksum import transport_checksum
+from gateway.underlay.merged import split_untrusted
+
+SOURCE, DESTINATION = bytes([10, 0, 1, 5]), bytes([10, 0, 2, 5])
+LARGEST = 1480
+HEADER = nvgre.encode(5001, 9)
+ETHERNET = ethernet.EthernetHeader(b"\2\0\0\0\0\1", b"\2\0\0\0\0\2", ethernet.IPV4).encode()
+
+
+def tcp(data: bytes, options: bytes = b"") -> bytes:
+    offset = (20 + len(options)) // 4 << 4
+    header = (
+        b"\x30\x39\x01\xbb" + bytes([0, 0, 0, 1]) + bytes(4) + bytes([offset, 0x10]) + b"\x10\0" + bytes(4)
+    )
+    segment = header + options + data
+    checksum = transport_checksum(SOURCE, DESTINATION, 6, segment)
+    segment = segment[:16] + checksum.to_bytes(2) + segment[18:]
+    return HEADER + ETHERNET + ip.build(SOURCE, DESTINATION, 6, segment)
+
+
+def test_a_merged_packet_becomes_packets_that_fit_with_all_the_data_in_order() -> None:
+    data = bytes(range(256)) * 40
+    timestamps = bytes([1, 1, 8, 10]) + bytes(8)
+    pieces = split_untrusted(tcp(data, timestamps), LARGEST)
+    assert max(len(piece) for piece in pieces) == LARGEST
+    assert b"".join(piece[8 + 14 + 20 + 32 :] for piece in pieces) == data
+    assert all(piece.startswith(HEADER + ETHERNET) for piece in pieces)
+
+
+def test_a_large_datagram_was_reassembled_and_stays_whole() -> None:
+    datagram = b"\0\1\0\2" + (8 + 4000).to_bytes(2) + bytes(2) + bytes(4000)
+    payload = HEADER + ETHERNET + ip.build(SOURCE, DESTINATION, 17, datagram)
+    assert split_untrusted(payload, LARGEST) == [payload]
+
+
+def test_gre_of_another_kind_stays_whole() -> None:
+    payload = b"\0\0\x08\0" + bytes(3000)
+    assert split_untrusted(payload, LARGEST) == [payload]
+
+
+def test_a_later_fragment_of_tcp_stays_whole() -> None:
+    whole = bytearray(tcp(bytes(3000)))
+    start = 8 + 14
+    whole[start + 6 : start + 8] = (100).to_bytes(2)
+    whole[start + 10 : start + 12] = bytes(2)
+    header = bytes(whole[start : start + 20])
+    whole[start + 10 : start + 12] = (0xFFFF - sum_words(header)).to_bytes(2)
+    assert split_untrusted(bytes(whole), LARGEST) == [bytes(whole)]
+
+
+def test_a_header_too_large_for_what_the_underlay_carries_stays_whole() -> None:
+    payload = tcp(bytes(3000))
+    assert split_untrusted(payload, 60) == [payload]
+
+
+def sum_words(header: bytes) -> int:
+    total = sum(int.from_bytes(header[at : at + 2]) for at in range(0, len(header), 2))
+    return (total & 0xFFFF) + (total >> 16)
+
+
+@given(st.binary(max_size=200))
+def test_any_octets_are_split_or_returned_whole(payload: bytes) -> None:
+    assert split_untrusted(payload, LARGEST)
+    assert split_untrusted(HEADER + ETHERNET + payload, 80)
+
+
+@given(st.integers(0, 8 + 14 + 20 + 20 + 100), st.integers(0, 255))
+def test_a_changed_octet_raises_nothing(position: int, value: int) -> None:
+    payload = bytearray(tcp(bytes(3000)))
+    payload[position] = value
+    assert split_untrusted(bytes(payload), LARGEST)
