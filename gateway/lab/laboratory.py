@@ -24,7 +24,7 @@ class Laboratory:
 
     Processes end in reverse order, then the namespaces and the directory go.
     SIGTERM and SIGHUP end the block as Ctrl-C does. After a kill -9 the kernel
-    ends the processes and removes the namespaces.
+    ends the processes that were started here and removes the namespaces.
     """
 
     def __init__(self) -> None:

@@ -23,7 +23,8 @@ class Process:
     """A command that runs beside us, with stdout and stderr together in one file.
 
     It leads its own process group, so that Ctrl-C reaches only us and we stop
-    everything in order; the kernel kills it if the thread that started it ends.
+    everything in order, its children included. If the thread that started it
+    ends first, or we are killed, the kernel kills it, though not its children.
     """
 
     def __init__(
