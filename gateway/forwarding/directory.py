@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 import msgspec
 
 from policies.addresses import ProviderAddress, Vsid
-from policies.model import LookupRecord
+from policies.model import Appliance, LookupRecord
 
 
 class Put(msgspec.Struct, frozen=True, gc=False):
@@ -137,3 +137,16 @@ class Directory:
         if segment is not None:
             for host, addresses in segment.hosts.items():
                 yield host, tuple(addresses)
+
+
+def configured_directory(appliance: Appliance) -> Directory:
+    """The records that a configuration alone gives: the static ones, and those of this host's own ports."""
+    directory = Directory(record for tenant in appliance.network.tenants for record in tenant.records)
+    if appliance.host is not None and appliance.underlay is not None:
+        for port in appliance.host.ports:
+            for ca in port.addresses:
+                # A static record is pinned and wins; the configuration's checks have compared the two.
+                if directory.find(port.vsid, ca) is None:
+                    own = appliance.underlay.provider_addresses[0]
+                    directory.apply(Put(LookupRecord(port.vsid, ca, port.mac, own, appliance.host.name)))
+    return directory

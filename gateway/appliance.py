@@ -1,0 +1,117 @@
+"""The appliance: its nursery tree is the order in which it starts and stops."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import msgspec
+import trio
+
+from gateway.emissions import Emitter
+from gateway.forwarding.directory import configured_directory
+from gateway.forwarding.node import Node
+from gateway.forwarding.pipeline import Forwarder
+from gateway.forwarding.verdicts import OuterHeader, PortKey
+from gateway.host.ports import Ports
+from gateway.report import report
+from gateway.underlay.interfaces import Attachment, attach
+from gateway.underlay.service import Underlay
+from policies.errors import ConfigurationError, Problem
+from policies.model import Appliance
+from policies.tables import Tables
+
+log = logging.getLogger("isthmus")
+
+# Seconds between two looks at what has been dropped: a flood makes one line, not one a packet.
+WATCH_EVERY = 10.0
+
+
+def main(appliance: Appliance) -> int:
+    """Run an appliance until it is told to stop, and return the process's exit code."""
+    logging.basicConfig(
+        stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    trio.run(run, appliance)
+    return 0
+
+
+async def run(
+    appliance: Appliance, *, task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Run the gateway and host roles. Once every socket is open, report the scope that stops them.
+
+    Raises ConfigurationError, within an exception group, where the machine does
+    not fit the configuration.
+    """
+    if appliance.underlay is None or not (appliance.gateway or appliance.host):
+        problem = Problem("", "nothing to run: [underlay] and one of [gateway] and [host] are needed")
+        raise ConfigurationError([problem])
+    attachment = await trio.to_thread.run_sync(attach, appliance.underlay)
+    forwarder = Forwarder(
+        Node.of(appliance, attachment.mtu),
+        Tables.compile(appliance.network),
+        configured_directory(appliance),
+    )
+    underlay, ports = Underlay(), Ports()
+    emitter = Emitter(forwarder.drops, underlay.send, ports.send)
+
+    def from_underlay(outer: OuterHeader, payload: bytes, now: float) -> None:
+        emitter.carry_out(forwarder.from_underlay(outer, payload, now))
+
+    def from_port(port: PortKey, frame: bytes, now: float) -> None:
+        emitter.carry_out(forwarder.from_port(port, frame, now))
+
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGUSR1) as signals:
+        async with trio.open_nursery() as watchers:
+            async with trio.open_nursery() as traffic:
+                await traffic.start(
+                    underlay.serve,
+                    appliance.underlay.provider_addresses,
+                    attachment,
+                    from_underlay,
+                    forwarder.path_mtu_reported,
+                )
+                for port in appliance.host.ports if appliance.host else ():
+                    await traffic.start(ports.serve, port, from_port)
+                watchers.start_soon(_heed_signals, signals, forwarder, traffic.cancel_scope)
+                watchers.start_soon(_watch_drops, forwarder)
+                log.info("ready: %s", _in_words(appliance, attachment))
+                task_status.started(traffic.cancel_scope)
+            watchers.cancel_scope.cancel()
+    log.info("stopped")
+
+
+async def _heed_signals(signals: AsyncIterator[int], forwarder: Forwarder, traffic: trio.CancelScope) -> None:
+    async for number in signals:
+        if number == signal.SIGUSR1:
+            sys.stdout.write(msgspec.json.encode(report(forwarder)).decode() + "\n")
+            sys.stdout.flush()
+        else:
+            log.info("stopping: %s", signal.Signals(number).name)
+            traffic.cancel()
+
+
+async def _watch_drops(forwarder: Forwarder) -> None:
+    """Say what has been dropped since the last look: one line a reason and tenant."""
+    seen = Counter(forwarder.drops.counts)
+    while True:
+        await trio.sleep(WATCH_EVERY)
+        counts = Counter(forwarder.drops.counts)
+        for (reason, tenant), packets in sorted((counts - seen).items()):
+            log.warning("dropped %d packets%s: %s", packets, f" of {tenant}" if tenant else "", reason.value)
+        seen = counts
+
+
+def _in_words(appliance: Appliance, attachment: Attachment) -> str:
+    roles = [f"gateway {appliance.name}"] if appliance.gateway else []
+    if appliance.host is not None:
+        roles.append(f"host {appliance.host.name} with {len(appliance.host.ports)} ports")
+    addresses = appliance.underlay.provider_addresses if appliance.underlay else ()
+    return (
+        f"{' and '.join(roles)}, on {', '.join(str(address) for address in addresses)}"
+        f" ({', '.join(attachment.interfaces)}, MTU {attachment.mtu}), engine python"
+    )

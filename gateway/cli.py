@@ -1,0 +1,195 @@
+"""The command `isthmus`. Exit codes: 0 done, 1 failed, 2 misused or misconfigured."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, Parameter
+
+from policies.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from policies.model import Appliance
+
+app = App(
+    name="isthmus",
+    help="Joins tenants' virtual networks over NVGRE: a gateway, a host's virtual switch, and their tools.",
+    version_flags=["--version"],
+)
+
+FAILED = 1
+MISCONFIGURED = 2
+
+
+@app.command
+def run(file: Path) -> int:
+    """Run the roles that FILE gives this machine, in the foreground, until SIGTERM or Ctrl-C.
+
+    SIGUSR1 prints the counters as one line of JSON.
+
+    Parameters
+    ----------
+    file
+        The configuration, appliance.toml.
+    """
+    from gateway import appliance
+
+    return appliance.main(_load(file))
+
+
+@app.command
+def check(file: Path) -> int:
+    """Read FILE, and list everything that is wrong with it.
+
+    Parameters
+    ----------
+    file
+        The configuration, appliance.toml.
+    """
+    configuration = _load(file)
+    network = configuration.network
+    subnets = sum(len(tenant.subnets) for tenant in network.tenants)
+    print(
+        f"{file}: sound: {configuration.name}, {len(network.tenants)} tenants,"
+        f" {subnets} virtual subnets, {len(network.hosts)} hosts"
+    )
+    return 0
+
+
+@app.command
+def trace(
+    file: Path,
+    *,
+    from_: Annotated[str, Parameter(name="--from")],
+    to: str,
+    tenant: str | None = None,
+    vsid: int | None = None,
+    protocol: str = "icmp",
+    port: int = 0,
+    source_port: int = 49152,
+    size: int = 100,
+    hop_limit: int = 64,
+    fragment: bool = False,
+    established: bool = False,
+    via: str | None = None,
+    json: bool = False,
+) -> int:
+    """Show what would happen to a packet, step by step, and which rule or route decided.
+
+    Parameters
+    ----------
+    file
+        The configuration, appliance.toml.
+    from_
+        The customer address that sends.
+    to
+        The customer address that it sends to.
+    tenant
+        Whose addresses these are; or give the VSID.
+    vsid
+        The virtual subnet in which the packet comes in; the sender's, if not given.
+    protocol
+        tcp, udp or icmp.
+    port
+        The destination port.
+    source_port
+        The source port.
+    size
+        Of the IP packet, in octets.
+    hop_limit
+        The TTL or hop limit that it comes in with.
+    fragment
+        Whether it may be fragmented (IPv4).
+    established
+        For TCP: a segment of an open connection instead of a SYN.
+    via
+        The provider address that it comes from; the one of the sender's record, if not given.
+    json
+        Print one JSON object.
+    """
+    from gateway import trace as tracing
+    from gateway.forwarding.directory import configured_directory
+    from policies.addresses import CustomerAddress, ProviderAddress, Vsid
+
+    configuration = _load(file)
+    try:
+        question = tracing.Question(
+            source=CustomerAddress.parse(from_),
+            destination=CustomerAddress.parse(to),
+            tenant=tenant,
+            vsid=Vsid(vsid) if vsid is not None else None,
+            protocol=protocol,
+            destination_port=port,
+            source_port=source_port,
+            size=size,
+            hop_limit=hop_limit,
+            dont_fragment=not fragment,
+            established=established,
+            via=ProviderAddress.parse(via) if via is not None else None,
+        )
+    except ValueError as error:
+        print(f"isthmus: {error}", file=sys.stderr)
+        return MISCONFIGURED
+    explanation = tracing.explain(configuration, configured_directory(configuration), question)
+    if json:
+        import msgspec
+
+        print(msgspec.json.encode(explanation).decode())
+    else:
+        width = max((len(step.name) for step in explanation.steps), default=0)
+        for step in explanation.steps:
+            print(f"{step.name:<{width}}  {step.detail}")
+        print(f"=> {explanation.verdict}")
+    return 0
+
+
+@app.command
+def demo(*, keep: bool = False, pcap: Path | None = None) -> int:
+    """Build a small datacenter in network namespaces, and prove what Isthmus does there.
+
+    Parameters
+    ----------
+    keep
+        Leave it up until Enter is pressed, and say how to enter a VM.
+    pcap
+        Leave captures of the underlay in this folder, for Wireshark.
+    """
+    from gateway.lab import demo as demonstration
+
+    return demonstration.run(keep=keep, pcap=pcap)
+
+
+def _load(file: Path) -> Appliance:
+    from policies.config import load
+
+    return load(file)
+
+
+def main() -> None:
+    """Run one command, and exit with its code."""
+    try:
+        sys.exit(app())
+    except* ConfigurationError as group:
+        problems = [
+            problem
+            for error in _leaves(group)
+            if isinstance(error, ConfigurationError)
+            for problem in error.problems
+        ]
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    noun = "problem" if len(problems) == 1 else "problems"
+    print(f"isthmus: {len(problems)} {noun}", file=sys.stderr)
+    sys.exit(MISCONFIGURED)
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for each in error.exceptions for leaf in _leaves(each)]
+    return [error]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""What this node has done so far, as plain values: for a person, a script or a test."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.forwarding.pipeline import Forwarder
+
+
+def report(forwarder: Forwarder) -> dict[str, Any]:
+    """Return the counters of one node: drops by reason and tenant, meters by virtual subnet."""
+    return {
+        "node": forwarder.node.name,
+        "records": len(forwarder.directory),
+        "drops": [
+            {"reason": reason.value, "tenant": tenant, "packets": packets}
+            for (reason, tenant), packets in sorted(forwarder.drops.counts.items())
+        ],
+        "meters": [
+            {
+                "tenant": entry.domain.name,
+                "subnet": entry.name,
+                "vsid": vsid,
+                "sent_packets": meter.sent_packets,
+                "sent_octets": meter.sent_octets,
+                "received_packets": meter.received_packets,
+                "received_octets": meter.received_octets,
+            }
+            for vsid, entry in forwarder.tables.subnets.items()
+            for meter in (forwarder.meters[vsid],)
+        ],
+        "sources_elsewhere": dict(forwarder.sources_elsewhere),
+        "notices": {"sent": forwarder.notices.sent, "suppressed": forwarder.notices.suppressed},
+    }

@@ -1,0 +1,181 @@
+"""What would happen to a packet, step by step: the pipeline itself, asked to explain."""
+
+from __future__ import annotations
+
+import msgspec
+from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
+from scapy.layers.l2 import Ether
+from scapy.packet import Packet, Raw
+
+from gateway.forwarding.directory import Directory
+from gateway.forwarding.node import Node
+from gateway.forwarding.pipeline import Forwarder
+from gateway.forwarding.verdicts import Answer, Drop, Emission, Forward, OuterHeader, ToPort, Verdict
+from gateway.packets import nvgre
+from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid, gateway_mac
+from policies.errors import ConfigurationError, Problem
+from policies.model import Appliance, LookupRecord, SubnetHop
+from policies.tables import RoutingDomain, Tables
+
+PROTOCOLS = ("tcp", "udp", "icmp")
+
+# Taken where the configuration names no MTU: the machine is not asked.
+_DEFAULT_MTU = 1500
+
+_OUTCOMES = {Forward: "forwarded", Answer: "answered", Drop: "dropped"}
+
+
+class Question(msgspec.Struct, frozen=True):
+    """A packet in words. `size` is that of the IP packet in octets; `via` the outer source, if not its record's."""
+
+    source: CustomerAddress
+    destination: CustomerAddress
+    tenant: str | None = None
+    vsid: Vsid | None = None
+    protocol: str = "icmp"
+    source_port: int = 49152
+    destination_port: int = 0
+    size: int = 100
+    hop_limit: int = 64
+    dont_fragment: bool = True
+    established: bool = False
+    """For TCP: not the segment that opens the connection."""
+    via: ProviderAddress | None = None
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One step of the pipeline, and what decided it."""
+
+    name: str
+    detail: str
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """The steps and the verdict, both in words."""
+
+    steps: tuple[Step, ...]
+    outcome: str
+    """`forwarded`, `answered` or `dropped`."""
+    verdict: str
+
+
+def explain(appliance: Appliance, directory: Directory, question: Question) -> Explanation:
+    """Send a packet through this node's pipeline, and tell what happened.
+
+    Raises ConfigurationError where the question does not fit the configuration.
+    """
+    steps: list[Step] = []
+    tables = Tables.compile(appliance.network)
+    mtu = (appliance.underlay.mtu if appliance.underlay else None) or _DEFAULT_MTU
+    node = Node.of(appliance, mtu)
+    forwarder = Forwarder(
+        node, tables, directory, explain=lambda name, detail: steps.append(Step(name, detail))
+    )
+    domain = _domain(tables, question)
+    source = _subnet_of(domain, question.source)
+    record = directory.find(source.vsid, question.source) if source else None
+    arrival_vsid = question.vsid or (source.vsid if source else min(domain.vsids))
+    frame = _frame(tables, directory, arrival_vsid, record, question)
+    if record is not None and (record.vsid, record.mac) in node.ports and question.via is None:
+        verdict = forwarder.from_port((record.vsid, record.mac), frame, now=0)
+    else:
+        outer = _outer(node, record, question)
+        verdict = forwarder.from_underlay(outer, nvgre.encode(arrival_vsid) + frame, now=0)
+    return Explanation(tuple(steps), _OUTCOMES[type(verdict)], _in_words(verdict, tables))
+
+
+def _domain(tables: Tables, question: Question) -> RoutingDomain:
+    if question.vsid is not None:
+        entry = tables.subnets.get(question.vsid)
+        if entry is None:
+            raise _unfit("vsid", f"no tenant has VSID {question.vsid}; known: {sorted(tables.subnets)}")
+        return entry.domain
+    if question.tenant is None and len(tables.domains) == 1:
+        return next(iter(tables.domains.values()))
+    domain = tables.domains.get(question.tenant or "")
+    if domain is None:
+        raise _unfit("tenant", f"name one of {', '.join(sorted(tables.domains))}, or a VSID")
+    return domain
+
+
+def _unfit(path: str, message: str) -> ConfigurationError:
+    return ConfigurationError([Problem(path, message)])
+
+
+def _subnet_of(domain: RoutingDomain, ca: CustomerAddress) -> SubnetHop | None:
+    hop = domain.routes.lookup(ca)
+    return hop if isinstance(hop, SubnetHop) else None
+
+
+def _outer(node: Node, record: LookupRecord | None, question: Question) -> OuterHeader:
+    outer_source = question.via or (record.pa if record is not None else None)
+    if outer_source is None:
+        raise _unfit(
+            "from", f"{question.source} has no record: say with --via which provider address sends it"
+        )
+    ours = node.address_towards(outer_source)
+    if ours is None:
+        raise _unfit("via", f"this node has no provider address of the family of {outer_source}")
+    return OuterHeader(source=bytes(outer_source), destination=bytes(ours))
+
+
+def _frame(
+    tables: Tables, directory: Directory, vsid: Vsid, record: LookupRecord | None, question: Question
+) -> bytes:
+    """The frame as the VM would send it: to its neighbour's MAC in its own subnet, else to the gateway's."""
+    neighbour = directory.find(vsid, question.destination)
+    proxied = tables.subnets[vsid].proxied.lookup(question.destination)
+    is_neighbour = neighbour is not None and proxied is None
+    header = Ether(
+        dst=str(neighbour.mac if neighbour is not None and is_neighbour else gateway_mac(vsid)),
+        src=str(record.mac if record is not None else gateway_mac(vsid)),
+    )
+    packet = _packet(question)
+    padding = question.size - len(packet)
+    if padding < 0:
+        raise _unfit("size", f"a {question.protocol} packet has at least {len(packet)} octets")
+    return bytes(header / packet / Raw(bytes(padding)))
+
+
+def _packet(question: Question) -> Packet:
+    if len(question.source) != len(question.destination):
+        raise _unfit("to", f"{question.destination} is not of the same family as {question.source}")
+    ends = {"src": str(question.source), "dst": str(question.destination)}
+    if question.source.version == 4:
+        flags = "DF" if question.dont_fragment else 0
+        return IP(**ends, ttl=question.hop_limit, flags=flags) / _upper_layer(question)
+    return IPv6(**ends, hlim=question.hop_limit) / _upper_layer(question)
+
+
+def _upper_layer(question: Question) -> Packet:
+    ports = {"sport": question.source_port, "dport": question.destination_port}
+    match question.protocol:
+        case "tcp":
+            return TCP(**ports, flags="A" if question.established else "S")
+        case "udp":
+            return UDP(**ports)
+        case "icmp":
+            return ICMP() if question.source.version == 4 else ICMPv6EchoRequest()
+        case other:
+            raise _unfit("protocol", f"{other!r} is none of {', '.join(PROTOCOLS)}")
+
+
+def _in_words(verdict: Verdict, tables: Tables) -> str:
+    if isinstance(verdict, Drop):
+        told = "; its sender is told by ICMP" if verdict.emissions else ""
+        return f"dropped: {verdict.reason.value}{told}"
+    ways = "; ".join(_way_in_words(emission, tables) for emission in verdict.emissions)
+    return f"{'answered' if isinstance(verdict, Answer) else 'forwarded'} {ways}"
+
+
+def _way_in_words(emission: Emission, tables: Tables) -> str:
+    if isinstance(emission, ToPort):
+        vsid, mac = emission.port
+        return f"to the port of {mac} in {tables.subnets[vsid].name} here"
+    name = tables.subnets[emission.vsid].name
+    octets = len(emission.payload)
+    return (
+        f"from {emission.source} to {emission.destination} in NVGRE, VSID {emission.vsid} ({name}),"
+        f" {octets} octets behind the outer IP header"
+    )
