@@ -1,0 +1,197 @@
+"""How many packets a second the gateway forwards, beside the kernel's own forwarding.
+
+One machine in three namespaces, `sender - edge - receiver`. The same NVGRE
+packets are sent twice: to the gateway's provider address, for the gateway to
+decapsulate, decide and send on, and to the receiver's, for edge's kernel to
+forward as they are. The figure is the highest rate at which at most 1 % is lost.
+What is received is counted by the receiver's interface, so that nothing but the
+way through edge takes time.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from gateway.lab.laboratory import Laboratory
+from gateway.lab.namespaces import LabError, Namespace
+from gateway.lab.userns import is_privileged
+from gateway.packets import ethernet, ip, nvgre
+from gateway.packets.ethernet import EthernetHeader
+from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid, gateway_mac
+from policies.facts import UDP
+from tests.bench.generator import Generator
+from tests.bench.results import CannotMeasure, Result
+
+RUNS = 3
+SECONDS = 1.0
+FLOWS = 64
+GRE = 47
+LOSS = 0.01
+
+LOWEST_RATE = 5_000.0
+BISECTIONS = 5
+
+SENDER = ProviderAddress.parse("198.51.100.11")
+EDGE = ProviderAddress.parse("192.0.2.254")
+RECEIVER = ProviderAddress.parse("203.0.113.12")
+CLIENT, SERVER = CustomerAddress.parse("10.0.1.5"), CustomerAddress.parse("10.0.2.5")
+WEB = Vsid(5001)
+LINK_MACS = {
+    name: MacAddress(b"\x02\0\0\0\0" + bytes([n]))
+    for n, name in enumerate(("sender", "to-sender", "to-receiver", "receiver"))
+}
+
+CONFIGURATION = """
+[appliance]
+name = "edge-1"
+state = "{state}"
+engine = "python"
+[underlay]
+provider_addresses = ["192.0.2.254"]
+mtu = 1500
+[gateway]
+[[provider_host]]
+name = "hv1"
+provider_addresses = ["198.51.100.11"]
+tenants = ["red"]
+[[provider_host]]
+name = "hv2"
+provider_addresses = ["203.0.113.12"]
+tenants = ["red"]
+[[tenant]]
+name = "red"
+gateways = ["edge-1"]
+[[tenant.subnet]]
+name = "web"
+vsid = 5001
+prefixes = ["10.0.1.0/24"]
+[[tenant.subnet]]
+name = "db"
+vsid = 5002
+prefixes = ["10.0.2.0/24"]
+[[tenant.record]]
+ca = "10.0.1.5"
+mac = "02:00:00:00:01:05"
+host = "hv1"
+[[tenant.record]]
+ca = "10.0.2.5"
+mac = "02:00:00:00:02:05"
+host = "hv2"
+"""
+
+
+class Line(Laboratory):
+    """`sender - edge - receiver`. The receiver takes frames and answers nothing."""
+
+    def build(self) -> None:
+        sender, edge, receiver = (self.namespace(name) for name in ("sender", "edge", "receiver"))
+        edge.sysctl({"net/ipv4/ip_forward": 1})
+        self.link(sender, "eth0", edge, "to-sender")
+        self.link(edge, "to-receiver", receiver, "eth0")
+        sender.ip(f"link set eth0 address {LINK_MACS['sender']}")
+        receiver.ip(f"link set eth0 address {LINK_MACS['receiver']}")
+        edge.ip(
+            *(f"link set {name} address {LINK_MACS[name]}" for name in ("to-sender", "to-receiver")),
+            f"address add {EDGE}/32 dev to-receiver",
+            f"route add {SENDER}/32 dev to-sender",
+            f"route add {RECEIVER}/32 dev to-receiver",
+            f"neighbour add {SENDER} lladdr {LINK_MACS['sender']} dev to-sender",
+            f"neighbour add {RECEIVER} lladdr {LINK_MACS['receiver']} dev to-receiver",
+        )
+        self.wait_until_ready(self.namespaces.values())
+
+    def start_gateway(self, processor: int) -> None:
+        """Run the gateway in edge, on one processor."""
+        file = self.directory / "appliance.toml"
+        file.write_text(CONFIGURATION.format(state=self.directory / "state"))
+        gateway = self.start_python("gateway", self.namespaces["edge"], "gateway.cli", "run", str(file))
+        os.sched_setaffinity(gateway.pid, [processor])
+        gateway.wait_for("ready: ")
+
+    def trial(
+        self, destination: ProviderAddress, size: int, rate: float, seconds: float
+    ) -> tuple[float, float]:
+        """Send at a rate; return how many a second arrived, and the share that was lost."""
+        before = received_packets(self.namespaces["receiver"])
+        send = functools.partial(_send, frames(destination, size), rate, seconds)
+        sent, elapsed = self.namespaces["sender"].call(send)
+        time.sleep(0.05)  # for what still waits in queues
+        arrived = received_packets(self.namespaces["receiver"]) - before
+        return arrived / elapsed, 1 - arrived / sent
+
+    def highest_rates(self, destination: ProviderAddress, size: int) -> tuple[float, ...]:
+        """Search the highest rate several times."""
+        trial = functools.partial(self.trial, destination, size, seconds=SECONDS)
+        return tuple(highest_rate(trial) for _ in range(RUNS))
+
+
+def highest_rate(trial: Callable[[float], tuple[float, float]]) -> float:
+    """Search the highest rate at which at most 1 % is lost, and return what arrived a second.
+
+    `trial` sends at a rate, and returns what arrived a second and the share that was lost.
+    """
+    best, reached, rate = 0.0, 0.0, LOWEST_RATE
+    failed: float | None = None
+    bisected = 0
+    while bisected < BISECTIONS:
+        arrived, loss = trial(rate)
+        if loss <= LOSS:
+            best, reached = max(best, arrived), rate
+            if arrived < 0.9 * rate:  # the generator itself sends no faster
+                break
+        else:
+            failed = rate
+        bisected += failed is not None
+        rate = rate * 1.5 if failed is None else (reached + failed) / 2
+    return best
+
+
+def benchmark() -> Iterator[Result]:
+    """Measure the kernel and the gateway in turn, in the same namespaces."""
+    if not is_privileged():
+        raise CannotMeasure("this needs network namespaces: run it as root")
+    with Line() as line:
+        processors = os.sched_getaffinity(0)
+        try:
+            os.sched_setaffinity(0, [min(processors)])
+            line.start_gateway(max(processors))
+            for size in (64, 1400):
+                kernel = line.highest_rates(RECEIVER, size)
+                gateway = line.highest_rates(EDGE, size)
+                against = f"live: kernel forwarding, {size} B"
+                yield Result(against, "packets/s", kernel)
+                aim = 40_000 if size == 64 else None
+                yield Result(f"live: gateway, {size} B", "packets/s", gateway, against, at_least=aim)
+        finally:
+            os.sched_setaffinity(0, processors)
+
+
+def frames(destination: ProviderAddress, size: int) -> list[bytes]:
+    """NVGRE packets of several flows between two VMs, their inner frames of `size` octets."""
+    inner = EthernetHeader(gateway_mac(WEB), MacAddress.parse("02:00:00:00:01:05"), ethernet.IPV4).encode()
+    outer = EthernetHeader(LINK_MACS["to-sender"], LINK_MACS["sender"], ethernet.IPV4).encode()
+    length = size - len(inner) - 20
+    built: list[bytes] = []
+    for flow in range(FLOWS):
+        datagram = (1024 + flow).to_bytes(2) + (9).to_bytes(2) + length.to_bytes(2) + bytes(length - 6)
+        frame = nvgre.encode(WEB, flow) + inner + ip.build(CLIENT, SERVER, UDP, datagram)
+        built.append(outer + ip.build(SENDER, destination, GRE, frame))
+    return built
+
+
+def received_packets(namespace: Namespace) -> int:
+    """How many packets the namespace's eth0 has received."""
+    for line in namespace.call(Path("/proc/thread-self/net/dev").read_text).splitlines():
+        name, _, counters = line.partition(":")
+        if name.strip() == "eth0":
+            return int(counters.split()[1])
+    raise LabError(f"{namespace.name} has no eth0")
+
+
+def _send(ring: list[bytes], rate: float, seconds: float) -> tuple[int, float]:
+    with Generator("eth0", ring) as generator:
+        return generator.run(rate, seconds)
