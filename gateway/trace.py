@@ -13,7 +13,7 @@ from gateway.forwarding.node import Node
 from gateway.forwarding.pipeline import Forwarder
 from gateway.forwarding.verdicts import Answer, Drop, Emission, Forward, OuterHeader, ToPort, Verdict
 from gateway.packets import nvgre
-from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid, gateway_mac
+from policies.addresses import CustomerAddress, ProviderAddress, Vsid, gateway_mac
 from policies.errors import ConfigurationError, Problem
 from policies.model import Appliance, LookupRecord, SubnetHop
 from policies.tables import RoutingDomain, Tables
@@ -27,7 +27,7 @@ _OUTCOMES = {Forward: "forwarded", Answer: "answered", Drop: "dropped"}
 
 
 class Question(msgspec.Struct, frozen=True):
-    """A packet in words. `size` is that of the IP packet in octets; `via` the outer source, if not its record's."""
+    """A packet in words: `size` is the IP packet's in octets, `via` the outer source if not its record's."""
 
     source: CustomerAddress
     destination: CustomerAddress

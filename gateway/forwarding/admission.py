@@ -22,13 +22,20 @@ class Admission(Enum):
 
 
 def admit(
-    domain: RoutingDomain, tables: Tables, directory: Directory, source: bytes, outer_source: bytes
+    domain: RoutingDomain,
+    tables: Tables,
+    directory: Directory,
+    source: bytes,
+    outer_source: bytes,
+    *,
+    to_group: bool,
 ) -> tuple[Admission, LookupRecord | None]:
     """Judge an inner source by the provider address that it came from.
 
     The source is looked up in the whole routing domain: hosts route, so a frame
-    arrives in its destination's VSID with a source of another. Also returns the
-    source's record, where there is one.
+    arrives in its destination's VSID with a source of another. `to_group` says
+    that the frame is for a group MAC, as everything from the unspecified address
+    is. Also returns the source's record, where there is one.
     """
     hop = domain.routes.lookup(source)
     record = directory.find(hop.vsid, source) if isinstance(hop, SubnetHop) else None
@@ -37,7 +44,7 @@ def admit(
     if outer_source not in domain.host_addresses:
         return Admission.REFUSED, None
     if is_unspecified(source):
-        return Admission.ADMITTED, None
+        return (Admission.ADMITTED if to_group else Admission.REFUSED), None
     if is_link_local(source):
         return (Admission.REFUSED if source == ROUTER_LINK_LOCAL else Admission.ADMITTED), None
     if not isinstance(hop, SubnetHop) or source in domain.gateway_addresses:

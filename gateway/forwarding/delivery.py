@@ -33,8 +33,8 @@ _LOWEST_IPV6_MTU = 1280
 # TCP without options, by the version of IP below it.
 _TCP_AND_IP = {4: 40, 6: 60}
 
-_IPV4_LENGTH_TO_TTL = Struct("!xBHxxxxB")
-_IPV6_CLASS_TO_HOP_LIMIT = Struct("!BBxxHxB")
+_IPV4_CLASS_LENGTH_TTL = Struct("!xBHxxxxB")
+_IPV6_CLASS_LENGTH_HOP_LIMIT = Struct("!HxxHxB")
 
 
 class Delivery:
@@ -59,7 +59,7 @@ class Delivery:
             mtu = self._paths.customer_mtu(flow.way.destination, now)
             if facts.total_length > mtu:
                 if facts.version == 6 or facts.dont_fragment:
-                    notice = self._tell_too_big(flow, arrival, facts, packet, mtu, now)
+                    notice = self._tell_too_big(arrival, facts, packet, mtu, now)
                     return Drop(DropReason.TOO_BIG, tenant, notice)
                 if self._explain:
                     self._explain(
@@ -87,22 +87,17 @@ class Delivery:
         the flow by `flows.key_untrusted`, which has checked the headers' shape.
         """
         if payload[22] >> 4 == 4:
-            traffic_class, total_length, hop_limit = _IPV4_LENGTH_TO_TTL.unpack_from(payload, 22)
-            # A header with a right checksum is a multiple of 0xFFFF (RFC 1071).
-            if total_length < 28 or int.from_bytes(payload[22:42]) % 0xFFFF:
-                return None
+            traffic_class, total_length, hop_limit = _IPV4_CLASS_LENGTH_TTL.unpack_from(payload, 22)
         else:
-            first, second, length, hop_limit = _IPV6_CLASS_TO_HOP_LIMIT.unpack_from(payload, 22)
-            traffic_class = (first << 4 | second >> 4) & 0xFF
-            total_length = length + 40
-        end = 22 + total_length
+            first, payload_length, hop_limit = _IPV6_CLASS_LENGTH_HOP_LIMIT.unpack_from(payload, 22)
+            traffic_class, total_length = first >> 4 & 0xFF, payload_length + 40
         ecn = traffic_class & 3
-        if end > len(payload) or (outer.ecn and outer.ecn != ecn):
+        if outer.ecn and outer.ecn != ecn:
             return None
         way = flow.way
         if isinstance(way, Path) and total_length > self._paths.customer_mtu(way.destination, now):
             return None
-        packet = payload[22:end]
+        packet = payload[22 : 22 + total_length]
         if flow.routed:
             if hop_limit <= 1:
                 return None
@@ -135,7 +130,7 @@ class Delivery:
         )
 
     def emit(self, way: Way, tenant: str, frame: bytes, ecn: int = _NOT_ECT) -> Emission:
-        """Send a frame out. The outer header's ECN field is the inner one's (RFC 6040 section 4.1, normal mode)."""
+        """Send a frame out. The outer ECN field is the inner one's (RFC 6040 section 4.1, normal mode)."""
         if isinstance(way, LocalPort):
             return ToPort(port=way.key, frame=frame, tenant=tenant)
         return ToUnderlay(
@@ -178,7 +173,7 @@ class Delivery:
         return (self.reply(arrival, header.encode() + notice),)
 
     def _tell_too_big(
-        self, flow: Flow, arrival: Arrival, facts: PacketFacts, packet: bytes, mtu: int, now: float
+        self, arrival: Arrival, facts: PacketFacts, packet: bytes, mtu: int, now: float
     ) -> tuple[Emission, ...]:
         """Report the MTU: from the gateway where it routes, else from the destination.
 

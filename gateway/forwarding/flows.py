@@ -12,6 +12,7 @@ import msgspec
 from gateway.forwarding.directory import Directory
 from gateway.forwarding.metering import Meter, TokenBucket
 from gateway.forwarding.ways import Way
+from policies.facts import TCP, TCP_SYN, UDP
 from policies.model import LookupRecord
 from policies.tables import SubnetEntry
 
@@ -38,36 +39,50 @@ class Flow(msgspec.Struct, frozen=True, eq=False):
     destination_record: LookupRecord | None
 
 
-_PLAIN_IPV4 = 0x45
+_IPV4_WITHOUT_OPTIONS = 0x45
 _MAY_BE_FRAGMENT = 0x3FFF  # more fragments, or an offset
-_TCP = 6
-_UDP = 17
-_SYN = 0x02
+
+# Where the inner IP packet begins, behind the GRE and the inner Ethernet header.
+_INNER = 8 + 14
 
 
 def key_untrusted(origin: bytes, payload: bytes) -> bytes | None:
-    """Return what tells the flow of an NVGRE packet, or None where it must be decided in full.
+    """Return what tells an NVGRE packet's flow from all others; None where it is to be decided in full.
 
-    Only plain IPv4 and IPv6 with TCP or UDP, unfragmented, not opening a
-    connection. The key holds the outer source, the VSID, the inner Ethernet
-    header, the addresses, the protocol and the ports: everything that the
-    decision for a flow reads.
+    Only well-formed TCP and UDP in IP without options, fragments or extension
+    headers, and no segment that opens a connection. The key holds the outer
+    source, the GRE header without the FlowID, the inner Ethernet header, the
+    addresses, the protocol and the ports: everything that the decision for a
+    flow reads.
     """
-    if len(payload) < 56:
+    if len(payload) < _INNER + 28:
         return None
     version = payload[22]
-    if version == _PLAIN_IPV4 and payload[20:22] == b"\x08\x00":
-        protocol = payload[31]
-        if (payload[28] << 8 | payload[29]) & _MAY_BE_FRAGMENT:
+    if version == _IPV4_WITHOUT_OPTIONS:
+        total_length = payload[24] << 8 | payload[25]
+        # The words of a right header sum up to 0xFFFF (see gateway.packets.checksum).
+        if (payload[28] << 8 | payload[29]) & _MAY_BE_FRAGMENT or int.from_bytes(payload[22:42]) % 0xFFFF:
             return None
-        if protocol == _UDP or (protocol == _TCP and not payload[55] & _SYN):
-            return origin + payload[0:7] + payload[8:23] + payload[31:32] + payload[34:46]
+        protocol, upper, length = payload[31], 42, total_length - 20
+        fixed = payload[8:23] + payload[31:32] + payload[34:46]
+    elif version >> 4 == 6:
+        length = payload[26] << 8 | payload[27]
+        protocol, upper, total_length = payload[28], 62, length + 40
+        fixed = payload[8:22] + payload[28:29] + payload[30:66]
+    else:
         return None
-    if version >> 4 == 6 and payload[20:22] == b"\x86\xdd" and len(payload) >= 76:
-        protocol = payload[28]
-        if protocol == _UDP or (protocol == _TCP and not payload[75] & _SYN):
-            return origin + payload[0:7] + payload[8:22] + payload[28:29] + payload[30:66]
-    return None
+    if total_length > len(payload) - _INNER or length < 8:
+        return None
+    if protocol == UDP:
+        if not 8 <= (payload[upper + 4] << 8 | payload[upper + 5]) <= length:
+            return None
+    elif protocol == TCP:
+        opens = payload[upper + 13] & TCP_SYN if length >= 20 else TCP_SYN
+        if opens or not 20 <= payload[upper + 12] >> 4 << 2 <= length:
+            return None
+    else:
+        return None
+    return origin + payload[0:7] + fixed
 
 
 class FlowCache:

@@ -63,3 +63,8 @@ class Arrival(msgspec.Struct, frozen=True, eq=False):
     @property
     def source_mac(self) -> MacAddress:
         return MacAddress(self.frame[6:12])
+
+    @property
+    def is_to_group(self) -> bool:
+        """Broadcast or multicast, by its destination MAC."""
+        return bool(self.frame[0] & 1)

@@ -23,7 +23,7 @@ from gateway.forwarding.notices import Notices
 from gateway.forwarding.pmtu import PathMtu
 from gateway.forwarding.verdicts import Drop, Emission, Forward, OuterHeader, PortKey, Verdict
 from gateway.forwarding.ways import LocalPort, Way, Ways
-from gateway.packets import arp, ethernet, icmp, ip, ndp, nvgre, transport
+from gateway.packets import arp, ethernet, icmp, ip, ndp, nvgre
 from gateway.packets.arp import ArpPacket
 from gateway.packets.ethernet import EthernetHeader
 from gateway.packets.icmp import Unreachable
@@ -32,7 +32,7 @@ from policies.addresses import ROUTER_LINK_LOCAL, CustomerAddress, MacAddress, V
 from policies.errors import MalformedPacket
 from policies.facts import ICMPV6, TCP, UDP, PacketFacts
 from policies.model import AddressHop, LookupRecord, SiteHop, SubnetHop
-from policies.tables import RoutingDomain, SubnetEntry, Tables
+from policies.tables import RoutingDomain, Tables
 
 _IP_VERSION = {ethernet.IPV4: 4, ethernet.IPV6: 6}
 
@@ -108,7 +108,14 @@ class Forwarder:
         if isinstance(parsed, DropReason):
             return Drop(parsed, tenant)
         source = parsed.sender_address if isinstance(parsed, ArpPacket) else parsed.source
-        admission, record = admit(entry.domain, self.tables, self.directory, source, outer.source)
+        admission, record = admit(
+            entry.domain,
+            self.tables,
+            self.directory,
+            source,
+            outer.source,
+            to_group=arrival.is_to_group,
+        )
         if self._explain:
             self._explain(
                 "source",
@@ -119,7 +126,7 @@ class Forwarder:
         if admission is Admission.ELSEWHERE:
             self.sources_elsewhere[tenant] += 1
         if isinstance(parsed, ArpPacket):
-            return self._arp(arrival, parsed, now)
+            return self._arp(arrival, parsed)
         packet = arrival.frame[ethernet.HEADER_LENGTH : ethernet.HEADER_LENGTH + parsed.total_length]
         ecn = ecn_on_arrival(parsed.traffic_class & 3, outer.ecn)
         if ecn is None:
@@ -145,13 +152,12 @@ class Forwarder:
         if isinstance(parsed, DropReason):
             return Drop(parsed, tenant)
         source = parsed.sender_address if isinstance(parsed, ArpPacket) else parsed.source
-        to_group = bool(frame[0] & 1)
-        if not port_owns(port, arrival.source_mac, source, to_group=to_group) or (
+        if not port_owns(port, arrival.source_mac, source, to_group=arrival.is_to_group) or (
             isinstance(parsed, ArpPacket) and parsed.sender_mac != port.mac
         ):
             return Drop(DropReason.SPOOFED_SOURCE, tenant)
         if isinstance(parsed, ArpPacket):
-            return self._arp(arrival, parsed, now)
+            return self._arp(arrival, parsed)
         packet = frame[ethernet.HEADER_LENGTH : ethernet.HEADER_LENGTH + parsed.total_length]
         decision = self._decide(arrival, parsed, packet, None, now)
         if not isinstance(decision, Flow):
@@ -164,29 +170,36 @@ class Forwarder:
         """Decide an IP packet whose source has been admitted."""
         entry = arrival.entry
         if facts.protocol == ICMPV6 and ndp.ROUTER_SOLICITATION <= facts.icmp_type <= ndp.REDIRECT:
-            return self._neighbour_discovery(arrival, facts, packet, now)
-        if arrival.destination_mac[0] & 1:
+            return self._neighbour_discovery(arrival, facts, packet)
+        if arrival.is_to_group:
             return self._replicate(arrival, facts, packet, now)
         if arrival.destination_mac == entry.gateway_mac:
+            if not self._is_gateway_for(arrival):
+                return Drop(DropReason.NOT_HERE, arrival.tenant)
             if facts.destination in entry.domain.gateway_addresses or facts.destination == ROUTER_LINK_LOCAL:
                 return self._to_gateway(arrival, facts, packet, now)
             return self._route(arrival, facts, packet, source, now)
         return self._switch(arrival, facts, source, now)
 
-    def _arp(self, arrival: Arrival, request: ArpPacket, now: float) -> Verdict:
-        entry = arrival.entry
+    def _is_gateway_for(self, arrival: Arrival) -> bool:
+        """Whether this node is the router of whoever sent a frame: a host is for its own VMs only."""
+        return arrival.port is not None or self._ways.is_gateway_of(arrival.entry.domain)
+
+    def _arp(self, arrival: Arrival, request: ArpPacket) -> Verdict:
         if request.operation != arp.REQUEST:
             return self._neighbour_reply(arrival)
-        reply = neighbours.answer_arp(entry, self.directory, request)
-        return self._resolved(arrival, reply, now)
+        if not self._is_gateway_for(arrival):
+            return Drop(DropReason.NOT_HERE, arrival.tenant)
+        reply = neighbours.answer_arp(arrival.entry, self.directory, request)
+        return self._resolved(arrival, reply)
 
-    def _neighbour_discovery(
-        self, arrival: Arrival, facts: PacketFacts, packet: bytes, now: float
-    ) -> Verdict:
+    def _neighbour_discovery(self, arrival: Arrival, facts: PacketFacts, packet: bytes) -> Verdict:
         if facts.icmp_type == ndp.ROUTER_SOLICITATION:
             return Drop(DropReason.TO_GATEWAY, arrival.tenant)
         if facts.icmp_type != ndp.NEIGHBOUR_SOLICITATION:
             return self._neighbour_reply(arrival)
+        if not self._is_gateway_for(arrival):
+            return Drop(DropReason.NOT_HERE, arrival.tenant)
         try:
             solicitation = ndp.decode_solicitation_untrusted(packet, facts)
         except MalformedPacket:
@@ -194,9 +207,9 @@ class Forwarder:
         reply = neighbours.answer_solicitation(
             arrival.entry, self.directory, arrival.source_mac, solicitation
         )
-        return self._resolved(arrival, reply, now)
+        return self._resolved(arrival, reply)
 
-    def _resolved(self, arrival: Arrival, reply: bytes | Silence, now: float) -> Verdict:
+    def _resolved(self, arrival: Arrival, reply: bytes | Silence) -> Verdict:
         if isinstance(reply, bytes):
             if self._explain:
                 self._explain("neighbour", "answered from the directory")

@@ -7,7 +7,6 @@ import msgspec
 from gateway.forwarding.drops import DropReason
 from policies.addresses import MacAddress, ProviderAddress, Vsid
 
-
 PortKey = tuple[Vsid, MacAddress]
 """What names a VM's port on a host."""
 
