@@ -137,7 +137,7 @@ def test_failed_iproute2_line_is_named(lab: Datacenter) -> None:
         lab.node("hv1").ip("link set lo up", "link set nowhere up", "link set lo up")
 
 
-def test_process_is_waited_for_until_it_says_something(tmp_path: Path) -> None:
+def test_process_is_waited_for_until_it_says_something() -> None:
     with Laboratory() as lab:
         process = lab.start("talker", lab.namespace("box"), "sh", "-c", "echo one; echo two 2; exit 3")
         assert process.wait_for(r"two (\d)").group(1) == "2"
@@ -152,7 +152,7 @@ def test_process_that_ignores_sigterm_is_killed() -> None:
         assert process.stop(grace=0.1) == -signal.SIGKILL
 
 
-def test_nothing_is_left_behind_after_an_exception(tmp_path: Path) -> None:
+def test_nothing_is_left_behind_after_an_exception() -> None:
     with _left_nothing(), _scenario("raise") as (process, told):
         _, errors = process.communicate(timeout=30)
         assert process.returncode == 1
