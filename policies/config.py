@@ -1,6 +1,6 @@
 """Reads appliance.toml into the frozen model, or says everything that is wrong with it.
 
-The tables are read key by key (`config_tables`), checked against each other
+The tables are read key by key (`config_sections`), checked against each other
 (`config_checks`, `config_node_checks`) and made into the model (`config_model`). Each
 step goes on after a mistake, so one run shows the whole list.
 """
@@ -17,7 +17,7 @@ from policies.config_checks import network_problems
 from policies.config_model import appliance_model
 from policies.config_node_checks import node_problems
 from policies.config_reader import Notes
-from policies.config_tables import read_file
+from policies.config_sections import read_file
 from policies.errors import ConfigurationError, Problem
 from policies.model import Appliance
 
@@ -39,7 +39,7 @@ def load(path: Path) -> Appliance:
     return _sound(appliance, notes)
 
 
-def parse(text: str, *, base: Path = Path(".")) -> Appliance:
+def parse(text: str, *, base: Path = Path()) -> Appliance:
     """Read a configuration from its text. The files that it names are sought in `base`, and not looked at.
 
     Raises ConfigurationError with everything that is wrong.

@@ -6,33 +6,26 @@ check has noted that already, and what remains can still be looked at.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable
 from typing import TypeVar
 
-from policies.addresses import CustomerAddress, Prefix
 from policies.config_tables import (
+    DEFAULT_STATE,
     AccessTable,
     File,
     HostTable,
     LimitsTable,
     PortTable,
-    ProviderHostTable,
     RecordTable,
     RouteTable,
     SiteTable,
     SubnetTable,
     TenantTable,
-    own_gateway,
-    subnet_named,
-    subnet_with,
 )
 from policies.model import (
     AccessRule,
-    AddressHop,
     Appliance,
     CustomerRoute,
-    Endpoint,
     Engine,
     HostRole,
     IkeIdentity,
@@ -40,12 +33,10 @@ from policies.model import (
     LookupRecord,
     LookupSettings,
     Network,
-    NextHop,
     Port,
     ProviderGateway,
     ProviderHost,
     Site,
-    SiteHop,
     SubnetHop,
     Tenant,
     Underlay,
@@ -61,45 +52,32 @@ SMALLEST_DEFAULT_BURST = 64 * 1024
 
 def appliance_model(file: File) -> Appliance:
     """The appliance as far as its file is sound."""
-    underlay, lookup = file.underlay, file.lookup
+    appliance, underlay, lookup = file.appliance, file.underlay, file.lookup
+    gateways = file.gateway_addresses.items()
     return Appliance(
-        name=(file.appliance and file.appliance.name) or "",
-        state=file.appliance.state if file.appliance else Path(),
-        engine=file.appliance.engine if file.appliance else Engine.AUTO,
+        name=appliance.name or "" if appliance else "",
+        state=appliance.state if appliance else DEFAULT_STATE,
+        engine=appliance.engine if appliance else Engine.AUTO,
         underlay=Underlay(underlay.provider_addresses, underlay.interfaces, underlay.mtu)
         if underlay
         else None,
-        gateway=file.gateway,
+        gateway="gateway" in file.sections,
         lookup=LookupSettings(lookup.listen, lookup.store) if lookup else None,
         host=_host_role(file.host, file) if file.host else None,
         network=Network(
-            hosts=_present(_provider_host(table) for table in file.hosts),
-            gateways=tuple(_provider_gateways(file)),
-            tenants=_present(_tenant(table, file) for table in file.tenants),
+            hosts=tuple(
+                ProviderHost(name, host.provider_addresses, host.tenants, host.flow_id)
+                for name, host in file.host_names.items()
+            ),
+            gateways=tuple(ProviderGateway(name, addresses) for name, addresses in gateways),
+            tenants=tuple(_tenant(name, tenant, file) for name, tenant in file.tenant_names.items()),
         ),
     )
 
 
-def _provider_host(table: ProviderHostTable) -> ProviderHost | None:
-    if table.name is None:
-        return None
-    return ProviderHost(table.name, table.provider_addresses, table.tenants, table.flow_id)
-
-
-def _provider_gateways(file: File) -> Iterator[ProviderGateway]:
-    own = own_gateway(file)
-    if own is not None:
-        yield ProviderGateway(*own)
-    for table in file.gateways:
-        if table.name is not None and (own is None or table.name != own[0]):
-            yield ProviderGateway(table.name, table.provider_addresses)
-
-
-def _tenant(table: TenantTable, file: File) -> Tenant | None:
-    if table.name is None:
-        return None
+def _tenant(name: str, table: TenantTable, file: File) -> Tenant:
     return Tenant(
-        name=table.name,
+        name=name,
         gateways=table.gateways,
         subnets=_present(_subnet(subnet) for subnet in table.subnets),
         records=_present(_record(record, table, file) for record in table.records),
@@ -122,8 +100,7 @@ def _subnet(table: SubnetTable) -> VirtualSubnet | None:
 def _record(table: RecordTable, tenant: TenantTable, file: File) -> LookupRecord | None:
     if table.ca is None or table.mac is None or table.host is None:
         return None
-    subnet = subnet_with(tenant, table.ca)
-    host = next((host for host in file.hosts if host.name == table.host), None)
+    subnet, host = tenant.subnet_with(table.ca), file.host_names.get(table.host)
     if subnet is None or subnet.vsid is None or host is None or not host.provider_addresses:
         return None
     families = {pa.version for pa in file.underlay.provider_addresses} if file.underlay else set()
@@ -135,18 +112,12 @@ def _record(table: RecordTable, tenant: TenantTable, file: File) -> LookupRecord
 def _route(table: RouteTable, tenant: TenantTable) -> CustomerRoute | None:
     if table.prefix is None or table.via is None:
         return None
-    kind, what = table.via
-    hop: NextHop
-    if isinstance(what, CustomerAddress):
-        hop = AddressHop(what)
-    elif kind == "site":
-        hop = SiteHop(what)
-    else:
-        subnet = subnet_named(tenant, what)
-        if subnet is None or subnet.vsid is None:
-            return None
-        hop = SubnetHop(what, subnet.vsid)
-    return CustomerRoute(table.prefix, hop)
+    if not isinstance(table.via, str):
+        return CustomerRoute(table.prefix, table.via)
+    subnet = tenant.subnet_names.get(table.via)
+    if subnet is None or subnet.vsid is None:
+        return None
+    return CustomerRoute(table.prefix, SubnetHop(table.via, subnet.vsid))
 
 
 def _site(table: SiteTable) -> Site | None:
@@ -167,20 +138,7 @@ def _site(table: SiteTable) -> Site | None:
 def _access_rule(table: AccessTable) -> AccessRule | None:
     if table.name is None or table.action is None:
         return None
-    source, destination = _endpoint(table.source), _endpoint(table.destination)
-    return AccessRule(table.name, table.action, source, destination, table.protocol, table.ports)
-
-
-def _endpoint(written: tuple[str, str | Prefix]) -> Endpoint:
-    match written:
-        case "subnet", str(name):
-            return Endpoint(subnet=name)
-        case "site", str(name):
-            return Endpoint(site=name)
-        case _, str():
-            return Endpoint()
-        case _, prefix:
-            return Endpoint(prefix=prefix)
+    return AccessRule(table.name, table.action, table.source, table.destination, table.protocol, table.ports)
 
 
 def _limits(table: LimitsTable) -> Limits | None:
@@ -198,10 +156,10 @@ def _host_role(table: HostTable, file: File) -> HostRole | None:
 
 
 def _port(table: PortTable, file: File) -> Port | None:
-    tenant = next((tenant for tenant in file.tenants if tenant.name == table.tenant), None)
-    if tenant is None or table.interface is None or table.tenant is None or table.mac is None:
+    if table.interface is None or table.tenant is None or table.subnet is None or table.mac is None:
         return None
-    subnet = subnet_named(tenant, table.subnet)
+    tenant = file.tenant_names.get(table.tenant)
+    subnet = tenant.subnet_names.get(table.subnet) if tenant else None
     if subnet is None or subnet.vsid is None:
         return None
     return Port(table.interface, table.tenant, subnet.vsid, table.mac, table.addresses)

@@ -5,137 +5,129 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from policies.addresses import ProviderAddress
-from policies.config_checks import (
-    gateways_mac,
-    not_authorised,
-    unknown,
-    used_twice,
-    vm_address,
-)
-from policies.config_tables import File, HostTable, PortTable, own_gateway, subnet_named, subnet_with
+from policies.config_checks import gateways_mac, not_a_vm, not_authorised, unknown, used_twice
+from policies.config_reader import listed
+from policies.config_tables import File, HostTable, PortTable, by_name
 from policies.errors import Problem
 
 
 def node_problems(file: File) -> Iterator[Problem]:
     """Everything that is wrong with this node's part."""
     yield from missing_sections(file)
-    yield from own_gateway_twice(file)
+    yield from own_gateway_listed_otherwise(file)
     yield from provider_addresses_used_twice(file)
     if file.host is not None:
         yield from own_host(file.host, file)
         yield from ports_used_twice(file.host)
         for port in file.host.ports:
             yield from port_problems(port, file)
-            yield from recorded_elsewhere(port, file)
+            yield from recorded_otherwise(port, file)
 
 
 def missing_sections(file: File) -> Iterator[Problem]:
+    """No role at all, or a role that sends to the underlay without one."""
     roles = [role for role in ("gateway", "host") if role in file.sections]
     if not roles and "lookup" not in file.sections:
-        yield Problem("", "this appliance has no role; add at least one of [gateway], [lookup] and [host]")
+        yield Problem("", "this appliance has no role; write at least one of [gateway], [lookup] and [host]")
     if roles and "underlay" not in file.sections:
-        needed = " and ".join(f"[{role}]" for role in roles)
-        yield Problem(
-            "underlay", f"is missing, and {needed} needs it; write [underlay] with provider_addresses"
-        )
+        needing = " and ".join(f"[{role}]" for role in roles)
+        right = "write [underlay] with provider_addresses"
+        yield Problem("underlay", f"is missing, and {needing} needs it; {right}")
 
 
-def own_gateway_twice(file: File) -> Iterator[Problem]:
-    """A file shared by many nodes may list this gateway among the others, with the same addresses."""
-    own = own_gateway(file)
-    for gateway in file.gateways:
-        if own is None or gateway.name != own[0] or "provider_addresses" in gateway.unsound:
-            continue
-        if set(gateway.provider_addresses) != set(own[1]):
-            yield Problem(
-                f"{gateway.path}.provider_addresses",
-                f"this appliance is that gateway, and its underlay.provider_addresses are {_listed(own[1])}",
-            )
+def own_gateway_listed_otherwise(file: File) -> Iterator[Problem]:
+    """A file may list its own gateway among the others, as they do, but with the same addresses."""
+    own = by_name(file.gateways).get(file.own_gateway or "")
+    if own is None or file.underlay is None:
+        return
+    here = file.underlay.provider_addresses
+    complete = "provider_addresses" not in own.unsound | file.underlay.unsound
+    if complete and set(own.provider_addresses) != set(here):
+        addresses = listed(str(address) for address in here)
+        message = f"this appliance is that gateway, and has {addresses} in underlay.provider_addresses"
+        yield Problem(f"{own.path}.provider_addresses", message)
 
 
 def provider_addresses_used_twice(file: File) -> Iterator[Problem]:
-    """A gateway and a host that are the same appliance share its addresses; nobody else does."""
-    owners: dict[ProviderAddress, tuple[tuple[str, str | None], str]] = {}
-    own = own_gateway(file)
-    holders = [
-        ("host", host.name, f"{host.path}.provider_addresses", host.provider_addresses) for host in file.hosts
-    ]
-    holders += [
-        ("gateway", g.name, f"{g.path}.provider_addresses", g.provider_addresses) for g in file.gateways
-    ]
-    if own is not None:
-        holders.insert(0, ("gateway", own[0], "underlay.provider_addresses", own[1]))
-    here = {("gateway", own[0]) if own else None, ("host", file.host.name) if file.host else None}
-    for kind, name, path, addresses in holders:
+    """An address of two machines; a host and a gateway may be one, here or where their names are the same."""
+    here = {("gateway", file.own_gateway), ("host", file.host.name if file.host else None)}
+    first: dict[ProviderAddress, tuple[tuple[str, str | None], str]] = {}
+    for kind, name, path, addresses in _machines(file):
         for address in addresses:
-            first, first_path = owners.setdefault(address, ((kind, name), path))
-            if first == (kind, name) or {first, (kind, name)} <= here:
+            owner, first_path = first.setdefault(address, ((kind, name), path))
+            if owner[1] == name or {owner, (kind, name)} == here:
                 continue
-            yield Problem(path, f"{address} is already in {first_path}; an address belongs to one machine")
+            yield Problem(path, f"{address!s} is in {first_path} already; an address belongs to one machine")
 
 
 def own_host(host: HostTable, file: File) -> Iterator[Problem]:
-    yield from unknown("host.name", "provider_host", host.name, (one.name for one in file.hosts))
-    entry = next((one for one in file.hosts if host.name is not None and one.name == host.name), None)
+    """A host that the network does not know, or not at this node's addresses."""
+    yield from unknown("host.name", "host", host.name, file.host_names)
+    entry = file.own_host
     if entry is None or file.underlay is None or "provider_addresses" in entry.unsound:
         return
     for address in file.underlay.provider_addresses:
         if address not in entry.provider_addresses:
-            yield Problem(
-                "underlay.provider_addresses",
-                f"{address} is not an address of this host; add it to {entry.path}.provider_addresses",
-            )
+            message = f"{address!s} is not an address of this host; add it to {entry.path}.provider_addresses"
+            yield Problem("underlay.provider_addresses", message)
 
 
 def ports_used_twice(host: HostTable) -> Iterator[Problem]:
-    for path, name, first in used_twice((port.path, port.interface) for port in host.ports):
-        yield Problem(f"{path}.interface", f"{name} is already that of {first}; a port has its own interface")
-    claimed = [(port.path, (port.tenant, ca)) for port in host.ports if port.tenant for ca in port.addresses]
-    for path, (_, ca), first in used_twice(claimed):
-        yield Problem(f"{path}.addresses", f"{ca} is already that of {first}; an address has one port")
-    macs = [(port.path, (port.tenant, port.subnet, port.mac)) for port in host.ports if port.mac]
+    """An interface, a MAC or an address that two ports have."""
+    for path, interface, first in used_twice((port.path, port.interface) for port in host.ports):
+        yield Problem(f"{path}.interface", f"{interface} is that of {first} already; give each port its own")
+    macs = ((port.path, (port.tenant, port.subnet, port.mac)) for port in host.ports if port.mac)
     for path, (_, _, mac), first in used_twice(macs):
-        yield Problem(f"{path}.mac", f"{mac} is already that of {first}; a port has its own MAC")
+        yield Problem(f"{path}.mac", f"{mac!s} is that of {first} already; give each port its own")
+    addresses = ((port.path, (port.tenant, ca)) for port in host.ports for ca in port.addresses)
+    for path, (_, ca), first in used_twice(addresses):
+        yield Problem(f"{path}.addresses", f"{ca!s} is that of {first} already; give each port its own")
 
 
 def port_problems(port: PortTable, file: File) -> Iterator[Problem]:
-    yield from unknown(f"{port.path}.tenant", "tenant", port.tenant, (tenant.name for tenant in file.tenants))
-    tenant = next((one for one in file.tenants if port.tenant is not None and one.name == port.tenant), None)
+    """A port on the underlay, of a tenant that may not be here, or with another's addresses."""
+    if file.underlay is not None and port.interface in file.underlay.interfaces:
+        message = f"{port.interface} is in underlay.interfaces; a port is a VM's own"
+        yield Problem(f"{port.path}.interface", message)
+    yield from unknown(f"{port.path}.tenant", "tenant", port.tenant, file.tenant_names)
+    tenant = None if port.tenant is None else file.tenant_names.get(port.tenant)
     if tenant is None:
         return
-    here = next(
-        (one for one in file.hosts if file.host and file.host.name and one.name == file.host.name), None
-    )
-    if here is not None:
-        yield from not_authorised(f"{port.path}.tenant", here, tenant.name)
-    yield from unknown(
-        f"{port.path}.subnet", "subnet", port.subnet, (subnet.name for subnet in tenant.subnets)
-    )
-    subnet = subnet_named(tenant, port.subnet)
+    if file.own_host is not None:
+        yield from not_authorised(f"{port.path}.tenant", file.own_host, tenant)
+    yield from unknown(f"{port.path}.subnet", "subnet", port.subnet, tenant.subnet_names)
+    subnet = None if port.subnet is None else tenant.subnet_names.get(port.subnet)
     if subnet is not None and port.mac is not None:
         yield from gateways_mac(f"{port.path}.mac", port.mac, subnet)
     for address in port.addresses:
         path = f"{port.path}.addresses"
-        actual = subnet_with(tenant, address)
+        actual = tenant.subnet_with(address)
         if subnet is not None and actual is not None and actual is not subnet:
-            yield Problem(path, f'{address} is in {actual.path}, not in subnet "{port.subnet}"')
+            yield Problem(path, f'{address!s} is in {actual.path}, not in subnet "{port.subnet}"')
         else:
-            yield from vm_address(path, address, tenant)
+            yield from not_a_vm(path, address, tenant)
 
 
-def recorded_elsewhere(port: PortTable, file: File) -> Iterator[Problem]:
-    """A static record is pinned, so a port cannot say otherwise."""
-    for tenant in file.tenants:
-        for record in tenant.records:
-            if tenant.name is None or tenant.name != port.tenant or record.ca not in port.addresses:
-                continue
-            if file.host and None not in (file.host.name, record.host) and record.host != file.host.name:
-                yield Problem(
-                    f"{port.path}.addresses", f'{record.ca} is at host "{record.host}", says {record.path}'
-                )
-            if None not in (port.mac, record.mac) and record.mac != port.mac:
-                yield Problem(f"{port.path}.mac", f"{record.ca} has MAC {record.mac}, says {record.path}")
+def recorded_otherwise(port: PortTable, file: File) -> Iterator[Problem]:
+    """A static record is pinned, so that a port cannot say otherwise."""
+    for address in port.addresses:
+        record = file.static_records.get((port.tenant or "", address))
+        if record is None:
+            continue
+        if file.host and None not in (file.host.name, record.host) and record.host != file.host.name:
+            message = f'{address!s} is at host "{record.host}", says {record.path}; change one of the two'
+            yield Problem(f"{port.path}.addresses", message)
+        if None not in (port.mac, record.mac) and record.mac != port.mac:
+            message = f"{address!s} has MAC {record.mac!s}, says {record.path}; change one of the two"
+            yield Problem(f"{port.path}.mac", message)
 
 
-def _listed(addresses: tuple[ProviderAddress, ...]) -> str:
-    return ", ".join(str(address) for address in addresses)
+def _machines(file: File) -> Iterator[tuple[str, str | None, str, tuple[ProviderAddress, ...]]]:
+    """Everyone with provider addresses: what it is, its name, and the path of its addresses."""
+    if file.own_gateway is not None and file.underlay is not None:
+        addresses = file.underlay.provider_addresses
+        yield "gateway", file.own_gateway, "underlay.provider_addresses", addresses
+    for gateway in file.gateways:
+        yield "gateway", gateway.name, f"{gateway.path}.provider_addresses", gateway.provider_addresses
+    for host in file.hosts:
+        yield "host", host.name, f"{host.path}.provider_addresses", host.provider_addresses

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from policies.errors import Problem
 
 T = TypeVar("T")
 D = TypeVar("D")
+
+Parse = Callable[[object], T]
+"""Makes a value of what TOML gave, or raises ValueError with what would be right."""
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _LABEL = re.compile(r"[^\[\]\x00-\x20\x7f]{1,64}(?: [^\[\]\x00-\x20\x7f]{1,64}){0,8}")
@@ -53,7 +56,7 @@ class Notes:
 
 
 class Reader:
-    """One table of the file, whose keys are taken one by one; `close` reports those left over.
+    """One table of the file, whose keys are taken one by one; `close` notes those left over.
 
     A path names an entry of an array by its name, `tenant[red].subnet[web].vsid`; an entry
     that has none, or whose name is taken, goes by its place, counted from 1: `tenant[#2]`.
@@ -89,7 +92,7 @@ class Reader:
     def has(self, key: str) -> bool:
         return key in self._table
 
-    def required(self, key: str, parse: Callable[[object], T]) -> T | None:
+    def required(self, key: str, parse: Parse[T]) -> T | None:
         """The value of a key that must be there, or None after noting what is wrong."""
         self._known.append(key)
         if key not in self._table:
@@ -97,14 +100,14 @@ class Reader:
             return None
         return self._parsed(key, self._table[key], parse, None)
 
-    def optional(self, key: str, parse: Callable[[object], T], default: D) -> T | D:
+    def optional(self, key: str, parse: Parse[T], default: D) -> T | D:
         """The value of a key, or the default where it is absent or wrong."""
         self._known.append(key)
         if key not in self._table:
             return default
         return self._parsed(key, self._table[key], parse, default)
 
-    def required_list(self, key: str, parse: Callable[[object], T]) -> tuple[T, ...]:
+    def required_list(self, key: str, parse: Parse[T]) -> tuple[T, ...]:
         """The sound items of a list that must be there and must not be empty."""
         if key not in self._table:
             self._known.append(key)
@@ -114,7 +117,7 @@ class Reader:
             self.note(key, "is empty; give at least one")
         return self.optional_list(key, parse)
 
-    def optional_list(self, key: str, parse: Callable[[object], T]) -> tuple[T, ...]:
+    def optional_list(self, key: str, parse: Parse[T]) -> tuple[T, ...]:
         """The sound items of a list; none where it is absent."""
         self._known.append(key)
         written = self._table.get(key, [])
@@ -134,24 +137,26 @@ class Reader:
                 items.append(item)
         return tuple(items)
 
-    def table(self, key: str) -> Reader | None:
-        """The table of a key, or None where it is absent."""
+    def table(self, key: str, read: Callable[[Reader], T]) -> T | None:
+        """What `read` makes of the table of a key, or None where it is absent."""
         self._known.append(key)
         if key not in self._table:
             return None
         value = self._table[key]
         if not isinstance(value, dict):
-            self.note(key, f"is a section: write [{self.at(key)}]")
+            right = f"; write [{key}]" if not self.path else ""
+            self.note(key, f"{shown(value)} is not a table of keys{right}")
             return None
-        return Reader(value, self.at(key), self._notes, self._notes.position(self.at(key)))
+        return self._inner(value, self.at(key), self._notes.position(self.at(key)), read)
 
-    def tables(self, key: str, named_by: str = "name") -> Iterator[Reader]:
-        """The tables of an array such as `[[tenant]]`, each named by one of its keys."""
+    def tables(self, key: str, read: Callable[[Reader], T], named_by: str = "name") -> tuple[T, ...]:
+        """What `read` makes of each table of an array such as `[[tenant]]`; one of its keys names it."""
         self._known.append(key)
         written = self._table.get(key, [])
         if not isinstance(written, list):
-            self.note(key, f"there may be several: write {self._array_header(key)}")
-            written = [written]
+            self.note(key, f"there may be several, so write {self._array_header(key)}")
+            written = [written] if isinstance(written, dict) else []
+        results: list[T] = []
         labels: set[str] = set()
         for index, value in enumerate(written):
             label = value.get(named_by) if isinstance(value, dict) else None
@@ -160,9 +165,11 @@ class Reader:
             labels.add(label)
             if isinstance(value, dict):
                 position = (*self._notes.position(self.at(key)), index)
-                yield Reader(value, f"{self.at(key)}[{label}]", self._notes, position)
-            elif isinstance(self._table[key], list):
-                self.note(key, f"is not a table; write {self._array_header(key)}", f"[{label}]")
+                results.append(self._inner(value, f"{self.at(key)}[{label}]", position, read))
+            else:
+                right = f"write {self._array_header(key)}"
+                self.note(key, f"{shown(value)} is not a table of keys; {right}", f"[{label}]")
+        return tuple(results)
 
     def not_yet(self, key: str) -> None:
         """A key that a later version will know."""
@@ -170,15 +177,23 @@ class Reader:
             self._known.append(key)
             self.note(key, "is not supported yet by this version; leave it out")
 
+    def _inner(
+        self, table: Mapping[str, object], path: str, position: tuple[int, ...], read: Callable[[Reader], T]
+    ) -> T:
+        inner = Reader(table, path, self._notes, position)
+        result = read(inner)
+        inner.close()
+        return result
+
     def close(self) -> None:
         """Note the keys that nobody asked for."""
         for key in self._table:
             if key not in self._known:
-                self.note(key, f"is not a key of this table{suggestion(key, self._known)}")
+                meant = close_match(key, self._known)
+                right = f'did you mean "{meant}"?' if meant else f"known: {listed(self._known) or 'none'}"
+                self.note(key, f"is not a key of this table; {right}")
 
-    def _parsed(
-        self, key: str, value: object, parse: Callable[[object], T], default: D, item: str = ""
-    ) -> T | D:
+    def _parsed(self, key: str, value: object, parse: Parse[T], default: D, item: str = "") -> T | D:
         try:
             return parse(value)
         except MeantAs as error:
@@ -200,11 +215,11 @@ def shown(value: object) -> str:
             return str(value).lower()
         case int() if abs(value) >= 1 << 64:
             return "a huge number"
-        case str():
-            text = value if len(value) <= 60 else value[:57] + "..."
-            return '"' + text.encode("unicode_escape").decode().replace('"', '\\"') + '"'
         case int() | float():
             return str(value)
+        case str():
+            text = value if len(value) <= 60 else value[:57] + "..."
+            return f'"{text if text.isprintable() else text.encode("unicode_escape").decode()}"'
         case dict():
             return "a table"
         case list():
@@ -213,12 +228,15 @@ def shown(value: object) -> str:
             return f"a {type(value).__name__}"
 
 
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown word: the one that was meant, or all there are."""
-    candidates = sorted(set(known))
-    if close := difflib.get_close_matches(word[:64], candidates, n=1):
-        return f'; did you mean "{close[0]}"?'
-    if not candidates:
-        return "; there are none"
-    more = f" and {len(candidates) - 12} more" if len(candidates) > 12 else ""
-    return f"; known: {', '.join(candidates[:12])}{more}"
+def close_match(word: str, known: Iterable[str]) -> str | None:
+    """The known word that was probably meant."""
+    # Among very many names the search is slow, and its result likely to mislead.
+    candidates = sorted(set(known))[:500]
+    return next(iter(difflib.get_close_matches(word[:64], candidates, n=1)), None)
+
+
+def listed(words: Iterable[str]) -> str:
+    """A dozen of the words, and how many more there are."""
+    every = sorted(set(words))
+    more = f" and {len(every) - 12} more" if len(every) > 12 else ""
+    return ", ".join(every[:12]) + more

@@ -1,4 +1,4 @@
-"""The tables of appliance.toml: what each may hold, and how it is read.
+"""The tables of appliance.toml, as they are written and before they are known to agree.
 
 A value that is missing or wrong is None here, or absent from its tuple, and its
 key is in `unsound`; everything else can still be checked against the rest.
@@ -6,17 +6,18 @@ key is in `unsound`; everything else can still be checked against the rest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from policies import config_values as values
 from policies.addresses import CustomerAddress, MacAddress, Prefix, ProviderAddress, Vsid
-from policies.config_reader import Notes, Reader
-from policies.model import Action, Engine, FlowIdMode, PortRange, Translation
+from policies.model import Action, Endpoint, Engine, FlowIdMode, PortRange, SiteHop, Translation
 
-DEFAULT_STATE = "/var/lib/isthmus"
+DEFAULT_STATE = Path("/var/lib/isthmus")
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +28,8 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SubnetTable(Table, frozen=True):
+    """One `[[tenant.subnet]]`."""
+
     name: str | None
     vsid: Vsid | None
     prefixes: tuple[Prefix, ...]
@@ -38,18 +41,17 @@ class SubnetTable(Table, frozen=True):
     def gateway_addresses(self) -> tuple[CustomerAddress, ...]:
         """Those named, and for a family without one the first usable address of its first prefix.
 
-        In IPv6 that is ::1, because ::0 is the anycast address of all routers (RFC 4291 section 2.6.1).
+        In IPv6 that is ::1, for ::0 is the anycast address of all routers (RFC 4291 section 2.6.1).
         """
         chosen = {address.version: address for address in reversed(self.gateway)}
         for prefix in self.prefixes:
             chosen.setdefault(prefix.version, CustomerAddress((prefix.network_address + 1).packed))
         return tuple(chosen[version] for version in sorted(chosen))
 
-    def contains(self, address: CustomerAddress) -> bool:
-        return any(address.ip in prefix for prefix in self.prefixes)
-
 
 class RecordTable(Table, frozen=True):
+    """One `[[tenant.record]]`."""
+
     ca: CustomerAddress | None
     mac: MacAddress | None
     host: str | None
@@ -57,39 +59,51 @@ class RecordTable(Table, frozen=True):
 
 
 class IkeTable(Table, frozen=True):
+    """A site's `ike`."""
+
     local_id: str | None
     remote_id: str | None
     psk_file: Path | None
 
 
 class SiteTable(Table, frozen=True):
+    """One `[[tenant.site]]`."""
+
     name: str | None
     gateway: str | None
     prefixes: tuple[Prefix, ...]
-    peer: ProviderAddress | str | None
+    peer: values.Peer | None
     ike: IkeTable | None
 
 
 class RouteTable(Table, frozen=True):
+    """One `[[tenant.route]]`."""
+
     prefix: Prefix | None
-    via: tuple[str, str | CustomerAddress] | None
+    via: values.Via | None
 
 
 class AccessTable(Table, frozen=True):
+    """One `[[tenant.access]]`; `source` and `destination` are its `from` and `to`."""
+
     name: str | None
     action: Action | None
-    source: tuple[str, str | Prefix]
-    destination: tuple[str, str | Prefix]
+    source: Endpoint
+    destination: Endpoint
     protocol: int | None
     ports: tuple[PortRange, ...]
 
 
 class LimitsTable(Table, frozen=True):
+    """A `[tenant.limits]`."""
+
     rate: int | None
     burst: int | None
 
 
-class TenantTable(Table, frozen=True):
+class TenantTable(Table, frozen=True, dict=True):
+    """One `[[tenant]]`."""
+
     name: str | None
     gateways: tuple[str, ...]
     rdid: str | None
@@ -100,8 +114,59 @@ class TenantTable(Table, frozen=True):
     access: tuple[AccessTable, ...]
     limits: LimitsTable | None
 
+    @cached_property
+    def subnet_names(self) -> dict[str, SubnetTable]:
+        return by_name(self.subnets)
+
+    @cached_property
+    def site_names(self) -> dict[str, SiteTable]:
+        return by_name(self.sites)
+
+    @cached_property
+    def addresses_at_sites(self) -> dict[CustomerAddress, str]:
+        """The single addresses that are routed to a site, and the path that says so."""
+        routes = [(site.path, prefix) for site in self.sites for prefix in site.prefixes]
+        routes += [
+            (route.path, route.prefix)
+            for route in self.routes
+            if isinstance(route.via, SiteHop) and route.prefix
+        ]
+        return {
+            CustomerAddress(prefix.network_address.packed): path
+            for path, prefix in routes
+            if prefix.prefixlen == prefix.max_prefixlen
+        }
+
+    def subnet_with(self, address: CustomerAddress) -> SubnetTable | None:
+        """The subnet that an address is in."""
+        bits, number = 8 * len(address), int.from_bytes(address)
+        for length in self._prefix_lengths[address.version]:
+            subnet = self._subnets_by_prefix.get((address.version, length, number >> bits - length))
+            if subnet is not None:
+                return subnet
+        return None
+
+    @cached_property
+    def _subnets_by_prefix(self) -> dict[tuple[int, int, int], SubnetTable]:
+        """By the family, the length and the leading bits of each prefix."""
+        found: dict[tuple[int, int, int], SubnetTable] = {}
+        for subnet in self.subnets:
+            for prefix in subnet.prefixes:
+                leading = int(prefix.network_address) >> prefix.max_prefixlen - prefix.prefixlen
+                found.setdefault((prefix.version, prefix.prefixlen, leading), subnet)
+        return found
+
+    @cached_property
+    def _prefix_lengths(self) -> dict[int, list[int]]:
+        lengths: dict[int, set[int]] = {4: set(), 6: set()}
+        for version, length, _ in self._subnets_by_prefix:
+            lengths[version].add(length)
+        return {version: sorted(found, reverse=True) for version, found in lengths.items()}
+
 
 class ProviderHostTable(Table, frozen=True):
+    """One `[[provider_host]]`."""
+
     name: str | None
     provider_addresses: tuple[ProviderAddress, ...]
     tenants: tuple[str, ...]
@@ -109,28 +174,38 @@ class ProviderHostTable(Table, frozen=True):
 
 
 class ProviderGatewayTable(Table, frozen=True):
+    """One `[[provider_gateway]]`."""
+
     name: str | None
     provider_addresses: tuple[ProviderAddress, ...]
 
 
 class ApplianceTable(Table, frozen=True):
+    """The `[appliance]`."""
+
     name: str | None
     state: Path
     engine: Engine
 
 
 class UnderlayTable(Table, frozen=True):
+    """The `[underlay]`."""
+
     provider_addresses: tuple[ProviderAddress, ...]
     interfaces: tuple[str, ...]
     mtu: int | None
 
 
 class LookupTable(Table, frozen=True):
+    """The `[lookup]`."""
+
     listen: str
     store: str
 
 
 class PortTable(Table, frozen=True):
+    """One `[[host.port]]`."""
+
     interface: str | None
     tenant: str | None
     subnet: str | None
@@ -139,6 +214,8 @@ class PortTable(Table, frozen=True):
 
 
 class HostTable(Table, frozen=True):
+    """The `[host]`."""
+
     name: str | None
     lookup: tuple[str, ...]
     token_file: Path | None
@@ -146,269 +223,67 @@ class HostTable(Table, frozen=True):
     ports: tuple[PortTable, ...]
 
 
-class File(Table, frozen=True):
+class File(Table, frozen=True, dict=True):
     """The whole file. `sections` are the names at its top level, whether sound or not."""
 
     sections: frozenset[str]
     appliance: ApplianceTable | None
     underlay: UnderlayTable | None
-    gateway: bool
     lookup: LookupTable | None
     host: HostTable | None
     hosts: tuple[ProviderHostTable, ...]
     gateways: tuple[ProviderGatewayTable, ...]
     tenants: tuple[TenantTable, ...]
 
+    @cached_property
+    def host_names(self) -> dict[str, ProviderHostTable]:
+        return by_name(self.hosts)
 
-def own_gateway(file: File) -> tuple[str, tuple[ProviderAddress, ...]] | None:
-    """The gateway that this appliance is: its name, and the underlay's addresses."""
-    if not file.gateway or file.underlay is None or file.appliance is None or file.appliance.name is None:
-        return None
-    return file.appliance.name, file.underlay.provider_addresses
+    @cached_property
+    def tenant_names(self) -> dict[str, TenantTable]:
+        return by_name(self.tenants)
 
+    @cached_property
+    def gateway_addresses(self) -> dict[str, tuple[ProviderAddress, ...]]:
+        """All gateways that a tenant may name: this appliance, if it is one, and the others."""
+        found = {name: gateway.provider_addresses for name, gateway in by_name(self.gateways).items()}
+        if self.own_gateway is not None:
+            found = {self.own_gateway: self.underlay.provider_addresses if self.underlay else ()} | found
+        return found
 
-def gateway_names(file: File) -> list[str]:
-    """All gateways that a tenant may name, this appliance included."""
-    own = [file.appliance.name] if file.gateway and file.appliance else []
-    return [name for name in dict.fromkeys([*own, *(gateway.name for gateway in file.gateways)]) if name]
+    @cached_property
+    def static_records(self) -> dict[tuple[str, CustomerAddress], RecordTable]:
+        """By the tenant's name and the address."""
+        return {
+            (name, record.ca): record
+            for name, tenant in self.tenant_names.items()
+            for record in tenant.records
+            if record.ca is not None
+        }
 
+    @property
+    def own_gateway(self) -> str | None:
+        """The name of the gateway that this appliance is."""
+        return self.appliance.name if self.appliance and "gateway" in self.sections else None
 
-def subnet_named(tenant: TenantTable, name: str | None) -> SubnetTable | None:
-    return next((subnet for subnet in tenant.subnets if name is not None and subnet.name == name), None)
-
-
-def subnet_with(tenant: TenantTable, address: CustomerAddress) -> SubnetTable | None:
-    """The subnet of a tenant that an address is in."""
-    return next((subnet for subnet in tenant.subnets if subnet.contains(address)), None)
-
-
-def read_file(tree: Mapping[str, object], base: Path, notes: Notes) -> File:
-    """Read every table of a parsed file; relative paths start at `base`."""
-    keys = Reader(tree, "", notes)
-    if not keys.has("appliance"):
-        keys.note("appliance", 'is missing; write [appliance] with a name, such as name = "edge-1"')
-    appliance, underlay, gateway = keys.table("appliance"), keys.table("underlay"), keys.table("gateway")
-    lookup, host = keys.table("lookup"), keys.table("host")
-    if gateway is not None:
-        gateway.close()
-    file = File(
-        path="",
-        sections=frozenset(tree),
-        appliance=None if appliance is None else _appliance(appliance, base),
-        underlay=None if underlay is None else _underlay(underlay),
-        gateway=keys.has("gateway"),
-        lookup=None if lookup is None else _lookup(lookup),
-        host=None if host is None else _host(host, base),
-        hosts=tuple(_provider_host(table) for table in keys.tables("provider_host")),
-        gateways=tuple(_provider_gateway(table) for table in keys.tables("provider_gateway")),
-        tenants=tuple(_tenant(table, base) for table in keys.tables("tenant")),
-        unsound=keys.unsound(),
-    )
-    keys.close()
-    return file
+    @property
+    def own_host(self) -> ProviderHostTable | None:
+        """The network's entry for the host that this appliance is."""
+        return self.host_names.get(self.host.name) if self.host and self.host.name else None
 
 
-def _appliance(keys: Reader, base: Path) -> ApplianceTable:
-    table = ApplianceTable(
-        path=keys.path,
-        name=keys.required("name", values.name),
-        state=keys.optional("state", values.path_from(base), Path(DEFAULT_STATE)),
-        engine=Engine(keys.optional("engine", values.one_of(Engine, not_yet=("xdp",)), Engine.AUTO)),
-        unsound=keys.unsound(),
-    )
-    keys.close()
-    return table
+class _Named(Protocol):
+    @property
+    def name(self) -> str | None: ...
 
 
-def _underlay(keys: Reader) -> UnderlayTable:
-    table = UnderlayTable(
-        path=keys.path,
-        provider_addresses=keys.required_list("provider_addresses", values.provider_address),
-        interfaces=keys.optional_list("interfaces", values.interface),
-        mtu=keys.optional("mtu", values.mtu, None),
-        unsound=keys.unsound(),
-    )
-    keys.close()
-    return table
+N = TypeVar("N", bound=_Named)
 
 
-def _lookup(keys: Reader) -> LookupTable:
-    for later in ("tls", "token", "etcd"):
-        keys.not_yet(later)
-    table = LookupTable(
-        path=keys.path,
-        listen=keys.optional("listen", values.listen, "127.0.0.1:7637"),
-        store=keys.optional("store", values.one_of(("sqlite", "etcd"), not_yet=("etcd",)), "sqlite"),
-        unsound=keys.unsound(),
-    )
-    keys.close()
-    return table
-
-
-def _host(keys: Reader, base: Path) -> HostTable:
-    drivers = ("builtin", "openvswitch")
-    table = HostTable(
-        path=keys.path,
-        name=keys.required("name", values.name),
-        lookup=keys.optional_list("lookup", values.url),
-        token_file=keys.optional("token_file", values.path_from(base), None),
-        driver=keys.optional("driver", values.one_of(drivers, not_yet=("openvswitch",)), "builtin"),
-        ports=tuple(_port(port) for port in keys.tables("port", named_by="interface")),
-        unsound=keys.unsound(),
-    )
-    keys.close()
-    return table
-
-
-def _port(keys: Reader) -> PortTable:
-    table = PortTable(
-        path=keys.path,
-        interface=keys.required("interface", values.interface),
-        tenant=keys.required("tenant", values.name),
-        subnet=keys.required("subnet", values.name),
-        mac=keys.required("mac", values.vm_mac),
-        addresses=keys.required_list("addresses", values.customer_address),
-        unsound=keys.unsound(),
-    )
-    keys.close()
-    return table
-
-
-def _provider_host(keys: Reader) -> ProviderHostTable:
-    table = ProviderHostTable(
-        path=keys.path,
-        name=keys.required("name", values.name),
-        provider_addresses=keys.required_list("provider_addresses", values.provider_address),
-        tenants=keys.optional_list("tenants", values.name),
-        flow_id=FlowIdMode(keys.optional("flow_id", values.one_of(FlowIdMode), FlowIdMode.HASH)),
-        unsound=keys.unsound(),
-    )
-    keys.close()
-    return table
-
-
-def _provider_gateway(keys: Reader) -> ProviderGatewayTable:
-    table = ProviderGatewayTable(
-        path=keys.path,
-        name=keys.required("name", values.name),
-        provider_addresses=keys.required_list("provider_addresses", values.provider_address),
-        unsound=keys.unsound(),
-    )
-    keys.close()
-    return table
-
-
-def _tenant(keys: Reader, base: Path) -> TenantTable:
-    limits = keys.table("limits")
-    table = TenantTable(
-        path=keys.path,
-        name=keys.required("name", values.name),
-        gateways=keys.optional_list("gateways", values.name),
-        rdid=keys.optional("rdid", values.guid, None),
-        subnets=tuple(_subnet(subnet) for subnet in keys.tables("subnet")),
-        records=tuple(_record(record) for record in keys.tables("record", named_by="ca")),
-        sites=tuple(_site(site, base) for site in keys.tables("site")),
-        routes=tuple(_route(route) for route in keys.tables("route", named_by="prefix")),
-        access=tuple(_access(rule) for rule in keys.tables("access")),
-        limits=None if limits is None else _limits(limits),
-        unsound=keys.unsound(),
-    )
-    keys.close()
-    return table
-
-
-def _subnet(keys: Reader) -> SubnetTable:
-    translations = values.one_of(Translation, not_yet=("rewrite",))
-    table = SubnetTable(
-        path=keys.path,
-        name=keys.required("name", values.name),
-        vsid=keys.required("vsid", values.vsid),
-        prefixes=keys.required_list("prefixes", values.subnet_prefix),
-        gateway=keys.optional_list("gateway", values.customer_address),
-        translation=Translation(keys.optional("translation", translations, Translation.ENCAP)),
-        broadcast=keys.optional("broadcast", values.boolean, False),
-        unsound=keys.unsound(),
-    )
-    keys.close()
-    return table
-
-
-def _record(keys: Reader) -> RecordTable:
-    table = RecordTable(
-        path=keys.path,
-        ca=keys.required("ca", values.customer_address),
-        mac=keys.required("mac", values.vm_mac),
-        host=keys.required("host", values.name),
-        pa=keys.optional("pa", values.provider_address, None),
-        unsound=keys.unsound(),
-    )
-    keys.close()
-    return table
-
-
-def _site(keys: Reader, base: Path) -> SiteTable:
-    ike = keys.table("ike")
-    if not keys.has("ike"):
-        keys.note("ike", "is missing; write ike = { local_id = ..., remote_id = ..., psk_file = ... }")
-    table = SiteTable(
-        path=keys.path,
-        name=keys.required("name", values.name),
-        gateway=keys.required("gateway", values.name),
-        prefixes=keys.optional_list("prefixes", values.prefix),
-        peer=keys.required("peer", values.peer),
-        ike=None if ike is None else _ike(ike, base),
-        unsound=keys.unsound(),
-    )
-    keys.close()
-    return table
-
-
-def _ike(keys: Reader, base: Path) -> IkeTable:
-    table = IkeTable(
-        path=keys.path,
-        local_id=keys.required("local_id", values.identity),
-        remote_id=keys.required("remote_id", values.identity),
-        psk_file=keys.optional("psk_file", values.path_from(base), None),
-        unsound=keys.unsound(),
-    )
-    keys.close()
-    return table
-
-
-def _route(keys: Reader) -> RouteTable:
-    table = RouteTable(
-        path=keys.path,
-        prefix=keys.required("prefix", values.prefix),
-        via=keys.required("via", values.next_hop),
-        unsound=keys.unsound(),
-    )
-    keys.close()
-    return table
-
-
-def _access(keys: Reader) -> AccessTable:
-    anywhere: tuple[str, str | Prefix] = ("any", "")
-    action = keys.required("action", values.one_of(Action))
-    table = AccessTable(
-        path=keys.path,
-        name=keys.required("name", values.title),
-        action=None if action is None else Action(action),
-        source=keys.optional("from", values.endpoint, anywhere),
-        destination=keys.optional("to", values.endpoint, anywhere),
-        protocol=keys.optional("protocol", values.protocol, None),
-        ports=keys.optional_list("ports", values.ports),
-        unsound=keys.unsound(),
-    )
-    keys.close()
-    return table
-
-
-def _limits(keys: Reader) -> LimitsTable:
-    table = LimitsTable(
-        path=keys.path,
-        rate=keys.required("rate", values.rate),
-        burst=keys.optional("burst", values.burst, None),
-        unsound=keys.unsound(),
-    )
-    keys.close()
-    return table
+def by_name(tables: Iterable[N]) -> dict[str, N]:
+    """The tables that have a name; where two have the same, the first."""
+    found: dict[str, N] = {}
+    for table in tables:
+        if table.name is not None:
+            found.setdefault(table.name, table)
+    return found

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable
 from enum import StrEnum
 from fractions import Fraction
 from pathlib import Path
@@ -24,12 +23,20 @@ from policies.addresses import (
     ProviderAddress,
     Vsid,
 )
-from policies.config_reader import MeantAs, shown, suggestion
+from policies.config_reader import MeantAs, Parse, close_match, listed, shown
 from policies.facts import ICMP, ICMPV6, TCP, UDP
-from policies.model import PortRange
+from policies.model import AddressHop, Endpoint, PortRange, SiteHop
 
 E = TypeVar("E", bound=StrEnum)
 A = TypeVar("A", bound=Address)
+
+Peer = ProviderAddress | str
+"""Where a site's VPN device is; the string is "any"."""
+
+Via = SiteHop | AddressHop | str
+"""Where a route leads; the string is the name of a subnet."""
+
+ANYWHERE = Endpoint()
 
 PROTOCOLS = {
     "icmp": ICMP,
@@ -80,24 +87,28 @@ _NEVER = {
 
 
 def text(value: object) -> str:
+    """A string."""
     if not isinstance(value, str):
         raise ValueError(f"{shown(value)} is not a string; put it in quotes")
     return value
 
 
 def number(value: object) -> int:
+    """A whole number, which a truth value is not."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"{shown(value)} is not a whole number")
     return value
 
 
 def boolean(value: object) -> bool:
+    """True or false."""
     if not isinstance(value, bool):
         raise ValueError(f"{shown(value)} is neither true nor false")
     return value
 
 
 def name(value: object) -> str:
+    """A name that other tables refer to."""
     if not _NAME.fullmatch(text(value)):
         raise ValueError(
             f"{shown(value)} is not a name: 1 to 64 letters, digits, spaces or . _ - @ +, "
@@ -121,12 +132,13 @@ def identity(value: object) -> str:
 
 
 def interface(value: object) -> str:
+    """A network interface's name, as the kernel takes it."""
     if not _INTERFACE.fullmatch(text(value)):
         raise ValueError(f"{shown(value)} is not an interface name: 1 to 15 characters without space, / or :")
     return text(value)
 
 
-def path_from(base: Path) -> Callable[[object], Path]:
+def path_from(base: Path) -> Parse[Path]:
     """A file's path; a relative one starts at the configuration's folder."""
 
     def parse(value: object) -> Path:
@@ -137,21 +149,28 @@ def path_from(base: Path) -> Callable[[object], Path]:
     return parse
 
 
-def one_of(choices: type[E] | tuple[str, ...], not_yet: tuple[str, ...] = ()) -> Callable[[object], str]:
-    """One word of a few; those that a later version will know say so."""
-    known = [str(choice) for choice in choices if str(choice) not in not_yet]
+def word(*known: str, not_yet: tuple[str, ...] = ()) -> Parse[str]:
+    """One word of a few; a word that only a later version will know is told apart."""
+    right = "use " + " or ".join(f'"{one}"' for one in known)
 
     def parse(value: object) -> str:
         if text(value) in not_yet:
-            raise ValueError(f"{shown(value)} is not supported yet by this version; use {_either(known)}")
+            raise ValueError(f"{shown(value)} is not supported yet by this version; {right}")
         if value not in known:
-            raise ValueError(f"{shown(value)} is not one of these: use {_either(known)}")
+            raise ValueError(f"{shown(value)} is not one of its values; {right}")
         return text(value)
 
     return parse
 
 
+def member(of: type[E], not_yet: E | None = None) -> Parse[E]:
+    """A member of an enumeration; `not_yet` is one that only a later version will know."""
+    parse_word = word(*(one for one in of if one is not not_yet), not_yet=(not_yet,) if not_yet else ())
+    return lambda value: of(parse_word(value))
+
+
 def vsid(value: object) -> Vsid:
+    """A virtual subnet identifier outside the reserved ranges (RFC 7637 section 3.4)."""
     given = number(value)
     if not LOWEST_VSID <= given <= HIGHEST_VSID:
         right = f"use {LOWEST_VSID} to {HIGHEST_VSID} (RFC 7637 section 3.4)"
@@ -172,14 +191,17 @@ def vm_mac(value: object) -> MacAddress:
 
 
 def customer_address(value: object) -> CustomerAddress:
+    """A unicast address that a VM or a gateway can have."""
     return _unicast(CustomerAddress, value)
 
 
 def provider_address(value: object) -> ProviderAddress:
+    """A unicast address that a machine of the underlay can have."""
     return _unicast(ProviderAddress, value)
 
 
-def peer(value: object) -> ProviderAddress | str:
+def peer(value: object) -> Peer:
+    """Where a site's VPN device is, or "any"."""
     if value == "any":
         return "any"
     try:
@@ -199,7 +221,7 @@ def prefix(value: object) -> Prefix:
     if ipaddress.ip_address(text(value).partition("/")[0]) != network.network_address:
         raise MeantAs(f"{shown(value)} has bits set behind the prefix; write {network}", network)
     for special, what in _NEVER.items():
-        if special.prefixlen < special.max_prefixlen and _inside(network, special):
+        if _inside(network, special):
             raise ValueError(f"{shown(value)} is no prefix to route: it is part of {special}, {what}")
     return network
 
@@ -212,47 +234,55 @@ def subnet_prefix(value: object) -> Prefix:
             f"{network} is too small for a virtual subnet; the longest prefix is /{network.max_prefixlen - 2}"
         )
     for special, what in _NEVER.items():
-        if special.prefixlen < special.max_prefixlen and _inside(special, network):
-            raise ValueError(f"{network} is too large for a virtual subnet: it contains {special}, {what}")
+        if _inside(special, network):
+            raise ValueError(f"{network} is no prefix for a virtual subnet: it contains {special}, {what}")
     return network
 
 
-def endpoint(value: object) -> tuple[str, str | Prefix]:
-    """One side of an access rule, as (kind, what): `subnet:`, `site:`, a prefix, an address, or "any"."""
+def endpoint(value: object) -> Endpoint:
+    """One side of an access rule: `subnet:`, `site:`, a prefix, an address, or "any"."""
     written = text(value)
     kind, colon, what = written.partition(":")
     if written == "any":
-        return "any", ""
-    if colon and kind in ("subnet", "site"):
-        return kind, name(what)
+        return ANYWHERE
+    if colon and kind == "subnet":
+        return Endpoint(subnet=name(what))
+    if colon and kind == "site":
+        return Endpoint(site=name(what))
+    if "/" not in written:
+        written += "/128" if colon else "/32"
     try:
-        return "prefix", prefix(written if "/" in written else _host_prefix(written))
+        return Endpoint(prefix=prefix(written))
     except MeantAs as error:
-        raise MeantAs(str(error), ("prefix", error.value)) from None
+        raise MeantAs(str(error), Endpoint(prefix=error.value)) from None
     except ValueError:
-        raise ValueError(
-            f'{shown(value)} is not an endpoint: write "subnet:NAME", "site:NAME", a prefix or "any"'
-        ) from None
+        right = 'write "subnet:NAME", "site:NAME", a prefix or "any"'
+        raise ValueError(f"{shown(value)} is not one side of a rule; {right}") from None
 
 
-def next_hop(value: object) -> tuple[str, str | CustomerAddress]:
-    """Where a customer route leads, as (kind, what)."""
+def next_hop(value: object) -> Via:
+    """Where a customer route leads."""
     kind, colon, what = text(value).partition(":")
-    if colon and kind in ("subnet", "site"):
-        return kind, name(what)
+    if colon and kind == "subnet":
+        return name(what)
+    if colon and kind == "site":
+        return SiteHop(name(what))
     try:
-        return "address", customer_address(value)
+        return AddressHop(customer_address(value))
     except ValueError as error:
         raise ValueError(f'{error}; or write "site:NAME" or "subnet:NAME"') from None
 
 
 def protocol(value: object) -> int | None:
+    """An IP protocol by its name or number; None for any."""
     if value == "any":
         return None
     if isinstance(value, str):
         if value.lower() in PROTOCOLS:
             return PROTOCOLS[value.lower()]
-        raise ValueError(f"{shown(value)} is not a protocol{suggestion(value, PROTOCOLS)} (or a number)")
+        meant = close_match(value, PROTOCOLS)
+        right = f'did you mean "{meant}"?' if meant else f"known: {listed(PROTOCOLS)}, or a number"
+        raise ValueError(f"{shown(value)} is not a protocol; {right}")
     if not 0 <= number(value) <= 255:
         raise ValueError(f"{shown(value)} is not an IP protocol number; use 0 to 255")
     return number(value)
@@ -286,6 +316,7 @@ def burst(value: object) -> int:
 
 
 def mtu(value: object) -> int:
+    """Octets."""
     if not 576 <= number(value) <= 65535:
         raise ValueError(f"{shown(value)} is not an MTU; use 576 to 65535 octets")
     return number(value)
@@ -315,12 +346,14 @@ def listen(value: object) -> str:
 
 
 def url(value: object) -> str:
+    """Where a lookup service is."""
     if not _URL.fullmatch(text(value)):
         raise ValueError(f'{shown(value)} is not an address such as "https://192.0.2.253:7637"')
     return text(value)
 
 
 def guid(value: object) -> str:
+    """A GUID in lower case, without braces."""
     if not (found := _GUID.fullmatch(text(value))):
         raise ValueError(f'{shown(value)} is not a GUID such as "6a5dd1ee-6f5a-4b3c-9f0e-2d0c6bb6f2a1"')
     return found[1].lower()
@@ -341,10 +374,6 @@ def _inside(inner: Prefix, outer: Prefix) -> bool:
     return inner.version == outer.version and inner.prefixlen >= outer.prefixlen and inner.overlaps(outer)
 
 
-def _host_prefix(written: str) -> str:
-    return f"{written}/{128 if ':' in written else 32}"
-
-
 def _quantity(value: object, units: dict[str, int], right: str) -> int:
     found = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
     if not found or found[2].lower() not in units:
@@ -353,7 +382,3 @@ def _quantity(value: object, units: dict[str, int], right: str) -> int:
     if amount < 1:
         raise ValueError(f"{shown(value)} is nothing; give more than 0")
     return amount
-
-
-def _either(words: list[str]) -> str:
-    return " or ".join(f'"{word}"' for word in words)
