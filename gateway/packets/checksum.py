@@ -25,8 +25,9 @@ def internet_checksum(data: bytes | bytearray) -> int:
 def update(checksum: int, old: int, new: int) -> int:
     """Return a checksum after one 16-bit word that it covers changed from `old` to `new`.
 
-    This is equation 3 of RFC 1624, which unlike RFC 1141 keeps both zeros right. A
-    checksum that was wrong stays wrong, so the damage is still found where it should be.
+    This is equation 3 of RFC 1624. Only all zeros are beyond it, whose checksum is 0xFFFF; no header
+    with a version or a protocol is that. A checksum that was wrong stays wrong, so the damage is
+    still found where it should be.
     """
     total = 0x1FFFE - checksum - old + new
     total = (total & 0xFFFF) + (total >> 16)

@@ -83,6 +83,9 @@ def echo_reply(packet: bytes, facts: PacketFacts) -> bytes:
     # Swapping the addresses leaves the sum of ICMPv6's pseudo header as it was.
     checksum = update(_WORD.unpack_from(message, 2)[0], message[0] << 8, reply << 8)
     message[0] = reply
+    message[2:4] = bytes(2)
+    if checksum == 0 and not any(message):
+        checksum = 0xFFFF  # all zeros are beyond an update
     _WORD.pack_into(message, 2, checksum)
     return ip.build(facts.destination, facts.source, facts.protocol, bytes(message))
 

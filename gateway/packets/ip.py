@@ -7,6 +7,7 @@ that change a packet expect one that it has accepted, with the facts it gave.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 from gateway.packets.checksum import internet_checksum, update
 from policies.errors import MalformedPacket
@@ -349,8 +350,15 @@ def _fragment_header(header: bytes, data_length: int, words: int, more: bool) ->
 
 
 def _header_of_later_fragments(header: bytes) -> bytes:
-    """Keep those options whose copied flag is set (RFC 791 section 3.1); what is no option is not kept."""
-    options = b""
+    """Keep those options whose copied flag is set (RFC 791 section 3.1)."""
+    options = b"".join(option for option in ipv4_options(header) if option[0] & 0x80)
+    options += bytes(-len(options) % 4)
+    first = 4 << 4 | (IPV4_HEADER_LENGTH + len(options)) // 4
+    return bytes([first]) + header[1:IPV4_HEADER_LENGTH] + options
+
+
+def ipv4_options(header: bytes) -> Iterator[bytes]:
+    """Yield the options of an IPv4 header, each from its type on, up to the first that makes no sense."""
     position = IPV4_HEADER_LENGTH
     while position < len(header) and header[position] != 0:
         if header[position] == 1:
@@ -358,13 +366,9 @@ def _header_of_later_fragments(header: bytes) -> bytes:
             continue
         length = header[position + 1] if position + 1 < len(header) else 0
         if length < 2 or position + length > len(header):
-            break
-        if header[position] & 0x80:
-            options += header[position : position + length]
+            return
+        yield header[position : position + length]
         position += length
-    options += bytes(-len(options) % 4)
-    first = 4 << 4 | (IPV4_HEADER_LENGTH + len(options)) // 4
-    return bytes([first]) + header[1:IPV4_HEADER_LENGTH] + options
 
 
 def ipv4_header(

@@ -16,6 +16,8 @@ from policies.facts import TCP, TCP_FIN, UDP, PacketFacts
 _WORD = struct.Struct("!H")
 _SEQUENCE = struct.Struct("!I")
 
+_SOURCE_ROUTES = (0x83, 0x89)  # loose and strict (RFC 791 section 3.1)
+
 _TCP_PSH = 0x08
 _TCP_CWR = 0x80
 _LAST_ONLY = TCP_FIN | _TCP_PSH
@@ -38,7 +40,8 @@ def segment(frame: bytes, segment_size: int) -> list[bytes]:
     """Cut a TCP super-packet, or several UDP datagrams in one, into frames of `segment_size` octets of data.
 
     The headers are repeated and every checksum is computed, whatever it was before. Raises
-    MalformedPacket for what is neither TCP nor UDP, and for a fragment.
+    MalformedPacket for what is neither TCP nor UDP, for a fragment, and for a packet with
+    a source route, whose checksum covers an address that its header does not show.
     """
     ethertype = ethernet.decode_untrusted(frame).ethertype
     packet = frame[ethernet.HEADER_LENGTH :]
@@ -47,6 +50,8 @@ def segment(frame: bytes, segment_size: int) -> list[bytes]:
         raise MalformedPacket(f"an IPv{facts.version} packet in a frame of type {ethertype:#06x}")
     if facts.is_fragment or facts.protocol not in (TCP, UDP):
         raise MalformedPacket("only whole TCP and UDP packets are cut into segments")
+    if _is_source_routed(packet, facts):
+        raise MalformedPacket("a packet with a source route is not cut into segments")
     if segment_size < 1:
         raise MalformedPacket(f"segments of {segment_size} octets")
     upper = facts.header_length
@@ -69,6 +74,24 @@ def segment(frame: bytes, segment_size: int) -> list[bytes]:
         network = _network_header(packet, facts, len(header) + len(payload), number)
         frames.append(frame[: ethernet.HEADER_LENGTH] + network + header + payload)
     return frames
+
+
+def _is_source_routed(packet: bytes, facts: PacketFacts) -> bool:
+    if facts.version == 4:
+        return any(option[0] in _SOURCE_ROUTES for option in ip.ipv4_options(packet[: facts.header_length]))
+    following, position = packet[6], ip.IPV6_HEADER_LENGTH
+    while position < facts.header_length:
+        if following == ip.ROUTING and packet[position + 3] > 0:  # segments left
+            return True
+        if following == ip.AUTHENTICATION:
+            length = (packet[position + 1] + 2) * 4
+        elif following == ip.FRAGMENT:
+            length = 8
+        else:
+            length = (packet[position + 1] + 1) * 8
+        following = packet[position]
+        position += length
+    return False
 
 
 def _advance(header: bytearray, octets: int, *, first: bool, last: bool) -> None:

@@ -134,6 +134,14 @@ def test_echo_reply_returns_what_was_sent(ends: tuple[bytes, bytes]) -> None:
     assert checksum_is_right(reply, facts)
 
 
+def test_the_reply_to_a_request_of_zeros_has_a_right_checksum() -> None:
+    request = ip.build(*V4, ICMP, b"\x08\x00\xf7\xff" + bytes(12))
+
+    reply = icmp.echo_reply(request, ip.decode_untrusted(request))
+
+    assert reply[20:] == b"\x00\x00\xff\xff" + bytes(12)  # 0 would be refused: RFC 1071's sum of it is 0
+
+
 @BOTH
 def test_a_damaged_echo_request_gets_a_damaged_reply(ends: tuple[bytes, bytes]) -> None:
     request = bytearray(echo_request(ends))

@@ -114,6 +114,10 @@ def test_padding_of_the_frame_is_not_sent_on() -> None:
         pytest.param(MACS + b"\x86\xdd" + frame(ENDS[0], TCP, tcp_header(1, 0))[14:], id="of another family"),
         pytest.param(MACS + b"\x81\x00" + frame(ENDS[0], TCP, tcp_header(1, 0))[14:], id="tagged"),
         pytest.param(MACS, id="truncated"),
+        pytest.param(
+            frame(ENDS[1], ip.ROUTING, bytes([TCP, 2, 4, 1, 0, 0, 0, 0]) + ENDS[1][0] + tcp_header(1, 0)),
+            id="source-routed",
+        ),
     ],
 )
 def test_what_cannot_be_cut_is_malformed(super_packet: bytes) -> None:
