@@ -1,0 +1,1 @@
+"""The host role: an NVE with VM ports."""

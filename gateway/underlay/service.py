@@ -17,7 +17,7 @@ from gateway.underlay.sockets import GreSocket, open_socket
 from policies.addresses import ProviderAddress
 from policies.errors import ConfigurationError, Problem
 
-Receive = Callable[[OuterHeader, bytes, float], None]
+Receive = Callable[[OuterHeader, bytes, float], object]
 """Takes what the outer header said, the GRE header with all that follows it, and the time."""
 
 # Packets taken from a socket before other tasks get their turn: few enough that they don't
@@ -55,7 +55,7 @@ class Underlay:
         addresses: Iterable[ProviderAddress],
         attachment: Attachment,
         receive: Receive,
-        path_mtu_reported: Callable[[bytes, int, float], None],
+        path_mtu_reported: Callable[[bytes, int, float], object],
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:

@@ -1,0 +1,210 @@
+"""VM ports: raw frames of veth and TAP interfaces, on trio."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import struct
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+
+import trio
+
+from gateway.forwarding.verdicts import PortKey, ToPort
+from gateway.host import vnet
+from gateway.host.isolation import is_up, isolated
+from gateway.underlay.sockets import enlarge_buffers, kernel_drops
+from policies.errors import ConfigurationError, Problem
+from policies.model import Port
+
+_log = logging.getLogger(__name__)
+
+Receive = Callable[[PortKey, bytes, float], object]
+"""Takes the port's name, a frame as the wire would have had it, and the time."""
+
+# Frames taken from a port before other tasks get their turn.
+BATCH = 64
+
+# How often an interface that is not there is looked for, in seconds. A VM that moves here
+# announces itself as soon as its interface is up.
+LOOK_AGAIN = 0.1
+
+# Names of <linux/if_packet.h> that Python lacks.
+SOL_PACKET = 263
+PACKET_ADD_MEMBERSHIP = 1
+PACKET_AUXDATA = 8
+PACKET_VNET_HDR = 15
+PACKET_IGNORE_OUTGOING = 23
+ETH_P_ALL = 3
+PROMISCUOUS = struct.Struct("=iHH8x")  # struct packet_mreq: interface, type, length of an address
+PACKET_MR_PROMISC = 1
+
+LARGEST_FRAME = vnet.HEADER_LENGTH + 65536 + 18
+ANCILLARY_SIZE = socket.CMSG_SPACE(20)
+
+
+class Ports:
+    """The VM ports of this host, by (VSID, MAC)."""
+
+    def __init__(self) -> None:
+        self._open: dict[PortKey, OpenPort] = {}
+
+    @property
+    def kernel_drops(self) -> int:
+        """Frames that came while a port's buffer was full."""
+        return sum(each.kernel_drops for each in self._open.values())
+
+    def send(self, frame: ToPort) -> None:
+        """Give a port a frame now, or raise OSError: ENETDOWN while it is not there."""
+        port = self._open.get(frame.port)
+        if port is None:
+            raise OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN))
+        port.send(frame.frame)
+
+    async def serve(
+        self, port: Port, receive: Receive, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Give every frame of a port to `receive`, whenever its interface is there.
+
+        Started once the port is open or found missing: then it is waited for, and
+        again whenever it goes. Raises ConfigurationError without CAP_NET_RAW.
+        """
+        key = (port.vsid, port.mac)
+        trouble = ""
+        while True:
+            try:
+                opened = OpenPort(port.interface)
+            except OSError as error:
+                if str(error) != trouble:
+                    trouble = str(error)
+                    _log.warning("port %s cannot be served, and is waited for: %s", port.interface, trouble)
+                task_status.started()
+                task_status = trio.TASK_STATUS_IGNORED
+                await trio.sleep(LOOK_AGAIN)
+                continue
+            trouble = ""
+            with closing(opened):
+                self._open[key] = opened
+                try:
+                    _log.info("port %s is open", port.interface)
+                    task_status.started()
+                    task_status = trio.TASK_STATUS_IGNORED
+                    await _receive_until_gone(opened, key, receive)
+                finally:
+                    del self._open[key]
+
+
+class OpenPort:
+    """One VM's port: a packet socket on an interface that this machine's own stack is kept off.
+
+    Raises OSError where the interface is not there or cannot be kept apart, and
+    ConfigurationError without CAP_NET_RAW.
+    """
+
+    def __init__(self, interface: str) -> None:
+        self.interface = interface
+        self.unreadable = 0
+        """Frames that the kernel could not hand over."""
+        self._index = socket.if_nametoindex(interface)
+        with ExitStack() as stack:
+            self._socket = stack.enter_context(_packet_socket())
+            stack.enter_context(isolated(interface, self._socket.fileno()))
+            enlarge_buffers(self._socket)
+            for option in (PACKET_VNET_HDR, PACKET_AUXDATA, PACKET_IGNORE_OUTGOING):
+                self._socket.setsockopt(SOL_PACKET, option, 1)
+            membership = PROMISCUOUS.pack(self._index, PACKET_MR_PROMISC, 0)
+            self._socket.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, membership)
+            self._socket.bind((interface, ETH_P_ALL))
+            self._opened = stack.pop_all()
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Close it, and put the interface back as it was."""
+        self._opened.close()
+
+    @property
+    def kernel_drops(self) -> int:
+        """Frames that came while the buffer was full."""
+        return kernel_drops(self._socket)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the interface that was opened is no longer there, though another may have its name."""
+        try:
+            return socket.if_nametoindex(self.interface) != self._index
+        except OSError:
+            return True
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the interface is there and up."""
+        return is_up(self.interface, self._socket.fileno())
+
+    def send(self, frame: bytes) -> None:
+        """Send a frame with finished checksums now, or raise OSError."""
+        self._socket.send(vnet.NOTHING_LEFT + frame)
+
+    def receive(self) -> list[bytes]:
+        """The frames of what waits next. Raises BlockingIOError when nothing does, and OSError."""
+        received, ancillary, _, _ = self._socket.recvmsg(LARGEST_FRAME, ANCILLARY_SIZE)
+        return vnet.frames_untrusted(received, ancillary)
+
+
+def _packet_socket() -> socket.socket:
+    try:
+        # Protocol 0: it hears nothing until it is bound to its interface.
+        return socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+    except PermissionError:
+        problem = Problem("host.port", "packet sockets need root or CAP_NET_RAW: run as root, or grant it")
+        raise ConfigurationError([problem]) from None
+
+
+async def _receive_until_gone(port: OpenPort, key: PortKey, receive: Receive) -> None:
+    while True:
+        await trio.lowlevel.wait_readable(port.fileno())
+        try:
+            while _receive_batch(port, key, receive, trio.current_time()):
+                await trio.lowlevel.checkpoint()
+        except _PortDown:
+            _log.warning("port %s is down", port.interface)
+            # Once it is up, the same socket hears again by itself.
+            if not await _comes_back(port):
+                _log.warning("port %s is gone", port.interface)
+                return
+            _log.info("port %s is up again", port.interface)
+
+
+class _PortDown(Exception):
+    """The kernel says that the interface carries nothing for now."""
+
+
+def _receive_batch(port: OpenPort, key: PortKey, receive: Receive, now: float) -> bool:
+    """Take what waits, and say whether more may. Raises _PortDown."""
+    take = port.receive
+    for _ in range(BATCH):
+        try:
+            frames = take()
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno == errno.ENETDOWN:
+                raise _PortDown from None
+            # A frame with an offload that a virtio_net_hdr has no words for, such as SCTP's.
+            port.unreadable += 1
+            continue
+        for frame in frames:
+            receive(key, frame, now)
+    return True
+
+
+async def _comes_back(port: OpenPort) -> bool:
+    while True:
+        if port.is_gone:
+            return False
+        if port.is_up:
+            return True
+        await trio.sleep(LOOK_AGAIN)

@@ -1,0 +1,65 @@
+"""What a VM's port hands us: frames whose last touches its stack left to the hardware.
+
+The kernel says in a virtio_net_hdr what is left to do, and beside the frame
+which VLAN tag it took off.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+from gateway.packets import ethernet
+from gateway.packets.segmentation import finish_checksum, segment
+from policies.errors import MalformedPacket
+
+# struct virtio_net_hdr of <linux/virtio_net.h>: flags, GSO type, length of the headers,
+# size of a segment, start and offset of the checksum. The kernel writes its own byte order.
+_HEADER = struct.Struct("=BBHHHH")
+HEADER_LENGTH = _HEADER.size
+NOTHING_LEFT = bytes(HEADER_LENGTH)
+
+_NEEDS_CHECKSUM = 1
+_ECN = 0x80
+_GSO_TCP_IPV4 = 1
+_GSO_TCP_IPV6 = 4
+_GSO_UDP_L4 = 5
+_SEGMENTED = frozenset({_GSO_TCP_IPV4, _GSO_TCP_IPV6, _GSO_UDP_L4})
+
+# struct tpacket_auxdata of <linux/if_packet.h>: status, two lengths, two offsets, tag, its type.
+_AUXDATA = struct.Struct("=IIIHHHH")
+_VLAN_VALID = 1 << 4
+_VLAN_TYPE_VALID = 1 << 6
+
+_TAG = struct.Struct("!HH")
+_TAG_AT = 12
+
+Ancillary = Sequence[tuple[int, int, bytes]]
+
+
+def frames_untrusted(received: bytes, ancillary: Ancillary) -> list[bytes]:
+    """Return the frames that the VM would have sent without offloads.
+
+    `received` is the virtio_net_hdr and a frame. What makes no sense is
+    returned as it is, for the pipeline to judge; nothing is raised.
+    """
+    frame = received[HEADER_LENGTH:]
+    for _, _, value in ancillary:  # none but PACKET_AUXDATA was asked for
+        if len(value) < _AUXDATA.size:
+            continue
+        status, _, _, _, _, tag, tag_type = _AUXDATA.unpack_from(value)
+        if status & _VLAN_VALID:
+            tag_type = tag_type if status & _VLAN_TYPE_VALID else ethernet.VLAN
+            # A tagged frame goes no further than the pipeline, so nothing else is finished.
+            return [frame[:_TAG_AT] + _TAG.pack(tag_type, tag) + frame[_TAG_AT:]]
+    if received.startswith(NOTHING_LEFT):
+        return [frame]
+    try:
+        flags, gso_type, _, segment_size, start, offset = _HEADER.unpack_from(received)
+        if gso_type & ~_ECN in _SEGMENTED:
+            return segment(frame, segment_size)
+        if flags & _NEEDS_CHECKSUM:
+            return [finish_checksum(frame, start, offset)]
+    except (MalformedPacket, struct.error):
+        return [frame]
+    return [frame]
