@@ -15,6 +15,7 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,6 +29,10 @@ TP_STATUS_VLAN_TPID_VALID = 0x40
 # struct tpacket_auxdata: status, len, snaplen, mac, net, vlan_tci, vlan_tpid
 AUXDATA = struct.Struct("=IIIHHHH")
 
+# Magic number, version 2.4, time zone, accuracy, snapshot length, link type; in our own order of octets.
+FILE_HEADER = struct.Struct("=IHHiIII")
+# Seconds, nanoseconds, how many octets are kept, how many there were.
+RECORD_HEADER = struct.Struct("=IIII")
 NANOSECOND_MAGIC = 0xA1B23C4D
 LINKTYPE_ETHERNET = 1
 SNAPSHOT_LENGTH = 262144
@@ -54,14 +59,27 @@ def open_socket(interface: str) -> socket.socket:
 
 def write_header(file: BinaryIO) -> None:
     """Begin a pcap file of Ethernet frames with times in nanoseconds."""
-    file.write(struct.pack("=IHHiIII", NANOSECOND_MAGIC, 2, 4, 0, 0, SNAPSHOT_LENGTH, LINKTYPE_ETHERNET))
+    file.write(FILE_HEADER.pack(NANOSECOND_MAGIC, 2, 4, 0, 0, SNAPSHOT_LENGTH, LINKTYPE_ETHERNET))
 
 
 def write_frame(file: BinaryIO, frame: bytes, nanoseconds: int) -> None:
     """Add one frame, with its time since 1970."""
     seconds, fraction = divmod(nanoseconds, 1_000_000_000)
-    file.write(struct.pack("=IIII", seconds, fraction, len(frame), len(frame)))
+    file.write(RECORD_HEADER.pack(seconds, fraction, len(frame), len(frame)))
     file.write(frame)
+
+
+def read_frames(path: Path) -> Iterator[bytes]:
+    """Read the frames of a file that was written here. Raises ValueError if it was not."""
+    data = path.read_bytes()
+    if len(data) < FILE_HEADER.size or FILE_HEADER.unpack_from(data)[0] != NANOSECOND_MAGIC:
+        raise ValueError(f"{path} is not a capture of this program")
+    offset = FILE_HEADER.size
+    while offset + RECORD_HEADER.size <= len(data):
+        _, _, length, _ = RECORD_HEADER.unpack_from(data, offset)
+        offset += RECORD_HEADER.size
+        yield data[offset : offset + length]
+        offset += length
 
 
 def drain(sock: socket.socket, file: BinaryIO) -> int:

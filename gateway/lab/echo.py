@@ -21,7 +21,15 @@ IPV6_HOPLIMIT = 52
 class Pinger:
     """Echo requests to one target. A context manager; opening it raises OSError."""
 
-    def __init__(self, target: str, *, size: int, dont_fragment: bool, hop_limit: int | None = None) -> None:
+    def __init__(
+        self,
+        target: str,
+        *,
+        size: int,
+        dont_fragment: bool,
+        hop_limit: int | None = None,
+        source: str | None = None,
+    ) -> None:
         self.target = target
         self.version = ipaddress.ip_address(target).version
         self.size = size
@@ -41,6 +49,8 @@ class Pinger:
         if hop_limit is not None:
             level, option = error_queue.LEVEL[self.version], error_queue.HOP_LIMIT[self.version]
             self._sock.setsockopt(level, option, hop_limit)
+        if source is not None:
+            self._sock.bind((source, 0))
         self._sock.connect((target, 0))
 
     def __enter__(self) -> Pinger:
@@ -122,9 +132,10 @@ def ping(
     size: int = 56,
     dont_fragment: bool = False,
     hop_limit: int | None = None,
+    source: str | None = None,
 ) -> int:
     """Ping an address, print what happens, and return 0 if anything came back, else 1."""
-    with Pinger(target, size=size, dont_fragment=dont_fragment, hop_limit=hop_limit) as pinger:
+    with Pinger(target, size=size, dont_fragment=dont_fragment, hop_limit=hop_limit, source=source) as pinger:
         overhead = 28 if pinger.version == 4 else 48
         print(f"PING {target} ({target}) {size}({size + overhead}) bytes of data.", flush=True)
         begun = time.monotonic()

@@ -64,17 +64,23 @@ class Namespace:
     def run(
         self, *argv: str, stdin: str | None = None, timeout: float = 60, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command inside and return what it said. Raises LabError if it fails and `check` is set."""
-        done = subprocess.run(
-            self.command(*argv),
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            env={**os.environ, "PATH": TOOL_PATH},
-            check=False,
-        )
+        """Run a command inside and return what it said.
+
+        Raises LabError if it takes more than `timeout` seconds, or if it fails and `check` is set.
+        """
+        try:
+            done = subprocess.run(
+                self.command(*argv),
+                input=stdin,
+                stdin=subprocess.DEVNULL if stdin is None else None,
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                env={**os.environ, "PATH": TOOL_PATH},
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise LabError(f"{self.name}: {' '.join(argv)} did not end in {timeout:g} s") from None
         if check and done.returncode:
             raise LabError(f"{self.name}: {' '.join(argv)} failed: {(done.stderr or done.stdout).strip()}")
         return done

@@ -1,6 +1,6 @@
-"""Probes of our own: python -m gateway.lab.probe ping|traceroute|tracepath|send|receive|flood|count ...
+"""Probes of our own: python -m gateway.lab.probe ping ... and so on; --help lists them.
 
-The first three take the options of the tools that they are named after, as
+ping, traceroute and tracepath take the options of the tools that they are named after, as
 far as the laboratory uses them, and report as those do.
 """
 
@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     ping.add_argument("-W", dest="timeout", type=float, default=1.0, help="seconds")
     ping.add_argument("-s", dest="size", type=int, default=56, help="octets behind the ICMP header")
     ping.add_argument("-t", dest="hop_limit", type=int)
+    ping.add_argument("-I", dest="source", help="the address to send from")
     ping.add_argument("-M", dest="discovery", choices=("do", "dont"), default="dont")
     ping.add_argument("target")
 
@@ -72,7 +73,16 @@ def _parser() -> argparse.ArgumentParser:
     count.add_argument("port", type=int)
     count.add_argument("expected", type=int, help="packets")
     count.add_argument("--idle", type=float, default=1.0, help="seconds without a packet that end it")
-    for side in (receive, count, send):
+    say = probes.add_parser("say", help="a sentence to whoever asks, by TCP")
+    say.set_defaults(probe=transfer.say)
+    say.add_argument("port", type=int)
+    say.add_argument("text")
+
+    ask = probes.add_parser("ask", help="what `say` has to say")
+    ask.set_defaults(probe=transfer.ask)
+    ask.add_argument("target")
+    ask.add_argument("port", type=int)
+    for side in (receive, count, send, ask):
         side.add_argument("--timeout", type=float, default=60.0, help="seconds")
     return parser
 

@@ -57,6 +57,24 @@ def receive(port: int, *, listen: str = "::", timeout: float = 60.0) -> int:
     return 0
 
 
+def say(port: int, text: str, *, listen: str = "::") -> int:
+    """Tell a sentence to everyone who connects by TCP, until the process ends. Raises OSError."""
+    with _bound(socket.SOCK_STREAM, listen, port) as server:
+        server.listen(8)
+        print(f"listening on port {port}", flush=True)
+        while True:
+            sock, _ = server.accept()
+            with sock:
+                sock.sendall(f"{text}\n".encode())
+
+
+def ask(target: str, port: int, *, timeout: float = 5.0) -> int:
+    """Connect by TCP and print what the other side says. Raises OSError."""
+    with socket.create_connection((target, port), timeout) as sock:
+        print(sock.makefile("r", encoding="utf-8").read(), end="")
+    return 0
+
+
 def flood(target: str, port: int, *, packets: int, size: int = 64, rate: float = 0.0) -> int:
     """Send numbered UDP packets of `size` octets each, `rate` a second or as fast as we can."""
     family = socket.AF_INET if ipaddress.ip_address(target).version == 4 else socket.AF_INET6
