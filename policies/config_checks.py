@@ -174,9 +174,7 @@ def misplaced_routes(tenant: TenantTable) -> Iterator[Problem]:
             continue
         single = f"/{prefix.max_prefixlen}"
         if prefix.prefixlen < prefix.max_prefixlen:
-            message = (
-                f"{prefix} cuts {subnet.path}; inside it only single addresses ({single}) can be at a site"
-            )
+            message = f"{prefix} cuts {subnet.path}; only its single addresses ({single}) can be at a site"
             yield Problem(f"{path}.{key}", message)
         elif not to_site:
             message = f"{prefix} is inside {subnet.path}; there a single address can only lead to a site"
@@ -294,22 +292,16 @@ def access_rules(tenant: TenantTable) -> Iterator[Problem]:
             yield from unknown(f"{rule.path}.{key}", "subnet", side.subnet, tenant.subnet_names)
             yield from unknown(f"{rule.path}.{key}", "site", side.site, tenant.site_names)
         if rule.ports and rule.protocol not in (TCP, UDP) and "protocol" not in rule.unsound:
-            yield Problem(
-                f"{rule.path}.ports", 'only tcp and udp have ports; write protocol = "tcp" or "udp"'
-            )
+            yield Problem(f"{rule.path}.ports", 'are for tcp and udp only; write protocol = "tcp" or "udp"')
         families = {
             side.prefix.version for side in (rule.source, rule.destination) if side.prefix is not None
         }
         if len(families) == 2:
             yield Problem(f"{rule.path}.to", "is not of the family of from, so that no packet could match")
         elif rule.protocol == ICMP and 6 in families:
-            yield Problem(
-                f"{rule.path}.protocol", 'icmp is that of IPv4, and the prefix is IPv6; write "icmpv6"'
-            )
+            yield Problem(f"{rule.path}.protocol", 'icmp is for IPv4, and the prefix is IPv6; write "icmpv6"')
         elif rule.protocol == ICMPV6 and 4 in families:
-            yield Problem(
-                f"{rule.path}.protocol", 'icmpv6 is that of IPv6, and the prefix is IPv4; write "icmp"'
-            )
+            yield Problem(f"{rule.path}.protocol", 'icmpv6 is for IPv6, and the prefix is IPv4; write "icmp"')
 
 
 TENANT_CHECKS: tuple[Callable[[TenantTable], Iterator[Problem]], ...] = (

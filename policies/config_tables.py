@@ -246,9 +246,11 @@ class File(Table, frozen=True, dict=True):
     @cached_property
     def gateway_addresses(self) -> dict[str, tuple[ProviderAddress, ...]]:
         """All gateways that a tenant may name: this appliance, if it is one, and the others."""
-        found = {name: gateway.provider_addresses for name, gateway in by_name(self.gateways).items()}
+        found: dict[str, tuple[ProviderAddress, ...]] = {}
         if self.own_gateway is not None:
-            found = {self.own_gateway: self.underlay.provider_addresses if self.underlay else ()} | found
+            found[self.own_gateway] = self.underlay.provider_addresses if self.underlay else ()
+        for name, gateway in by_name(self.gateways).items():
+            found.setdefault(name, gateway.provider_addresses)
         return found
 
     @cached_property

@@ -1,0 +1,286 @@
+"""What a sound appliance.toml means."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+
+from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
+from policies.config import load, parse
+from policies.model import (
+    AccessRule,
+    Action,
+    AddressHop,
+    CustomerRoute,
+    Endpoint,
+    Engine,
+    FlowIdMode,
+    HostRole,
+    IkeIdentity,
+    Limits,
+    LookupRecord,
+    LookupSettings,
+    Port,
+    PortRange,
+    ProviderGateway,
+    ProviderHost,
+    Site,
+    SiteHop,
+    SubnetHop,
+    Translation,
+    Underlay,
+    VirtualSubnet,
+)
+from tests.policies.whole import WHOLE, with_change
+
+REFERENCE = Path(__file__).parents[2] / "appliance.toml"
+
+
+def in_red(table: str) -> str:
+    """The whole file with one more table in the tenant red."""
+    return with_change("[tenant.limits]", table + "\n[tenant.limits]")
+
+
+def test_the_reference_configuration_loads() -> None:
+    appliance = load(REFERENCE)
+
+    red, blue = appliance.network.tenants
+    assert (red.name, blue.name) == ("red", "blue")
+    assert [subnet.prefixes for subnet in red.subnets] == [subnet.prefixes for subnet in blue.subnets]
+    assert [record.ca for record in red.records] == [record.ca for record in blue.records]
+    assert len(appliance.network.hosts) == 2
+    assert red.access
+
+
+def test_what_the_reference_configuration_shows_in_comments_is_sound_too(tmp_path: Path) -> None:
+    lines = REFERENCE.read_text().splitlines()
+    start = lines.index("# [[tenant.site]]")
+    for number, line in enumerate(lines):
+        option = line.removeprefix("# ")
+        if option.startswith("[") or " = " in option or (number > start and not option):
+            lines[number] = option
+    secret = tmp_path / "seattle.psk"
+    secret.write_text("only a test")
+    secret.chmod(0o600)
+    (tmp_path / "appliance.toml").write_text("\n".join(lines))
+
+    appliance = load(tmp_path / "appliance.toml")
+
+    assert appliance.lookup is not None
+    assert appliance.network.tenants[0].sites
+    assert appliance.network.tenants[0].routes
+
+
+def test_every_section_reaches_the_model() -> None:
+    appliance = parse(WHOLE, base=Path("/etc/isthmus"))
+
+    edge_1 = (ProviderAddress.parse("192.0.2.254"), ProviderAddress.parse("2001:db8::254"))
+    edge_2 = (ProviderAddress.parse("192.0.2.253"),)
+    hv2 = (ProviderAddress.parse("2001:db8::12"), ProviderAddress.parse("198.51.100.12"))
+    web_address = CustomerAddress.parse("10.0.1.5")
+    web_mac = MacAddress.parse("02:00:00:00:01:05")
+    assert appliance.name == "edge-1"
+    assert appliance.underlay == Underlay(edge_1, ("eth1",), 1500)
+    assert appliance.gateway
+    assert appliance.lookup == LookupSettings("127.0.0.1:7637", "sqlite")
+    assert appliance.host == HostRole(
+        name="hv1",
+        ports=(Port("vnet0", "red", Vsid(5001), web_mac, (web_address,)),),
+        driver="builtin",
+        lookup=("https://192.0.2.253:7637",),
+        token_file=Path("/etc/isthmus/hv1.token"),
+    )
+    assert appliance.network.hosts == (
+        ProviderHost("hv1", edge_1, ("red",), FlowIdMode.HASH),
+        ProviderHost("hv2", hv2, ("red", "blue"), FlowIdMode.ZERO),
+    )
+    assert appliance.network.gateways == (
+        ProviderGateway("edge-1", edge_1),
+        ProviderGateway("edge-2", edge_2),
+    )
+    red, blue = appliance.network.tenants
+    assert red.gateways == ("edge-1", "edge-2")
+    assert red.rdid == "6a5dd1ee-6f5a-4b3c-9f0e-2d0c6bb6f2a1"
+    assert blue.rdid is None
+    assert red.records == (
+        LookupRecord(Vsid(5001), web_address, web_mac, edge_1[0], "hv1"),
+        LookupRecord(
+            Vsid(5002),
+            CustomerAddress.parse("10.0.2.5"),
+            MacAddress.parse("02:00:00:00:02:05"),
+            hv2[1],
+            "hv2",
+        ),
+    )
+    assert red.sites == (
+        Site(
+            name="seattle",
+            gateway="edge-1",
+            prefixes=(ip_network("172.16.0.0/16"), ip_network("10.0.0.0/8")),
+            peer=ProviderAddress.parse("203.0.113.7"),
+            ike=IkeIdentity("edge-1.example", "seattle.example", Path("/etc/isthmus/seattle.psk")),
+        ),
+    )
+    assert red.routes == (
+        CustomerRoute(ip_network("10.0.2.77/32"), SiteHop("seattle")),
+        CustomerRoute(ip_network("0.0.0.0/0"), AddressHop(web_address)),
+        CustomerRoute(ip_network("10.0.9.0/24"), SubnetHop("db", Vsid(5002))),
+    )
+    assert red.access == (
+        AccessRule(
+            name="db only from web",
+            action=Action.ALLOW,
+            source=Endpoint(subnet="web"),
+            destination=Endpoint(subnet="db"),
+            protocol=6,
+            ports=(PortRange(5432, 5432), PortRange(8000, 8010)),
+        ),
+    )
+    assert red.limits == Limits(rate=500_000_000, burst=6_250_000)
+    assert blue.limits is None
+
+
+def test_what_is_left_out_has_its_default() -> None:
+    appliance = parse('[appliance]\nname = "a"\n[lookup]\n')
+
+    assert appliance.engine is Engine.AUTO
+    assert appliance.state == Path("/var/lib/isthmus")
+    assert appliance.underlay is None
+    assert not appliance.gateway
+    assert appliance.host is None
+    web = parse(WHOLE).network.tenants[1].subnets[0]
+    assert web.translation is Translation.ENCAP
+    assert web.broadcast is False
+    assert parse(WHOLE).network.tenants[1].access == ()
+
+
+def test_the_gateway_address_is_the_first_usable_one_of_the_first_prefix_of_each_family() -> None:
+    web, db = parse(WHOLE).network.tenants[0].subnets
+
+    assert web == VirtualSubnet(
+        "web",
+        Vsid(5001),
+        (ip_network("10.0.1.0/24"), ip_network("fd00:1::/64")),
+        (CustomerAddress.parse("10.0.1.1"), CustomerAddress.parse("fd00:1::1")),
+    )
+    # One family is named there; the other keeps its default.
+    assert db.gateway_addresses == (CustomerAddress.parse("10.0.3.254"), CustomerAddress.parse("fd00:2::1"))
+    assert db.broadcast
+
+
+def test_a_record_is_at_the_first_address_of_its_host_that_the_underlay_has_the_family_of() -> None:
+    text = with_change('pa = "198.51.100.12"', "")
+    only_ipv4 = with_change(
+        'provider_addresses = ["192.0.2.254", "2001:db8::254"]\ninterfaces',
+        'provider_addresses = ["192.0.2.254"]\ninterfaces',
+        text,
+    )
+
+    assert str(parse(text).network.tenants[0].records[1].pa) == "2001:db8::12"
+    assert str(parse(only_ipv4).network.tenants[0].records[1].pa) == "198.51.100.12"
+
+
+def test_a_peer_that_dials_in_has_no_address() -> None:
+    text = with_change('peer = "203.0.113.7"', 'peer = "any"')
+
+    assert parse(text).network.tenants[0].sites[0].peer is None
+
+
+def test_a_relative_state_folder_starts_at_the_configuration() -> None:
+    text = with_change('name = "edge-1"\n', 'name = "edge-1"\nstate = "state"\n')
+
+    assert parse(text, base=Path("/etc/isthmus")).state == Path("/etc/isthmus/state")
+
+
+@pytest.mark.parametrize(
+    ("written", "rate", "burst"),
+    [
+        ('"64000 bit/s"', 64_000, 65_536),
+        ('"64 kbit/s"', 64_000, 65_536),
+        ('"2.5Mbit/s"', 2_500_000, 65_536),
+        ('"10 Gbit/s"', 10_000_000_000, 125_000_000),
+        ('"500 Mbit/s"\nburst = "1 MB"', 500_000_000, 1_000_000),
+        ('"500 Mbit/s"\nburst = "64 KiB"', 500_000_000, 65_536),
+        ('"500 Mbit/s"\nburst = 20000', 500_000_000, 20_000),
+    ],
+)
+def test_a_rate_is_in_bits_per_second_and_a_burst_in_octets(written: str, rate: int, burst: int) -> None:
+    tenant = parse(with_change('"500 Mbit/s"', written)).network.tenants[0]
+
+    assert tenant.limits == Limits(rate, burst)
+
+
+@pytest.mark.parametrize(
+    ("written", "number"),
+    [
+        ('"udp"', 17),
+        ('"icmp"', 1),
+        ('"icmpv6"', 58),
+        ('"ESP"', 50),
+        ('"gre"', 47),
+        ("89", 89),
+        ('"any"', None),
+    ],
+)
+def test_a_protocol_is_a_name_or_a_number(written: str, number: int | None) -> None:
+    rule = f'[[tenant.access]]\nname = "r"\naction = "deny"\nprotocol = {written}\n'
+
+    assert parse(in_red(rule)).network.tenants[0].access[-1] == AccessRule("r", Action.DENY, protocol=number)
+
+
+@pytest.mark.parametrize(
+    ("written", "endpoint"),
+    [
+        ("any", Endpoint()),
+        ("site:seattle", Endpoint(site="seattle")),
+        ("10.0.0.0/8", Endpoint(prefix=ip_network("10.0.0.0/8"))),
+        ("10.0.1.5", Endpoint(prefix=ip_network("10.0.1.5/32"))),
+        ("fd00:1::5", Endpoint(prefix=ip_network("fd00:1::5/128"))),
+    ],
+)
+def test_a_side_of_a_rule_is_a_subnet_a_site_a_prefix_an_address_or_any(
+    written: str, endpoint: Endpoint
+) -> None:
+    rule = f'[[tenant.access]]\nname = "r"\naction = "allow"\nfrom = "{written}"\n'
+
+    assert parse(in_red(rule)).network.tenants[0].access[-1].source == endpoint
+
+
+def test_a_file_that_all_nodes_share_may_list_its_own_gateway() -> None:
+    entry = '[[provider_gateway]]\nname = "edge-1"\nprovider_addresses = ["2001:db8::254", "192.0.2.254"]\n'
+
+    assert parse(WHOLE + entry).network.gateways == parse(WHOLE).network.gateways
+
+
+def test_a_tenant_needs_no_gateway_where_there_is_none() -> None:
+    appliance = parse(
+        """
+        [appliance]
+        name = "hv1"
+        [underlay]
+        provider_addresses = ["198.51.100.11"]
+        [host]
+        name = "hv1"
+        [[provider_host]]
+        name = "hv1"
+        provider_addresses = ["198.51.100.11", "2001:db8::11"]
+        tenants = ["red"]
+        [[tenant]]
+        name = "red"
+        [[tenant.subnet]]
+        name = "web"
+        vsid = 5001
+        prefixes = ["10.0.1.0/30"]
+        """
+    )
+
+    assert appliance.network.gateways == ()
+    assert appliance.host == HostRole("hv1")
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('[appliance]\nname = "a"\n[lookup]\n', encoding="utf-8-sig")
+
+    assert load(tmp_path / "a.toml").name == "a"

@@ -1,0 +1,324 @@
+"""What is said about a wrong appliance.toml: everything, in one run, and what would be right."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from policies.config import load, parse, secret_problems
+from policies.errors import ConfigurationError
+from tests.policies.whole import WHOLE, with_change
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(ConfigurationError) as caught:
+        parse(text)
+    return [str(problem) for problem in caught.value.problems]
+
+
+MISTAKES: dict[str, dict[str, str]] = tomllib.loads(Path(__file__).with_name("mistakes.toml").read_text())
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_one_mistake_is_said_once_with_its_path_and_what_would_be_right(mistake: str) -> None:
+    changed = with_change(MISTAKES[mistake]["old"], MISTAKES[mistake]["new"])
+
+    assert problems(changed) == [MISTAKES[mistake]["said"]]
+
+
+IN_ONE_RUN = [
+    "xdp",
+    "mtu",
+    "etcd",
+    "openvswitch",
+    "unknown subnet of a port",
+    "unknown word",
+    "multicast PA",
+    "no GUID",
+    "overlapping subnets",
+    "two gateways of a family",
+    "MAC of the gateway",
+    "record at an address that its host has not",
+    "host bits",
+    "unknown site of a route",
+    "falling ports",
+    "rate without a unit",
+    "reserved VSID",
+]
+
+
+def test_all_mistakes_are_said_in_one_run_and_in_the_order_of_the_file() -> None:
+    text = WHOLE
+    for name in IN_ONE_RUN:
+        text = with_change(MISTAKES[name]["old"], MISTAKES[name]["new"], text)
+
+    assert problems(text) == [MISTAKES[name]["said"] for name in IN_ONE_RUN]
+
+
+def test_several_mistakes_in_one_table_are_all_said() -> None:
+    old = 'vsid = 6001\nprefixes = ["10.0.1.0/24", "fd00:1::/64"]'
+    new = """
+vsid = 4095
+prefixes = ["10.0.1.0/33", "10.0.1.1/24", 7]
+gateway = ["10.0.1.0"]
+broadcast = 1
+mtu = 1500
+"""
+
+    said = problems(with_change(old, new))
+
+    assert [problem.removeprefix("tenant[blue].subnet[web].") for problem in said] == [
+        "vsid: 4095 is reserved; use 4096 to 16777214 (RFC 7637 section 3.4)",
+        'prefixes[#1]: "10.0.1.0/33" is not a prefix such as "10.0.1.0/24" or "fd00:1::/64"',
+        'prefixes[#2]: "10.0.1.1/24" has bits set behind the prefix; write 10.0.1.0/24',
+        "prefixes[#3]: 7 is not a string; put it in quotes",
+        "gateway: 10.0.1.0 is the network's own address of 10.0.1.0/24; use another",
+        "broadcast: 1 is neither true nor false",
+        "mtu: is not a key of this table; known: broadcast, gateway, name, prefixes, translation, vsid",
+    ]
+
+
+def test_a_prefix_that_cannot_be_read_does_not_make_records_seem_outside() -> None:
+    text = with_change(
+        'prefixes = ["10.0.2.0/24", "10.0.3.0/24", "fd00:2::/64"]\ngateway = ["10.0.3.254"]', "prefixes = 3"
+    )
+
+    assert problems(text) == [
+        "tenant[red].subnet[db].prefixes: 3 is not a list; write [3]",
+        "tenant[red].subnet[db].prefixes: 3 is not a string; put it in quotes",
+    ]
+
+
+def test_a_list_of_tenants_that_cannot_be_read_authorises_nobody_and_accuses_nobody() -> None:
+    assert problems(with_change('tenants = ["red", "blue"]', "tenants = [1]")) == [
+        "provider_host[hv2].tenants: 1 is not a string; put it in quotes"
+    ]
+
+
+def test_an_entry_without_a_sound_name_goes_by_its_place() -> None:
+    said = problems(with_change('name = "blue"', "name = 7"))
+
+    assert said == [
+        'provider_host[hv2].tenants: there is no tenant "blue"; known: red',
+        "tenant[#2].name: 7 is not a string; put it in quotes",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            'name = "hv2"',
+            'name = "hv1"',
+            'provider_host[#2].name: "hv1" is the name of provider_host[hv1] already',
+        ),
+        (
+            'name = "edge-2"',
+            'name = "edge-1"',
+            "provider_gateway[edge-1].provider_addresses: this appliance is that",
+        ),
+        ('name = "blue"', 'name = "red"', 'tenant[#2].name: "red" is the name of tenant[red] already'),
+        (
+            'name = "db"',
+            'name = "web"',
+            'tenant[red].subnet[#2].name: "web" is the name of tenant[red].subnet[web]',
+        ),
+    ],
+)
+def test_a_name_is_used_once(old: str, new: str, said: str) -> None:
+    assert any(problem.startswith(said) for problem in problems(with_change(old, new)))
+
+
+@pytest.mark.parametrize("name", ["", " ", "blue ", "a/b", "a[b]", "a\\nb", "x" * 65])
+def test_a_name_is_of_letters_digits_and_a_few_signs(name: str) -> None:
+    said = problems(with_change('name = "blue"', f'name = "{name}"'))
+
+    assert any(" is not a name: 1 to 64 letters, digits" in problem for problem in said)
+
+
+def test_two_sites_with_the_same_pair_of_identities_are_told() -> None:
+    site = """
+[[tenant.site]]
+name = "tacoma"
+gateway = "edge-2"
+prefixes = ["172.17.0.0/16"]
+peer = "any"
+ike = { local_id = "edge-1.example", remote_id = "seattle.example" }
+"""
+
+    (said,) = problems(WHOLE + site)
+    first = "tenant[red].site[seattle] has the same local_id and remote_id"
+    assert said.startswith(f"tenant[blue].site[tacoma].ike.remote_id: {first}; ")
+
+
+def test_two_tenants_with_the_same_rdid_are_told() -> None:
+    text = with_change('name = "blue"', 'name = "blue"\nrdid = "6a5dd1ee-6f5a-4b3c-9f0e-2d0c6bb6f2a1"')
+
+    (said,) = problems(text)
+    assert said.startswith("tenant[blue].rdid: 6a5dd1ee-6f5a-4b3c-9f0e-2d0c6bb6f2a1 is the routing domain of")
+
+
+def test_two_ports_share_nothing() -> None:
+    port = """[[host.port]]
+interface = "vnet0"
+tenant = "red"
+subnet = "web"
+mac = "02:00:00:00:01:05"
+addresses = ["10.0.1.5"]
+
+"""
+
+    assert problems(with_change(port, port + port)) == [
+        "host.port[#2].interface: vnet0 is that of host.port[vnet0] already; give each port its own",
+        "host.port[#2].mac: 02:00:00:00:01:05 is that of host.port[vnet0] already; give each port its own",
+        "host.port[#2].addresses: 10.0.1.5 is that of host.port[vnet0] already; give each port its own",
+    ]
+
+
+def test_an_appliance_needs_a_name_and_a_role() -> None:
+    assert problems("") == [
+        'appliance: is missing; write [appliance] and under it a name, such as name = "edge-1"',
+        "this appliance has no role; write at least one of [gateway], [lookup] and [host]",
+    ]
+    assert problems("[appliance]\n[lookup]\n") == ["appliance.name: is missing"]
+
+
+def test_a_role_that_sends_needs_an_underlay() -> None:
+    assert problems('[appliance]\nname = "a"\n[gateway]\n') == [
+        "underlay: is missing, and [gateway] needs it; write [underlay] with provider_addresses"
+    ]
+    host = problems('[appliance]\nname = "a"\n[host]\nname = "hv1"\n')
+    assert host == [
+        "underlay: is missing, and [host] needs it; write [underlay] with provider_addresses",
+        'host.name: there is no host "hv1"; write [[provider_host]]',
+    ]
+
+
+def test_a_role_is_a_section() -> None:
+    assert problems('gateway = true\n[appliance]\nname = "a"\n[lookup]\n') == [
+        "underlay: is missing, and [gateway] needs it; write [underlay] with provider_addresses",
+        "gateway: true is not a table of keys; write [gateway]",
+    ]
+
+
+def test_what_there_may_be_several_of_is_an_array_of_tables() -> None:
+    assert problems('[appliance]\nname = "a"\n[lookup]\n[tenant]\nname = "red"\nsubnet = [5]\n') == [
+        "tenant: there may be several, so write [[tenant]]",
+        "tenant[red].subnet[#1]: 5 is not a table of keys; write [[tenant.subnet]]",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[appliance]\nname = \n", "not TOML: Invalid value (at line 2, column 8)"),
+        ("[appliance\n", "not TOML: Expected ']' at the end of a table declaration (at line 1, column 11)"),
+        ("a = 1\na = 2\n", "not TOML: Cannot overwrite a value (at line 2, column 6)"),
+        ("a = " + "[" * 100_000, "not TOML that can be read: nested too deeply"),
+    ],
+)
+def test_a_mistake_of_syntax_is_said_with_its_line_and_column(text: str, said: str) -> None:
+    assert problems(text) == [said]
+
+
+def test_a_number_of_many_digits_is_said_without_its_digits() -> None:
+    assert problems(with_change("vsid = 6001", "vsid = 0x" + "f" * 5000)) == [
+        "tenant[blue].subnet[web].vsid: a huge number is no VSID; use 4096 to 16777214 (RFC 7637 section 3.4)"
+    ]
+    with pytest.raises(ConfigurationError, match="not TOML: "):
+        parse(with_change("vsid = 6001", "vsid = " + "9" * 5000))
+
+
+# --- files
+
+
+def load_problems(path: Path) -> list[str]:
+    with pytest.raises(ConfigurationError) as caught:
+        load(path)
+    return [str(problem) for problem in caught.value.problems]
+
+
+@pytest.fixture
+def configuration(tmp_path: Path) -> Path:
+    """The whole file with sound secrets beside it."""
+    for name in ("hv1.token", "seattle.psk"):
+        (tmp_path / name).write_text("not a secret")
+        (tmp_path / name).chmod(0o600)
+    (tmp_path / "appliance.toml").write_text(WHOLE)
+    return tmp_path / "appliance.toml"
+
+
+def test_sound_secret_files_are_accepted(configuration: Path) -> None:
+    assert not list(secret_problems(load(configuration)))
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o601, 0o777])
+def test_a_secret_that_others_may_read_is_refused(configuration: Path, mode: int) -> None:
+    secret = configuration.with_name("seattle.psk")
+    secret.chmod(mode)
+
+    assert load_problems(configuration) == [
+        f"tenant[red].site[seattle].ike.psk_file: mode {mode:04o} lets others read it; chmod 600 {secret}"
+    ]
+
+
+def test_every_secret_that_is_missing_or_unusable_is_said(configuration: Path) -> None:
+    secret, token = configuration.with_name("seattle.psk"), configuration.with_name("hv1.token")
+    secret.unlink()
+    token.unlink()
+    token.mkdir()
+
+    assert load_problems(configuration) == [
+        f"host.token_file: {token} is not a regular file",
+        f"tenant[red].site[seattle].ike.psk_file: {secret}: No such file or directory",
+    ]
+
+
+def test_an_empty_secret_is_refused(configuration: Path) -> None:
+    configuration.with_name("hv1.token").write_text("")
+
+    (said,) = load_problems(configuration)
+    assert said.startswith("host.token_file: ")
+    assert said.endswith("hv1.token is empty; put the secret in it")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_secret_of_another_user_is_refused(configuration: Path) -> None:
+    token = configuration.with_name("hv1.token")
+    try:
+        os.chown(token, 12345, -1)
+    except OSError as error:
+        pytest.skip(f"this root cannot give a file away ({error.strerror})")
+
+    (said,) = load_problems(configuration)
+    assert said.startswith(f"host.token_file: {token} belongs to user 12345; give it to root")
+
+
+def test_secrets_are_looked_at_although_other_things_are_wrong(configuration: Path) -> None:
+    configuration.write_text(with_change("mtu = 1500", "mtu = 1"))
+    configuration.with_name("hv1.token").chmod(0o644)
+
+    assert [said.partition(":")[0] for said in load_problems(configuration)] == [
+        "underlay.mtu",
+        "host.token_file",
+    ]
+
+
+def test_the_secret_of_a_site_that_another_gateway_dials_is_not_sought(configuration: Path) -> None:
+    configuration.write_text(with_change('gateway = "edge-1"', 'gateway = "edge-2"'))
+    configuration.with_name("seattle.psk").unlink()
+
+    assert load(configuration).network.tenants[0].sites[0].gateway == "edge-2"
+
+
+def test_a_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+    absent = tmp_path / "absent.toml"
+    binary = tmp_path / "binary.toml"
+    binary.write_bytes(b"\xff\xfe\x00")
+
+    assert load_problems(absent) == [f"{absent}: No such file or directory"]
+    assert load_problems(tmp_path) == [f"{tmp_path}: Is a directory"]
+    assert load_problems(binary)[0].startswith(f"{binary} is not text in UTF-8: ")

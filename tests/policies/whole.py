@@ -1,0 +1,13 @@
+"""A sound configuration with every section, for tests that change one thing of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+WHOLE = Path(__file__).with_name("whole.toml").read_text()
+
+
+def with_change(old: str, new: str, text: str = WHOLE) -> str:
+    """The text with its one occurrence of `old` replaced."""
+    assert text.count(old) == 1, f"{text.count(old)} times {old!r}"
+    return text.replace(old, new)
