@@ -40,7 +40,10 @@ SNAPSHOT_LENGTH = 262144
 # The whole of a super-packet as offloads hand it to us, and room for more of them.
 LARGEST_FRAME = 1 << 17
 RECEIVE_BUFFER = 32 << 20
+MOST_AT_ONCE = 65536
 SO_RCVBUFFORCE = 33
+SO_TIMESTAMPNS = 35
+TIMESPEC = struct.Struct("@ll")
 
 
 def open_socket(interface: str) -> socket.socket:
@@ -52,6 +55,7 @@ def open_socket(interface: str) -> socket.socket:
     except PermissionError:  # in a user namespace the machine's own limit holds
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
     sock.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
+    sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
     sock.bind((interface, ETH_P_ALL))
     sock.setblocking(False)
     return sock
@@ -83,15 +87,14 @@ def read_frames(path: Path) -> Iterator[bytes]:
 
 
 def drain(sock: socket.socket, file: BinaryIO) -> int:
-    """Write every frame that has arrived, and return how many there were."""
-    count = 0
-    while True:
+    """Write what has arrived, and return how many frames there were; a flood does not keep it here."""
+    for count in range(MOST_AT_ONCE):
         try:
-            frame, ancillary, _, _ = sock.recvmsg(LARGEST_FRAME, 64)
+            frame, ancillary, _, _ = sock.recvmsg(LARGEST_FRAME, 128)
         except BlockingIOError:
             return count
-        write_frame(file, _with_vlan_tag(frame, ancillary), time.time_ns())
-        count += 1
+        write_frame(file, _with_vlan_tag(frame, ancillary), _arrival(ancillary))
+    return MOST_AT_ONCE
 
 
 def capture(interface: str, path: Path) -> tuple[int, int]:
@@ -120,6 +123,15 @@ def _with_vlan_tag(frame: bytes, ancillary: list[tuple[int, int, bytes]]) -> byt
                 protocol = tpid if status & TP_STATUS_VLAN_TPID_VALID else 0x8100
                 return frame[:12] + struct.pack("!HH", protocol, tci) + frame[12:]
     return frame
+
+
+def _arrival(ancillary: list[tuple[int, int, bytes]]) -> int:
+    """When the kernel saw the frame, in nanoseconds since 1970."""
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS and len(data) >= TIMESPEC.size:
+            seconds, nanoseconds = TIMESPEC.unpack_from(data)
+            return int(seconds) * 1_000_000_000 + int(nanoseconds)
+    return time.time_ns()
 
 
 def _stop_signals() -> socket.socket:

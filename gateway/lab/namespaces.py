@@ -40,6 +40,11 @@ def tool(name: str) -> str:
     return found
 
 
+def environment() -> dict[str, str]:
+    """Return the environment of commands in the laboratory: tools are found, and speak English."""
+    return {**os.environ, "PATH": TOOL_PATH, "LC_ALL": "C"}
+
+
 class Namespace:
     """One network namespace, with its loopback interface up."""
 
@@ -76,7 +81,7 @@ class Namespace:
                 capture_output=True,
                 text=True,
                 timeout=timeout,
-                env={**os.environ, "PATH": TOOL_PATH},
+                env=environment(),
                 check=False,
             )
         except subprocess.TimeoutExpired:
@@ -115,11 +120,18 @@ class Namespace:
         return _in_thread(enter_and_call)
 
     def sysctl(self, values: Mapping[str, str | int]) -> None:
-        """Set kernel parameters of the namespace, such as {"net/ipv4/ip_forward": 1}. Raises OSError."""
+        """Set kernel parameters of the namespace, such as {"net/ipv4/ip_forward": 1}. Raises LabError."""
 
         def write() -> None:
             for name, value in values.items():
-                Path("/proc/sys", name).write_text(f"{value}\n")
+                path = Path("/proc/sys", name)
+                try:
+                    path.write_text(f"{value}\n")
+                except OSError as error:
+                    raise LabError(
+                        f"{path} cannot be set to {value} ({error.strerror}): "
+                        "this needs a kernel with IPv6, and in a container full privileges"
+                    ) from error
 
         self.call(write)
 

@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from gateway.lab.namespaces import TOOL_PATH, LabError
+from gateway.lab.namespaces import LabError
+from gateway.lab.namespaces import environment as lab_environment
 
 PR_SET_PDEATHSIG = 1
 POLL_SECONDS = 0.01
@@ -40,7 +41,7 @@ class Process:
                 stderr=output,
                 start_new_session=True,
                 preexec_fn=_die_with_parent(os.getpid()),  # noqa: PLW1509 - two system calls, no locks
-                env={**os.environ, "PATH": TOOL_PATH, "PYTHONUNBUFFERED": "1", **(environment or {})},
+                env={**lab_environment(), "PYTHONUNBUFFERED": "1", **(environment or {})},
             )
         self.pid = self._popen.pid
 

@@ -71,4 +71,6 @@ def _why_forbidden(said: str) -> str:
                 f"this machine forbids ordinary users network namespaces ({name} is {forbidding}): "
                 f"run this as root, or allow them with 'sudo sysctl {name}={allowing}'"
             )
+    if os.geteuid() == 0:
+        return f"root may make no network namespaces here ({said}): run this container with full privileges"
     return f"this machine forbids ordinary users network namespaces ({said}): run this as root"

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.lab import nodes
+from gateway.lab.demo import demo_plan, knows
+from gateway.lab.topology import Plan, standard_plan
+from policies.config import load, parse
+from policies.model import Appliance
+
+REFERENCE = Path(__file__).parents[3] / "appliance.toml"
+
+
+def configured(plan: Plan, name: str) -> Appliance:
+    (node,) = (node for node in plan.nodes if node.name == name)
+    return parse(nodes.configuration(plan, node, state=Path("/var/lib/isthmus"), knows=knows))
+
+
+@pytest.mark.parametrize("underlay", [(4,), (6,), (4, 6)])
+def test_every_planned_node_has_a_sound_configuration(underlay: tuple[int, ...]) -> None:
+    plan = standard_plan(tenants=("a", "b", "c"), vms_per_subnet=5, underlay=underlay)
+    for node in plan.nodes:
+        appliance = parse(nodes.configuration(plan, node, state=Path("/var/lib/isthmus")))
+        assert appliance.gateway == (node.name == "edge-1")
+        assert (appliance.host is not None) == (node.name != "edge-1")
+
+
+def test_demo_has_the_network_of_the_reference_configuration() -> None:
+    reference, demo = load(REFERENCE), configured(demo_plan(), "edge-1")
+
+    assert demo.network.hosts[0].provider_addresses[0] == reference.network.hosts[0].provider_addresses[0]
+    assert [host.name for host in demo.network.hosts] == [host.name for host in reference.network.hosts]
+    assert demo.underlay is not None
+    assert reference.underlay is not None
+    assert demo.underlay.provider_addresses == reference.underlay.provider_addresses
+    assert [(tenant.name, tenant.gateways, tenant.subnets) for tenant in demo.network.tenants] == [
+        (tenant.name, tenant.gateways, tenant.subnets) for tenant in reference.network.tenants
+    ]
+
+
+def test_hosts_of_the_demo_lack_the_records_that_send_traffic_through_the_gateway() -> None:
+    plan = demo_plan()
+    web = {subnet.vsid for subnet in plan.subnets if subnet.name == "web"}
+
+    for name in ("hv1", "hv2"):
+        tenants = configured(plan, name).network.tenants
+        assert {record.vsid for tenant in tenants for record in tenant.records} == web
+    gateway = configured(plan, "edge-1").network.tenants
+    assert sum(len(tenant.records) for tenant in gateway) == 2 * len(plan.vms)
