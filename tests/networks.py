@@ -13,20 +13,32 @@ from collections.abc import Iterable
 from ipaddress import ip_network
 
 from scapy.layers.inet import IP, TCP, UDP
-from scapy.layers.inet6 import IPv6
-from scapy.layers.l2 import GRE, Ether
+from scapy.layers.inet6 import ICMPv6ND_NS, ICMPv6NDOptSrcLLAddr, IPv6
+from scapy.layers.l2 import ARP, GRE, Ether
 from scapy.packet import Packet, Raw
 
 from gateway.forwarding.directory import Directory
 from gateway.forwarding.drops import DropReason
 from gateway.forwarding.node import Node
 from gateway.forwarding.pipeline import Forwarder
-from gateway.forwarding.verdicts import Answer, Drop, Emission, Forward, OuterHeader, ToPort, ToUnderlay, Verdict
+from gateway.forwarding.verdicts import (
+    Answer,
+    Drop,
+    Emission,
+    Forward,
+    OuterHeader,
+    PortKey,
+    ToPort,
+    ToUnderlay,
+    Verdict,
+)
+from gateway.packets.ndp import solicited_node
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid, gateway_mac
 from policies.model import (
     AccessRule,
     CustomerRoute,
     FlowIdMode,
+    IkeIdentity,
     Limits,
     LookupRecord,
     Network,
@@ -38,6 +50,8 @@ from policies.model import (
     VirtualSubnet,
 )
 from policies.tables import Tables
+
+BROADCAST = "ff:ff:ff:ff:ff:ff"
 
 PROVIDER = {
     "hv1": ("198.51.100.11", "2001:db8::11"),
@@ -145,11 +159,8 @@ def gateway(net: Network | None = None, *, pa_version: int = 4, mtu: int = 1500)
     return Forwarder(node, Tables.compile(net), directory(net, pa_version))
 
 
-def host(
-    name: str, net: Network | None = None, *, known: Directory | None = None, mtu: int = 1500
-) -> Forwarder:
-    """The pipeline of hv1 or hv2, with a port for each of its VMs."""
-    net = net or network()
+def ports_of(name: str, net: Network) -> dict[PortKey, Port]:
+    """A port for each VM of a host."""
     ports = {}
     for each in net.tenants:
         for (subnet, number), place in PLACES.items():
@@ -159,17 +170,28 @@ def host(
                     tenant=each.name,
                     vsid=Vsid(VSIDS[each.name, subnet]),
                     mac=mac(each.name, subnet, number),
-                    addresses=tuple(
-                        CustomerAddress.parse(ca(subnet, number, version)) for version in (4, 6)
-                    ),
+                    addresses=tuple(CustomerAddress.parse(ca(subnet, number, version)) for version in (4, 6)),
                 )
                 ports[port.vsid, port.mac] = port
+    return ports
+
+
+def own_records(name: str, net: Network | None = None) -> Directory:
+    """What a host knows by itself: the records of its own ports."""
+    return Directory(record for record in directory(net or network()) if record.host == name)
+
+
+def host(
+    name: str, net: Network | None = None, *, known: Directory | None = None, mtu: int = 1500
+) -> Forwarder:
+    """The pipeline of hv1 or hv2, with a port for each of its VMs."""
+    net = net or network()
     node = Node(
         name=name,
         provider_addresses=(pa(name), pa(name, 6)),
         underlay_mtu=mtu,
         is_gateway=False,
-        ports=ports,
+        ports=ports_of(name, net),
     )
     return Forwarder(node, Tables.compile(net), known if known is not None else directory(net))
 
@@ -217,6 +239,73 @@ def nvgre(tenant_name: str, subnet: str, inner: Packet | bytes, flow_id: int = 0
     return bytes(GRE(key_present=1, proto=0x6558, key=key) / Raw(bytes(inner)))
 
 
+def receive(
+    forwarder: Forwarder,
+    inner: Packet | bytes,
+    *,
+    sender: str = "hv1",
+    tenant: str = "red",
+    subnet: str = "web",
+    version: int = 4,
+    ecn: int = 0,
+    now: float = 0,
+) -> Verdict:
+    """Bring a frame across the underlay, in NVGRE from a node to `forwarder`."""
+    outer = from_host(sender, to=forwarder.node.name, version=version, ecn=ecn)
+    return forwarder.from_underlay(outer, nvgre(tenant, subnet, inner), now)
+
+
+def send(
+    forwarder: Forwarder, source: tuple[str, str, int], inner: Packet | bytes, now: float = 0
+) -> Verdict:
+    """Have a VM, named by tenant, subnet and number, send a frame at its port."""
+    return forwarder.from_port(port(*source), bytes(inner), now)
+
+
+def arp_request(
+    tenant_name: str, asker: tuple[str, int], target: str, *, source: str | None = None, to: str = BROADCAST
+) -> Packet:
+    """Who has `target`? Asked by a VM, from its own address unless said otherwise."""
+    own = str(mac(tenant_name, *asker))
+    psrc = ca(*asker) if source is None else source
+    return Ether(src=own, dst=to) / ARP(op=1, hwsrc=own, psrc=psrc, hwdst="00:00:00:00:00:00", pdst=target)
+
+
+def solicitation(
+    tenant_name: str,
+    asker: tuple[str, int],
+    target: str,
+    *,
+    source: str | None = None,
+    to: str | None = None,
+    hop_limit: int = 255,
+) -> Packet:
+    """The same in IPv6: to the solicited-node group, with the asker's MAC unless it has no address yet."""
+    own = str(mac(tenant_name, *asker))
+    asked = CustomerAddress.parse(target)
+    group = str(CustomerAddress(solicited_node(asked)))
+    src = ca(*asker, 6) if source is None else source
+    message = ICMPv6ND_NS(tgt=target)
+    if src != "::":
+        message /= ICMPv6NDOptSrcLLAddr(lladdr=own)
+    if to is None:
+        to, destination = f"33:33:ff:{asked[13:].hex(':')}", group
+    else:
+        destination = target
+    return Ether(src=own, dst=to) / IPv6(src=src, dst=destination, hlim=hop_limit) / message
+
+
+def site(name: str, *prefixes: str) -> Site:
+    """An on-premise network behind edge-1."""
+    return Site(
+        name=name,
+        gateway="edge-1",
+        prefixes=tuple(ip_network(prefix) for prefix in prefixes),
+        peer=ProviderAddress.parse("203.0.113.7"),
+        ike=IkeIdentity(local_id="edge-1.example", remote_id=f"{name}.example"),
+    )
+
+
 def from_host(name: str, *, to: str = "edge-1", version: int = 4, ecn: int = 0) -> OuterHeader:
     """The outer header of a packet between two nodes."""
     return OuterHeader(source=bytes(pa(name, version)), destination=bytes(pa(to, version)), ecn=ecn)
@@ -234,7 +323,7 @@ def to_underlay(verdict: Verdict) -> tuple[ToUnderlay, Ether]:
     emission = only(verdict)
     assert isinstance(emission, ToUnderlay), emission
     gre = GRE(emission.payload)
-    assert gre.key_present == 1 and gre.proto == 0x6558
+    assert (gre.key_present, gre.proto) == (1, 0x6558)
     assert gre.key >> 8 == emission.vsid
     return emission, Ether(bytes(gre.payload))
 
