@@ -20,7 +20,6 @@ from policies.addresses import ROUTER_LINK_LOCAL, MacAddress
 from policies.tables import SubnetEntry
 
 ALL_NODES = b"\xff\x02" + bytes(13) + b"\x01"
-ALL_NODES_MAC = b"\x33\x33\x00\x00\x00\x01"
 
 
 class Silence(Enum):
@@ -78,7 +77,8 @@ def answer_solicitation(
     """Return the advertisement that answers a neighbour solicitation as an Ethernet frame.
 
     To a duplicate address detection it goes to all nodes, for the asker has no
-    address yet (RFC 4861 section 7.2.4).
+    address yet (RFC 4861 section 7.2.4), but in a frame for the asker alone (RFC
+    6085): so it finds its way from the gateway to the asker's port.
     """
     mac = resolve(entry, directory, solicitation.target)
     if mac is None:
@@ -94,7 +94,5 @@ def answer_solicitation(
         router=mac == entry.gateway_mac,
         solicited=not detecting,
     )
-    header = EthernetHeader(
-        destination=ALL_NODES_MAC if detecting else asker_mac, source=entry.gateway_mac, ethertype=IPV6
-    )
+    header = EthernetHeader(destination=asker_mac, source=entry.gateway_mac, ethertype=IPV6)
     return header.encode() + advertisement
