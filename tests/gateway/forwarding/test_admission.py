@@ -10,7 +10,6 @@ from scapy.layers.inet6 import IPv6
 from scapy.packet import Packet
 
 from gateway.forwarding.drops import DropReason
-from gateway.forwarding.pipeline import Forwarder
 from gateway.forwarding.verdicts import OuterHeader
 from policies.addresses import ProviderAddress
 from policies.model import CustomerRoute, Network, ProviderGateway, ProviderHost, SiteHop
@@ -26,20 +25,6 @@ def mixed() -> Network:
         n.tenant("red", sites=(n.site("seattle", "172.16.0.0/16", "fd00:99::/48"),)), n.tenant("blue")
     )
     return Network((*net.hosts, BLUE_ONLY), (*net.gateways, BLUE_EDGE), net.tenants)
-
-
-def from_other_gateway(net: Network) -> Forwarder:
-    """A gateway of the same tenants, so that edge-1 is somebody else to it."""
-    forwarder = n.gateway(net)
-    node = forwarder.node
-    other = type(node)(
-        name="edge-1",
-        provider_addresses=(ProviderAddress.parse("192.0.2.10"),),
-        underlay_mtu=node.underlay_mtu,
-        is_gateway=True,
-        ports={},
-    )
-    return Forwarder(other, forwarder.tables, forwarder.directory)
 
 
 def with_source(source: str, version: int = 4, *, subnet: str = "web") -> Packet:
@@ -142,23 +127,33 @@ def test_default_route_to_a_site_lets_no_host_send_from_anywhere() -> None:
     ],
 )
 def test_gateway_of_the_tenant_may_send_from(source: str, version: int) -> None:
-    forwarder = from_other_gateway(mixed())
-    outer = OuterHeader(bytes(n.pa("edge-1")), bytes((192, 0, 2, 10)))
+    host = n.host("hv2", mixed())
+    frame = with_source(source, version)
+    frame.dst = str(n.mac("red", "db", 5))
 
-    verdict = forwarder.from_underlay(outer, n.nvgre("red", "web", with_source(source, version)), now=0)
+    delivered, _ = n.to_port(n.receive(host, frame, sender="edge-1", subnet="db"))
 
-    n.to_underlay(verdict)
-    assert forwarder.sources_elsewhere == {}
+    assert delivered.port == n.port("red", "db", 5)
+    assert host.sources_elsewhere == {}
 
 
-@pytest.mark.parametrize(("source", "version"), [("224.0.0.5", 4), ("ff02::1", 6)])
+@pytest.mark.parametrize(("source", "version"), [("224.0.0.5", 4), ("255.255.255.255", 4), ("ff02::1", 6)])
 def test_even_a_gateway_may_not_send_from_a_group(source: str, version: int) -> None:
-    forwarder = from_other_gateway(mixed())
-    outer = OuterHeader(bytes(n.pa("edge-1")), bytes((192, 0, 2, 10)))
+    frame = with_source(source, version)
+    frame.dst = str(n.mac("red", "db", 5))
 
-    verdict = forwarder.from_underlay(outer, n.nvgre("red", "web", with_source(source, version)), now=0)
+    verdict = n.receive(n.host("hv2", mixed()), frame, sender="edge-1", subnet="db")
 
     n.dropped(verdict, DropReason.SPOOFED_SOURCE)
+
+
+@pytest.mark.parametrize("source_mac", ["ff:ff:ff:ff:ff:ff", "33:33:00:00:00:01", "01:00:5e:00:00:01"])
+def test_group_mac_is_no_sender(source_mac: str) -> None:
+    """An answer to it would reach everybody."""
+    frame = n.frame("red", ("web", 5), ("db", 5))
+    frame.src = source_mac
+
+    n.dropped(n.receive(n.gateway(), frame), DropReason.SPOOFED_SOURCE)
 
 
 @pytest.mark.parametrize(
