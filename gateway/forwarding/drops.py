@@ -44,7 +44,7 @@ class DropReason(StrEnum):
     NO_ROUTE = "no-route"
     """No route of the routing domain matches the destination."""
     NO_RECORD = "no-record"
-    """The destination is in a virtual subnet, but nobody has registered it."""
+    """The destination is in a virtual subnet, but nobody who may hold it has registered it."""
     SITE_DOWN = "site-down"
     """The route leads to a site that has no tunnel."""
     NOT_HERE = "not-here"

@@ -57,8 +57,10 @@ class Ways:
     def to_record(self, arrival: Arrival, facts: PacketFacts, record: LookupRecord) -> Way | DropReason:
         """The way to a record's VM.
 
-        A host passes nothing on that came from the underlay: two hosts with
-        stale records could throw it at each other.
+        A host passes nothing on that came from the underlay, and a gateway switches
+        nothing on that came from a gateway: two with stale records could throw it
+        at each other for ever, since its hop limit stays. Nothing goes to a host that
+        may not hold the tenant, whatever the records say.
         """
         domain = arrival.entry.domain
         if record.pa in self.own:
@@ -66,8 +68,13 @@ class Ways:
             if key in self._node.ports:
                 return LocalPort(key)
             return DropReason.LOOP if self.is_gateway_of(domain) else DropReason.NOT_HERE
-        if arrival.outer is not None and not self.is_gateway_of(domain):
-            return DropReason.NOT_HERE
+        if arrival.outer is not None:
+            is_switched = arrival.destination_mac != arrival.entry.gateway_mac
+            from_gateway = arrival.outer.source in domain.gateway_provider_addresses
+            if not self.is_gateway_of(domain) or (is_switched and from_gateway):
+                return DropReason.NOT_HERE
+        if record.pa not in domain.host_addresses:
+            return DropReason.NO_RECORD
         return self._path(record.pa, record.vsid, facts) or DropReason.NO_PROVIDER_ADDRESS
 
     def to_gateway(self, arrival: Arrival, facts: PacketFacts | None) -> Path | None:
@@ -96,7 +103,8 @@ class Ways:
             all_addresses = self._tables.provider_addresses_of.get(host, frozenset()).union(addresses)
             if origin in all_addresses or not self.own.isdisjoint(all_addresses):
                 continue
-            path = self._first_path(addresses, entry.vsid, facts)
+            allowed = (address for address in addresses if address in entry.domain.host_addresses)
+            path = self._first_path(allowed, entry.vsid, facts)
             if path is not None:
                 yield path
 
