@@ -156,10 +156,11 @@ class Delivery:
 
         A frame with the gateway's own MAC as its source was routed before: its
         sender is not in this virtual subnet, and the node that routed it is to
-        tell.
+        tell. A frame for everybody in the link layer is never answered (RFC 1122
+        section 3.2.2, RFC 4443 section 2.4 (e)).
         """
         entry = arrival.entry
-        if arrival.source_mac == entry.gateway_mac:
+        if arrival.source_mac == entry.gateway_mac or arrival.is_to_group:
             return ()
         sender = source if source is not None else entry.gateway_address(facts.version)
         notice = self._notices.compose(arrival.tenant, facts, sender, message, now)
