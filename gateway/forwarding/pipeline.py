@@ -103,11 +103,12 @@ class Forwarder:
         tenant = entry.domain.name
         if self._explain:
             self._explain("virtual subnet", f"VSID {entry.vsid} is {entry.name} of tenant {tenant}")
-        arrival = Arrival(entry, payload[nvgre.HEADER_LENGTH :], outer=outer)
-        parsed = _parse_untrusted(arrival.frame)
+        frame = payload[nvgre.HEADER_LENGTH :]
+        parsed = _parse_untrusted(frame)
         if isinstance(parsed, DropReason):
             return Drop(parsed, tenant)
-        source = parsed.sender_address if isinstance(parsed, ArpPacket) else parsed.source
+        arrival = Arrival(entry, _without_padding(frame, parsed), outer=outer)
+        sender_mac, source = _sender(arrival, parsed)
         admission, record = admit(
             entry.domain,
             self.tables,
@@ -121,13 +122,14 @@ class Forwarder:
                 "source",
                 f"{CustomerAddress(source)} behind {CustomerAddress(outer.source)}: {admission.value}",
             )
-        if admission is Admission.REFUSED:
+        # No group is a sender (IEEE 802.3 section 3.2.3), and an answer to one would reach everybody.
+        if admission is Admission.REFUSED or sender_mac[0] & 1:
             return Drop(DropReason.SPOOFED_SOURCE, tenant)
         if admission is Admission.ELSEWHERE:
             self.sources_elsewhere[tenant] += 1
         if isinstance(parsed, ArpPacket):
             return self._arp(arrival, parsed)
-        packet = arrival.frame[ethernet.HEADER_LENGTH : ethernet.HEADER_LENGTH + parsed.total_length]
+        packet = arrival.frame[ethernet.HEADER_LENGTH :]
         ecn = ecn_on_arrival(parsed.traffic_class & 3, outer.ecn)
         if ecn is None:
             return Drop(DropReason.CONGESTION, tenant)
@@ -147,18 +149,18 @@ class Forwarder:
         tenant = entry.domain.name
         if self._explain:
             self._explain("port", f"{port.interface}: VSID {entry.vsid}, {entry.name} of tenant {tenant}")
-        arrival = Arrival(entry, frame, port=port_key)
         parsed = _parse_untrusted(frame)
         if isinstance(parsed, DropReason):
             return Drop(parsed, tenant)
-        source = parsed.sender_address if isinstance(parsed, ArpPacket) else parsed.source
-        if not port_owns(port, arrival.source_mac, source, to_group=arrival.is_to_group) or (
-            isinstance(parsed, ArpPacket) and parsed.sender_mac != port.mac
+        arrival = Arrival(entry, _without_padding(frame, parsed), port=port_key)
+        sender_mac, source = _sender(arrival, parsed)
+        if sender_mac != port.mac or not port_owns(
+            port, arrival.source_mac, source, to_group=arrival.is_to_group
         ):
             return Drop(DropReason.SPOOFED_SOURCE, tenant)
         if isinstance(parsed, ArpPacket):
             return self._arp(arrival, parsed)
-        packet = frame[ethernet.HEADER_LENGTH : ethernet.HEADER_LENGTH + parsed.total_length]
+        packet = arrival.frame[ethernet.HEADER_LENGTH :]
         decision = self._decide(arrival, parsed, packet, None, now)
         if not isinstance(decision, Flow):
             return decision
@@ -429,6 +431,19 @@ class Forwarder:
             return dropped or Drop(DropReason.NO_RECORD, arrival.tenant)
         self.meters[entry.vsid].sent(facts.total_length)
         return Forward(tuple(emissions))
+
+
+def _sender(arrival: Arrival, parsed: ArpPacket | PacketFacts) -> tuple[bytes, bytes]:
+    """Who says that it sent a frame: a MAC and an IP address."""
+    if isinstance(parsed, ArpPacket):
+        return parsed.sender_mac, parsed.sender_address
+    return arrival.source_mac, parsed.source
+
+
+def _without_padding(frame: bytes, parsed: ArpPacket | PacketFacts) -> bytes:
+    """Cut off what follows the packet: it would cross the underlay for nothing, or be too much for it."""
+    length = arp.LENGTH if isinstance(parsed, ArpPacket) else parsed.total_length
+    return frame[: ethernet.HEADER_LENGTH + length]
 
 
 def _parse_untrusted(frame: bytes) -> ArpPacket | PacketFacts | DropReason:

@@ -15,6 +15,8 @@ REPLY = 2
 _PACKET = struct.Struct("!HHBBH6s4s6s4s")
 _ETHERNET_AND_IPV4 = (1, 0x0800, 6, 4)
 
+LENGTH = _PACKET.size
+
 
 class ArpPacket(msgspec.Struct, frozen=True, gc=False):
     """A request for, or a statement of, the MAC of an IPv4 address."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import msgspec
 from scapy.layers.inet import IP, UDP
-from scapy.layers.l2 import Ether
+from scapy.layers.l2 import ARP, Ether
+from scapy.packet import Raw
 
+from gateway.forwarding.directory import Directory
 from gateway.forwarding.drops import DropReason
 from gateway.forwarding.node import Node
 from gateway.forwarding.pipeline import Forwarder
@@ -64,3 +66,34 @@ def test_broadcast_is_not_carried_to_a_host_that_may_no_longer_hold_the_tenant()
     verdict = forwarder.from_underlay(n.from_host("hv1"), n.nvgre("red", "web", frame), now=0)
 
     n.dropped(verdict, DropReason.NO_RECORD)
+
+
+def test_frame_from_a_group_is_spoofed_and_not_answered() -> None:
+    forwarder = n.gateway()
+    frame = n.frame("red", ("web", 5), ("db", 5), ttl=1)
+    frame.src = "01:00:5e:00:00:05"
+
+    verdict = forwarder.from_underlay(n.from_host("hv1"), n.nvgre("red", "web", frame), now=0)
+
+    assert n.dropped(verdict, DropReason.SPOOFED_SOURCE) == ()
+
+
+def test_arp_request_from_a_group_is_spoofed_and_not_answered() -> None:
+    forwarder = n.gateway()
+    request = ARP(hwsrc="01:00:5e:00:00:05", psrc=n.ca("web", 5), pdst=n.ca("web", 6))
+    frame = Ether(dst=BROADCAST, src=str(n.mac("red", "web", 5))) / request
+
+    verdict = forwarder.from_underlay(n.from_host("hv1"), n.nvgre("red", "web", frame), now=0)
+
+    assert n.dropped(verdict, DropReason.SPOOFED_SOURCE) == ()
+
+
+def test_padding_of_a_neighbour_request_stays_behind_when_it_is_passed_on() -> None:
+    knows_nobody = n.host("hv1", known=Directory())
+    mac = str(n.mac("red", "web", 5))
+    request = Ether(dst=BROADCAST, src=mac) / ARP(hwsrc=mac, psrc=n.ca("web", 5), pdst=n.ca("web", 6))
+
+    verdict = knows_nobody.from_port(n.port("red", "web", 5), bytes(request / Raw(bytes(3000))), now=0)
+
+    _, passed_on = n.to_underlay(verdict)
+    assert bytes(passed_on) == bytes(request)
