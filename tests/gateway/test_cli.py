@@ -1,0 +1,98 @@
+"""What a person at the command line sees."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = ROOT / "appliance.toml"
+
+
+def isthmus(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "gateway.cli", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_sound_configuration_is_said_to_be_sound() -> None:
+    result = isthmus("check", REFERENCE)
+
+    assert result.returncode == 0, result.stderr
+    assert "sound: edge-1, 2 tenants, 4 virtual subnets, 2 hosts" in result.stdout
+
+
+def test_every_problem_of_a_configuration_is_listed_and_the_exit_code_is_2(tmp_path: Path) -> None:
+    broken = tmp_path / "appliance.toml"
+    text = REFERENCE.read_text().replace("vsid = 5002", "vsid = 5001").replace('host = "hv2"', 'host = "hv9"')
+    broken.write_text(text)
+
+    result = isthmus("check", broken)
+
+    assert result.returncode == 2
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert sum("5001" in line for line in lines) >= 1
+    assert sum("hv9" in line for line in lines) >= 2
+    assert lines[-1] == f"isthmus: {len(lines) - 1} problems"
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_missing_file_is_one_problem(command: str, tmp_path: Path) -> None:
+    result = isthmus(command, tmp_path / "nowhere.toml")
+
+    assert result.returncode == 2
+    assert "nowhere.toml: No such file or directory" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["trace", "--help"]])
+def test_help_needs_no_configuration(arguments: list[str]) -> None:
+    result = isthmus(*arguments)
+
+    assert result.returncode == 0
+    assert "Usage" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(["fly"], id="unknown command"),
+        pytest.param(["check"], id="no file"),
+        pytest.param(["trace", str(REFERENCE)], id="no addresses"),
+        pytest.param(
+            ["trace", str(REFERENCE), "--from", "10.0.1.300", "--to", "10.0.2.5"], id="not an address"
+        ),
+        pytest.param(
+            ["trace", str(REFERENCE), "--from", "10.0.1.5", "--to", "10.0.2.5"], id="no tenant"
+        ),
+    ],
+)
+def test_misuse_exits_with_2_and_without_a_traceback(arguments: list[str]) -> None:
+    result = isthmus(*arguments)
+
+    assert result.returncode == 2, result
+    assert result.stderr or result.stdout
+    assert "Traceback" not in result.stderr
+
+
+def test_trace_prints_each_step_and_the_verdict() -> None:
+    result = isthmus(
+        "trace", REFERENCE, "--tenant", "red", "--from", "10.0.1.5", "--to", "10.0.2.5",
+        "--protocol", "tcp", "--port", "5432",
+    )  # fmt: skip
+
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert [line.split("  ")[0] for line in lines[:-1]] == [
+        "virtual subnet", "source", "access", "route", "record", "hop limit",
+    ]  # fmt: skip
+    assert lines[-1].startswith("=> forwarded from 192.0.2.254 to 203.0.113.12 in NVGRE, VSID 5002 (db)")
