@@ -211,7 +211,7 @@ def _decode_upper_layer(
         return source_port, destination_port, 0, -1, -1, None
     if protocol == TCP:
         # RFC 1858 section 3.1: a first fragment without the flags hides what it opens.
-        if length < (16 if more else 20):
+        if length < 16:
             raise MalformedPacket(f"{length} octets are too short for a TCP header")
         source_port, destination_port, data_offset, tcp_flags = _TCP.unpack_from(packet, start)
         header_length = data_offset >> 4 << 2

@@ -57,6 +57,10 @@ def test_an_update_is_the_same_as_computing_anew(data: bytes, new: int, draw: st
         assert update(internet_checksum(data), old, new) == internet_checksum(changed)
 
 
+def test_a_carry_from_the_carry_is_counted() -> None:
+    assert update(0, 0, 1) == 0xFFFE
+
+
 @given(st.integers(0, 0xFFFF), st.integers(0, 0xFFFF), st.integers(0, 0xFFFF))
 def test_an_update_is_always_sixteen_bits(checksum: int, old: int, new: int) -> None:
     assert 0 <= update(checksum, old, new) <= 0xFFFF

@@ -213,6 +213,8 @@ def test_an_upper_layer_without_octets_is_well_formed() -> None:
         ),
         pytest.param(ipv6(bytes([UDP, 2]) + bytes(14), ip.ROUTING), id="header beyond the packet"),
         pytest.param(ipv6(bytes([UDP, 0, 0, 0]), ip.ROUTING), id="half a header"),
+        pytest.param(ipv6(bytes([59, 2]) + bytes(14), ip.ROUTING), id="beyond it, and nothing behind"),
+        pytest.param(ipv6(bytes([59, 0, 0, 0]), ip.FRAGMENT), id="half a fragment header"),
         pytest.param(ipv6(b"", ip.HOP_BY_HOP), id="jumbogram"),
     ],
 )
@@ -325,6 +327,15 @@ def test_a_quote_of_eight_octets_of_tcp_has_ports_and_no_flags() -> None:
     assert quoted.total_length == 44
 
 
+@pytest.mark.parametrize("quote", [ipv4(SEGMENT, protocol=TCP), ipv6(extension(TCP) + SEGMENT, ip.ROUTING)])
+def test_a_quote_may_be_cut_anywhere(quote: bytes) -> None:
+    for length in range(len(quote)):
+        quoted = ip.decode_untrusted(icmp_error(quote[:length], quote[0] >> 4)).quoted
+        flags_are_there = length >= len(quote) - len(SEGMENT) + 14
+
+        assert flags_are_there is (quoted is not None and quoted.tcp_flags != 0)
+
+
 def test_a_quote_with_a_wrong_checksum_and_length_is_still_read() -> None:
     quote = bytearray(ipv4(DATAGRAM))
     quote[8] = 0  # as a router leaves it that counts the TTL down first
@@ -345,8 +356,8 @@ def test_a_quote_with_a_wrong_checksum_and_length_is_still_read() -> None:
         pytest.param(b"\x41" + ipv4(DATAGRAM)[1:], 4, id="header length of 4"),
         pytest.param(ipv6(DATAGRAM)[:39], 6, id="half an IPv6 header"),
         pytest.param(ipv6(extension(UDP), ip.ROUTING)[:44], 6, id="half an extension header"),
-        pytest.param(ipv6(DATAGRAM), 4, id="IPv6 in ICMP"),
-        pytest.param(ipv4(DATAGRAM), 6, id="IPv4 in ICMPv6"),
+        pytest.param(b"\x65" + ipv6(DATAGRAM)[1:], 4, id="IPv6 in ICMP"),
+        pytest.param(ipv4(DATAGRAM) + DATAGRAM, 6, id="IPv4 in ICMPv6"),
     ],
 )
 def test_a_quote_without_whole_headers_tells_nothing(quote: bytes, version: int) -> None:

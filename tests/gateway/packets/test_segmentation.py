@@ -87,16 +87,23 @@ def test_what_fits_is_one_frame_with_its_flags_kept(payload: bytes) -> None:
     assert got == frame(ENDS[0], TCP, with_right_checksum(ENDS[0], TCP, segment, 16))
 
 
-def test_extension_headers_are_repeated() -> None:
-    hop_by_hop = bytes([TCP, 0, 1, 4, 0, 0, 0, 0])
-    segment = hop_by_hop + tcp_header(1, TCP_ACK) + PAYLOAD
+@pytest.mark.parametrize(
+    ("first", "chain"),
+    [
+        (ip.HOP_BY_HOP, bytes([TCP, 0, 1, 4, 0, 0, 0, 0])),
+        (ip.ROUTING, bytes([TCP, 2, 4, 0, 0, 0, 0, 0]) + ENDS[1][0]),  # no segments are left
+        (ip.AUTHENTICATION, bytes([ip.FRAGMENT, 4]) + bytes(22) + bytes([TCP, 0, 0, 0, 0, 0, 0, 7])),
+    ],
+)
+def test_extension_headers_are_repeated(first: int, chain: bytes) -> None:
+    segment = chain + tcp_header(1, TCP_ACK) + PAYLOAD
 
-    segments = segmentation.segment(frame(ENDS[1], ip.HOP_BY_HOP, segment), 1400)
+    segments = segmentation.segment(frame(ENDS[1], first, segment), 1400)
 
     assert len(segments) == 3
     for got in segments:
         facts = ip.decode_untrusted(got[14:])
-        assert got[54:62] == hop_by_hop
+        assert got[54 : 54 + len(chain)] == chain
         assert transport_checksum(*ENDS[1], TCP, got[14 + facts.header_length :]) == 0
 
 
@@ -117,6 +124,19 @@ def test_padding_of_the_frame_is_not_sent_on() -> None:
         pytest.param(
             frame(ENDS[1], ip.ROUTING, bytes([TCP, 2, 4, 1, 0, 0, 0, 0]) + ENDS[1][0] + tcp_header(1, 0)),
             id="source-routed",
+        ),
+        pytest.param(
+            frame(
+                ENDS[1],
+                ip.DESTINATION_OPTIONS,
+                bytes([ip.AUTHENTICATION, 0, 1, 4, 0, 0, 0, 0])
+                + bytes([ip.ROUTING, 4])
+                + bytes(22)
+                + bytes([TCP, 2, 4, 1, 0, 0, 0, 0])
+                + ENDS[1][0]
+                + tcp_header(1, 0),
+            ),
+            id="source-routed behind other headers",
         ),
     ],
 )

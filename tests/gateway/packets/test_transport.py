@@ -73,6 +73,8 @@ def test_every_mss_option_is_lowered() -> None:
         pytest.param(tcp(ENDS[0], b"\x08\x28" + MSS_1460), id="behind an option beyond the end"),
         pytest.param(tcp(ENDS[0], bytes([2, 3, 0xFF, 1])), id="MSS of another length"),
         pytest.param(tcp(ENDS[0], NOP * 3, payload=MSS_1460), id="in the payload"),
+        pytest.param(tcp(ENDS[0], NOP * 2 + MSS_1460[:2], payload=b"\xff\xff"), id="half in the payload"),
+        pytest.param(tcp(ENDS[0], NOP * 3 + MSS_1460[:1]), id="cut off behind its type"),
         pytest.param(
             ip.build(*ENDS[0], UDP, bytes.fromhex("c001 0050 000c 0000") + MSS_1460), id="in a UDP datagram"
         ),
