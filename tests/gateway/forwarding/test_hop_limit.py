@@ -7,6 +7,7 @@ from scapy.layers.inet import ICMP, IP
 from scapy.layers.inet6 import ICMPv6TimeExceeded, IPv6
 from scapy.packet import Packet
 
+from gateway.forwarding.directory import Directory
 from gateway.forwarding.drops import DropReason
 from gateway.forwarding.pipeline import Forwarder
 from gateway.forwarding.verdicts import Answer, ToUnderlay
@@ -90,9 +91,7 @@ def carry(first: Forwarder, frame: Packet) -> tuple[list[str], Packet]:
         pytest.param(n.own_records("hv1"), ["hv1", "edge-1", "hv2"], id="only the gateway has"),
     ],
 )
-def test_between_subnets_there_is_exactly_one_hop(
-    version: int, records: n.Directory, path: list[str]
-) -> None:
+def test_between_subnets_there_is_exactly_one_hop(version: int, records: Directory, path: list[str]) -> None:
     passed, delivered = carry(n.host("hv1", known=records), routed(version, 64))
 
     assert passed == path
@@ -101,7 +100,7 @@ def test_between_subnets_there_is_exactly_one_hop(
 
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("records", [n.directory(n.network()), n.own_records("hv1")])
-def test_within_a_subnet_there_is_no_hop(version: int, records: n.Directory) -> None:
+def test_within_a_subnet_there_is_no_hop(version: int, records: Directory) -> None:
     field = "ttl" if version == 4 else "hlim"
     frame = n.frame("red", ("web", 5), ("web", 6), version=version, **{field: 1})
 

@@ -15,6 +15,7 @@ from scapy.packet import Packet, Raw
 
 from gateway.forwarding.drops import DropReason
 from gateway.forwarding.notices import BURST, RATE
+from gateway.forwarding.pipeline import Forwarder
 from gateway.forwarding.verdicts import Answer, Drop
 from policies.model import Network, Tenant, VirtualSubnet
 from tests import networks as n
@@ -95,7 +96,7 @@ def test_frame_that_was_routed_before_is_not_told_of_in_the_wrong_subnet() -> No
     assert n.dropped(n.receive(n.gateway(), frame, subnet="db"), DropReason.TOO_BIG) == ()
 
 
-def burst_of(forwarder: n.Forwarder, count: int, now: float, tenant: str = "red") -> int:
+def burst_of(forwarder: Forwarder, count: int, now: float, tenant: str = "red") -> int:
     """How many of so many expiring packets are told of."""
     frame = n.frame(tenant, ("web", 5), ("db", 5), ttl=1)
     verdicts = [n.receive(forwarder, frame, tenant=tenant, now=now) for _ in range(count)]
