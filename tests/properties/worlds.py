@@ -1,0 +1,262 @@
+"""Whole networks, made up by chance: tenants that overlap in every way, and a node for each machine.
+
+What is generated is what a configuration's checks accept. Besides, records may be
+missing, old, or at a host that may no longer hold the tenant, and differ from node to
+node, as they do while they are on their way.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from gateway.forwarding.directory import Delete, Directory, Put
+from gateway.forwarding.node import Explain, Node
+from gateway.forwarding.pipeline import Forwarder
+from gateway.forwarding.verdicts import PortKey
+from policies.addresses import CustomerAddress, MacAddress, Prefix, ProviderAddress, Vsid
+from policies.facts import ICMP, ICMPV6, TCP, UDP
+from policies.model import (
+    AccessRule,
+    Action,
+    AddressHop,
+    CustomerRoute,
+    Endpoint,
+    FlowIdMode,
+    IkeIdentity,
+    Limits,
+    LookupRecord,
+    Network,
+    Port,
+    PortRange,
+    ProviderGateway,
+    ProviderHost,
+    Site,
+    SiteHop,
+    Tenant,
+    VirtualSubnet,
+)
+from policies.tables import RoutingDomain, Tables
+
+# Every tenant draws from these, so that most addresses mean something to several of them.
+_IPV4 = ("10.0.1.0/24", "10.0.2.0/24", "10.0.3.0/28", "192.168.0.0/20")
+_IPV6 = ("fd00:1::/64", "fd00:2::/64", "fd00:3::/64", "2001:db8:5::/48")
+_AT_SITES = ("10.0.0.0/8", "172.16.0.0/16", "fd00::/16", "2001:db8:99::/48")
+_BEHIND_A_VM = ("198.18.0.0/15", "0.0.0.0/0", "fd77::/32", "::/0")
+_VSIDS = (0x1000, 0x1001, 0x10FF, 0x1100, 5001, 5002, 6001, 6002, 0x80_0000, 0xFFFF00, 0xFFFFFD, 0xFFFFFE)
+_MTUS = (1500, 1500, 1500, 1600, 1342, 9000)
+PORTS = (22, 53, 80, 5432)
+
+
+class Vm(msgspec.Struct, frozen=True):
+    """A virtual machine and the host where it really is."""
+
+    tenant: str
+    vsid: Vsid
+    mac: MacAddress
+    addresses: tuple[CustomerAddress, ...]
+    host: str
+
+    @property
+    def port(self) -> PortKey:
+        return self.vsid, self.mac
+
+
+class World(msgspec.Struct):
+    """A network and the pipelines of all its nodes."""
+
+    network: Network
+    tables: Tables
+    vms: tuple[Vm, ...]
+    nodes: dict[str, Forwarder]
+    at: dict[bytes, str]
+    """Which node has a provider address."""
+
+    def tenant(self, name: str) -> Tenant:
+        return next(tenant for tenant in self.network.tenants if tenant.name == name)
+
+    def domain_of(self, vsid: int) -> RoutingDomain | None:
+        entry = self.tables.subnets.get(Vsid(vsid))
+        return entry.domain if entry is not None else None
+
+    def vms_of(self, tenant: str) -> list[Vm]:
+        return [vm for vm in self.vms if vm.tenant == tenant]
+
+
+def generate(chance: random.Random) -> World:
+    """Make up a network with two to four tenants, and start its nodes."""
+    tenants = [f"tenant-{letter}" for letter in "abcd"[: chance.randint(2, 4)]]
+    hosts = tuple(_host(chance, number, tenants) for number in range(1, chance.randint(2, 4) + 1))
+    gateways = tuple(_gateway(chance, number, hosts) for number in range(1, chance.randint(1, 3) + 1))
+    vsids = chance.sample(_VSIDS, len(_VSIDS))
+    network = Network(hosts, gateways, tuple(_tenant(chance, name, gateways, vsids) for name in tenants))
+    vms = tuple(vm for tenant in network.tenants for vm in _vms(chance, tenant, hosts))
+    tables = Tables.compile(network)
+    truth = [record for vm in vms for record in _records(chance, vm, hosts)]
+    rumours = chance.random() < 0.5
+    nodes = {}
+    for node in _nodes(chance, network, vms):
+        directory = Directory(truth)
+        if rumours:
+            make_stale(chance, directory, hosts)
+        nodes[node.name] = Forwarder(node, tables, directory)
+    at: dict[bytes, str] = {}
+    for name, forwarder in nodes.items():
+        at.update(dict.fromkeys(forwarder.node.provider_addresses, name))
+    return World(network, tables, vms, nodes, at)
+
+
+def make_stale(chance: random.Random, directory: Directory, hosts: tuple[ProviderHost, ...]) -> None:
+    """Lose some records, and have others point to where their VM is not."""
+    for record in list(directory):
+        fate = chance.random()
+        if fate < 0.1:
+            directory.apply(Delete(record.vsid, record.ca))
+        elif fate < 0.3:
+            directory.apply(Put(moved(chance, record, hosts)))
+
+
+def moved(chance: random.Random, record: LookupRecord, hosts: tuple[ProviderHost, ...]) -> LookupRecord:
+    """The record at any host, also at one that may not hold its tenant."""
+    host = chance.choice(hosts)
+    return msgspec.structs.replace(
+        record, host=host.name, pa=chance.choice(host.provider_addresses), epoch=record.epoch + 1
+    )
+
+
+def twin(forwarder: Forwarder, explain: Explain | None = None) -> Forwarder:
+    """The same node with the same records, and nothing that it has learned or counted."""
+    return Forwarder(forwarder.node, forwarder.tables, Directory(forwarder.directory), explain=explain)
+
+
+def _addresses(chance: random.Random, number: int) -> tuple[ProviderAddress, ...]:
+    both = (f"192.0.2.{number}", f"2001:db8::{number:x}")
+    families = chance.choice((both, both, both[:1], both[1:]))
+    return tuple(ProviderAddress.parse(address) for address in families)
+
+
+def _host(chance: random.Random, number: int, tenants: list[str]) -> ProviderHost:
+    return ProviderHost(
+        name=f"hv{number}",
+        provider_addresses=_addresses(chance, number),
+        tenants=tuple(chance.sample(tenants, chance.randint(1, len(tenants)))),
+        flow_id=chance.choice(list(FlowIdMode)),
+    )
+
+
+def _gateway(chance: random.Random, number: int, hosts: tuple[ProviderHost, ...]) -> ProviderGateway:
+    """A machine of its own, or one that is a host besides."""
+    if chance.random() < 0.3 and number <= len(hosts):
+        host = hosts[number - 1]
+        return ProviderGateway(host.name, host.provider_addresses)
+    return ProviderGateway(f"edge-{number}", _addresses(chance, 100 + number))
+
+
+def _tenant(
+    chance: random.Random, name: str, gateways: tuple[ProviderGateway, ...], vsids: list[int]
+) -> Tenant:
+    ipv4, ipv6 = list(_IPV4), list(_IPV6)
+    subnets = []
+    for number in range(chance.randint(1, 3)):
+        families = chance.choice(((4,), (6,), (4, 6), (4, 6)))
+        prefixes = tuple(
+            ipaddress.ip_network(pool.pop(chance.randrange(len(pool))))
+            for version, pool in ((4, ipv4), (6, ipv6))
+            if version in families
+        )
+        subnets.append(
+            VirtualSubnet(
+                name=f"subnet-{number}",
+                vsid=Vsid(vsids.pop()),
+                prefixes=prefixes,
+                gateway_addresses=tuple(_nth(prefix, 1) for prefix in prefixes),
+                broadcast=chance.random() < 0.5,
+            )
+        )
+    own = tuple(gateway.name for gateway in chance.sample(gateways, chance.randint(1, len(gateways))))
+    sites = _sites(chance, own[0])
+    return Tenant(
+        name=name,
+        gateways=own,
+        subnets=tuple(subnets),
+        routes=tuple(_routes(chance, subnets, sites)),
+        sites=sites,
+        access=_access(chance, subnets, sites) if chance.random() < 0.4 else (),
+        limits=Limits(rate=8_000, burst=2_000) if chance.random() < 0.2 else None,
+    )
+
+
+def _sites(chance: random.Random, gateway: str) -> tuple[Site, ...]:
+    prefixes = chance.sample(_AT_SITES, chance.choice((0, 1, 2)))
+    return tuple(
+        Site(f"site-{n}", gateway, (ipaddress.ip_network(prefix),), None, IkeIdentity("us", f"them-{n}"))
+        for n, prefix in enumerate(prefixes)
+    )
+
+
+def _routes(
+    chance: random.Random, subnets: list[VirtualSubnet], sites: tuple[Site, ...]
+) -> Iterator[CustomerRoute]:
+    inside = [prefix for subnet in subnets for prefix in subnet.prefixes]
+    if sites and chance.random() < 0.7:
+        address = _nth(chance.choice(inside), 9)
+        yield CustomerRoute(ipaddress.ip_network(address.ip), SiteHop(chance.choice(sites).name))
+    for text in chance.sample(_BEHIND_A_VM, chance.choice((0, 1, 2))):
+        prefix: Prefix = ipaddress.ip_network(text)
+        firewalls = [_nth(own, 5) for own in inside if own.version == prefix.version]
+        if firewalls:
+            yield CustomerRoute(prefix, AddressHop(chance.choice(firewalls)))
+        elif sites:
+            yield CustomerRoute(prefix, SiteHop(chance.choice(sites).name))
+
+
+def _access(
+    chance: random.Random, subnets: list[VirtualSubnet], sites: tuple[Site, ...]
+) -> tuple[AccessRule, ...]:
+    endpoints = [Endpoint(), Endpoint(), *(Endpoint(subnet=subnet.name) for subnet in subnets)]
+    endpoints += [Endpoint(site=site.name) for site in sites]
+    endpoints += [Endpoint(prefix=prefix) for prefix in subnets[0].prefixes]
+    rules = []
+    for number in range(chance.randint(1, 4)):
+        protocol = chance.choice((None, TCP, UDP, ICMP, ICMPV6))
+        ports = (PortRange(0, 1023),) if protocol in (TCP, UDP) and chance.random() < 0.5 else ()
+        action = Action.ALLOW if chance.random() < 0.75 else Action.DENY
+        ends = chance.choice(endpoints), chance.choice(endpoints)
+        rules.append(AccessRule(f"rule-{number}", action, *ends, protocol, ports))
+    return tuple(rules)
+
+
+def _vms(chance: random.Random, tenant: Tenant, hosts: tuple[ProviderHost, ...]) -> Iterator[Vm]:
+    """VMs .5, .6 and so on of each subnet; those of other tenants have the same MACs."""
+    places = [host.name for host in hosts if tenant.name in host.tenants]
+    for number, subnet in enumerate(tenant.subnets if places else ()):
+        for last in range(5, 5 + chance.randint(1, 4)):
+            addresses = tuple(_nth(prefix, last) for prefix in subnet.prefixes)
+            mac = MacAddress(bytes((2, 0, 0, 0, number, last)))
+            yield Vm(tenant.name, subnet.vsid, mac, addresses, chance.choice(places))
+
+
+def _records(chance: random.Random, vm: Vm, hosts: tuple[ProviderHost, ...]) -> Iterable[LookupRecord]:
+    host = next(host for host in hosts if host.name == vm.host)
+    for ca in vm.addresses:
+        pa = chance.choice(host.provider_addresses)
+        yield LookupRecord(vm.vsid, ca, vm.mac, pa, vm.host, epoch=1)
+
+
+def _nodes(chance: random.Random, network: Network, vms: tuple[Vm, ...]) -> Iterator[Node]:
+    machines = {host.name: host.provider_addresses for host in network.hosts}
+    machines |= {gateway.name: gateway.provider_addresses for gateway in network.gateways}
+    gateways = {gateway.name for gateway in network.gateways}
+    for name, addresses in machines.items():
+        here = [vm for vm in vms if vm.host == name]
+        ports = {
+            vm.port: Port(f"tap{n}", vm.tenant, vm.vsid, vm.mac, vm.addresses) for n, vm in enumerate(here)
+        }
+        yield Node(name, addresses, chance.choice(_MTUS), name in gateways, ports)
+
+
+def _nth(prefix: Prefix, number: int) -> CustomerAddress:
+    return CustomerAddress(prefix[number].packed)
