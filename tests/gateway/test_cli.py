@@ -71,9 +71,7 @@ def test_help_needs_no_configuration(arguments: list[str]) -> None:
         pytest.param(
             ["trace", str(REFERENCE), "--from", "10.0.1.300", "--to", "10.0.2.5"], id="not an address"
         ),
-        pytest.param(
-            ["trace", str(REFERENCE), "--from", "10.0.1.5", "--to", "10.0.2.5"], id="no tenant"
-        ),
+        pytest.param(["trace", str(REFERENCE), "--from", "10.0.1.5", "--to", "10.0.2.5"], id="no tenant"),
     ],
 )
 def test_misuse_exits_with_2_and_without_a_traceback(arguments: list[str]) -> None:

@@ -1,0 +1,207 @@
+"""`isthmus run`: its start, its signals and its end, and what it says of a machine that does not fit.
+
+sender eth1 ---- eth1 edge-1
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.lab.laboratory import Laboratory
+from gateway.lab.namespaces import Namespace
+from gateway.lab.processes import Process
+from gateway.packets import ip, nvgre
+from policies.addresses import MacAddress, Vsid, gateway_mac
+
+pytestmark = pytest.mark.netns
+
+EDGE, SENDER = "192.0.2.254", "192.0.2.11"
+WEB = Vsid(5001)
+
+CONFIGURATION = """
+[appliance]
+name = "edge-1"
+state = "{state}"
+
+[underlay]
+provider_addresses = ["192.0.2.254"]
+{underlay}
+
+[gateway]
+
+[[provider_host]]
+name = "hv1"
+provider_addresses = ["192.0.2.11"]
+tenants = ["red"]
+
+[[tenant]]
+name = "red"
+gateways = ["edge-1"]
+
+[[tenant.subnet]]
+name = "web"
+vsid = 5001
+prefixes = ["10.0.1.0/24"]
+
+[[tenant.record]]
+ca = "10.0.1.5"
+mac = "02:00:00:00:01:05"
+host = "hv1"
+"""
+
+
+@pytest.fixture
+def laboratory() -> Iterator[Laboratory]:
+    with Laboratory() as lab:
+        lab.link(lab.namespace("sender"), "eth1", lab.namespace("edge-1"), "eth1")
+        lab.namespaces["sender"].ip(f"address add {SENDER}/24 dev eth1", "link set eth1 up")
+        lab.namespaces["edge-1"].ip(f"address add {EDGE}/24 dev eth1", "link set eth1 up")
+        yield lab
+
+
+def start(lab: Laboratory, *, underlay: str = "", prefix: tuple[str, ...] = ()) -> Process:
+    file = lab.directory / "edge-1.toml"
+    file.write_text(CONFIGURATION.format(state=lab.directory, underlay=underlay))
+    command = [*prefix, sys.executable, "-m", "gateway.cli", "run", str(file)]
+    return lab.start("edge-1", lab.namespaces["edge-1"], *command)
+
+
+def echo_to_gateway() -> bytes:
+    """An NVGRE packet with a ping of the gateway's address by the VM 10.0.1.5."""
+    request = bytes((8, 0, 0xF7, 0xFE, 0, 1, 0, 0))
+    packet = ip.build(socket.inet_aton("10.0.1.5"), socket.inet_aton("10.0.1.1"), 1, request)
+    frame = gateway_mac(WEB) + MacAddress.parse("02:00:00:00:01:05") + b"\x08\x00" + packet
+    return nvgre.encode(WEB) + frame
+
+
+def ask_gateway(namespace: Namespace) -> bytes:
+    """Send it from the host's provider address, and return the NVGRE packet that comes back."""
+
+    def exchange() -> bytes:
+        with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_GRE) as raw:
+            raw.settimeout(5)
+            raw.bind((SENDER, 0))
+            raw.sendto(echo_to_gateway(), (EDGE, 0))
+            return raw.recv(65535)[20:]
+
+    return namespace.call(exchange)
+
+
+def test_gateway_answers_from_its_first_moment_and_stops_when_told(laboratory: Laboratory) -> None:
+    process = start(laboratory)
+    process.wait_for(r"ready: gateway edge-1, on 192\.0\.2\.254 \(eth1, MTU 1500\), engine python")
+
+    answer = ask_gateway(laboratory.namespaces["sender"])
+
+    assert answer[:8] == nvgre.encode(WEB)
+    assert answer[42] == 0, "not an echo reply"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0
+    assert "stopping: SIGTERM" in process.output()
+    assert process.output().rstrip().endswith("stopped")
+    assert "Traceback" not in process.output()
+
+
+def test_ctrl_c_ends_it_as_well(laboratory: Laboratory) -> None:
+    process = start(laboratory)
+    process.wait_for("ready")
+
+    process.send_signal(signal.SIGINT)
+
+    assert process.wait(10) == 0
+    assert "Traceback" not in process.output()
+
+
+def test_counters_are_one_line_of_json(laboratory: Laboratory) -> None:
+    process = start(laboratory)
+    process.wait_for("ready")
+
+    process.send_signal(signal.SIGUSR1)
+    counters = json.loads(process.wait_for(r"^\{.*\}$")[0])
+
+    assert counters["node"] == "edge-1"
+    assert counters["records"] == 1
+    assert counters["drops"] == []
+    assert [(meter["tenant"], meter["subnet"], meter["vsid"]) for meter in counters["meters"]] == [
+        ("red", "web", 5001)
+    ]
+
+
+def test_what_the_network_sends_never_stops_it(laboratory: Laboratory) -> None:
+    process = start(laboratory)
+    process.wait_for("ready")
+    sender = laboratory.namespaces["sender"]
+
+    def throw() -> None:
+        valid = echo_to_gateway()
+        with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_GRE) as raw:
+            raw.bind((SENDER, 0))
+            for length in range(1, len(valid)):
+                raw.sendto(valid[:length], (EDGE, 0))
+            for position in range(len(valid)):
+                raw.sendto(valid[:position] + b"\xff" + valid[position + 1 :], (EDGE, 0))
+
+    sender.call(throw)
+
+    assert ask_gateway(sender)
+    process.send_signal(signal.SIGUSR1)
+    counters = json.loads(process.wait_for(r"^\{.*\}$")[0])
+    assert {"malformed", "not-nvgre", "unknown-vsid"} <= {drop["reason"] for drop in counters["drops"]}
+    assert process.returncode is None
+
+
+@pytest.mark.parametrize(
+    ("underlay", "address", "message"),
+    [
+        pytest.param(
+            "",
+            "192.0.2.99/24",
+            "underlay.provider_addresses[0]: 192.0.2.254 is on no interface of this machine; "
+            "its addresses are 192.0.2.99",
+            id="address on no interface",
+        ),
+        pytest.param(
+            'interfaces = ["eth9"]', f"{EDGE}/24", "underlay.interfaces[0]: eth9 is not on this machine", id="interface"
+        ),
+        pytest.param(
+            "mtu = 9000", f"{EDGE}/24", "underlay.mtu: 9000 is more than the 1500 of eth1", id="mtu"
+        ),
+    ],
+)  # fmt: skip
+def test_machine_that_does_not_fit_is_told_of_by_the_key(
+    laboratory: Laboratory, underlay: str, address: str, message: str
+) -> None:
+    laboratory.namespaces["edge-1"].ip("address flush dev eth1", f"address add {address} dev eth1")
+
+    process = start(laboratory, underlay=underlay)
+
+    assert process.wait(20) == 2
+    assert message in process.output()
+    assert "Traceback" not in process.output()
+
+
+def test_missing_privilege_is_said_in_one_sentence(laboratory: Laboratory) -> None:
+    bare = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all")
+    process = start(laboratory, prefix=bare)
+
+    assert process.wait(20) == 2
+    assert "underlay: raw sockets need root or CAP_NET_RAW: run as root, or grant it" in process.output()
+    assert "Traceback" not in process.output()
+
+
+def test_configuration_without_a_role_to_run_is_refused(tmp_path: Path, laboratory: Laboratory) -> None:
+    file = tmp_path / "lookup.toml"
+    file.write_text(f'[appliance]\nname = "nva-1"\nstate = "{tmp_path}"\n[lookup]\n')
+
+    namespace = laboratory.namespaces["edge-1"]
+    process = laboratory.start("nva-1", namespace, sys.executable, "-m", "gateway.cli", "run", str(file))
+
+    assert process.wait(20) == 2
+    assert "Traceback" not in process.output()
