@@ -2,7 +2,10 @@
 
 The frames that a VM sends are the tenant's, and only for the pipeline. But the
 kernel too sees them, as it would on any interface of the machine's own: so on
-the port it is told neither to answer nor to accept anything.
+the port it is told neither to answer nor to accept anything. One gap is left,
+which only a packet filter closes: IPv4 does not check the unspecified source, so
+a VM's DHCP request also reaches a service of this machine that listens on every
+address.
 """
 
 from __future__ import annotations
@@ -48,7 +51,7 @@ def isolated(interface: str, control: int) -> Iterator[None]:
                 continue
             before = setting.read_text().strip()
             if before != value:
-                setting.write_text(value)
+                _write(setting, value)
                 stack.callback(_put_back, setting, before)
         if _has_address(control, interface):
             _log.warning(
@@ -87,6 +90,13 @@ def _has_address(control: int, interface: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def _write(setting: Path, value: str) -> None:
+    try:
+        setting.write_text(value)
+    except OSError as error:  # which names the file only if opening it failed
+        raise OSError(error.errno, error.strerror, str(setting)) from None
 
 
 def _put_back(setting: Path, value: str) -> None:

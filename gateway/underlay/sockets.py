@@ -93,9 +93,9 @@ class GreSocket:
         octets, destination = self._encode(packet)
         try:
             self._socket.sendto(octets, destination)
-        except BlockingIOError:
-            raise
-        except OSError:
+        except OSError as error:
+            if error.errno in _QUEUE_FULL:
+                raise
             # This may be what the network said about an earlier packet, to somebody else: the
             # kernel reports it on the next call and forgets it. So this one gets a second try.
             self.heed_errors()
@@ -128,6 +128,7 @@ class GreSocket:
         raise NotImplementedError
 
 
+_QUEUE_FULL = (errno.EAGAIN, errno.ENOBUFS)
 _FROM_THE_NETWORK = (2, 3)  # SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6; the kernel itself is 1
 _ERROR_REPORTS = ((socket.IPPROTO_IP, IP_RECVERR), (socket.IPPROTO_IPV6, IPV6_RECVERR))
 

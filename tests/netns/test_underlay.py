@@ -314,16 +314,19 @@ def tcp_segments(count: int, size: int) -> list[bytes]:
 
 def test_segments_that_were_merged_all_the_same_are_cut_again(network: Network) -> None:
     sent = tcp_segments(40, 1418)
+    # A veth merges only what comes from an end without TSO, and only what comes while it waits.
+    switch(network.router, "g0", offloads._Offload("TSO", 0x1E, 0x1F, 1), on=False)
+    waiting = network.gateway.run(
+        *("unshare", "--mount", "sh", "-c"),
+        "mount -t sysfs none /sys && cd /sys/class/net/u0 &&"
+        "echo 100000000 >gro_flush_timeout && echo 10 >napi_defer_hard_irqs",
+        check=False,
+    )
+    if waiting.returncode:
+        pytest.skip("only root may make a veth wait for packets to merge")
 
     async def main(end: End, nursery: trio.Nursery) -> None:
         switch(network.gateway, "u0", GRO, on=True)
-        # A veth merges only what comes from an end without TSO, and only what comes while it waits.
-        switch(network.router, "g0", offloads._Offload("TSO", 0x1E, 0x1F, 1), on=False)
-        network.gateway.run(
-            *("unshare", "--mount", "sh", "-c"),
-            "mount -t sysfs none /sys && cd /sys/class/net/u0 &&"
-            "echo 100000000 >gro_flush_timeout && echo 10 >napi_defer_hard_irqs",
-        )
         send_from(network.host, *(to_gateway(4, payload) for payload in sent))
         await end.until(lambda: len(end.received) >= len(sent))
         assert [each.payload[-1418:] for each in end.received] == [each[-1418:] for each in sent]
