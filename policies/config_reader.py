@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from policies.errors import Problem
 
@@ -20,7 +20,7 @@ Parse = Callable[[object], T]
 """Makes a value of what TOML gave, or raises ValueError with what would be right."""
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_LABEL = re.compile(r"[^\[\]\x00-\x20\x7f]{1,64}(?: [^\[\]\x00-\x20\x7f]{1,64}){0,8}")
+_LABEL = re.compile(r"[^\[\]]{1,64}")
 
 
 class MeantAs(ValueError):
@@ -160,7 +160,7 @@ class Reader:
         labels: set[str] = set()
         for index, value in enumerate(written):
             label = value.get(named_by) if isinstance(value, dict) else None
-            if not isinstance(label, str) or not _LABEL.fullmatch(label) or label in labels:
+            if not _fits_path(label) or label in labels:
                 label = f"#{index + 1}"
             labels.add(label)
             if isinstance(value, dict):
@@ -206,6 +206,10 @@ class Reader:
 
     def _array_header(self, key: str) -> str:
         return "[[" + re.sub(r"\[.*?\]", "", self.at(key)) + "]]"
+
+
+def _fits_path(label: object) -> TypeGuard[str]:
+    return isinstance(label, str) and label.isprintable() and _LABEL.fullmatch(label) is not None
 
 
 def shown(value: object) -> str:

@@ -89,7 +89,8 @@ _NEVER = {
 def text(value: object) -> str:
     """A string."""
     if not isinstance(value, str):
-        raise ValueError(f"{shown(value)} is not a string; put it in quotes")
+        right = "" if isinstance(value, dict | list) else "; put it in quotes"
+        raise ValueError(f"{shown(value)} is not a string{right}")
     return value
 
 
@@ -182,7 +183,10 @@ def vsid(value: object) -> Vsid:
 
 def vm_mac(value: object) -> MacAddress:
     """The MAC of one VM."""
-    mac = MacAddress.parse(text(value))
+    try:
+        mac = MacAddress.parse(text(value))
+    except ValueError:
+        raise ValueError(f"{shown(value)} is not a MAC address such as 02:00:00:00:01:05") from None
     if mac.is_group:
         raise ValueError(f"{mac} is a group address (its first octet is odd); give the VM's own MAC")
     if not any(mac):
