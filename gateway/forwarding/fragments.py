@@ -47,4 +47,7 @@ class FirstFragments:
 
 
 def _packet(facts: PacketFacts) -> _Packet:
-    return facts.source, facts.destination, facts.protocol, facts.identification
+    # A later IPv6 fragment may not know its protocol: the first has headers that it lacks.
+    # RFC 8200 section 4.5 tells packets apart without it, RFC 791 section 3.2 does not.
+    protocol = facts.protocol if facts.version == 4 else 0
+    return facts.source, facts.destination, protocol, facts.identification
