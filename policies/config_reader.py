@@ -56,7 +56,7 @@ class Notes:
 
 
 class Reader:
-    """One table of the file, whose keys are taken one by one; `close` notes those left over.
+    """One table of the file, whose keys are taken one by one; `finish` notes those left over.
 
     A path names an entry of an array by its name, `tenant[red].subnet[web].vsid`; an entry
     that has none, or whose name is taken, goes by its place, counted from 1: `tenant[#2]`.
@@ -70,6 +70,7 @@ class Reader:
         self._notes = notes
         self._position = position
         self._known: list[str] = []
+        self._missing: list[str] = []
         self._unsound: set[str] = set()
         notes.place(path, position)
         for index, key in enumerate(table):
@@ -85,18 +86,14 @@ class Reader:
         self._unsound.add(key)
         self._notes.note(Problem(self.at(key) + item, message))
 
-    def unsound(self) -> frozenset[str]:
-        """The keys that are missing or wrong: what depends on them had better not be judged."""
-        return frozenset(self._unsound)
-
     def has(self, key: str) -> bool:
         return key in self._table
 
     def required(self, key: str, parse: Parse[T]) -> T | None:
-        """The value of a key that must be there, or None after noting what is wrong."""
+        """The value of a key that must be there, or None where it is missing or wrong."""
         self._known.append(key)
         if key not in self._table:
-            self.note(key, "is missing")
+            self._missing.append(key)
             return None
         return self._parsed(key, self._table[key], parse, None)
 
@@ -111,7 +108,7 @@ class Reader:
         """The sound items of a list that must be there and must not be empty."""
         if key not in self._table:
             self._known.append(key)
-            self.note(key, "is missing")
+            self._missing.append(key)
             return ()
         if self._table[key] == []:
             self.note(key, "is empty; give at least one")
@@ -147,7 +144,7 @@ class Reader:
             right = f"; write [{key}]" if not self.path else ""
             self.note(key, f"{shown(value)} is not a table of keys{right}")
             return None
-        return self._inner(value, self.at(key), self._notes.position(self.at(key)), read)
+        return read(Reader(value, self.at(key), self._notes, self._notes.position(self.at(key))))
 
     def tables(self, key: str, read: Callable[[Reader], T], named_by: str = "name") -> tuple[T, ...]:
         """What `read` makes of each table of an array such as `[[tenant]]`; one of its keys names it."""
@@ -165,7 +162,7 @@ class Reader:
             labels.add(label)
             if isinstance(value, dict):
                 position = (*self._notes.position(self.at(key)), index)
-                results.append(self._inner(value, f"{self.at(key)}[{label}]", position, read))
+                results.append(read(Reader(value, f"{self.at(key)}[{label}]", self._notes, position)))
             else:
                 right = f"write {self._array_header(key)}"
                 self.note(key, f"{shown(value)} is not a table of keys; {right}", f"[{label}]")
@@ -177,21 +174,23 @@ class Reader:
             self._known.append(key)
             self.note(key, "is not supported yet by this version; leave it out")
 
-    def _inner(
-        self, table: Mapping[str, object], path: str, position: tuple[int, ...], read: Callable[[Reader], T]
-    ) -> T:
-        inner = Reader(table, path, self._notes, position)
-        result = read(inner)
-        inner.close()
-        return result
+    def finish(self) -> frozenset[str]:
+        """Note the keys that nobody asked for and those that are missing; return all that are not sound.
 
-    def close(self) -> None:
-        """Note the keys that nobody asked for."""
+        What depends on one of these had better not be judged.
+        """
+        misspelt: set[str] = set()
         for key in self._table:
-            if key not in self._known:
-                meant = close_match(key, self._known)
-                right = f'did you mean "{meant}"?' if meant else f"known: {listed(self._known) or 'none'}"
-                self.note(key, f"is not a key of this table; {right}")
+            if key in self._known:
+                continue
+            meant = close_match(key, self._known)
+            right = f'did you mean "{meant}"?' if meant else f"known: {listed(self._known) or 'none'}"
+            self.note(key, f"is not a key of this table; {right}")
+            misspelt.update([meant] if meant else [])
+        for key in self._missing:
+            if key not in misspelt:
+                self.note(key, "is missing")
+        return frozenset(self._unsound | misspelt)
 
     def _parsed(self, key: str, value: object, parse: Parse[T], default: D, item: str = "") -> T | D:
         try:

@@ -37,7 +37,8 @@ def read_file(tree: Mapping[str, object], base: Path, notes: Notes) -> File:
     path = values.path_from(base)
     if not keys.has("appliance"):
         keys.note("appliance", 'is missing; write [appliance] and under it a name, such as name = "edge-1"')
-    file = File(
+    keys.table("gateway", Reader.finish)
+    return File(
         path=keys.path,
         sections=frozenset(tree),
         appliance=keys.table("appliance", lambda table: _appliance(table, path)),
@@ -47,11 +48,8 @@ def read_file(tree: Mapping[str, object], base: Path, notes: Notes) -> File:
         hosts=keys.tables("provider_host", _provider_host),
         gateways=keys.tables("provider_gateway", _provider_gateway),
         tenants=keys.tables("tenant", lambda table: _tenant(table, path)),
-        unsound=keys.unsound(),
+        unsound=keys.finish(),
     )
-    keys.table("gateway", lambda table: table)
-    keys.close()
-    return file
 
 
 def _appliance(keys: Reader, path: Parse[Path]) -> ApplianceTable:
@@ -60,7 +58,7 @@ def _appliance(keys: Reader, path: Parse[Path]) -> ApplianceTable:
         name=keys.required("name", values.name),
         state=keys.optional("state", path, DEFAULT_STATE),
         engine=keys.optional("engine", values.member(Engine, not_yet=Engine.XDP), Engine.AUTO),
-        unsound=keys.unsound(),
+        unsound=keys.finish(),
     )
 
 
@@ -70,7 +68,7 @@ def _underlay(keys: Reader) -> UnderlayTable:
         provider_addresses=keys.required_list("provider_addresses", values.provider_address),
         interfaces=keys.optional_list("interfaces", values.interface),
         mtu=keys.optional("mtu", values.mtu, None),
-        unsound=keys.unsound(),
+        unsound=keys.finish(),
     )
 
 
@@ -81,7 +79,7 @@ def _lookup(keys: Reader) -> LookupTable:
         path=keys.path,
         listen=keys.optional("listen", values.listen, DEFAULT_LISTEN),
         store=keys.optional("store", values.word("sqlite", not_yet=("etcd",)), "sqlite"),
-        unsound=keys.unsound(),
+        unsound=keys.finish(),
     )
 
 
@@ -93,7 +91,7 @@ def _host(keys: Reader, path: Parse[Path]) -> HostTable:
         token_file=keys.optional("token_file", path, None),
         driver=keys.optional("driver", values.word("builtin", not_yet=("openvswitch",)), "builtin"),
         ports=keys.tables("port", _port, named_by="interface"),
-        unsound=keys.unsound(),
+        unsound=keys.finish(),
     )
 
 
@@ -105,7 +103,7 @@ def _port(keys: Reader) -> PortTable:
         subnet=keys.required("subnet", values.name),
         mac=keys.required("mac", values.vm_mac),
         addresses=keys.required_list("addresses", values.customer_address),
-        unsound=keys.unsound(),
+        unsound=keys.finish(),
     )
 
 
@@ -116,7 +114,7 @@ def _provider_host(keys: Reader) -> ProviderHostTable:
         provider_addresses=keys.required_list("provider_addresses", values.provider_address),
         tenants=keys.optional_list("tenants", values.name),
         flow_id=keys.optional("flow_id", values.member(FlowIdMode), FlowIdMode.HASH),
-        unsound=keys.unsound(),
+        unsound=keys.finish(),
     )
 
 
@@ -125,7 +123,7 @@ def _provider_gateway(keys: Reader) -> ProviderGatewayTable:
         path=keys.path,
         name=keys.required("name", values.name),
         provider_addresses=keys.required_list("provider_addresses", values.provider_address),
-        unsound=keys.unsound(),
+        unsound=keys.finish(),
     )
 
 
@@ -141,7 +139,7 @@ def _tenant(keys: Reader, path: Parse[Path]) -> TenantTable:
         routes=keys.tables("route", _route, named_by="prefix"),
         access=keys.tables("access", _access),
         limits=keys.table("limits", _limits),
-        unsound=keys.unsound(),
+        unsound=keys.finish(),
     )
 
 
@@ -155,7 +153,7 @@ def _subnet(keys: Reader) -> SubnetTable:
         gateway=keys.optional_list("gateway", values.customer_address),
         translation=keys.optional("translation", translation, Translation.ENCAP),
         broadcast=keys.optional("broadcast", values.boolean, False),
-        unsound=keys.unsound(),
+        unsound=keys.finish(),
     )
 
 
@@ -166,7 +164,7 @@ def _record(keys: Reader) -> RecordTable:
         mac=keys.required("mac", values.vm_mac),
         host=keys.required("host", values.name),
         pa=keys.optional("pa", values.provider_address, None),
-        unsound=keys.unsound(),
+        unsound=keys.finish(),
     )
 
 
@@ -180,7 +178,7 @@ def _site(keys: Reader, path: Parse[Path]) -> SiteTable:
         prefixes=keys.optional_list("prefixes", values.prefix),
         peer=keys.required("peer", values.peer),
         ike=keys.table("ike", lambda table: _ike(table, path)),
-        unsound=keys.unsound(),
+        unsound=keys.finish(),
     )
 
 
@@ -190,7 +188,7 @@ def _ike(keys: Reader, path: Parse[Path]) -> IkeTable:
         local_id=keys.required("local_id", values.identity),
         remote_id=keys.required("remote_id", values.identity),
         psk_file=keys.optional("psk_file", path, None),
-        unsound=keys.unsound(),
+        unsound=keys.finish(),
     )
 
 
@@ -199,7 +197,7 @@ def _route(keys: Reader) -> RouteTable:
         path=keys.path,
         prefix=keys.required("prefix", values.prefix),
         via=keys.required("via", values.next_hop),
-        unsound=keys.unsound(),
+        unsound=keys.finish(),
     )
 
 
@@ -212,7 +210,7 @@ def _access(keys: Reader) -> AccessTable:
         destination=keys.optional("to", values.endpoint, values.ANYWHERE),
         protocol=keys.optional("protocol", values.protocol, None),
         ports=keys.optional_list("ports", values.ports),
-        unsound=keys.unsound(),
+        unsound=keys.finish(),
     )
 
 
@@ -221,5 +219,5 @@ def _limits(keys: Reader) -> LimitsTable:
         path=keys.path,
         rate=keys.required("rate", values.rate),
         burst=keys.optional("burst", values.burst, None),
-        unsound=keys.unsound(),
+        unsound=keys.finish(),
     )

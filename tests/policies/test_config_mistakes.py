@@ -98,6 +98,15 @@ def test_a_list_of_tenants_that_cannot_be_read_authorises_nobody_and_accuses_nob
     ]
 
 
+def test_a_misspelt_key_is_not_said_to_be_missing_as_well() -> None:
+    assert problems(with_change('gateways = ["edge-2"]', 'gatways = ["edge-2"]')) == [
+        'tenant[blue].gatways: is not a key of this table; did you mean "gateways"?'
+    ]
+    assert problems(with_change("vsid = 6001", "vsdi = 6001")) == [
+        'tenant[blue].subnet[web].vsdi: is not a key of this table; did you mean "vsid"?'
+    ]
+
+
 def test_an_entry_without_a_sound_name_goes_by_its_place() -> None:
     said = problems(with_change('name = "blue"', "name = 7"))
 
