@@ -381,7 +381,8 @@ class Forwarder:
             received=self.meters[record.vsid],
             bucket=self._buckets.get(arrival.tenant),
             source_record=source,
-            destination_record=record,
+            # One found by its MAC alone decides only until its packet's address has a record of its own.
+            destination_record=record if routed or record.ca == facts.destination else None,
         )
 
     def _pass_to_gateway(self, arrival: Arrival, facts: PacketFacts) -> Flow | None:

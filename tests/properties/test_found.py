@@ -7,10 +7,11 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Raw
 
-from gateway.forwarding.directory import Directory
+from gateway.forwarding.directory import Directory, Put
 from gateway.forwarding.drops import DropReason
 from gateway.forwarding.node import Node
 from gateway.forwarding.pipeline import Forwarder
+from policies.addresses import CustomerAddress
 from policies.model import Network, ProviderGateway
 from policies.tables import Tables
 from tests import networks as n
@@ -97,3 +98,20 @@ def test_padding_of_a_neighbour_request_stays_behind_when_it_is_passed_on() -> N
 
     _, passed_on = n.to_underlay(verdict)
     assert bytes(passed_on) == bytes(request)
+
+
+def test_flow_switched_by_its_mac_follows_a_record_that_its_address_gets() -> None:
+    forwarder = n.gateway()
+    further = "10.0.1.77"
+    frame = n.frame("red", ("web", 5), ("web", 6))
+    frame[IP].dst = further
+    packet = n.nvgre("red", "web", frame)
+    before, _ = n.to_underlay(forwarder.from_underlay(n.from_host("hv1"), packet, now=0))
+    assert before.destination == n.pa("hv2")
+
+    record = forwarder.directory.find_by_mac(*n.port("red", "web", 6))[0]
+    pa = n.pa("hv2", 6)
+    forwarder.directory.apply(Put(msgspec.structs.replace(record, ca=CustomerAddress.parse(further), pa=pa)))
+
+    after, _ = n.to_underlay(forwarder.from_underlay(n.from_host("hv1"), packet, now=0))
+    assert after.destination == pa

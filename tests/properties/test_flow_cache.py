@@ -1,0 +1,201 @@
+"""What is remembered about a flow changes how fast its packets are decided, and nothing else."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import hypothesis
+import msgspec
+import pytest
+from hypothesis import strategies as st
+
+from gateway.forwarding.delivery import Delivery
+from gateway.forwarding.directory import Change, Delete, Put
+from gateway.forwarding.flows import Flow, key_untrusted
+from gateway.forwarding.pipeline import Forwarder
+from gateway.forwarding.verdicts import OuterHeader, Verdict
+from gateway.packets import nvgre
+from policies.model import LookupRecord
+from tests.fuzz.mutation import INPUTS, ipv4_checksum_at, mutations
+from tests.properties.frames import Sent, frame
+from tests.properties.travel import put_in
+from tests.properties.worlds import World, generate, moved, twin
+
+FLOWS = 5
+STEPS = 40
+
+
+class Pair(msgspec.Struct, frozen=True):
+    """One node twice: as it is, and deciding each packet in full."""
+
+    cached: Forwarder
+    uncached: Forwarder
+
+    def send(self, sent: Sent, now: float) -> Verdict:
+        verdict = put_in(self.cached, sent, now)
+        assert verdict == put_in(self.uncached, sent, now)
+        return verdict
+
+    def change(self, change: Change) -> None:
+        self.cached.directory.apply(change)
+        self.uncached.directory.apply(change)
+
+    def report(self, destination: bytes, mtu: int, now: float) -> None:
+        believed = self.cached.path_mtu_reported(destination, mtu, now)
+        assert believed is self.uncached.path_mtu_reported(destination, mtu, now)
+
+    def compare(self) -> None:
+        assert counters(self.cached) == counters(self.uncached)
+
+
+def counters(forwarder: Forwarder) -> dict[str, object]:
+    return {
+        "drops": forwarder.drops.counts,
+        "meters": {
+            vsid: [getattr(meter, slot) for slot in meter.__slots__]
+            for vsid, meter in forwarder.meters.items()
+        },
+        "elsewhere": forwarder.sources_elsewhere,
+        "notices": (forwarder.notices.sent, forwarder.notices.suppressed),
+    }
+
+
+def pair(forwarder: Forwarder) -> Pair:
+    # Whoever asks for an explanation has each packet decided in full.
+    return Pair(twin(forwarder), twin(forwarder, explain=lambda step, decided: None))
+
+
+def flows(chance: random.Random, world: World) -> list[Sent]:
+    """Packets of flows that may be remembered, each on its way into a gateway or a host."""
+    found = []
+    for _ in range(40 if world.vms else 0):
+        vm = chance.choice(world.vms)
+        gateways = [name for name, _ in world.tables.domains[vm.tenant].gateways]
+        others = [name for name in sorted(world.nodes) if name != vm.host]
+        node = world.nodes[chance.choice([*(gateways * 2), *others])].node
+        source = chance.choice(world.nodes[vm.host].node.provider_addresses)
+        destination = node.address_towards(source)
+        if destination is None:
+            continue
+        payload = nvgre.encode(vm.vsid, chance.randrange(256)) + frame(chance, world, vm)
+        outer = OuterHeader(source, destination, ecn=chance.choice((0, 0, 2, 3)))
+        if key_untrusted(outer.source, payload) is not None:
+            found.append(Sent(node.name, payload, outer=outer))
+    return found[:FLOWS]
+
+
+def varied(chance: random.Random, sent: Sent) -> Sent:
+    """The same flow's next packet: as before, or with one field of its headers changed, or damaged."""
+    fate = chance.random()
+    if fate < 0.6:
+        return sent
+    if fate < 0.8:
+        return msgspec.structs.replace(
+            sent, data=next(mutations([sent.data], chance.getrandbits(32), 1, ipv4_checksum_at(22)))
+        )
+    if fate < 0.9:
+        assert sent.outer is not None
+        ecn = msgspec.structs.replace(sent.outer, ecn=chance.randrange(4))
+        return msgspec.structs.replace(sent, outer=ecn)
+    data = bytearray(sent.data)
+    position = chance.choice(
+        (7, 23, 24, 25, 26, 27, 29, 30, 34, 46, 47, 54, 55, 66, 67, 74, 75, len(data) - 1)
+    )
+    data[position % len(data)] = chance.choice((0, 1, 2, 0x10, 0x50, 0xF0, 0xFF))
+    ipv4_checksum_at(22)(data)
+    return msgspec.structs.replace(sent, data=bytes(data))
+
+
+def change(chance: random.Random, world: World, sent: Sent, records: list[LookupRecord]) -> Change | None:
+    """A record that appears, moves, goes, comes back, or takes another MAC."""
+    if not records:
+        return None
+    record = chance.choice(records)
+    fate = chance.random()
+    if fate < 0.3:
+        return Delete(record.vsid, record.ca)
+    if fate < 0.5:
+        return Put(record)
+    if fate < 0.7:
+        return Put(moved(chance, record, world.network.hosts))
+    if fate < 0.8:
+        return Put(msgspec.structs.replace(record, mac=chance.choice(records).mac))
+    # A further address of a VM, which a flow of the pool may be for.
+    destination = sent.data[38:42] if sent.data[22] >> 4 == 4 else sent.data[46:62]
+    further = msgspec.structs.replace(record, ca=type(record.ca)(destination))
+    return Put(moved(chance, further, world.network.hosts))
+
+
+def play(chance: random.Random) -> None:
+    world = generate(chance)
+    pool = flows(chance, world)
+    if not pool:
+        return
+    records = sorted(
+        {
+            (record.vsid, record.ca): record for node in world.nodes.values() for record in node.directory
+        }.values(),
+        key=lambda record: (record.vsid, record.ca),
+    )
+    pairs = {name: pair(world.nodes[name]) for name in sorted({sent.node for sent in pool})}
+    now = 0.0
+    for _ in range(STEPS):
+        sent = chance.choice(pool)
+        fate = chance.random()
+        if fate < 0.8:
+            pairs[sent.node].send(varied(chance, sent), now)
+        elif fate < 0.94:
+            changed = change(chance, world, sent, records)
+            if changed is not None:
+                for each in pairs.values():
+                    each.change(changed)
+        elif fate < 0.97:
+            destination = chance.choice(sorted(world.at))
+            pairs[sent.node].report(destination, chance.choice((1280, 1300, 1400)), now)
+        else:
+            now += chance.choice((0.001, 1.0, 700.0))
+    for each in pairs.values():
+        each.compare()
+
+
+@hypothesis.given(chance=st.randoms(use_true_random=False))
+def test_cache_is_not_to_be_seen(chance: random.Random) -> None:
+    play(chance)
+
+
+def run(monkeypatch: pytest.MonkeyPatch, seed: int, worlds: int) -> Counter[str]:
+    """Play so many games, and count how often the cache decided."""
+    used: Counter[str] = Counter()
+    original = Delivery.carry_known_untrusted
+
+    def counting(
+        self: Delivery, flow: Flow, outer: OuterHeader, payload: bytes, now: float
+    ) -> Verdict | None:
+        verdict = original(self, flow, outer, payload, now)
+        used[type(verdict).__name__] += 1
+        return verdict
+
+    monkeypatch.setattr(Delivery, "carry_known_untrusted", counting)
+    for number in range(worlds):
+        try:
+            play(random.Random(f"{seed} {number}"))
+        except Exception as failure:
+            failure.add_note(f'play(random.Random("{seed} {number}"))')
+            raise
+    return used
+
+
+def test_cache_that_decides_often_is_not_to_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    worlds = INPUTS // 200
+
+    used = run(monkeypatch, 7637, worlds)
+
+    assert used["Forward"] > worlds
+    assert used["Drop"] > 0  # above the tenant's rate
+    assert used["NoneType"] > 0  # something about the packet was special
+
+
+@pytest.mark.soak
+def test_cache_is_not_to_be_seen_in_a_long_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    run(monkeypatch, 2890, INPUTS // STEPS)
