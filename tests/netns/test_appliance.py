@@ -168,13 +168,16 @@ def test_what_the_network_sends_never_stops_it(laboratory: Laboratory) -> None:
             id="address on no interface",
         ),
         pytest.param(
-            'interfaces = ["eth9"]', f"{EDGE}/24", "underlay.interfaces[0]: eth9 is not on this machine", id="interface"
+            'interfaces = ["eth9"]',
+            f"{EDGE}/24",
+            "underlay.interfaces[0]: eth9 is not on this machine",
+            id="interface",
         ),
         pytest.param(
             "mtu = 9000", f"{EDGE}/24", "underlay.mtu: 9000 is more than the 1500 of eth1", id="mtu"
         ),
     ],
-)  # fmt: skip
+)
 def test_machine_that_does_not_fit_is_told_of_by_the_key(
     laboratory: Laboratory, underlay: str, address: str, message: str
 ) -> None:
