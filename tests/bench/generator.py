@@ -71,15 +71,15 @@ class Generator:
         self._socket.send(b"")
 
     def run(self, rate: float, seconds: float) -> tuple[int, float]:
-        """Send `rate` frames a second. Return how many were sent, and how long that really took."""
+        """Send `rate` frames a second, or as many as go; return how many that were, in how many seconds."""
         began = time.perf_counter()
-        total = int(rate * seconds)
-        sent = 0
-        while sent < total:
-            due = min(total, int((time.perf_counter() - began) * rate) + 1) - sent
+        sent, elapsed = 0, 0.0
+        while elapsed < seconds:
+            due = int(min(elapsed * rate - sent, SLOTS))
             if due > 0:
-                due = min(due, SLOTS)
                 self.send(due)
                 sent += due
-            time.sleep(TICK)
-        return sent, time.perf_counter() - began
+            if due < SLOTS:
+                time.sleep(TICK)
+            elapsed = time.perf_counter() - began
+        return sent, elapsed
