@@ -182,6 +182,12 @@ def test_a_record_is_at_the_first_address_of_its_host_that_the_underlay_has_the_
     assert str(parse(only_ipv4).network.tenants[0].records[1].pa) == "198.51.100.12"
 
 
+def test_loopback_has_a_name_too() -> None:
+    lookup = parse(with_change("[lookup]", '[lookup]\nlisten = "localhost:80"')).lookup
+
+    assert lookup == LookupSettings("localhost:80")
+
+
 def test_a_peer_that_dials_in_has_no_address() -> None:
     text = with_change('peer = "203.0.113.7"', 'peer = "any"')
 
