@@ -54,3 +54,12 @@ def require_tools() -> Callable[..., None]:
             _missing(f"{', '.join(absent)} not installed: `make peers` installs what the tests use")
 
     return require
+
+
+@pytest.fixture(scope="session")
+def require_tun() -> None:
+    """Skip the test, or fail it where peers are required, unless TAP devices can be made."""
+    try:
+        os.close(os.open("/dev/net/tun", os.O_RDWR))
+    except OSError as error:
+        _missing(f"no TAP device can be made here ({error})")

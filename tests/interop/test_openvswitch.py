@@ -119,7 +119,9 @@ def _plan(underlay: int) -> Plan:
     params=[(keys, underlay) for underlay in (4, 6) for keys in Keys],
     ids=lambda each: f"{each[0]} keys over IPv{each[1]}",
 )
-def site(request: pytest.FixtureRequest, require_tools: Callable[..., None]) -> Iterator[Site]:
+def site(
+    request: pytest.FixtureRequest, require_tools: Callable[..., None], require_tun: None
+) -> Iterator[Site]:
     require_tools(*COMMANDS, "ping", "traceroute", "tshark")
     keys, underlay = request.param
     with Datacenter(_plan(underlay)) as lab:
@@ -127,7 +129,7 @@ def site(request: pytest.FixtureRequest, require_tools: Callable[..., None]) -> 
 
 
 @pytest.fixture
-def mixed(require_tools: Callable[..., None]) -> Iterator[Site]:
+def mixed(require_tools: Callable[..., None], require_tun: None) -> Iterator[Site]:
     """Open vSwitch on hv1 only; hv2 is a host of our own, with every record."""
     require_tools(*COMMANDS, "ping", "tshark")
     with Datacenter(_plan(4)) as lab:
