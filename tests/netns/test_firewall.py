@@ -47,7 +47,7 @@ def complaints(lab: Laboratory, version: int) -> list[bytes]:
         ):
             icmp.settimeout(5)
             gre.bind((ours, 0))
-            heard = []
+            heard: list[bytes] = []
             gre.sendto(NVGRE, (theirs, 0))
             # The checksum of ICMPv6 is the kernel's to fill in; that of ICMP is 0xF7FF here.
             request = bytes((8, 0, 0xF7, 0xFF)) if version == 4 else bytes((128, 0, 0, 0))

@@ -13,8 +13,8 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from policies import config_values as values
 from policies.addresses import CustomerAddress, MacAddress, Prefix, ProviderAddress, Vsid
+from policies.config import values
 from policies.model import Action, Endpoint, Engine, FlowIdMode, PortRange, SiteHop, Translation
 
 DEFAULT_STATE = Path("/var/lib/isthmus")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from policies.addresses import ProviderAddress
-from policies.config_checks import gateways_mac, not_a_vm, not_authorised, unknown, used_twice
-from policies.config_reader import listed
-from policies.config_tables import File, HostTable, PortTable, by_name
+from policies.config.network_checks import gateways_mac, not_a_vm, not_authorised, unknown, used_twice
+from policies.config.reader import listed
+from policies.config.tables import File, HostTable, PortTable, by_name
 from policies.errors import Problem
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from policies import config_values as values
-from policies.config_reader import Notes, Parse, Reader
-from policies.config_tables import (
+from policies.config import values
+from policies.config.reader import Notes, Parse, Reader
+from policies.config.tables import (
     DEFAULT_STATE,
     AccessTable,
     ApplianceTable,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeVar
 
-from policies.config_tables import (
+from policies.config.tables import (
     DEFAULT_STATE,
     AccessTable,
     File,

@@ -1,7 +1,7 @@
 """Reads appliance.toml into the frozen model, or says everything that is wrong with it.
 
-The tables are read key by key (`config_sections`), checked against each other
-(`config_checks`, `config_node_checks`) and made into the model (`config_model`). Each
+The tables are read key by key (`sections`), checked against each other
+(`network_checks`, `node_checks`) and made into the model (`assembly`). Each
 step goes on after a mistake, so one run shows the whole list.
 """
 
@@ -13,11 +13,11 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-from policies.config_checks import network_problems
-from policies.config_model import appliance_model
-from policies.config_node_checks import node_problems
-from policies.config_reader import Notes
-from policies.config_sections import read_file
+from policies.config.assembly import appliance_model
+from policies.config.network_checks import network_problems
+from policies.config.node_checks import node_problems
+from policies.config.reader import Notes
+from policies.config.sections import read_file
 from policies.errors import ConfigurationError, Problem
 from policies.model import Appliance
 

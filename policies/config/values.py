@@ -23,7 +23,7 @@ from policies.addresses import (
     ProviderAddress,
     Vsid,
 )
-from policies.config_reader import MeantAs, Parse, close_match, listed, shown
+from policies.config.reader import MeantAs, Parse, close_match, listed, shown
 from policies.facts import ICMP, ICMPV6, TCP, UDP
 from policies.model import AddressHop, Endpoint, PortRange, SiteHop
 
