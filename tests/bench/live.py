@@ -3,7 +3,8 @@
 One machine in three namespaces, `sender - edge - receiver`. The same NVGRE
 packets are sent twice: to the gateway's provider address, for the gateway to
 decapsulate, decide and send on, and to the receiver's, for edge's kernel to
-forward as they are. The figure is the highest rate at which at most 1 % is lost.
+forward as they are. The figure is the highest rate at which at most 1 % is lost;
+sizes are those of the inner frame.
 
 Edge has one processor: its kernel handles there what arrives, be it for the
 gateway or to be forwarded, and the gateway runs there too. The generator has
@@ -213,9 +214,13 @@ def benchmark() -> Iterator[Result]:
 
 def _of_size(line: Line, size: int) -> Iterator[Result]:
     alone = tuple(line.generator_alone(size) for _ in range(RUNS))
-    kernel = Result(f"live: kernel forwarding, {size} B", "packets/s", line.highest_rates(RECEIVER, size))
+    kernel = Result(
+        f"live: kernel forwarding, up to the generator's rate, {size} B",
+        "packets/s",
+        line.highest_rates(RECEIVER, size),
+    )
     gateway = Result(
-        f"live: gateway, {size} B",
+        f"live: Python gateway, VM to VM across subnets, {size} B",
         "packets/s",
         line.highest_rates(EDGE, size),
         against=kernel.name,
@@ -226,7 +231,7 @@ def _of_size(line: Line, size: int) -> Iterator[Result]:
     yield Result(f"live: generator alone, {size} B", "packets/s", alone)
     yield kernel
     yield gateway
-    yield Result(f"live: gateway, processor time of a packet, {size} B", "us", times)
+    yield Result(f"live: Python gateway, processor time of a packet, {size} B", "us", times)
 
 
 def frames(
