@@ -19,6 +19,9 @@ from policies.model import AccessRule, Action, Endpoint, NextHop, PortRange, Sit
 Place = Callable[[bytes], NextHop | None]
 """What an address belongs to: the longest match of the tenant's routes."""
 
+Holds = Callable[[bytes, NextHop | None], bool]
+"""Whether an address, which belongs to a place, is at an endpoint."""
+
 
 class Ruling(msgspec.Struct, frozen=True):
     """Whether a packet may pass, and why, in words for an operator."""
@@ -32,11 +35,30 @@ DEFAULT_DENY = Ruling(False, "no access rule matches, and where there are rules 
 FOREIGN_QUOTE = Ruling(False, "the ICMP error quotes a packet that its receiver did not send")
 
 
+class _Rule(msgspec.Struct, frozen=True):
+    """A rule with all that can be known before a packet comes."""
+
+    protocol: int | None
+    ports: tuple[PortRange, ...]
+    source: Holds
+    destination: Holds
+    ruling: Ruling
+
+
 class AccessRules:
     """A tenant's rules in order. `place` tells which subnet or site an address belongs to."""
 
     def __init__(self, rules: Sequence[AccessRule], place: Place) -> None:
-        self._rules = tuple(rules)
+        self._rules = tuple(
+            _Rule(
+                rule.protocol,
+                rule.ports,
+                _holds(rule.source),
+                _holds(rule.destination),
+                Ruling(rule.action is Action.ALLOW, f"rule {rule.name!r} ({rule.action})"),
+            )
+            for rule in rules
+        )
         self._place = place
 
     def __bool__(self) -> bool:
@@ -51,41 +73,43 @@ class AccessRules:
             if facts.quoted.source != facts.destination:
                 return FOREIGN_QUOTE
             judged = facts.quoted
-        ruling = self._first_match(
-            judged.protocol, judged.source, judged.destination, judged.destination_port
-        )
+        source = judged.source, self._place(judged.source)
+        destination = judged.destination, self._place(judged.destination)
+        ruling = self._first_match(judged.protocol, source, destination, judged.destination_port)
         if ruling.allowed or judged.is_bare_syn:
             return ruling
-        reply = self._first_match(judged.protocol, judged.destination, judged.source, judged.source_port)
+        reply = self._first_match(judged.protocol, destination, source, judged.source_port)
         return Ruling(True, f"as a reply: {reply.reason}") if reply.allowed else ruling
 
-    def _first_match(self, protocol: int, source: bytes, destination: bytes, destination_port: int) -> Ruling:
+    def _first_match(
+        self,
+        protocol: int,
+        source: tuple[bytes, NextHop | None],
+        destination: tuple[bytes, NextHop | None],
+        destination_port: int,
+    ) -> Ruling:
         for rule in self._rules:
             if (
                 (rule.protocol is None or rule.protocol == protocol)
                 and (not rule.ports or _holds_port(rule.ports, destination_port))
-                and self._is_at(rule.source, source)
-                and self._is_at(rule.destination, destination)
+                and rule.source(*source)
+                and rule.destination(*destination)
             ):
-                return Ruling(rule.action is Action.ALLOW, f"rule {rule.name!r} ({rule.action})")
+                return rule.ruling
         return DEFAULT_DENY
 
-    def _is_at(self, endpoint: Endpoint, address: bytes) -> bool:
-        if endpoint.prefix is not None:
-            prefix = endpoint.prefix
-            return (
-                len(address) * 8 == prefix.max_prefixlen
-                and (int.from_bytes(address) ^ int(prefix.network_address))
-                >> (prefix.max_prefixlen - prefix.prefixlen)
-                == 0
-            )
-        if endpoint.subnet is not None:
-            place = self._place(address)
-            return isinstance(place, SubnetHop) and place.subnet == endpoint.subnet
-        if endpoint.site is not None:
-            place = self._place(address)
-            return isinstance(place, SiteHop) and place.site == endpoint.site
-        return True
+
+def _holds(endpoint: Endpoint) -> Holds:
+    if endpoint.prefix is not None:
+        octets = endpoint.prefix.max_prefixlen // 8
+        shift = endpoint.prefix.max_prefixlen - endpoint.prefix.prefixlen
+        leading = int(endpoint.prefix.network_address) >> shift
+        return lambda address, _: len(address) == octets and int.from_bytes(address) >> shift == leading
+    if endpoint.subnet is not None:
+        return lambda _, place: isinstance(place, SubnetHop) and place.subnet == endpoint.subnet
+    if endpoint.site is not None:
+        return lambda _, place: isinstance(place, SiteHop) and place.site == endpoint.site
+    return lambda _, __: True
 
 
 def _holds_port(ranges: tuple[PortRange, ...], port: int) -> bool:
