@@ -63,14 +63,14 @@ def choose(settings: Underlay, links: Sequence[Link]) -> Attachment:
     problems: list[Problem] = []
     by_name = {link.name: link for link in links}
     chosen: dict[str, Link] = {}
-    for position, name in enumerate(settings.interfaces):
+    for name in settings.interfaces:
         if name in by_name:
             chosen[name] = by_name[name]
         else:
             message = f"{name} is not on this machine; its interfaces are {_list(by_name)}"
-            problems.append(Problem(f"underlay.interfaces[{position}]", message))
-    for position, address in enumerate(settings.provider_addresses):
-        path = f"underlay.provider_addresses[{position}]"
+            problems.append(Problem("underlay.interfaces", message))
+    for address in settings.provider_addresses:
+        path = "underlay.provider_addresses"
         holder = _holder(address, links)
         if isinstance(holder, str):
             problems.append(Problem(path, holder))

@@ -69,8 +69,8 @@ class Underlay:
             path_mtu_reported(destination, mtu, trio.current_time())
 
         with ExitStack() as stack:
-            for index, address in enumerate(addresses):
-                opened = stack.enter_context(closing(_open(index, address, report)))
+            for address in addresses:
+                opened = stack.enter_context(closing(_open(address, report)))
                 self._sockets[address] = opened
                 stack.callback(self._sockets.pop, address)
             stack.enter_context(merging_off(attachment.interfaces))
@@ -106,12 +106,12 @@ class Underlay:
         return BATCH
 
 
-def _open(index: int, address: ProviderAddress, report: Callable[[bytes, int], None]) -> GreSocket:
+def _open(address: ProviderAddress, report: Callable[[bytes, int], None]) -> GreSocket:
     try:
         return open_socket(address, report)
     except PermissionError:
         problem = Problem("underlay", "raw sockets need root or CAP_NET_RAW: run as root, or grant it")
         raise ConfigurationError([problem]) from None
     except OSError as error:
-        path = f"underlay.provider_addresses[{index}]"
-        raise ConfigurationError([Problem(path, f"no raw socket on {address}: {error.strerror}")]) from None
+        problem = Problem("underlay.provider_addresses", f"no raw socket on {address}: {error.strerror}")
+        raise ConfigurationError([problem]) from None

@@ -163,14 +163,14 @@ def test_what_the_network_sends_never_stops_it(laboratory: Laboratory) -> None:
         pytest.param(
             "",
             "192.0.2.99/24",
-            "underlay.provider_addresses[0]: 192.0.2.254 is on no interface of this machine; "
+            "underlay.provider_addresses: 192.0.2.254 is on no interface of this machine; "
             "its addresses are 192.0.2.99",
             id="address on no interface",
         ),
         pytest.param(
             'interfaces = ["eth9"]',
             f"{EDGE}/24",
-            "underlay.interfaces[0]: eth9 is not on this machine",
+            "underlay.interfaces: eth9 is not on this machine",
             id="interface",
         ),
         pytest.param(

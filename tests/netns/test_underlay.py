@@ -344,7 +344,7 @@ def test_an_address_on_no_interface_is_named_with_those_that_there_are(network: 
         network.host.call(attach, Settings((NOBODY[4],)))
     said = str(caught.value)
     assert said.startswith(
-        "underlay.provider_addresses[0]: 198.51.100.77 is on no interface of this machine; "
+        "underlay.provider_addresses: 198.51.100.77 is on no interface of this machine; "
         "its addresses are 192.0.2.1, 2001:db8:1::1"
     )
 

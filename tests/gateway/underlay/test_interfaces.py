@@ -43,7 +43,7 @@ def test_a_configured_mtu_above_the_interfaces_is_wrong() -> None:
 def test_an_address_on_no_interface_is_wrong_and_the_machines_are_listed() -> None:
     assert problems(settings("192.0.2.254", "192.0.2.9")) == [
         (
-            "underlay.provider_addresses[1]: 192.0.2.9 is on no interface of this machine; "
+            "underlay.provider_addresses: 192.0.2.9 is on no interface of this machine; "
             "its addresses are 203.0.113.1, 192.0.2.254, 2001:db8::254"
         )
     ]
@@ -51,13 +51,13 @@ def test_an_address_on_no_interface_is_wrong_and_the_machines_are_listed() -> No
 
 def test_an_interface_that_is_not_there_is_wrong_and_the_machines_are_listed() -> None:
     assert problems(settings("192.0.2.254", interfaces=("eth1", "eth7"))) == [
-        "underlay.interfaces[1]: eth7 is not on this machine; its interfaces are lo, eth0, eth1"
+        "underlay.interfaces: eth7 is not on this machine; its interfaces are lo, eth0, eth1"
     ]
 
 
 def test_an_address_on_another_interface_than_those_named_is_wrong() -> None:
     assert problems(settings("203.0.113.1", interfaces=("eth1",))) == [
-        "underlay.provider_addresses[0]: 203.0.113.1 is on eth0, not on eth1"
+        "underlay.provider_addresses: 203.0.113.1 is on eth0, not on eth1"
     ]
 
 
