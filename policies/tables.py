@@ -68,6 +68,8 @@ class RoutingDomain(msgspec.Struct, frozen=True, eq=False):
     access: AccessRules
     gateway_addresses: frozenset[bytes]
     """The gateway CAs of all its subnets."""
+    broadcast_addresses: frozenset[bytes]
+    """Those of its IPv4 subnets, which are nobody's own."""
     host_addresses: frozenset[bytes]
     """The provider addresses of the hosts that may send for it."""
     gateway_provider_addresses: frozenset[bytes]
@@ -169,6 +171,12 @@ def _compile_domain(
         routes=routes,
         access=AccessRules(tenant.access, routes.lookup),
         gateway_addresses=frozenset(ca for subnet in tenant.subnets for ca in subnet.gateway_addresses),
+        broadcast_addresses=frozenset(
+            prefix.broadcast_address.packed
+            for subnet in tenant.subnets
+            for prefix in subnet.prefixes
+            if prefix.version == 4
+        ),
         host_addresses=frozenset(
             address
             for host in network.hosts

@@ -157,10 +157,13 @@ class Delivery:
         A frame with the gateway's own MAC as its source was routed before: its
         sender is not in this virtual subnet, and the node that routed it is to
         tell. A frame for everybody in the link layer is never answered (RFC 1122
-        section 3.2.2, RFC 4443 section 2.4 (e)).
+        section 3.2.2, RFC 4443 section 2.4 (e)), nor is a packet for or from the
+        broadcast address of a subnet (RFC 1812 section 4.3.2.7).
         """
         entry = arrival.entry
         if arrival.source_mac == entry.gateway_mac or arrival.is_to_group:
+            return ()
+        if not entry.domain.broadcast_addresses.isdisjoint((facts.source, facts.destination)):
             return ()
         sender = source if source is not None else entry.gateway_address(facts.version)
         notice = self._notices.compose(arrival.tenant, facts, sender, message, now)

@@ -115,3 +115,13 @@ def test_flow_switched_by_its_mac_follows_a_record_that_its_address_gets() -> No
 
     after, _ = n.to_underlay(forwarder.from_underlay(n.from_host("hv1"), packet, now=0))
     assert after.destination == pa
+
+
+def test_sender_to_the_broadcast_address_of_another_subnet_is_told_nothing() -> None:
+    forwarder = n.gateway()
+    frame = n.frame("red", ("web", 5), ("db", 5))
+    frame[IP].dst = "10.0.2.255"
+
+    verdict = forwarder.from_underlay(n.from_host("hv1"), n.nvgre("red", "web", frame), now=0)
+
+    assert n.dropped(verdict, DropReason.NO_RECORD) == ()

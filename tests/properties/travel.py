@@ -248,6 +248,8 @@ def _check_told(node: Forwarder, sent: Sent, verdict: Answer | Drop, emission: E
     assert not icmp.is_error(facts)
     assert not facts.is_later_fragment
     assert not is_group_address(facts.destination)
+    broadcast = node.tables.subnets[_vsid(sent)].domain.broadcast_addresses
+    assert broadcast.isdisjoint((facts.source, facts.destination))
     assert any(facts.source)
     assert facts.version == 6 or facts.source[0] not in (0, 127)
     assert not frame[0] & 1, "an ICMP error about a frame to a group (RFC 1122 section 3.2.2)"
