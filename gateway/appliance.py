@@ -6,7 +6,7 @@ import logging
 import signal
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import msgspec
 import trio
@@ -65,6 +65,10 @@ async def run(
     def from_port(port: PortKey, frame: bytes, now: float) -> None:
         emitter.carry_out(forwarder.from_port(port, frame, now))
 
+    def print_report() -> None:
+        sys.stdout.write(msgspec.json.encode(report(forwarder, underlay, ports)).decode() + "\n")
+        sys.stdout.flush()
+
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGUSR1) as signals:
         async with trio.open_nursery() as watchers:
             async with trio.open_nursery() as traffic:
@@ -77,7 +81,7 @@ async def run(
                 )
                 for port in appliance.host.ports if appliance.host else ():
                     await traffic.start(ports.serve, port, from_port)
-                watchers.start_soon(_heed_signals, signals, forwarder, traffic.cancel_scope)
+                watchers.start_soon(_heed_signals, signals, print_report, traffic.cancel_scope)
                 watchers.start_soon(_watch_drops, forwarder)
                 log.info("ready: %s", _in_words(appliance, attachment))
                 task_status.started(traffic.cancel_scope)
@@ -85,11 +89,12 @@ async def run(
     log.info("stopped")
 
 
-async def _heed_signals(signals: AsyncIterator[int], forwarder: Forwarder, traffic: trio.CancelScope) -> None:
+async def _heed_signals(
+    signals: AsyncIterator[int], print_report: Callable[[], None], traffic: trio.CancelScope
+) -> None:
     async for number in signals:
         if number == signal.SIGUSR1:
-            sys.stdout.write(msgspec.json.encode(report(forwarder)).decode() + "\n")
-            sys.stdout.flush()
+            print_report()
         else:
             log.info("stopping: %s", signal.Signals(number).name)
             traffic.cancel()

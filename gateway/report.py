@@ -5,10 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.forwarding.pipeline import Forwarder
+from gateway.host.ports import Ports
+from gateway.underlay.service import Underlay
 
 
-def report(forwarder: Forwarder) -> dict[str, Any]:
-    """Return the counters of one node: drops by reason and tenant, meters by virtual subnet."""
+def report(forwarder: Forwarder, underlay: Underlay, ports: Ports) -> dict[str, Any]:
+    """Return the counters of one node: drops by reason and tenant, meters by virtual subnet.
+
+    What the kernel dropped before this program saw it is counted for each side, not among the drops.
+    """
     return {
         "node": forwarder.node.name,
         "records": len(forwarder.directory),
@@ -31,4 +36,10 @@ def report(forwarder: Forwarder) -> dict[str, Any]:
         ],
         "sources_elsewhere": dict(forwarder.sources_elsewhere),
         "notices": {"sent": forwarder.notices.sent, "suppressed": forwarder.notices.suppressed},
+        "underlay": {
+            "kernel_drops": underlay.kernel_drops,
+            "icmp_errors": underlay.icmp_errors,
+            "merged": underlay.merged,
+        },
+        "ports": {"kernel_drops": ports.kernel_drops, "unreadable": ports.unreadable},
     }

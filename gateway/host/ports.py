@@ -53,8 +53,13 @@ class Ports:
 
     @property
     def kernel_drops(self) -> int:
-        """Frames that came while a port's buffer was full."""
+        """Frames that came while the buffer of a port that is open was full."""
         return sum(each.kernel_drops for each in self._open.values())
+
+    @property
+    def unreadable(self) -> int:
+        """Frames of the open ports that the kernel could not hand over."""
+        return sum(each.unreadable for each in self._open.values())
 
     def send(self, frame: ToPort) -> None:
         """Give a port a frame now, or raise OSError: ENETDOWN while it is not there."""

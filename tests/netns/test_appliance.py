@@ -129,6 +129,8 @@ def test_counters_are_one_line_of_json(laboratory: Laboratory) -> None:
     assert counters["node"] == "edge-1"
     assert counters["records"] == 1
     assert counters["drops"] == []
+    assert counters["underlay"] == {"kernel_drops": 0, "icmp_errors": 0, "merged": 0}
+    assert counters["ports"] == {"kernel_drops": 0, "unreadable": 0}
     assert [(meter["tenant"], meter["subnet"], meter["vsid"]) for meter in counters["meters"]] == [
         ("red", "web", 5001)
     ]
