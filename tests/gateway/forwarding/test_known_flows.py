@@ -13,6 +13,7 @@ from gateway.forwarding.flows import Flow, FlowCache, key_untrusted
 from gateway.forwarding.pipeline import Forwarder
 from gateway.forwarding.verdicts import Drop, Forward, OuterHeader
 from gateway.forwarding.ways import LocalPort
+from gateway.packets.checksum import internet_checksum
 from policies.addresses import CustomerAddress, Vsid
 from policies.model import AccessRule, Action, Endpoint, LookupRecord
 from tests import networks as n
@@ -61,6 +62,8 @@ VARIATIONS = [
     pytest.param(packet(6, tc=0x03), id="IPv6 CE"),
     pytest.param(packet(6, fl=0x12345), id="IPv6 flow label"),
     pytest.param(packet(6, plen=5000), id="IPv6 longer than its frame"),
+    pytest.param(packet(6, plen=25), id="IPv6 one octet longer than its frame"),
+    pytest.param(packet(6, UDP_OF, plen=13), id="IPv6 UDP one octet longer than its frame"),
     pytest.param(packet(6, plen=4), id="IPv6 shorter than its upper layer"),
     pytest.param(packet(6, TCP(sport=1111, dport=5432, flags="A") / Raw(bytes(1500))), id="IPv6 too big"),
     pytest.param(packet(6, UDP(sport=1111, dport=5432, len=99) / Raw(b"data")), id="IPv6 UDP too long"),
@@ -236,6 +239,29 @@ def test_cache_forgets_everything_at_once_when_it_is_full() -> None:
 )
 def test_what_each_packet_must_be_judged_for_belongs_to_no_flow(frame: Packet) -> None:
     assert key_untrusted(b"", n.nvgre("red", "web", frame)) is None
+
+
+# Octets of an NVGRE packet that differ within a flow. The rest is what a decision reads.
+FREE = {
+    4: {7, 23, 24, 25, 26, 27, 28, 29, 30, 32, 33, *range(46, 66)},
+    6: {7, *range(22, 28), 29, *range(66, 86)},
+}
+
+
+@pytest.mark.parametrize("upper", [None, UDP_OF], ids=["TCP", "UDP"])
+@pytest.mark.parametrize("version", [4, 6])
+def test_every_octet_that_a_decision_reads_tells_flows_apart(version: int, upper: Packet | None) -> None:
+    payload = n.nvgre("red", "web", packet(version, upper))
+    key = key_untrusted(b"", payload)
+    assert key is not None
+
+    for position in set(range(len(payload))) - FREE[version]:
+        changed = bytearray(payload)
+        changed[position] ^= 0x10
+        if version == 4 and 22 <= position < 42:
+            changed[32:34] = bytes(2)
+            changed[32:34] = internet_checksum(changed[22:42]).to_bytes(2)
+        assert key_untrusted(b"", bytes(changed)) != key, position
 
 
 def test_dropped_packet_of_a_known_flow_is_counted() -> None:
