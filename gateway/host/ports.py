@@ -32,9 +32,7 @@ BATCH = 64
 LOOK_AGAIN = 0.1
 
 # Names of <linux/if_packet.h> that Python lacks.
-SOL_PACKET = 263
 PACKET_ADD_MEMBERSHIP = 1
-PACKET_AUXDATA = 8
 PACKET_VNET_HDR = 15
 PACKET_IGNORE_OUTGOING = 23
 ETH_P_ALL = 3
@@ -117,10 +115,10 @@ class OpenPort:
             self._socket = stack.enter_context(_packet_socket())
             stack.enter_context(isolated(interface, self._socket.fileno()))
             enlarge_buffers(self._socket)
-            for option in (PACKET_VNET_HDR, PACKET_AUXDATA, PACKET_IGNORE_OUTGOING):
-                self._socket.setsockopt(SOL_PACKET, option, 1)
+            for option in (PACKET_VNET_HDR, vnet.PACKET_AUXDATA, PACKET_IGNORE_OUTGOING):
+                self._socket.setsockopt(vnet.SOL_PACKET, option, 1)
             membership = PROMISCUOUS.pack(self._index, PACKET_MR_PROMISC, 0)
-            self._socket.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, membership)
+            self._socket.setsockopt(vnet.SOL_PACKET, PACKET_ADD_MEMBERSHIP, membership)
             self._socket.bind((interface, ETH_P_ALL))
             self._opened = stack.pop_all()
 

@@ -26,6 +26,10 @@ _GSO_TCP_IPV6 = 4
 _GSO_UDP_L4 = 5
 _SEGMENTED = frozenset({_GSO_TCP_IPV4, _GSO_TCP_IPV6, _GSO_UDP_L4})
 
+# Names of <linux/if_packet.h> that Python lacks.
+SOL_PACKET = 263
+PACKET_AUXDATA = 8
+
 # struct tpacket_auxdata of <linux/if_packet.h>: status, two lengths, two offsets, tag, its type.
 _AUXDATA = struct.Struct("=IIIHHHH")
 _VLAN_VALID = 1 << 4
@@ -43,15 +47,11 @@ def frames_untrusted(received: bytes, ancillary: Ancillary) -> list[bytes]:
     `received` is the virtio_net_hdr and a frame. What makes no sense is
     returned as it is, for the pipeline to judge; nothing is raised.
     """
-    frame = received[HEADER_LENGTH:]
-    for _, _, value in ancillary:  # none but PACKET_AUXDATA was asked for
-        if len(value) < _AUXDATA.size:
-            continue
-        status, _, _, _, _, tag, tag_type = _AUXDATA.unpack_from(value)
-        if status & _VLAN_VALID:
-            tag_type = tag_type if status & _VLAN_TYPE_VALID else ethernet.VLAN
-            # A tagged frame goes no further than the pipeline, so nothing else is finished.
-            return [frame[:_TAG_AT] + _TAG.pack(tag_type, tag) + frame[_TAG_AT:]]
+    untagged = received[HEADER_LENGTH:]
+    frame = with_vlan_tag(untagged, ancillary)
+    if frame is not untagged:
+        # A tagged frame goes no further than the pipeline, so nothing else is finished.
+        return [frame]
     if received.startswith(NOTHING_LEFT):
         return [frame]
     try:
@@ -63,3 +63,15 @@ def frames_untrusted(received: bytes, ancillary: Ancillary) -> list[bytes]:
     except (MalformedPacket, struct.error):
         return [frame]
     return [frame]
+
+
+def with_vlan_tag(frame: bytes, ancillary: Ancillary) -> bytes:
+    """Return a frame with the VLAN tag that the kernel took off it, or the same object where it had none."""
+    for level, kind, value in ancillary:
+        if (level, kind) != (SOL_PACKET, PACKET_AUXDATA) or len(value) < _AUXDATA.size:
+            continue
+        status, _, _, _, _, tag, tag_type = _AUXDATA.unpack_from(value)
+        if status & _VLAN_VALID:
+            tag_type = tag_type if status & _VLAN_TYPE_VALID else ethernet.VLAN
+            return frame[:_TAG_AT] + _TAG.pack(tag_type, tag) + frame[_TAG_AT:]
+    return frame

@@ -19,15 +19,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-ETH_P_ALL = 0x0003
-SOL_PACKET = 263
-PACKET_STATISTICS = 6
-PACKET_AUXDATA = 8
-TP_STATUS_VLAN_VALID = 0x10
-TP_STATUS_VLAN_TPID_VALID = 0x40
+from gateway.host.vnet import PACKET_AUXDATA, SOL_PACKET, with_vlan_tag
 
-# struct tpacket_auxdata: status, len, snaplen, mac, net, vlan_tci, vlan_tpid
-AUXDATA = struct.Struct("=IIIHHHH")
+ETH_P_ALL = 0x0003
+PACKET_STATISTICS = 6
 
 # Magic number, version 2.4, time zone, accuracy, snapshot length, link type; in our own order of octets.
 FILE_HEADER = struct.Struct("=IHHiIII")
@@ -93,7 +88,7 @@ def drain(sock: socket.socket, file: BinaryIO) -> int:
             frame, ancillary, _, _ = sock.recvmsg(LARGEST_FRAME, 128)
         except BlockingIOError:
             return count
-        write_frame(file, _with_vlan_tag(frame, ancillary), _arrival(ancillary))
+        write_frame(file, with_vlan_tag(frame, ancillary), _arrival(ancillary))
     return MOST_AT_ONCE
 
 
@@ -112,17 +107,6 @@ def capture(interface: str, path: Path) -> tuple[int, int]:
             file.flush()
         _, lost = struct.unpack("=II", sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))
         return count, lost
-
-
-def _with_vlan_tag(frame: bytes, ancillary: list[tuple[int, int, bytes]]) -> bytes:
-    """The kernel takes a VLAN tag out of the frame and reports it beside; it belongs back in."""
-    for level, kind, data in ancillary:
-        if level == SOL_PACKET and kind == PACKET_AUXDATA and len(data) >= AUXDATA.size:
-            status, _, _, _, _, tci, tpid = AUXDATA.unpack_from(data)
-            if status & TP_STATUS_VLAN_VALID:
-                protocol = tpid if status & TP_STATUS_VLAN_TPID_VALID else 0x8100
-                return frame[:12] + struct.pack("!HH", protocol, tci) + frame[12:]
-    return frame
 
 
 def _arrival(ancillary: list[tuple[int, int, bytes]]) -> int:
