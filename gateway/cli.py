@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
+from cyclopts.validators import Number
 
 from policies.errors import ConfigurationError
 
@@ -19,7 +20,10 @@ app = App(
     version_flags=["--version"],
 )
 
-FAILED = 1
+# What the fields of a packet hold.
+Octet = Annotated[int, Parameter(validator=Number(gte=0, lte=0xFF))]
+Word = Annotated[int, Parameter(validator=Number(gte=0, lte=0xFFFF))]
+
 MISCONFIGURED = 2
 
 
@@ -67,10 +71,10 @@ def trace(
     tenant: str | None = None,
     vsid: int | None = None,
     protocol: str = "icmp",
-    port: int = 0,
-    source_port: int = 49152,
-    size: int = 100,
-    hop_limit: int = 64,
+    port: Word = 0,
+    source_port: Word = 49152,
+    size: Word = 100,
+    hop_limit: Octet = 64,
     fragment: bool = False,
     established: bool = False,
     via: str | None = None,

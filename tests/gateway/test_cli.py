@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "appliance.toml"
+TRACE = ("trace", str(REFERENCE), "--tenant", "red", "--from", "10.0.1.5", "--to", "10.0.2.5")
 
 
 def isthmus(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -72,6 +73,15 @@ def test_help_needs_no_configuration(arguments: list[str]) -> None:
             ["trace", str(REFERENCE), "--from", "10.0.1.300", "--to", "10.0.2.5"], id="not an address"
         ),
         pytest.param(["trace", str(REFERENCE), "--from", "10.0.1.5", "--to", "10.0.2.5"], id="no tenant"),
+        *(
+            pytest.param([*TRACE, option, value], id=f"{option} {value}")
+            for option, value in (
+                ("--port", "65536"),
+                ("--source-port", "-1"),
+                ("--hop-limit", "256"),
+                ("--size", "65536"),
+            )
+        ),
     ],
 )
 def test_misuse_exits_with_2_and_without_a_traceback(arguments: list[str]) -> None:
@@ -83,10 +93,7 @@ def test_misuse_exits_with_2_and_without_a_traceback(arguments: list[str]) -> No
 
 
 def test_trace_prints_each_step_and_the_verdict() -> None:
-    result = isthmus(
-        "trace", REFERENCE, "--tenant", "red", "--from", "10.0.1.5", "--to", "10.0.2.5",
-        "--protocol", "tcp", "--port", "5432",
-    )  # fmt: skip
+    result = isthmus(*TRACE, "--protocol", "tcp", "--port", "5432")
 
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
