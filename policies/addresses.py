@@ -109,8 +109,3 @@ def is_group_address(address: bytes) -> bool:
     if len(address) == 4:
         return address[0] >> 4 == 14 or address == b"\xff\xff\xff\xff"
     return address[0] == 0xFF
-
-
-def format_address(address: bytes) -> str:
-    """Print 4 or 16 octets of a packet as an IP address."""
-    return str(Address(address))
