@@ -85,17 +85,20 @@ def flows(chance: random.Random, world: World) -> list[Sent]:
     return found[:FLOWS]
 
 
-def varied(chance: random.Random, sent: Sent) -> Sent:
-    """The same flow's next packet: as before, or with one field of its headers changed, or damaged."""
+def varied(chance: random.Random, world: World, sent: Sent) -> Sent:
+    """The same flow's next packet: as before, from elsewhere, with one field changed, or damaged."""
+    assert sent.outer is not None
     fate = chance.random()
-    if fate < 0.6:
+    if fate < 0.5:
         return sent
+    if fate < 0.6:
+        elsewhere = chance.choice([pa for pa in world.at if len(pa) == len(sent.outer.source)])
+        return msgspec.structs.replace(sent, outer=msgspec.structs.replace(sent.outer, source=elsewhere))
     if fate < 0.8:
         return msgspec.structs.replace(
             sent, data=next(mutations([sent.data], chance.getrandbits(32), 1, ipv4_checksum_at(22)))
         )
     if fate < 0.9:
-        assert sent.outer is not None
         ecn = msgspec.structs.replace(sent.outer, ecn=chance.randrange(4))
         return msgspec.structs.replace(sent, outer=ecn)
     data = bytearray(sent.data)
@@ -144,7 +147,7 @@ def play(chance: random.Random) -> None:
         sent = chance.choice(pool)
         fate = chance.random()
         if fate < 0.8:
-            pairs[sent.node].send(varied(chance, sent), now)
+            pairs[sent.node].send(varied(chance, world, sent), now)
         elif fate < 0.94:
             changed = change(chance, world, sent, records)
             if changed is not None:

@@ -209,6 +209,8 @@ def _check_forwarded(node: Forwarder, sent: Sent, verdict: Forward, emission: Em
     else:
         assert frame[:6] == gateway_mac(_vsid(sent)), "routed, and not for the gateway"
         assert 1 <= onward.hop_limit == facts.hop_limit - 1, "routed without being charged for it"
+        goes_in = emission.port[0] if isinstance(emission, ToPort) else emission.vsid
+        assert out[6:12] == gateway_mac(goes_in), "not from the router of the virtual subnet that it goes to"
     if onward.total_length == facts.total_length and not facts.tcp_flags & TCP_SYN:
         assert out[14 + onward.header_length :] == frame[14 + facts.header_length : 14 + facts.total_length]
     else:
