@@ -305,14 +305,22 @@ class Forwarder:
         self, arrival: Arrival, facts: PacketFacts, source: LookupRecord | None, now: float
     ) -> Flow | Verdict:
         domain = arrival.entry.domain
-        record = self._record_of_mac(arrival.entry.vsid, arrival.destination_mac, facts.destination)
-        onward = (
-            self._towards(arrival, facts, record, source, routed=False)
-            if record is not None
-            else self._pass_to_gateway(arrival, facts)
-        )
+        vsid = arrival.entry.vsid
+        port = (vsid, MacAddress(arrival.destination_mac))
+        record = self._record_of_mac(vsid, arrival.destination_mac, facts.destination)
+        is_here = port in self.node.ports
+        onward: Flow | Drop | None
+        if record is not None and (not is_here or record.pa in self._ways.own):
+            onward = self._towards(arrival, facts, record, source, routed=False)
+        elif is_here:
+            # A VM that has just come here may still have its record elsewhere, or none.
+            sent = self._meter_of_source(domain, facts)
+            onward = self._as_it_is(arrival, LocalPort(port), sent, self.meters[vsid])
+        else:
+            onward = self._pass_to_gateway(arrival, facts)
         if onward is None:
-            return Drop(DropReason.UNKNOWN_MAC, domain.name)
+            unknown = DropReason.UNKNOWN_MAC if self._is_gateway_for(arrival) else DropReason.NOT_HERE
+            return Drop(unknown, domain.name)
         if isinstance(onward, Drop):
             return onward
         refusal = self._permit(domain, facts, now)
@@ -394,14 +402,16 @@ class Forwarder:
             self._explain("gateway", f"no record here: as it is to the gateway at {path.destination}")
         return self._as_it_is(arrival, path, self.meters[arrival.entry.vsid])
 
-    def _as_it_is(self, arrival: Arrival, way: Way, sent: Meter | None) -> Flow:
+    def _as_it_is(
+        self, arrival: Arrival, way: Way, sent: Meter | None, received: Meter | None = None
+    ) -> Flow:
         return Flow(
             arrived_in=arrival.entry,
             ethernet=arrival.frame[: ethernet.HEADER_LENGTH],
             routed=False,
             way=way,
             sent=sent,
-            received=None,
+            received=received,
             bucket=None,
             source_record=None,
             destination_record=None,

@@ -87,15 +87,21 @@ class Ways:
     def to_all(self, arrival: Arrival, facts: PacketFacts) -> Iterator[Way]:
         """Every port and host of the virtual subnet but the one that the frame came from.
 
-        Whoever has the sender's port replicates; so does a gateway for hosts
-        that leave it to their gateway. What has been replicated goes to ports only.
+        The tenant's gateway replicates, so that a host needs no record of anybody
+        and everybody gets one copy; only a host without a gateway does it itself.
+        What a gateway has replicated goes to ports.
         """
         entry = arrival.entry
         for key in self._node.ports:
             if key[0] == entry.vsid and key != arrival.port:
                 yield LocalPort(key)
         origin = b""
-        if arrival.outer is not None:
+        if arrival.outer is None:
+            gateway = self.to_gateway(arrival, facts)
+            if gateway is not None:
+                yield gateway
+                return
+        else:
             origin = arrival.outer.source
             if not self.is_gateway_of(entry.domain) or origin in entry.domain.gateway_provider_addresses:
                 return

@@ -122,7 +122,7 @@ def test_section_4_2_n_way_unicast_sends_one_packet_to_each_other_endpoint() -> 
     group = SWITCHED.copy()
     group.dst, group[IP].dst = "01:00:5e:00:00:fb", "224.0.0.251"
 
-    emission, inner = n.to_underlay(n.send(n.host("hv1", net), ("red", "web", 5), group))
+    emission, inner = n.to_underlay(n.receive(n.gateway(net), group))
 
     assert (emission.destination, emission.vsid) == (n.pa("hv2"), n.VSIDS["red", "web"])
     assert bytes(inner) == bytes(group)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
@@ -180,7 +181,7 @@ def test_no_route_is_told_by_the_host_itself() -> None:
         ),
         pytest.param(frame(("db", 5)), "web", DropReason.NOT_HERE, id="for the router"),
         pytest.param(
-            changed(frame(), dst_mac="02:00:00:00:00:99"), "web", DropReason.UNKNOWN_MAC, id="nobody's MAC"
+            changed(frame(), dst_mac="02:00:00:00:00:99"), "web", DropReason.NOT_HERE, id="nobody's MAC"
         ),
     ],
 )
@@ -192,15 +193,33 @@ def test_host_never_sends_on_what_came_from_the_underlay(
     assert n.dropped(verdict, reason) == ()
 
 
-def test_vm_that_has_moved_away_is_not_here() -> None:
-    """Two hosts with old records do not throw its frames at each other."""
+def moved(host: str) -> Directory:
+    """Everybody's records, but web's .6 has moved to another host."""
     known = n.directory(n.network())
     for version in (4, 6):
         ca = CustomerAddress.parse(n.ca("web", 6, version))
-        known.apply(Put(LookupRecord(WEB, ca, n.mac("red", "web", 6), n.pa("hv1"), "hv1", epoch=2)))
+        known.apply(Put(LookupRecord(WEB, ca, n.mac("red", "web", 6), n.pa(host), host, epoch=2)))
+    return known
+
+
+def test_vm_that_has_moved_away_is_not_here() -> None:
+    """Two hosts with old records do not throw its frames at each other."""
+    host = n.host("hv2", known=moved("hv1"))
+    ports = {key: port for key, port in host.node.ports.items() if key != n.port("red", "web", 6)}
+    without = Forwarder(msgspec.structs.replace(host.node, ports=ports), host.tables, host.directory)
+
+    n.dropped(n.receive(without, frame(), sender="hv1"), DropReason.NOT_HERE)
+
+
+@pytest.mark.parametrize("known", [moved("hv1"), Directory()], ids=["elsewhere", "nowhere"])
+def test_vm_whose_port_is_here_already_is_reached_before_its_record_is(known: Directory) -> None:
     host = n.host("hv2", known=known)
 
-    n.dropped(n.receive(host, frame(), sender="hv1"), DropReason.NOT_HERE)
+    delivered, inner = n.to_port(n.receive(host, frame(), sender="hv1"))
+
+    assert delivered.port == n.port("red", "web", 6)
+    assert bytes(inner) == bytes(frame())
+    assert host.meters[WEB].received_packets == 1
 
 
 def test_host_refuses_what_strangers_send() -> None:

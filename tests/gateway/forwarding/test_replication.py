@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+import msgspec
 import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
@@ -16,7 +17,7 @@ from gateway.forwarding.drops import DropReason
 from gateway.forwarding.pipeline import Forwarder
 from gateway.forwarding.verdicts import Emission, Forward, ToPort, Verdict
 from policies.addresses import CustomerAddress, ProviderAddress, Vsid
-from policies.model import LookupRecord, Network, ProviderHost
+from policies.model import LookupRecord, Network, Port, ProviderHost
 from tests import networks as n
 
 NET = n.network(n.tenant("red", broadcast=True), n.tenant("blue", broadcast=True))
@@ -64,6 +65,11 @@ def with_third(*records: LookupRecord) -> tuple[Network, Directory]:
     return net, directory
 
 
+def without_gateway(net: Network) -> Network:
+    tenants = tuple(msgspec.structs.replace(tenant, gateways=()) for tenant in net.tenants)
+    return Network(net.hosts, (), tenants)
+
+
 def vm(number: int, pa: ProviderAddress, host: str) -> LookupRecord:
     ca = CustomerAddress.parse(n.ca("web", number))
     return LookupRecord(WEB, ca, n.mac("red", "web", number), pa, host)
@@ -87,12 +93,25 @@ def test_nothing_is_replicated_where_the_subnet_does_not_carry_it(
 
 
 @pytest.mark.parametrize(("mac", "destination", "version"), GROUPS)
-def test_host_sends_one_copy_to_each_other_host_and_port_of_the_subnet(
+def test_host_leaves_it_to_the_gateway_so_that_everybody_gets_one_copy(
     mac: str, destination: str, version: int
 ) -> None:
     frame = to_all(mac, destination, version)
 
-    verdict = n.send(n.host("hv1", NET), ("red", "web", 5), frame)
+    verdict = n.send(n.host("hv1", NET, known=n.own_records("hv1", NET)), ("red", "web", 5), frame)
+
+    emission, inner = n.to_underlay(verdict)
+    assert (emission.destination, emission.vsid) == (n.pa("edge-1"), WEB)
+    assert bytes(inner) == bytes(frame)
+
+
+@pytest.mark.parametrize(("mac", "destination", "version"), GROUPS)
+def test_host_without_a_gateway_sends_one_copy_to_each_other_host_of_the_subnet(
+    mac: str, destination: str, version: int
+) -> None:
+    frame = to_all(mac, destination, version)
+
+    verdict = n.send(n.host("hv1", without_gateway(NET)), ("red", "web", 5), frame)
 
     # hv1 has another port of Red's in db, and Blue's: those get none.
     emission, inner = n.to_underlay(verdict)
@@ -137,7 +156,7 @@ def test_copies_go_only_to_hosts_with_vms_of_the_subnet() -> None:
 
 def test_copies_for_ports_and_hosts_go_out_together() -> None:
     net, directory = with_third(vm(7, HV3.provider_addresses[0], "hv3"), vm(9, n.pa("hv1"), "hv1"))
-    template = n.host("hv1", net)
+    template = n.host("hv1", without_gateway(net))
     ports = dict(template.node.ports)
     own = ports[n.port("red", "web", 5)]
     ports[n.port("red", "web", 9)] = type(own)("red-web9", "red", WEB, n.mac("red", "web", 9), ())
@@ -162,7 +181,7 @@ def test_dhcp_discovery_from_nobody_yet_is_carried() -> None:
     frame[IP].src = "0.0.0.0"
 
     assert copies(n.receive(n.gateway(NET), frame)) == {n.pa("hv2"): 1}
-    assert copies(n.send(n.host("hv1", NET), ("red", "web", 5), frame)) == {n.pa("hv2"): 1}
+    assert copies(n.send(n.host("hv1", NET), ("red", "web", 5), frame)) == {n.pa("edge-1"): 1}
 
 
 def test_copy_that_is_too_big_is_fragmented_for_each_way() -> None:
@@ -200,7 +219,22 @@ def test_copies_stay_in_their_tenant_and_subnet() -> None:
     }
 
 
-def test_vm_alone_in_its_subnet_speaks_to_nobody() -> None:
-    host = n.host("hv1", NET, known=n.own_records("hv1", NET))
+def test_gateway_with_ports_of_its_own_gets_no_second_copy_for_anybody() -> None:
+    """hv1 sends one copy to edge-1, which has a VM too; edge-1 gives it to its port and to hv2, once."""
+    net, directory = with_third(vm(9, n.pa("edge-1"), "edge-1"))
+    own = ProviderHost("edge-1", (n.pa("edge-1"), n.pa("edge-1", 6)), ("red", "blue"))
+    net = Network((*net.hosts, own), net.gateways, net.tenants)
+    port = Port("red-web9", "red", WEB, n.mac("red", "web", 9), ())
+    template = n.gateway(net)
+    node = msgspec.structs.replace(template.node, ports={n.port("red", "web", 9): port})
+    edge = Forwarder(node, template.tables, directory)
+
+    assert copies(n.send(n.host("hv1", net), ("red", "web", 5), to_all())) == {n.pa("edge-1"): 1}
+    assert copies(n.receive(edge, to_all())) == {n.port("red", "web", 9): 1, n.pa("hv2"): 1}
+
+
+def test_vm_alone_in_its_subnet_and_without_a_gateway_speaks_to_nobody() -> None:
+    net = without_gateway(NET)
+    host = n.host("hv1", net, known=n.own_records("hv1", net))
 
     n.dropped(n.send(host, ("red", "web", 5), to_all()), DropReason.NO_RECORD)
