@@ -8,7 +8,7 @@ from gateway.forwarding.drops import DropReason
 from gateway.forwarding.flows import Flow
 from gateway.forwarding.node import Arrival, Explain
 from gateway.forwarding.notices import Message, Notices
-from gateway.forwarding.pmtu import PathMtu
+from gateway.forwarding.pmtu import LOWEST_IPV6, PathMtu
 from gateway.forwarding.verdicts import (
     Answer,
     Drop,
@@ -21,14 +21,11 @@ from gateway.forwarding.verdicts import (
 )
 from gateway.forwarding.ways import LocalPort, Path, Way
 from gateway.packets import icmp, ip, nvgre, transport
-from gateway.packets.ethernet import IPV4, IPV6, EthernetHeader
+from gateway.packets.ethernet import OF_IP_VERSION, EthernetHeader
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress
 from policies.facts import TCP_SYN, PacketFacts
 
-_NOT_ECT, _CE = 0, 3
-
-# IPv6 links carry at least this much (RFC 8200 section 5); less is never reported.
-_LOWEST_IPV6_MTU = 1280
+_NOT_ECT = 0
 
 # TCP without options, by the version of IP below it.
 _TCP_AND_IP = {4: 40, 6: 60}
@@ -49,12 +46,9 @@ class Delivery:
         """Send a packet on: one hop older if it is routed, no larger than what comes next."""
         tenant = arrival.tenant
         if flow.routed and facts.hop_limit <= 1:
-            expired = packet
-            notice = self.tell(arrival, facts, lambda source: icmp.time_exceeded(source, expired, facts), now)
+            notice = self.tell(arrival, facts, lambda source: icmp.time_exceeded(source, packet, facts), now)
             return Drop(DropReason.HOP_LIMIT, tenant, notice)
-        if facts.tcp_flags & TCP_SYN:
-            packet = self._clamp(flow, arrival, facts, packet, now)
-        pieces = [packet]
+        pieces = [self._clamp(flow, arrival, facts, packet, now)]
         if isinstance(flow.way, Path):
             mtu = self._paths.customer_mtu(flow.way.destination, now)
             if facts.total_length > mtu:
@@ -65,7 +59,7 @@ class Delivery:
                     self._explain(
                         "mtu", f"{facts.total_length} octets are more than {mtu}: fragmented inside"
                     )
-                pieces = ip.fragment(packet, facts, mtu)
+                pieces = ip.fragment(pieces[0], facts, mtu)
         if flow.routed:
             hop_limit = facts.hop_limit - 1
             if self._explain:
@@ -102,7 +96,7 @@ class Delivery:
             if hop_limit <= 1:
                 return None
             packet = ip.with_hop_limit(packet, hop_limit - 1)
-        tenant = flow.arrived_in.domain.name
+        tenant = flow.tenant
         if flow.bucket is not None and not flow.bucket.take(total_length, now):
             return Drop(DropReason.RATE_LIMITED, tenant)
         if flow.sent is not None:
@@ -172,7 +166,7 @@ class Delivery:
         header = EthernetHeader(
             destination=arrival.source_mac,
             source=source_mac if source_mac is not None else entry.gateway_mac,
-            ethertype=IPV4 if facts.version == 4 else IPV6,
+            ethertype=OF_IP_VERSION[facts.version],
         )
         return (self.reply(arrival, header.encode() + notice),)
 
@@ -184,7 +178,7 @@ class Delivery:
         No router is on a switched path, and the destination's is the address
         that the sender believes (it has no reason to know another).
         """
-        reported = mtu if facts.version == 4 else max(mtu, _LOWEST_IPV6_MTU)
+        reported = mtu if facts.version == 4 else max(mtu, LOWEST_IPV6)
         if self._explain:
             self._explain("mtu", f"{facts.total_length} octets are more than {mtu}, and not to be fragmented")
 
@@ -208,6 +202,8 @@ class Delivery:
         The size in a SYN limits what the other side sends, so the way back
         counts as much as the way on.
         """
+        if not facts.tcp_flags & TCP_SYN:
+            return packet
         ends = [flow.way.destination] if isinstance(flow.way, Path) else []
         if arrival.outer is not None:
             ends.append(ProviderAddress(arrival.outer.source))
@@ -215,12 +211,3 @@ class Delivery:
             return packet
         mtu = min(self._paths.customer_mtu(end, now) for end in ends)
         return transport.clamp_mss(packet, facts, mtu - _TCP_AND_IP[facts.version])
-
-
-def ecn_on_arrival(inner: int, outer: int) -> int | None:
-    """Combine the ECN fields of both headers, or None for a packet to be dropped (RFC 6040 section 4.2)."""
-    if outer == _CE:
-        return None if inner == _NOT_ECT else _CE
-    if outer == 1 and inner == 2:
-        return 1
-    return inner

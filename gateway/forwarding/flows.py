@@ -14,7 +14,6 @@ from gateway.forwarding.metering import Meter, TokenBucket
 from gateway.forwarding.ways import Way
 from policies.facts import TCP, TCP_SYN, UDP
 from policies.model import LookupRecord
-from policies.tables import SubnetEntry
 
 # The most flows that are remembered; then all are forgotten at once, which costs
 # one slow decision each and bounds what a port scan can take.
@@ -24,7 +23,7 @@ CAPACITY = 65_536
 class Flow(msgspec.Struct, frozen=True, eq=False):
     """How packets like this one go on."""
 
-    arrived_in: SubnetEntry
+    tenant: str
     ethernet: bytes
     """The inner Ethernet header that it leaves with."""
     routed: bool

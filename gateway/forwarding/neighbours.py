@@ -10,13 +10,19 @@ from __future__ import annotations
 
 from enum import Enum
 
-from gateway.forwarding.admission import is_unspecified
+from gateway.forwarding.delivery import Delivery
 from gateway.forwarding.directory import Directory
+from gateway.forwarding.drops import DropReason
+from gateway.forwarding.node import Arrival, Explain, Node
+from gateway.forwarding.verdicts import Drop, Forward, Verdict
+from gateway.forwarding.ways import LocalPort, Ways
 from gateway.packets import arp, ndp
 from gateway.packets.arp import ArpPacket
 from gateway.packets.ethernet import ARP, IPV6, EthernetHeader
 from gateway.packets.ndp import NeighbourSolicitation
 from policies.addresses import ROUTER_LINK_LOCAL, MacAddress
+from policies.errors import MalformedPacket
+from policies.facts import PacketFacts
 from policies.tables import SubnetEntry
 
 ALL_NODES = b"\xff\x02" + bytes(13) + b"\x01"
@@ -85,7 +91,7 @@ def answer_solicitation(
         return Silence.UNKNOWN
     if mac == asker_mac:
         return Silence.OWN
-    detecting = is_unspecified(solicitation.source)
+    detecting = solicitation.is_probe
     advertisement = ndp.advertisement(
         source=solicitation.target,
         destination=ALL_NODES if detecting else solicitation.source,
@@ -96,3 +102,68 @@ def answer_solicitation(
     )
     header = EthernetHeader(destination=asker_mac, source=entry.gateway_mac, ethertype=IPV6)
     return header.encode() + advertisement
+
+
+class Neighbours:
+    """Answers for whoever has a record; what only the gateway can know, a host passes on to it."""
+
+    def __init__(
+        self,
+        node: Node,
+        directory: Directory,
+        ways: Ways,
+        delivery: Delivery,
+        explain: Explain | None = None,
+    ) -> None:
+        self._node = node
+        self._directory = directory
+        self._ways = ways
+        self._delivery = delivery
+        self._explain = explain
+
+    def arp(self, arrival: Arrival, request: ArpPacket) -> Verdict:
+        if request.operation != arp.REQUEST:
+            return self._neighbour_reply(arrival)
+        if not self._ways.is_router_for(arrival):
+            return Drop(DropReason.NOT_HERE, arrival.tenant)
+        reply = answer_arp(arrival.entry, self._directory, request)
+        return self._resolved(arrival, reply)
+
+    def discovery(self, arrival: Arrival, facts: PacketFacts, packet: bytes) -> Verdict:
+        if facts.icmp_type == ndp.ROUTER_SOLICITATION:
+            return Drop(DropReason.TO_GATEWAY, arrival.tenant)
+        if facts.icmp_type != ndp.NEIGHBOUR_SOLICITATION:
+            return self._neighbour_reply(arrival)
+        if not self._ways.is_router_for(arrival):
+            return Drop(DropReason.NOT_HERE, arrival.tenant)
+        try:
+            solicitation = ndp.decode_solicitation_untrusted(packet, facts)
+        except MalformedPacket:
+            return Drop(DropReason.MALFORMED, arrival.tenant)
+        reply = answer_solicitation(arrival.entry, self._directory, arrival.source_mac, solicitation)
+        return self._resolved(arrival, reply)
+
+    def _resolved(self, arrival: Arrival, reply: bytes | Silence) -> Verdict:
+        if isinstance(reply, bytes):
+            if self._explain:
+                self._explain("neighbour", "answered from the directory")
+            return self._delivery.answer(arrival, reply)
+        if reply is Silence.OWN:
+            return Drop(DropReason.NEIGHBOUR_OWN, arrival.tenant)
+        # The gateway may know it: a host passes the request on, unicast.
+        path = self._ways.to_gateway(arrival, None)
+        if path is None:
+            return Drop(DropReason.NO_RECORD, arrival.tenant)
+        return Forward((self._delivery.emit(path, arrival.tenant, arrival.frame),))
+
+    def _neighbour_reply(self, arrival: Arrival) -> Verdict:
+        """A gateway's reply for the VM that asked goes to its port; nobody else's is believed."""
+        entry = arrival.entry
+        key = (entry.vsid, MacAddress(arrival.destination_mac))
+        if (
+            arrival.outer is not None
+            and arrival.outer.source in entry.domain.gateway_provider_addresses
+            and key in self._node.ports
+        ):
+            return Forward((self._delivery.emit(LocalPort(key), arrival.tenant, arrival.frame),))
+        return Drop(DropReason.NEIGHBOUR_REPLY, arrival.tenant)

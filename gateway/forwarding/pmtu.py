@@ -42,13 +42,11 @@ class PathMtu:
     def customer_mtu(self, destination: bytes, now: float) -> int:
         """The largest inner IP packet that reaches a provider address in one piece."""
         overhead = OVERHEAD_IPV4 if len(destination) == 4 else OVERHEAD_IPV6
-        if not self._reported:
-            return self.underlay_mtu - overhead
         reported = self._reported.get(destination)
         if reported is None:
             return self.underlay_mtu - overhead
         mtu, expires = reported
-        if now >= expires:
-            del self._reported[destination]
-            return self.underlay_mtu - overhead
-        return mtu - overhead
+        if now < expires:
+            return mtu - overhead
+        del self._reported[destination]
+        return self.underlay_mtu - overhead

@@ -51,6 +51,8 @@ class Forward(msgspec.Struct, frozen=True):
     """The frame goes on; several emissions where it was replicated or fragmented."""
 
     emissions: tuple[Emission, ...]
+    lost: tuple[DropReason, ...] = ()
+    """Why some copies of a replicated frame do not go on, while others do."""
 
 
 class Answer(msgspec.Struct, frozen=True):

@@ -54,6 +54,10 @@ class Ways:
         """Whether this node is one of the tenant's gateways."""
         return domain.name in self._gateway_of
 
+    def is_router_for(self, arrival: Arrival) -> bool:
+        """Whether this node is the router of whoever sent a frame: a host is for its own VMs only."""
+        return arrival.port is not None or self.is_gateway_of(arrival.entry.domain)
+
     def to_record(self, arrival: Arrival, facts: PacketFacts, record: LookupRecord) -> Way | DropReason:
         """The way to a record's VM.
 

@@ -14,6 +14,9 @@ IPV6 = 0x86DD
 VLAN = 0x8100
 QINQ = 0x88A8
 
+# The ethertype of each version of IP.
+OF_IP_VERSION = {4: IPV4, 6: IPV6}
+
 HEADER_LENGTH = 14
 
 _HEADER = struct.Struct("!6s6sH")  # destination, source, type of the payload

@@ -214,10 +214,12 @@ def fuzz(name: str, seed: int) -> Counter[str]:
 def check_bounds(forwarder: Forwarder) -> None:
     """What a node keeps is bounded by the network's size and by its tables' capacities."""
     tenants = len(forwarder.tables.domains)
-    assert len(forwarder._flows) <= flows.CAPACITY
-    assert all(len(table) <= fragments.CAPACITY for table in forwarder._fragments.values())
-    assert len(forwarder._fragments) <= tenants
-    assert forwarder._paths._reported.keys() <= forwarder.tables.members
+    assert len(forwarder.flows) <= flows.CAPACITY
+    assert all(
+        len(table) <= fragments.CAPACITY for table in forwarder.decisions.permission.first_fragments.values()
+    )
+    assert len(forwarder.decisions.permission.first_fragments) <= tenants
+    assert forwarder.paths._reported.keys() <= forwarder.tables.members
     assert len(forwarder.notices._buckets) <= tenants
     assert len(forwarder.sources_elsewhere) <= tenants
     assert len(forwarder.drops.counts) <= len(DropReason) * (tenants + 1)
@@ -241,7 +243,7 @@ def test_any_of_millions_of_inputs_ends_in_one_verdict(name: str) -> None:
 
 def test_flood_of_flows_is_forgotten_at_the_bound() -> None:
     forwarder = n.gateway()
-    forwarder._flows = flows.FlowCache(capacity=100)
+    forwarder.flows = flows.FlowCache(capacity=100)
     sizes = []
     for port in range(1000):
         datagram = port.to_bytes(2) + bytes.fromhex("0035 0008 0000")
@@ -250,7 +252,7 @@ def test_flood_of_flows_is_forgotten_at_the_bound() -> None:
         payload = nvgre.encode(n.VSIDS["red", SENDER[0]]) + header + packet
 
         assert isinstance(forwarder.from_underlay(n.from_host("hv1"), payload, now=0), Forward)
-        sizes.append(len(forwarder._flows))
+        sizes.append(len(forwarder.flows))
 
     assert max(sizes) == 100
 
@@ -273,7 +275,7 @@ def test_flood_of_first_fragments_is_forgotten_at_the_bound() -> None:
 
         forwarder.from_underlay(n.from_host("hv1"), payload, now=0)
 
-    assert len(forwarder._fragments["red"]) == fragments.CAPACITY
+    assert len(forwarder.decisions.permission.first_fragments["red"]) == fragments.CAPACITY
 
 
 def test_flood_of_icmp_errors_is_cut_off_at_the_rate() -> None:

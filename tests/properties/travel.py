@@ -81,7 +81,9 @@ def decide(world: World, sent: Sent, now: float, seen: Counter[str]) -> Verdict:
     if isinstance(verdict, Drop):
         assert counted == Counter({(verdict.reason, verdict.tenant): 1})
     else:
-        assert not counted
+        lost = verdict.lost if isinstance(verdict, Forward) else ()
+        tenant = verdict.emissions[0].tenant if verdict.emissions else ""
+        assert counted == Counter((reason, tenant) for reason in lost)
         assert verdict.emissions, "neither sent nor counted"
     if verdict.emissions:
         _check_isolation(world, node, sent, verdict)

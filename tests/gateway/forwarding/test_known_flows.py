@@ -212,10 +212,9 @@ def test_explained_packets_are_decided_in_full_each_time() -> None:
 
 def test_cache_forgets_everything_at_once_when_it_is_full() -> None:
     """So a port scan costs slow decisions and no memory."""
-    entry = n.gateway().tables.subnets[Vsid(5001)]
     record = next(iter(n.directory(n.network())))
     known = Directory([record])
-    flow = Flow(entry, b"", False, LocalPort((Vsid(5001), record.mac)), None, None, None, record, record)
+    flow = Flow("red", b"", False, LocalPort((Vsid(5001), record.mac)), None, None, None, record, record)
     cache = FlowCache(capacity=3)
 
     for number in range(3):

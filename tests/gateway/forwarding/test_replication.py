@@ -192,6 +192,16 @@ def test_copy_that_is_too_big_is_fragmented_for_each_way() -> None:
     assert copies(verdict) == {n.pa("hv2"): 2, HV3.provider_addresses[0]: 2}
 
 
+def test_copy_that_one_way_does_not_carry_is_counted_and_the_others_go() -> None:
+    """IPv6 provider addresses leave 20 octets less."""
+    frame = to_all(size=1450 - 28)
+    frame[IP].flags = "DF"
+    forwarder = gateway_with([vm(7, HV3.provider_addresses[1], "hv3")])
+
+    assert copies(n.receive(forwarder, frame)) == {n.pa("hv2"): 1}
+    assert forwarder.drops.counts == {(DropReason.TOO_BIG, "red"): 1}
+
+
 def test_group_frame_is_admitted_like_any_other() -> None:
     frame = to_all()
     frame[IP].src = "8.8.8.8"

@@ -1,0 +1,243 @@
+"""What becomes of an IP packet whose source has been admitted.
+
+It is for a neighbour, for everybody in the virtual subnet, for the gateway's
+own address, or for somebody that a route leads to. The answer is a flow, the
+decision for all packets like this one, or a verdict for this packet alone.
+"""
+
+from __future__ import annotations
+
+from gateway.forwarding.admission import is_link_local
+from gateway.forwarding.delivery import Delivery
+from gateway.forwarding.directory import Directory
+from gateway.forwarding.drops import DropReason
+from gateway.forwarding.flows import Flow
+from gateway.forwarding.metering import Meter
+from gateway.forwarding.neighbours import Neighbours
+from gateway.forwarding.node import Arrival, Explain, Node
+from gateway.forwarding.permission import Permission
+from gateway.forwarding.verdicts import Drop, Emission, Forward, Verdict
+from gateway.forwarding.ways import LocalPort, Way, Ways
+from gateway.packets import ethernet, icmp, ndp
+from gateway.packets.ethernet import EthernetHeader
+from gateway.packets.icmp import Unreachable
+from policies.addresses import ROUTER_LINK_LOCAL, CustomerAddress, MacAddress, Vsid, is_group_address
+from policies.facts import ICMPV6, TCP, UDP, PacketFacts
+from policies.model import AddressHop, LookupRecord, SiteHop, SubnetHop
+from policies.tables import RoutingDomain, Tables
+
+
+class Decisions:
+    """The decisions of one node, by its tables and its directory."""
+
+    def __init__(
+        self,
+        node: Node,
+        tables: Tables,
+        directory: Directory,
+        delivery: Delivery,
+        ways: Ways,
+        explain: Explain | None = None,
+    ) -> None:
+        self.meters: dict[Vsid, Meter] = {vsid: Meter() for vsid in tables.subnets}
+        self.permission = Permission(tables, explain)
+        self.neighbours = Neighbours(node, directory, ways, delivery, explain)
+        self._node = node
+        self._tables = tables
+        self._directory = directory
+        self._delivery = delivery
+        self._ways = ways
+        self._explain = explain
+
+    def decide(
+        self, arrival: Arrival, facts: PacketFacts, packet: bytes, source: LookupRecord | None, now: float
+    ) -> Flow | Verdict:
+        """Decide an IP packet whose source has been admitted."""
+        entry = arrival.entry
+        if facts.protocol == ICMPV6 and ndp.ROUTER_SOLICITATION <= facts.icmp_type <= ndp.REDIRECT:
+            return self.neighbours.discovery(arrival, facts, packet)
+        if arrival.is_to_group:
+            return self._replicate(arrival, facts, packet, now)
+        if arrival.destination_mac == entry.gateway_mac:
+            if not self._ways.is_router_for(arrival):
+                return Drop(DropReason.NOT_HERE, arrival.tenant)
+            if facts.destination in entry.domain.gateway_addresses or facts.destination == ROUTER_LINK_LOCAL:
+                return self._to_gateway(arrival, facts, packet, now)
+            return self._route(arrival, facts, packet, source, now)
+        return self._switch(arrival, facts, source, now)
+
+    def _to_gateway(self, arrival: Arrival, facts: PacketFacts, packet: bytes, now: float) -> Verdict:
+        if icmp.is_echo_request(facts):
+            if self._explain:
+                self._explain("gateway", "an echo request to the gateway's own address: answered")
+            ethertype = ethernet.OF_IP_VERSION[facts.version]
+            header = EthernetHeader(arrival.source_mac, arrival.entry.gateway_mac, ethertype)
+            return self._delivery.answer(arrival, header.encode() + icmp.echo_reply(packet, facts))
+        if facts.protocol not in (TCP, UDP):
+            return Drop(DropReason.TO_GATEWAY, arrival.tenant)
+        notice = self._delivery.tell(
+            arrival,
+            facts,
+            lambda source: icmp.unreachable(source, packet, facts, Unreachable.PORT),
+            now,
+            source=CustomerAddress(facts.destination),
+        )
+        return Drop(DropReason.TO_GATEWAY, arrival.tenant, notice)
+
+    def _route(
+        self, arrival: Arrival, facts: PacketFacts, packet: bytes, source: LookupRecord | None, now: float
+    ) -> Flow | Verdict:
+        domain = arrival.entry.domain
+        if (
+            is_link_local(facts.source)
+            or is_link_local(facts.destination)
+            or is_group_address(facts.destination)
+        ):
+            return Drop(DropReason.NO_ROUTE, domain.name)
+        refusal = self.permission.refusal(domain, facts, now)
+        if refusal is not None:
+            return Drop(refusal, domain.name)
+        hop = domain.routes.lookup(facts.destination)
+        if self._explain:
+            prefix = domain.routes.match(CustomerAddress(facts.destination))
+            self._explain("route", f"{prefix} -> {hop}" if hop else "none matches")
+        next_ca = facts.destination
+        if isinstance(hop, AddressHop):
+            next_ca = hop.ca
+            hop = domain.routes.lookup(next_ca)
+        if isinstance(hop, SubnetHop):
+            record = self._directory.find(hop.vsid, next_ca)
+            if record is not None:
+                return self._towards(arrival, facts, record, source, routed=True)
+            reason, unreachable = DropReason.NO_RECORD, Unreachable.HOST
+        elif isinstance(hop, SiteHop):
+            reason, unreachable = DropReason.SITE_DOWN, Unreachable.NETWORK
+        else:
+            reason, unreachable = DropReason.NO_ROUTE, Unreachable.NETWORK
+        passed = self._pass_to_gateway(arrival, facts) if hop is not None else None
+        if passed is not None:
+            return passed
+        if self._explain:
+            self._explain("record", f"none for {CustomerAddress(next_ca)}")
+        notice = self._delivery.tell(
+            arrival, facts, lambda sender: icmp.unreachable(sender, packet, facts, unreachable), now
+        )
+        return Drop(reason, domain.name, notice)
+
+    def _switch(
+        self, arrival: Arrival, facts: PacketFacts, source: LookupRecord | None, now: float
+    ) -> Flow | Verdict:
+        domain = arrival.entry.domain
+        vsid = arrival.entry.vsid
+        port = (vsid, MacAddress(arrival.destination_mac))
+        record = self._record_of_mac(vsid, arrival.destination_mac, facts.destination)
+        is_here = port in self._node.ports
+        onward: Flow | Drop | None
+        if record is not None and (not is_here or record.pa in self._ways.own):
+            onward = self._towards(arrival, facts, record, source, routed=False)
+        elif is_here:
+            # A VM that has just come here may still have its record elsewhere, or none.
+            sent = self._meter_of_source(domain, facts)
+            onward = self._as_it_is(arrival, LocalPort(port), sent, self.meters[vsid])
+        else:
+            onward = self._pass_to_gateway(arrival, facts)
+        if onward is None:
+            unknown = DropReason.UNKNOWN_MAC if self._ways.is_router_for(arrival) else DropReason.NOT_HERE
+            return Drop(unknown, domain.name)
+        if isinstance(onward, Drop):
+            return onward
+        refusal = self.permission.refusal(domain, facts, now)
+        return onward if refusal is None else Drop(refusal, domain.name)
+
+    def _record_of_mac(self, vsid: Vsid, mac: bytes, destination: bytes) -> LookupRecord | None:
+        record = self._directory.find(vsid, destination)
+        if record is not None and record.mac == mac:
+            return record
+        return next(iter(self._directory.find_by_mac(vsid, mac)), None)
+
+    def _towards(
+        self,
+        arrival: Arrival,
+        facts: PacketFacts,
+        record: LookupRecord,
+        source: LookupRecord | None,
+        *,
+        routed: bool,
+    ) -> Flow | Drop:
+        """Make the flow that leads to a record's VM, wherever that is."""
+        entry = arrival.entry
+        target = self._tables.subnets[record.vsid]
+        if self._explain:
+            self._explain(
+                "record", f"{record.ca} is {record.mac} at {record.pa} ({record.host or 'unnamed'})"
+            )
+        if routed:
+            ethertype = ethernet.OF_IP_VERSION[facts.version]
+            header = EthernetHeader(record.mac, target.gateway_mac, ethertype).encode()
+        else:
+            header = arrival.frame[: ethernet.HEADER_LENGTH]
+        way = self._ways.to_record(arrival, facts, record)
+        if isinstance(way, DropReason):
+            return Drop(way, arrival.tenant)
+        return Flow(
+            tenant=arrival.tenant,
+            ethernet=header,
+            routed=routed,
+            way=way,
+            sent=self._meter_of_source(entry.domain, facts),
+            received=self.meters[record.vsid],
+            bucket=self.permission.buckets.get(arrival.tenant),
+            source_record=source,
+            # One found by its MAC alone decides only until its packet's address has a record of its own.
+            destination_record=record if routed or record.ca == facts.destination else None,
+        )
+
+    def _pass_to_gateway(self, arrival: Arrival, facts: PacketFacts) -> Flow | None:
+        """A host that cannot decide lets its gateway: the frame goes there as it is."""
+        path = self._ways.to_gateway(arrival, facts)
+        if path is None:
+            return None
+        if self._explain:
+            self._explain("gateway", f"no record here: as it is to the gateway at {path.destination}")
+        return self._as_it_is(arrival, path, self.meters[arrival.entry.vsid])
+
+    def _as_it_is(
+        self, arrival: Arrival, way: Way, sent: Meter | None, received: Meter | None = None
+    ) -> Flow:
+        return Flow(
+            tenant=arrival.tenant,
+            ethernet=arrival.frame[: ethernet.HEADER_LENGTH],
+            routed=False,
+            way=way,
+            sent=sent,
+            received=received,
+            bucket=None,
+            source_record=None,
+            destination_record=None,
+        )
+
+    def _meter_of_source(self, domain: RoutingDomain, facts: PacketFacts) -> Meter | None:
+        hop = domain.routes.lookup(facts.source)
+        return self.meters[hop.vsid] if isinstance(hop, SubnetHop) else None
+
+    def _replicate(self, arrival: Arrival, facts: PacketFacts, packet: bytes, now: float) -> Verdict:
+        """Carry broadcast and multicast to every node of the subnet, one by one (RFC 7637 section 4.2)."""
+        entry = arrival.entry
+        if not entry.broadcast:
+            return Drop(DropReason.GROUP_NOT_ALLOWED, arrival.tenant)
+        refusal = self.permission.refusal(entry.domain, facts, now)
+        if refusal is not None:
+            return Drop(refusal, arrival.tenant)
+        emissions: list[Emission] = []
+        lost: list[Drop] = []
+        for way in self._ways.to_all(arrival, facts):
+            flow = self._as_it_is(arrival, way, None)
+            verdict = self._delivery.carry(flow, arrival, facts, packet, now)
+            if isinstance(verdict, Drop):
+                lost.append(verdict)
+            else:
+                emissions.extend(verdict.emissions)
+        if not emissions:
+            return lost[0] if lost else Drop(DropReason.NO_RECORD, arrival.tenant)
+        self.meters[entry.vsid].sent(facts.total_length)
+        return Forward(tuple(emissions), tuple(copy.reason for copy in lost))

@@ -1,0 +1,49 @@
+"""Whether a tenant's packet may pass: its access rules and its rate."""
+
+from __future__ import annotations
+
+from gateway.forwarding.drops import DropReason
+from gateway.forwarding.fragments import FirstFragments
+from gateway.forwarding.metering import TokenBucket
+from gateway.forwarding.node import Explain
+from policies.facts import PacketFacts
+from policies.tables import RoutingDomain, Tables
+
+
+class Permission:
+    """Judges packets, and keeps what that needs: first fragments and token buckets by tenant."""
+
+    def __init__(self, tables: Tables, explain: Explain | None = None) -> None:
+        self._explain = explain
+        self.buckets = {
+            domain.name: TokenBucket.of(domain.limits)
+            for domain in tables.domains.values()
+            if domain.limits is not None
+        }
+        self.first_fragments = {
+            domain.name: FirstFragments() for domain in tables.domains.values() if domain.access
+        }
+
+    def refusal(self, domain: RoutingDomain, facts: PacketFacts, now: float) -> DropReason | None:
+        """Judge a packet, and debit its octets if it may pass; else return why it may not."""
+        fragments = self.first_fragments.get(domain.name)
+        if fragments is not None:
+            if facts.is_later_fragment:
+                allowed = fragments.recall(facts, now)
+                if allowed is None:
+                    return DropReason.ORPHAN_FRAGMENT
+            else:
+                ruling = domain.access.decide(facts)
+                allowed = ruling.allowed
+                if self._explain:
+                    self._explain("access", ruling.reason)
+                if facts.more_fragments:
+                    fragments.remember(facts, allowed, now)
+            if not allowed:
+                return DropReason.ACCESS_DENIED
+        elif self._explain:
+            self._explain("access", domain.access.decide(facts).reason)
+        bucket = self.buckets.get(domain.name)
+        if bucket is not None and not bucket.take(facts.total_length, now):
+            return DropReason.RATE_LIMITED
+        return None
