@@ -1,25 +1,28 @@
 """Reads appliance.toml into the frozen model, or says everything that is wrong with it.
 
-The tables are read key by key (`sections`), checked against each other
-(`network_checks`, `node_checks`) and made into the model (`assembly`). Each
-step goes on after a mistake, so one run shows the whole list.
+The tables are read key by key (`sections`) and checked against each other and
+against the machine (`network_checks`, `node_checks`, `secret_files`). Each step
+goes on after a mistake, so one run shows the whole list. Only what has no
+mistake at all is made into the model (`assembly`).
 """
 
 from __future__ import annotations
 
-import os
-import stat
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from policies.config.assembly import appliance_model
 from policies.config.network_checks import network_problems
 from policies.config.node_checks import node_problems
 from policies.config.reader import Notes
+from policies.config.secret_files import secret_file_problems
 from policies.config.sections import read_file
+from policies.config.tables import File
 from policies.errors import ConfigurationError, Problem
 from policies.model import Appliance
+
+Check = Callable[[File], Iterator[Problem]]
 
 
 def load(path: Path) -> Appliance:
@@ -33,10 +36,7 @@ def load(path: Path) -> Appliance:
         raise ConfigurationError([Problem("", f"{path}: {error.strerror or error}")]) from error
     except ValueError as error:
         raise ConfigurationError([Problem("", f"{path} is not text in UTF-8: {error}")]) from error
-    appliance, notes = _read(text, path.parent)
-    for problem in secret_problems(appliance):
-        notes.note(problem)
-    return _sound(appliance, notes)
+    return _appliance(text, path.parent, node_problems, network_problems, secret_file_problems)
 
 
 def parse(text: str, *, base: Path = Path()) -> Appliance:
@@ -44,56 +44,24 @@ def parse(text: str, *, base: Path = Path()) -> Appliance:
 
     Raises ConfigurationError with everything that is wrong.
     """
-    return _sound(*_read(text, base))
+    return _appliance(text, base, node_problems, network_problems)
 
 
-def secret_problems(appliance: Appliance) -> Iterator[Problem]:
-    """What is wrong with the secret files that this node has to read."""
-    for tenant in appliance.network.tenants:
-        for site in tenant.sites:
-            if appliance.gateway and site.gateway == appliance.name and site.ike.psk_file is not None:
-                path = f"tenant[{tenant.name}].site[{site.name}].ike.psk_file"
-                yield from _secret_file_problems(path, site.ike.psk_file)
-    if appliance.host is not None and appliance.host.token_file is not None:
-        yield from _secret_file_problems("host.token_file", appliance.host.token_file)
-
-
-def _secret_file_problems(path: str, file: Path) -> Iterator[Problem]:
-    try:
-        status = file.stat()
-    except OSError as error:
-        yield Problem(path, f"{file}: {error.strerror or error}")
-        return
-    if not stat.S_ISREG(status.st_mode):
-        yield Problem(path, f"{file} is not a regular file")
-        return
-    mode = stat.S_IMODE(status.st_mode)
-    if mode & 0o077:
-        yield Problem(path, f"mode {mode:04o} lets others read it; chmod 600 {file}")
-    if status.st_uid not in (0, os.geteuid()):
-        yield Problem(
-            path, f"{file} belongs to user {status.st_uid}; give it to root or to the user who runs this"
-        )
-    if not status.st_size:
-        yield Problem(path, f"{file} is empty; put the secret in it")
-
-
-def _read(text: str, base: Path) -> tuple[Appliance, Notes]:
-    """The model as far as it can be made, and what is wrong."""
+def _appliance(text: str, base: Path, *checks: Check) -> Appliance:
     notes = Notes()
+    file = read_file(_tree(text), base, notes)
+    for check in checks:
+        for problem in check(file):
+            notes.note(problem)
+    if problems := notes.problems():
+        raise ConfigurationError(problems)
+    return appliance_model(file)
+
+
+def _tree(text: str) -> dict[str, object]:
     try:
-        tree = tomllib.loads(text)
+        return tomllib.loads(text)
     except RecursionError:
         raise ConfigurationError([Problem("", "not TOML that can be read: nested too deeply")]) from None
     except ValueError as error:
         raise ConfigurationError([Problem("", f"not TOML: {error}")]) from error
-    file = read_file(tree, base, notes)
-    for problem in (*node_problems(file), *network_problems(file)):
-        notes.note(problem)
-    return appliance_model(file), notes
-
-
-def _sound(appliance: Appliance, notes: Notes) -> Appliance:
-    if problems := notes.problems():
-        raise ConfigurationError(problems)
-    return appliance

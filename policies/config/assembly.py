@@ -1,16 +1,10 @@
-"""Makes the model out of the tables of appliance.toml.
-
-An entry that lacks something it cannot be without is left out: the reader or a
-check has noted that already, and what remains can still be looked at.
-"""
+"""Makes the model out of the tables of an appliance.toml in which nothing is wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TypeVar
 
 from policies.config.tables import (
-    DEFAULT_STATE,
     AccessTable,
     File,
     HostTable,
@@ -26,7 +20,6 @@ from policies.model import (
     AccessRule,
     Appliance,
     CustomerRoute,
-    Engine,
     HostRole,
     IkeIdentity,
     Limits,
@@ -51,13 +44,13 @@ SMALLEST_DEFAULT_BURST = 64 * 1024
 
 
 def appliance_model(file: File) -> Appliance:
-    """The appliance as far as its file is sound."""
-    appliance, underlay, lookup = file.appliance, file.underlay, file.lookup
+    """The appliance of a file that every check has passed."""
+    appliance, underlay, lookup = _certain(file.appliance), file.underlay, file.lookup
     gateways = file.gateway_addresses.items()
     return Appliance(
-        name=appliance.name or "" if appliance else "",
-        state=appliance.state if appliance else DEFAULT_STATE,
-        engine=appliance.engine if appliance else Engine.AUTO,
+        name=_certain(appliance.name),
+        state=appliance.state,
+        engine=appliance.engine,
         underlay=Underlay(underlay.provider_addresses, underlay.interfaces, underlay.mtu)
         if underlay
         else None,
@@ -79,91 +72,83 @@ def _tenant(name: str, table: TenantTable, file: File) -> Tenant:
     return Tenant(
         name=name,
         gateways=table.gateways,
-        subnets=_present(_subnet(subnet) for subnet in table.subnets),
-        records=_present(_record(record, table, file) for record in table.records),
-        routes=_present(_route(route, table) for route in table.routes),
-        sites=_present(_site(site) for site in table.sites),
-        access=_present(_access_rule(rule) for rule in table.access),
+        subnets=tuple(_subnet(subnet) for subnet in table.subnets),
+        records=tuple(_record(record, table, file) for record in table.records),
+        routes=tuple(_route(route, table) for route in table.routes),
+        sites=tuple(_site(site) for site in table.sites),
+        access=tuple(_access_rule(rule) for rule in table.access),
         limits=_limits(table.limits) if table.limits else None,
         rdid=table.rdid,
     )
 
 
-def _subnet(table: SubnetTable) -> VirtualSubnet | None:
-    if table.name is None or table.vsid is None:
-        return None
+def _subnet(table: SubnetTable) -> VirtualSubnet:
     return VirtualSubnet(
-        table.name, table.vsid, table.prefixes, table.gateway_addresses, table.translation, table.broadcast
+        _certain(table.name),
+        _certain(table.vsid),
+        table.prefixes,
+        table.gateway_addresses,
+        table.translation,
+        table.broadcast,
     )
 
 
-def _record(table: RecordTable, tenant: TenantTable, file: File) -> LookupRecord | None:
-    if table.ca is None or table.mac is None or table.host is None:
-        return None
-    subnet, host = tenant.subnet_with(table.ca), file.host_names.get(table.host)
-    if subnet is None or subnet.vsid is None or host is None or not host.provider_addresses:
-        return None
+def _record(table: RecordTable, tenant: TenantTable, file: File) -> LookupRecord:
+    ca, mac, host = _certain(table.ca), _certain(table.mac), _certain(table.host)
+    subnet, addresses = _certain(tenant.subnet_with(ca)), file.host_names[host].provider_addresses
     families = {pa.version for pa in file.underlay.provider_addresses} if file.underlay else set()
-    reachable = [pa for pa in host.provider_addresses if pa.version in families]
-    pa = table.pa or (reachable or host.provider_addresses)[0]
-    return LookupRecord(subnet.vsid, table.ca, table.mac, pa, table.host, subnet.translation)
+    reachable = [pa for pa in addresses if pa.version in families]
+    pa = table.pa or (reachable or addresses)[0]
+    return LookupRecord(_certain(subnet.vsid), ca, mac, pa, host, subnet.translation)
 
 
-def _route(table: RouteTable, tenant: TenantTable) -> CustomerRoute | None:
-    if table.prefix is None or table.via is None:
-        return None
-    if not isinstance(table.via, str):
-        return CustomerRoute(table.prefix, table.via)
-    subnet = tenant.subnet_names.get(table.via)
-    if subnet is None or subnet.vsid is None:
-        return None
-    return CustomerRoute(table.prefix, SubnetHop(table.via, subnet.vsid))
+def _route(table: RouteTable, tenant: TenantTable) -> CustomerRoute:
+    via = _certain(table.via)
+    next_hop = SubnetHop(via, _certain(tenant.subnet_names[via].vsid)) if isinstance(via, str) else via
+    return CustomerRoute(_certain(table.prefix), next_hop)
 
 
-def _site(table: SiteTable) -> Site | None:
-    ike = table.ike
-    if table.name is None or table.gateway is None or table.peer is None or ike is None:
-        return None
-    if ike.local_id is None or ike.remote_id is None:
-        return None
+def _site(table: SiteTable) -> Site:
+    ike = _certain(table.ike)
+    peer = _certain(table.peer)
     return Site(
-        name=table.name,
-        gateway=table.gateway,
+        name=_certain(table.name),
+        gateway=_certain(table.gateway),
         prefixes=table.prefixes,
-        peer=None if isinstance(table.peer, str) else table.peer,
-        ike=IkeIdentity(ike.local_id, ike.remote_id, ike.psk_file),
+        peer=None if isinstance(peer, str) else peer,
+        ike=IkeIdentity(_certain(ike.local_id), _certain(ike.remote_id), ike.psk_file),
     )
 
 
-def _access_rule(table: AccessTable) -> AccessRule | None:
-    if table.name is None or table.action is None:
-        return None
-    return AccessRule(table.name, table.action, table.source, table.destination, table.protocol, table.ports)
+def _access_rule(table: AccessTable) -> AccessRule:
+    name, action = _certain(table.name), _certain(table.action)
+    return AccessRule(name, action, table.source, table.destination, table.protocol, table.ports)
 
 
-def _limits(table: LimitsTable) -> Limits | None:
-    if table.rate is None:
-        return None
-    default = max(SMALLEST_DEFAULT_BURST, table.rate * DEFAULT_BURST_MILLISECONDS // 8000)
-    return Limits(table.rate, table.burst or default)
+def _limits(table: LimitsTable) -> Limits:
+    rate = _certain(table.rate)
+    default = max(SMALLEST_DEFAULT_BURST, rate * DEFAULT_BURST_MILLISECONDS // 8000)
+    return Limits(rate, table.burst or default)
 
 
-def _host_role(table: HostTable, file: File) -> HostRole | None:
-    if table.name is None:
-        return None
-    ports = _present(_port(port, file) for port in table.ports)
-    return HostRole(table.name, ports, table.driver, table.lookup, table.token_file)
+def _host_role(table: HostTable, file: File) -> HostRole:
+    ports = tuple(_port(port, file) for port in table.ports)
+    return HostRole(_certain(table.name), ports, table.driver, table.lookup, table.token_file)
 
 
-def _port(table: PortTable, file: File) -> Port | None:
-    if table.interface is None or table.tenant is None or table.subnet is None or table.mac is None:
-        return None
-    tenant = file.tenant_names.get(table.tenant)
-    subnet = tenant.subnet_names.get(table.subnet) if tenant else None
-    if subnet is None or subnet.vsid is None:
-        return None
-    return Port(table.interface, table.tenant, subnet.vsid, table.mac, table.addresses)
+def _port(table: PortTable, file: File) -> Port:
+    tenant = _certain(table.tenant)
+    subnet = file.tenant_names[tenant].subnet_names[_certain(table.subnet)]
+    return Port(
+        _certain(table.interface), tenant, _certain(subnet.vsid), _certain(table.mac), table.addresses
+    )
 
 
-def _present(items: Iterable[T | None]) -> tuple[T, ...]:
-    return tuple(item for item in items if item is not None)
+def _certain(value: T | None) -> T:
+    """A value that the reader or a check would have noted as missing.
+
+    Going on without it could leave out an access rule, so a check that is missing is a bug to be seen.
+    """
+    if value is None:
+        raise RuntimeError("a configuration is incomplete, and no check has said so")
+    return value

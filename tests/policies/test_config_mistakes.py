@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from policies.config import load, parse, secret_problems
+from policies.config import load, parse
+from policies.config.reader import Notes
 from policies.errors import ConfigurationError
 from tests.policies.whole import WHOLE, with_change
 
@@ -241,6 +242,15 @@ def test_a_number_of_many_digits_is_said_without_its_digits() -> None:
         parse(with_change("vsid = 6001", "vsid = " + "9" * 5000))
 
 
+def test_an_access_rule_whose_mistake_nobody_noted_is_a_bug_and_is_not_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Notes, "problems", lambda notes: [])
+
+    with pytest.raises(RuntimeError):
+        parse(with_change('action = "allow"', ""))
+
+
 # --- files
 
 
@@ -261,7 +271,11 @@ def configuration(tmp_path: Path) -> Path:
 
 
 def test_sound_secret_files_are_accepted(configuration: Path) -> None:
-    assert not list(secret_problems(load(configuration)))
+    appliance = load(configuration)
+
+    assert appliance.host is not None
+    assert appliance.host.token_file == configuration.with_name("hv1.token")
+    assert appliance.network.tenants[0].sites[0].ike.psk_file == configuration.with_name("seattle.psk")
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o601, 0o777])
@@ -313,6 +327,16 @@ def test_secrets_are_looked_at_although_other_things_are_wrong(configuration: Pa
     assert [said.partition(":")[0] for said in load_problems(configuration)] == [
         "underlay.mtu",
         "host.token_file",
+    ]
+
+
+def test_the_secret_of_an_incomplete_site_is_looked_at_too(configuration: Path) -> None:
+    configuration.write_text(with_change('peer = "203.0.113.7"', ""))
+    configuration.with_name("seattle.psk").chmod(0o644)
+
+    assert [said.partition(":")[0] for said in load_problems(configuration)] == [
+        "tenant[red].site[seattle].peer",
+        "tenant[red].site[seattle].ike.psk_file",
     ]
 
 
