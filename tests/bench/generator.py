@@ -7,6 +7,7 @@ as many as are due.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import socket
 import struct
@@ -14,6 +15,11 @@ import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
+
+from gateway.packets import ip
+from gateway.packets.ethernet import EthernetHeader
+from policies.addresses import CustomerAddress
+from policies.facts import UDP
 
 SOL_PACKET = 263
 PACKET_VERSION = 10
@@ -27,6 +33,9 @@ SEND_REQUEST = (1).to_bytes(4, "little")
 SLOT = 2048
 SLOTS = 1024
 BLOCK = 64 * 1024
+
+# How many flows `udp_frames` are of.
+FLOWS = 64
 
 # Frames go out in bursts this far apart: short enough that a burst fits any queue on the way.
 TICK = 0.0005
@@ -61,14 +70,25 @@ class Generator:
         self._ring.close()
         self._socket.close()
 
-    def send(self, count: int) -> None:
-        """Send `count` frames at once; at most the ring's size."""
+    def send(self, count: int) -> int:
+        """Send `count` frames at once, at most the ring's size; return how many more the next hop dropped.
+
+        What does not fit its queue is lost, but stays in the ring: it is sent again, as one more.
+        """
         ring, slot = self._ring, self._next
         for _ in range(count):
             ring[slot * SLOT : slot * SLOT + 4] = SEND_REQUEST
             slot = (slot + 1) % SLOTS
         self._next = slot
-        self._socket.send(b"")
+        dropped = 0
+        while True:
+            try:
+                self._socket.send(b"")
+                return dropped
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                dropped += 1
 
     def run(self, rate: float, seconds: float) -> tuple[int, float]:
         """Send `rate` frames a second, or as many as go; return how many that were, in how many seconds."""
@@ -77,9 +97,26 @@ class Generator:
         while elapsed < seconds:
             due = int(min(elapsed * rate - sent, SLOTS))
             if due > 0:
-                self.send(due)
-                sent += due
+                sent += due + self.send(due)
             if due < SLOTS:
                 time.sleep(TICK)
             elapsed = time.perf_counter() - began
         return sent, elapsed
+
+
+def udp_frames(
+    header: EthernetHeader, source: CustomerAddress, destination: CustomerAddress, size: int
+) -> list[bytes]:
+    """Frames of `size` octets, one of each of several flows."""
+    encoded = header.encode()
+    length = size - len(encoded) - 20
+    return [
+        encoded
+        + ip.build(
+            source,
+            destination,
+            UDP,
+            (1024 + flow).to_bytes(2) + (9).to_bytes(2) + length.to_bytes(2) + bytes(length - 6),
+        )
+        for flow in range(FLOWS)
+    ]
