@@ -25,7 +25,7 @@ endef
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.* ## /\1\t/p' Makefile | expand -t 12
 
-demo: .venv/installed ## show two tenants with the same addresses, isolated and connected, in under a minute
+demo: .venv/ready ## show two tenants with the same addresses, isolated and connected, in under a minute
 	@command -v ip >/dev/null || { echo 'The demo needs the command ip: sudo apt install iproute2'; exit 1; }
 	@$(BIN)/isthmus demo
 
@@ -63,7 +63,13 @@ clean: ## remove whatever was made here
 	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.venv/installed: pyproject.toml
+# The demo needs no development tools, so a newcomer does not wait for them.
+define install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --editable '$(1)' || \
+		{ echo 'pip could not install what pyproject.toml names: it needs a package index, by network or by its own configuration.'; exit 1; }
+endef
+
+.venv/ready: pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo 'There is no $(PYTHON) here: sudo apt install python3 python3-venv'; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo 'Isthmus needs Python 3.11 or newer: name one as in make PYTHON=python3.12'; exit 1; }
@@ -71,6 +77,10 @@ clean: ## remove whatever was made here
 		{ echo 'Python can make no virtual environment here: sudo apt install python3-venv'; exit 1; }
 	@$(PYTHON) -m venv .venv
 	@echo 'Installing into .venv ...'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --editable '.[dev]' || \
-		{ echo 'pip could not install what pyproject.toml names: it needs a package index, by network or by its own configuration.'; exit 1; }
+	@$(call install,.)
+	@touch $@
+
+.venv/installed: .venv/ready
+	@echo 'Installing the development tools ...'
+	@$(call install,.[dev])
 	@touch $@
