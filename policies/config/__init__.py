@@ -1,9 +1,9 @@
 """Reads appliance.toml into the frozen model, or says everything that is wrong with it.
 
-The tables are read key by key (`sections`) and checked against each other and
-against the machine (`network_checks`, `node_checks`, `secret_files`). Each step
-goes on after a mistake, so one run shows the whole list. Only what has no
-mistake at all is made into the model (`assembly`).
+The tables are read key by key (`node_tables`, `network_tables`, `site_tables`)
+and checked against each other and against the machine (`node_checks`,
+`network_checks`, `secret_files`). Each step goes on after a mistake, so one run
+shows the whole list. Only a file without any mistake is made into the model.
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from policies.config.assembly import appliance_model
 from policies.config.network_checks import network_problems
 from policies.config.node_checks import node_problems
-from policies.config.reader import Notes
+from policies.config.node_tables import File
+from policies.config.reader import Notes, Reader
 from policies.config.secret_files import secret_file_problems
-from policies.config.sections import read_file
-from policies.config.tables import File
 from policies.errors import ConfigurationError, Problem
 from policies.model import Appliance
 
@@ -49,13 +47,13 @@ def parse(text: str, *, base: Path = Path()) -> Appliance:
 
 def _appliance(text: str, base: Path, *checks: Check) -> Appliance:
     notes = Notes()
-    file = read_file(_tree(text), base, notes)
+    file = File.read(Reader(_tree(text), base, notes))
     for check in checks:
         for problem in check(file):
             notes.note(problem)
     if problems := notes.problems():
         raise ConfigurationError(problems)
-    return appliance_model(file)
+    return file.model()
 
 
 def _tree(text: str) -> dict[str, object]:

@@ -10,8 +10,9 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
 from policies.addresses import CustomerAddress, MacAddress, Prefix, gateway_mac
+from policies.config.network_tables import ProviderHostTable, RecordTable, SubnetTable, TenantTable
+from policies.config.node_tables import File
 from policies.config.reader import close_match, listed
-from policies.config.tables import File, ProviderHostTable, RecordTable, SubnetTable, TenantTable
 from policies.errors import Problem
 from policies.facts import ICMP, ICMPV6, TCP, UDP
 from policies.model import AddressHop, SiteHop

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from policies.addresses import ProviderAddress
 from policies.config.network_checks import gateways_mac, not_a_vm, not_authorised, unknown, used_twice
+from policies.config.node_tables import File, HostTable, PortTable
 from policies.config.reader import listed
-from policies.config.tables import File, HostTable, PortTable, by_name
+from policies.config.tables import by_name
 from policies.errors import Problem
 
 

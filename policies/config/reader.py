@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
 from policies.errors import Problem
@@ -60,12 +61,20 @@ class Reader:
 
     A path names an entry of an array by its name, `tenant[red].subnet[web].vsid`; an entry
     that has none, or whose name is taken, goes by its place, counted from 1: `tenant[#2]`.
+    Relative paths of files start at `base`.
     """
 
     def __init__(
-        self, table: Mapping[str, object], path: str, notes: Notes, position: tuple[int, ...] = ()
+        self,
+        table: Mapping[str, object],
+        base: Path,
+        notes: Notes,
+        path: str = "",
+        position: tuple[int, ...] = (),
     ) -> None:
         self.path = path
+        self.base = base
+        self.names = frozenset(table)
         self._table = table
         self._notes = notes
         self._position = position
@@ -144,7 +153,7 @@ class Reader:
             right = f"; write [{key}]" if not self.path else ""
             self.note(key, f"{shown(value)} is not a table of keys{right}")
             return None
-        return read(Reader(value, self.at(key), self._notes, self._notes.position(self.at(key))))
+        return read(self._below(value, self.at(key), self._notes.position(self.at(key))))
 
     def tables(self, key: str, read: Callable[[Reader], T], named_by: str = "name") -> tuple[T, ...]:
         """What `read` makes of each table of an array such as `[[tenant]]`; one of its keys names it."""
@@ -162,7 +171,7 @@ class Reader:
             labels.add(label)
             if isinstance(value, dict):
                 position = (*self._notes.position(self.at(key)), index)
-                results.append(read(Reader(value, f"{self.at(key)}[{label}]", self._notes, position)))
+                results.append(read(self._below(value, f"{self.at(key)}[{label}]", position)))
             else:
                 right = f"write {self._array_header(key)}"
                 self.note(key, f"{shown(value)} is not a table of keys; {right}", f"[{label}]")
@@ -191,6 +200,9 @@ class Reader:
             if key not in misspelt:
                 self.note(key, "is missing")
         return frozenset(self._unsound | misspelt)
+
+    def _below(self, table: Mapping[str, object], path: str, position: tuple[int, ...]) -> Reader:
+        return Reader(table, self.base, self._notes, path, position)
 
     def _parsed(self, key: str, value: object, parse: Parse[T], default: D, item: str = "") -> T | D:
         try:

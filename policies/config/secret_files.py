@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from policies.config.tables import File
+from policies.config.node_tables import File
 from policies.errors import Problem
 
 

@@ -1,0 +1,240 @@
+"""The tables of appliance.toml that describe this node, and the file as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+from policies.addresses import CustomerAddress, MacAddress, ProviderAddress
+from policies.config import values
+from policies.config.network_tables import ProviderGatewayTable, ProviderHostTable, RecordTable, TenantTable
+from policies.config.reader import Reader
+from policies.config.tables import Table, by_name
+from policies.model import (
+    Appliance,
+    Engine,
+    HostRole,
+    LookupSettings,
+    Network,
+    Port,
+    ProviderGateway,
+    Underlay,
+)
+
+DEFAULT_STATE = Path("/var/lib/isthmus")
+DEFAULT_LISTEN = "127.0.0.1:7637"
+
+
+class ApplianceTable(Table, frozen=True):
+    """The `[appliance]`."""
+
+    name: str | None
+    state: Path
+    engine: Engine
+
+    @classmethod
+    def read(cls, keys: Reader) -> ApplianceTable:
+        return cls(
+            path=keys.path,
+            name=keys.required("name", values.name),
+            state=keys.optional("state", values.path_from(keys.base), DEFAULT_STATE),
+            engine=keys.optional("engine", values.member(Engine, not_yet=Engine.XDP), Engine.AUTO),
+            unsound=keys.finish(),
+        )
+
+
+class UnderlayTable(Table, frozen=True):
+    """The `[underlay]`."""
+
+    provider_addresses: tuple[ProviderAddress, ...]
+    interfaces: tuple[str, ...]
+    mtu: int | None
+
+    @classmethod
+    def read(cls, keys: Reader) -> UnderlayTable:
+        return cls(
+            path=keys.path,
+            provider_addresses=keys.required_list("provider_addresses", values.provider_address),
+            interfaces=keys.optional_list("interfaces", values.interface),
+            mtu=keys.optional("mtu", values.mtu, None),
+            unsound=keys.finish(),
+        )
+
+    def model(self) -> Underlay:
+        return Underlay(self.provider_addresses, self.interfaces, self.mtu)
+
+
+class LookupTable(Table, frozen=True):
+    """The `[lookup]`."""
+
+    listen: str
+    store: str
+
+    @classmethod
+    def read(cls, keys: Reader) -> LookupTable:
+        for later in ("tls", "token", "etcd"):
+            keys.not_yet(later)
+        return cls(
+            path=keys.path,
+            listen=keys.optional("listen", values.listen, DEFAULT_LISTEN),
+            store=keys.optional("store", values.word("sqlite", not_yet=("etcd",)), "sqlite"),
+            unsound=keys.finish(),
+        )
+
+    def model(self) -> LookupSettings:
+        return LookupSettings(self.listen, self.store)
+
+
+class PortTable(Table, frozen=True):
+    """One `[[host.port]]`."""
+
+    interface: str | None
+    tenant: str | None
+    subnet: str | None
+    mac: MacAddress | None
+    addresses: tuple[CustomerAddress, ...]
+
+    @classmethod
+    def read(cls, keys: Reader) -> PortTable:
+        return cls(
+            path=keys.path,
+            interface=keys.required("interface", values.interface),
+            tenant=keys.required("tenant", values.name),
+            subnet=keys.required("subnet", values.name),
+            mac=keys.required("mac", values.vm_mac),
+            addresses=keys.required_list("addresses", values.customer_address),
+            unsound=keys.finish(),
+        )
+
+    def model(self, tenants: Mapping[str, TenantTable]) -> Port:
+        tenant = self.tenant or self.incomplete()
+        subnet = tenants[tenant].subnet_names[self.subnet or self.incomplete()]
+        return Port(
+            interface=self.interface or self.incomplete(),
+            tenant=tenant,
+            vsid=subnet.vsid or self.incomplete(),
+            mac=self.mac or self.incomplete(),
+            addresses=self.addresses,
+        )
+
+
+class HostTable(Table, frozen=True):
+    """The `[host]`."""
+
+    name: str | None
+    lookup: tuple[str, ...]
+    token_file: Path | None
+    driver: str
+    ports: tuple[PortTable, ...]
+
+    @classmethod
+    def read(cls, keys: Reader) -> HostTable:
+        return cls(
+            path=keys.path,
+            name=keys.required("name", values.name),
+            lookup=keys.optional_list("lookup", values.url),
+            token_file=keys.optional("token_file", values.path_from(keys.base), None),
+            driver=keys.optional("driver", values.word("builtin", not_yet=("openvswitch",)), "builtin"),
+            ports=keys.tables("port", PortTable.read, named_by="interface"),
+            unsound=keys.finish(),
+        )
+
+    def model(self, tenants: Mapping[str, TenantTable]) -> HostRole:
+        return HostRole(
+            name=self.name or self.incomplete(),
+            ports=tuple(port.model(tenants) for port in self.ports),
+            driver=self.driver,
+            lookup=self.lookup,
+            token_file=self.token_file,
+        )
+
+
+class File(Table, frozen=True, dict=True):
+    """The whole file. `sections` are the names at its top level, whether sound or not."""
+
+    sections: frozenset[str]
+    appliance: ApplianceTable | None
+    underlay: UnderlayTable | None
+    lookup: LookupTable | None
+    host: HostTable | None
+    hosts: tuple[ProviderHostTable, ...]
+    gateways: tuple[ProviderGatewayTable, ...]
+    tenants: tuple[TenantTable, ...]
+
+    @classmethod
+    def read(cls, keys: Reader) -> File:
+        if not keys.has("appliance"):
+            keys.note(
+                "appliance", 'is missing; write [appliance] and under it a name, such as name = "edge-1"'
+            )
+        keys.table("gateway", Reader.finish)
+        return cls(
+            path=keys.path,
+            sections=keys.names,
+            appliance=keys.table("appliance", ApplianceTable.read),
+            underlay=keys.table("underlay", UnderlayTable.read),
+            lookup=keys.table("lookup", LookupTable.read),
+            host=keys.table("host", HostTable.read),
+            hosts=keys.tables("provider_host", ProviderHostTable.read),
+            gateways=keys.tables("provider_gateway", ProviderGatewayTable.read),
+            tenants=keys.tables("tenant", TenantTable.read),
+            unsound=keys.finish(),
+        )
+
+    def model(self) -> Appliance:
+        """The appliance and its network. Every check has to have passed before."""
+        appliance = self.appliance or self.incomplete()
+        families = {pa.version for pa in self.underlay.provider_addresses} if self.underlay else set()
+        return Appliance(
+            name=appliance.name or appliance.incomplete(),
+            state=appliance.state,
+            engine=appliance.engine,
+            underlay=self.underlay.model() if self.underlay else None,
+            gateway="gateway" in self.sections,
+            lookup=self.lookup.model() if self.lookup else None,
+            host=self.host.model(self.tenant_names) if self.host else None,
+            network=Network(
+                hosts=tuple(host.model() for host in self.hosts),
+                gateways=tuple(ProviderGateway(*gateway) for gateway in self.gateway_addresses.items()),
+                tenants=tuple(tenant.model(self.host_names, families) for tenant in self.tenants),
+            ),
+        )
+
+    @cached_property
+    def host_names(self) -> dict[str, ProviderHostTable]:
+        return by_name(self.hosts)
+
+    @cached_property
+    def tenant_names(self) -> dict[str, TenantTable]:
+        return by_name(self.tenants)
+
+    @cached_property
+    def gateway_addresses(self) -> dict[str, tuple[ProviderAddress, ...]]:
+        """All gateways that a tenant may name: this appliance, if it is one, and the others."""
+        found: dict[str, tuple[ProviderAddress, ...]] = {}
+        if self.own_gateway is not None:
+            found[self.own_gateway] = self.underlay.provider_addresses if self.underlay else ()
+        for name, gateway in by_name(self.gateways).items():
+            found.setdefault(name, gateway.provider_addresses)
+        return found
+
+    @cached_property
+    def static_records(self) -> dict[tuple[str, CustomerAddress], RecordTable]:
+        """By the tenant's name and the address."""
+        return {
+            (name, record.ca): record
+            for name, tenant in self.tenant_names.items()
+            for record in tenant.records
+            if record.ca is not None
+        }
+
+    @property
+    def own_gateway(self) -> str | None:
+        """The name of the gateway that this appliance is."""
+        return self.appliance.name if self.appliance and "gateway" in self.sections else None
+
+    @property
+    def own_host(self) -> ProviderHostTable | None:
+        """The network's entry for the host that this appliance is."""
+        return self.host_names.get(self.host.name) if self.host and self.host.name else None
