@@ -28,6 +28,7 @@ from gateway.packets.checksum import transport_checksum
 from policies.addresses import MacAddress, Vsid
 from policies.facts import TCP
 from policies.model import Port
+from tests.netns.waiting import until
 
 pytestmark = pytest.mark.netns
 
@@ -86,13 +87,6 @@ class Host:
     def send(self, number: int, frame: bytes) -> None:
         self._emitter.carry_out(Forward((ToPort((Vsid(5001), MACS[number]), frame, "red"),)))
 
-    async def until(self, condition: Callable[[], bool]) -> None:
-        with trio.fail_after(10):
-            while True:
-                if condition():
-                    return
-                await trio.sleep(0.01)
-
     def is_open(self, number: int) -> bool:
         return (Vsid(5001), MACS[number]) in self.ports._open
 
@@ -139,11 +133,7 @@ def run(machine: Machine, scene: Scene) -> Host:
 async def until_joined(machine: Machine, number: int) -> None:
     """Wait until both ends of a VM's veth carry frames, some time after both are up."""
     ends = ((machine.host, f"vnet{number}"), (machine.vms[number], "eth0"))
-    with trio.fail_after(10):
-        while True:
-            if all(side.call(flags_of, interface) & IFF_RUNNING for side, interface in ends):
-                return
-            await trio.sleep(0.02)
+    await until(lambda: all(side.call(flags_of, interface) & IFF_RUNNING for side, interface in ends))
 
 
 IFF_RUNNING = 0x40
@@ -171,7 +161,7 @@ def test_frames_go_both_ways_unchanged(machine: Machine) -> None:
     async def scene(host: Host) -> None:
         with closing(raw(machine.vms[1])) as vm1, closing(raw(machine.vms[2])) as vm2:
             vm1.send(FRAME + b"hello")
-            await host.until(lambda: bool(host.frames(1)))
+            await until(lambda: bool(host.frames(1)))
             host.send(2, FRAME + b"there")
             assert vm2.recv(2048) == FRAME + b"there"
         assert host.frames(1) == [FRAME + b"hello"]
@@ -186,7 +176,7 @@ def test_what_the_host_itself_sends_on_a_port_is_not_taken_for_the_vms(machine: 
             intruder.send(FRAME + b"from the host")
             assert vm1.recv(2048)
             vm1.send(FRAME + b"from the VM")
-            await host.until(lambda: bool(host.frames(1)))
+            await until(lambda: bool(host.frames(1)))
         assert host.frames(1) == [FRAME + b"from the VM"]
 
     run(machine, scene)
@@ -198,7 +188,7 @@ def test_a_vlan_tag_is_put_back_into_the_frame(machine: Machine) -> None:
     async def scene(host: Host) -> None:
         with closing(raw(machine.vms[1])) as vm1:
             vm1.send(tagged)
-            await host.until(lambda: bool(host.frames(1)))
+            await until(lambda: bool(host.frames(1)))
         assert host.frames(1) == [tagged]
 
     run(machine, scene)
@@ -390,9 +380,9 @@ def test_a_port_that_comes_later_is_served_and_one_that_goes_harms_no_other(mach
             with closing(raw(machine.vms[1])) as vm1:
                 await until_joined(machine, 1)
                 vm1.send(FRAME + b"back")
-                await host.until(lambda: bool(host.frames(1)))
+                await until(lambda: bool(host.frames(1)))
             machine.host.ip("link del vnet1")
-            await host.until(lambda: not host.is_open(1))
+            await until(lambda: not host.is_open(1))
 
     run(machine, scene)
 
@@ -406,7 +396,7 @@ def test_a_port_that_goes_down_is_served_again_once_it_is_up(machine: Machine) -
         await until_joined(machine, 1)
         with closing(raw(machine.vms[1])) as vm1:
             vm1.send(FRAME + b"back")
-            await host.until(lambda: bool(host.frames(1)))
+            await until(lambda: bool(host.frames(1)))
 
     run(machine, scene)
 
@@ -439,9 +429,9 @@ def test_a_hypervisors_tap_gives_segments_with_finished_checksums(machine: Machi
     async def scene(host: Host) -> None:
         tap = machine.host.call(open_tap, "vnet1")
         try:
-            await host.until(lambda: host.is_open(1))
+            await until(lambda: host.is_open(1))
             os.write(tap, super_packet)
-            await host.until(lambda: sum(is_tcp(frame) for _, frame in host.received) == 4)
+            await until(lambda: sum(is_tcp(frame) for _, frame in host.received) == 4)
             segments = [frame for _, frame in host.received if is_tcp(frame)]
             assert b"".join(segment[54:] for segment in segments) == data
             for segment in segments:

@@ -25,6 +25,7 @@ from gateway.underlay.service import Underlay
 from policies.addresses import ProviderAddress, Vsid
 from policies.errors import ConfigurationError
 from policies.model import Underlay as Settings
+from tests.netns.waiting import until
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -99,13 +100,6 @@ class End:
     def send(self, packet: ToUnderlay) -> None:
         self._emitter.carry_out(Forward((packet,)))
 
-    async def until(self, condition: Callable[[], bool]) -> None:
-        with trio.fail_after(10):
-            while True:
-                if condition():
-                    return
-                await trio.sleep(0.01)
-
     def _receive(self, outer: OuterHeader, payload: bytes, now: float) -> None:
         self.received.append(Received(outer, payload))
 
@@ -153,7 +147,7 @@ def send_from(side: Namespace, *packets: ToUnderlay) -> None:
 def test_a_packet_arrives_with_what_its_outer_header_said(network: Network, version: int) -> None:
     async def main(end: End, nursery: trio.Nursery) -> None:
         send_from(network.host, to_gateway(version, NVGRE + b"frame", ecn=2, hop_limit=9))
-        await end.until(lambda: len(end.received) == 1)
+        await until(lambda: len(end.received) == 1)
         # The router took one off the hop limit.
         assert end.received == [(OuterHeader(HOST[version], GATEWAY[version], 2, 8), NVGRE + b"frame")]
 
@@ -166,9 +160,9 @@ def test_a_burst_arrives_whole_and_in_order(network: Network, version: int) -> N
 
     async def main(end: End, nursery: trio.Nursery) -> None:
         send_from(network.host, to_gateway(version, NVGRE))  # so that all neighbours are known
-        await end.until(lambda: len(end.received) == 1)
+        await until(lambda: len(end.received) == 1)
         send_from(network.host, *(to_gateway(version, payload) for payload in payloads))
-        await end.until(lambda: len(end.received) == 1 + len(payloads))
+        await until(lambda: len(end.received) == 1 + len(payloads))
         assert [each.payload for each in end.received[1:]] == payloads
         assert end.underlay.kernel_drops == 0
 
@@ -198,11 +192,11 @@ def test_a_smaller_mtu_on_the_path_is_reported_and_nothing_is_fragmented(
 
     async def main(end: End, nursery: trio.Nursery) -> None:
         end.send(to_gateway(version, bytes(1500 - OUTER[version])))
-        await end.until(lambda: bool(end.reports))
+        await until(lambda: bool(end.reports))
         assert end.reports[0] == (GATEWAY[version], 1400)
         # It's the pipeline that heeds it: the kernel still sends what it is given.
         end.send(to_gateway(version, bytes(1500 - OUTER[version])))
-        await end.until(lambda: len(end.reports) == 2)
+        await until(lambda: len(end.reports) == 2)
         assert not end.drops.counts
         assert end.underlay.icmp_errors == 2
 
@@ -230,7 +224,7 @@ def test_an_unreachable_host_harms_nobody_else(network: Network, version: int) -
         )
         for _ in range(3):
             end.send(to_nobody(version))
-        await end.until(lambda: end.underlay.icmp_errors > 0)
+        await until(lambda: end.underlay.icmp_errors > 0)
         assert not end.drops.counts
 
         payload = network.gateway.call(receive_after, lambda: end.send(to_gateway(version, NVGRE)), version)
@@ -325,7 +319,7 @@ def test_segments_that_were_merged_all_the_same_are_cut_again(network: Network) 
     async def main(end: End, nursery: trio.Nursery) -> None:
         switch(network.gateway, "u0", GRO, on=True)
         send_from(network.host, *(to_gateway(4, payload) for payload in sent))
-        await end.until(lambda: len(end.received) >= len(sent))
+        await until(lambda: len(end.received) >= len(sent))
         assert [each.payload[-1418:] for each in end.received] == [each[-1418:] for each in sent]
         assert [len(each.payload) for each in end.received] == [len(each) for each in sent]
         assert end.underlay.merged > 0, "the kernel merged nothing, so this test shows nothing"
