@@ -45,7 +45,6 @@ class Unreachable(Enum):
     NETWORK = (UNREACHABLE, 0, V6_UNREACHABLE, 0)
     HOST = (UNREACHABLE, 1, V6_UNREACHABLE, 3)
     PORT = (UNREACHABLE, 3, V6_UNREACHABLE, 4)
-    PROHIBITED = (UNREACHABLE, 13, V6_UNREACHABLE, 1)
 
 
 def unreachable(source: bytes, packet: bytes, facts: PacketFacts, what: Unreachable) -> bytes:

@@ -12,7 +12,6 @@ from policies.errors import MalformedPacket
 from policies.facts import ICMPV6, PacketFacts
 
 ROUTER_SOLICITATION = 133
-ROUTER_ADVERTISEMENT = 134
 NEIGHBOUR_SOLICITATION = 135
 NEIGHBOUR_ADVERTISEMENT = 136
 REDIRECT = 137

@@ -50,12 +50,6 @@ def merging_off(interfaces: Iterable[str]) -> Iterator[None]:
         yield
 
 
-def is_on(interface: str, offload: _Offload) -> bool:
-    """Whether an interface merges received packets in this way. Raises OSError."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        return bool(_ethtool(control, interface, offload.read, 0) & offload.bit)
-
-
 def _switch(control: socket.socket, interface: str, offload: _Offload, *, on: bool) -> bool:
     """Whether it had to be, and was, changed."""
     try:

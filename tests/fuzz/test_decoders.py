@@ -98,7 +98,7 @@ def tell(source: bytes, packet: bytes, facts: PacketFacts) -> None:
     for error in (
         icmp.time_exceeded(source, packet, facts),
         icmp.too_big(source, packet, facts, 1400),
-        icmp.unreachable(source, packet, facts, icmp.Unreachable.PROHIBITED),
+        icmp.unreachable(source, packet, facts, icmp.Unreachable.HOST),
     ):
         told = ip.decode_untrusted(error)
         assert icmp.is_error(told)

@@ -20,7 +20,7 @@ from gateway.packets import ethernet, ip, nvgre
 from gateway.packets.checksum import transport_checksum
 from gateway.underlay import offloads
 from gateway.underlay.interfaces import Attachment, attach
-from gateway.underlay.offloads import GRO, is_on, merging_off
+from gateway.underlay.offloads import GRO, merging_off
 from gateway.underlay.service import Underlay
 from policies.addresses import ProviderAddress, Vsid
 from policies.errors import ConfigurationError
@@ -285,6 +285,11 @@ def switch(side: Namespace, interface: str, offload: offloads._Offload, *, on: b
             assert offloads._switch(control, interface, offload, on=on)
 
     side.call(work)
+
+
+def is_on(interface: str, offload: offloads._Offload) -> bool:
+    with socket.socket() as control:
+        return bool(offloads._ethtool(control, interface, offload.read, 0) & offload.bit)
 
 
 def tcp_segments(count: int, size: int) -> list[bytes]:

@@ -8,7 +8,7 @@ import pytest
 
 from policies.access import DEFAULT_DENY, FOREIGN_QUOTE, NO_RULES, AccessRules
 from policies.addresses import CustomerAddress, Vsid
-from policies.facts import ICMP, TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, UDP, PacketFacts
+from policies.facts import ICMP, TCP, TCP_ACK, TCP_FIN, TCP_SYN, UDP, PacketFacts
 from policies.model import (
     AccessRule,
     Action,
@@ -174,6 +174,7 @@ def test_rule_for_any_protocol_may_name_ports() -> None:
     assert not decide(packet(protocol=ICMP, ports=(0, 0))).allowed
 
 
+TCP_RST = 0x04
 TO_DB = allow(subnet("web"), subnet("db"), TCP, (5432, 5432))
 
 

@@ -46,7 +46,6 @@ ERRORS = [
     (unreachable(icmp.Unreachable.NETWORK), (3, 0), (1, 0)),
     (unreachable(icmp.Unreachable.HOST), (3, 1), (1, 3)),
     (unreachable(icmp.Unreachable.PORT), (3, 3), (1, 4)),
-    (unreachable(icmp.Unreachable.PROHIBITED), (3, 13), (1, 1)),
 ]
 
 

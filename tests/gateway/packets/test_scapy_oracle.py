@@ -371,7 +371,7 @@ def test_scapy_joins_our_fragments_of_fragments(header: Any, payload: bytes, fir
     assert bytes(joined.payload) == bytes(IP(packet).payload)
 
 
-ERRORS = [icmp.Unreachable.NETWORK, icmp.Unreachable.HOST, icmp.Unreachable.PORT, icmp.Unreachable.PROHIBITED]
+ERRORS = list(icmp.Unreachable)
 
 
 @given(v4_packets, v4_addresses, st.sampled_from(ERRORS), words)
