@@ -75,7 +75,7 @@ def explain(appliance: Appliance, directory: Directory, question: Question) -> E
     domain = _domain(tables, question)
     source = _subnet_of(domain, question.source)
     record = directory.find(source.vsid, question.source) if source else None
-    arrival_vsid = question.vsid or (source.vsid if source else min(domain.vsids))
+    arrival_vsid = question.vsid or _arrival_vsid(node, domain, question, record)
     frame = _frame(tables, directory, arrival_vsid, record, question)
     if record is not None and (record.vsid, record.mac) in node.ports and question.via is None:
         verdict = forwarder.from_port((record.vsid, record.mac), frame, now=0)
@@ -90,6 +90,8 @@ def _domain(tables: Tables, question: Question) -> RoutingDomain:
         entry = tables.subnets.get(question.vsid)
         if entry is None:
             raise _unfit("vsid", f"no tenant has VSID {question.vsid}; known: {sorted(tables.subnets)}")
+        if question.tenant not in (None, entry.domain.name):
+            raise _unfit("vsid", f"VSID {question.vsid} is {entry.domain.name}'s, not {question.tenant}'s")
         return entry.domain
     if question.tenant is None and len(tables.domains) == 1:
         return next(iter(tables.domains.values()))
@@ -101,6 +103,15 @@ def _domain(tables: Tables, question: Question) -> RoutingDomain:
 
 def _unfit(path: str, message: str) -> ConfigurationError:
     return ConfigurationError([Problem(path, message)])
+
+
+def _arrival_vsid(node: Node, domain: RoutingDomain, question: Question, record: LookupRecord | None) -> Vsid:
+    """The VSID that the packet comes in with: the sender's, unless another host has routed it already."""
+    source, target = _subnet_of(domain, question.source), _subnet_of(domain, question.destination)
+    is_here = record is not None and (record.vsid, record.mac) in node.ports
+    if not is_here and not node.is_gateway and target is not None:
+        return target.vsid
+    return source.vsid if source is not None else min(domain.vsids)
 
 
 def _subnet_of(domain: RoutingDomain, ca: CustomerAddress) -> SubnetHop | None:

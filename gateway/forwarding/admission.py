@@ -6,7 +6,7 @@ from enum import Enum
 
 from gateway.forwarding.directory import Directory
 from policies.addresses import ROUTER_LINK_LOCAL, is_group_address
-from policies.model import LookupRecord, Port, SubnetHop
+from policies.model import AddressHop, LookupRecord, Port, SubnetHop
 from policies.tables import RoutingDomain, Tables
 
 _UNSPECIFIED = frozenset((bytes(4), bytes(16)))
@@ -38,7 +38,12 @@ def admit(
     is. Also returns the source's record, where there is one.
     """
     hop = domain.routes.lookup(source)
-    record = directory.find(hop.vsid, source) if isinstance(hop, SubnetHop) else None
+    speaker = source
+    if isinstance(hop, AddressHop):
+        # What lies behind a VM, such as a firewall, is sent by that VM.
+        speaker = hop.ca
+        hop = domain.routes.lookup(speaker)
+    record = directory.find(hop.vsid, speaker) if isinstance(hop, SubnetHop) else None
     if outer_source in domain.gateway_provider_addresses:
         return (Admission.REFUSED if is_group_address(source) else Admission.ADMITTED), record
     if outer_source not in domain.host_addresses:
@@ -56,12 +61,13 @@ def admit(
     return Admission.ELSEWHERE, record
 
 
-def port_owns(port: Port, mac: bytes, source: bytes, *, to_group: bool) -> bool:
+def port_owns(port: Port, domain: RoutingDomain, mac: bytes, source: bytes, *, to_group: bool) -> bool:
     """Whether a frame's source MAC and IP address are the port's own.
 
     A VM that has no address yet may ask for one, or probe for it, from the
     unspecified address; such a frame is never for a single neighbour. Any
-    link-local address but the router's may be used on the link.
+    link-local address but the router's may be used on the link. A VM that routes
+    lead to, such as a firewall, sends for what lies behind it.
     """
     if mac != port.mac:
         return False
@@ -69,7 +75,10 @@ def port_owns(port: Port, mac: bytes, source: bytes, *, to_group: bool) -> bool:
         return True
     if is_unspecified(source):
         return to_group
-    return is_link_local(source) and source != ROUTER_LINK_LOCAL
+    if is_link_local(source):
+        return source != ROUTER_LINK_LOCAL
+    hop = domain.routes.lookup(source)
+    return isinstance(hop, AddressHop) and hop.ca in port.addresses
 
 
 def is_unspecified(address: bytes) -> bool:

@@ -68,6 +68,8 @@ class Decisions:
 
     def _to_gateway(self, arrival: Arrival, facts: PacketFacts, packet: bytes, now: float) -> Verdict:
         if icmp.is_echo_request(facts):
+            if not self.permission.is_within_rate(arrival.entry.domain, facts, now):
+                return Drop(DropReason.RATE_LIMITED, arrival.tenant)
             if self._explain:
                 self._explain("gateway", "an echo request to the gateway's own address: answered")
             ethertype = ethernet.OF_IP_VERSION[facts.version]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from struct import Struct
-
 from gateway.forwarding.drops import DropReason
-from gateway.forwarding.flows import Flow
+from gateway.forwarding.flows import Flow, known_packet_untrusted
 from gateway.forwarding.node import Arrival, Explain
 from gateway.forwarding.notices import Message, Notices
 from gateway.forwarding.pmtu import LOWEST_IPV6, PathMtu
@@ -15,6 +13,7 @@ from gateway.forwarding.verdicts import (
     Emission,
     Forward,
     OuterHeader,
+    PortKey,
     ToPort,
     ToUnderlay,
     Verdict,
@@ -26,18 +25,18 @@ from policies.addresses import CustomerAddress, MacAddress, ProviderAddress
 from policies.facts import TCP_SYN, PacketFacts
 
 _NOT_ECT = 0
+_LARGEST_PACKET = 65_535 + 40
 
 # TCP without options, by the version of IP below it.
 _TCP_AND_IP = {4: 40, 6: 60}
-
-_IPV4_CLASS_LENGTH_TTL = Struct("!xBHxxxxB")
-_IPV6_CLASS_LENGTH_HOP_LIMIT = Struct("!HxxHxB")
 
 
 class Delivery:
     """Carries packets out as their flow says, and tells senders what could not be."""
 
     def __init__(self, paths: PathMtu, notices: Notices, explain: Explain | None = None) -> None:
+        self.port_mtus: dict[PortKey, int] = {}
+        """Of the VMs' interfaces, in octets of the IP packet, as far as they are known."""
         self._paths = paths
         self._notices = notices
         self._explain = explain
@@ -49,17 +48,14 @@ class Delivery:
             notice = self.tell(arrival, facts, lambda source: icmp.time_exceeded(source, packet, facts), now)
             return Drop(DropReason.HOP_LIMIT, tenant, notice)
         pieces = [self._clamp(flow, arrival, facts, packet, now)]
-        if isinstance(flow.way, Path):
-            mtu = self._paths.customer_mtu(flow.way.destination, now)
-            if facts.total_length > mtu:
-                if facts.version == 6 or facts.dont_fragment:
-                    notice = self._tell_too_big(arrival, facts, packet, mtu, now)
-                    return Drop(DropReason.TOO_BIG, tenant, notice)
-                if self._explain:
-                    self._explain(
-                        "mtu", f"{facts.total_length} octets are more than {mtu}: fragmented inside"
-                    )
-                pieces = ip.fragment(pieces[0], facts, mtu)
+        mtu = self._mtu(flow.way, facts.version, now)
+        if facts.total_length > mtu:
+            if facts.version == 6 or facts.dont_fragment:
+                notice = self._tell_too_big(arrival, facts, packet, mtu, now)
+                return Drop(DropReason.TOO_BIG, tenant, notice)
+            if self._explain:
+                self._explain("mtu", f"{facts.total_length} octets are more than {mtu}: fragmented inside")
+            pieces = ip.fragment(pieces[0], facts, mtu)
         if flow.routed:
             hop_limit = facts.hop_limit - 1
             if self._explain:
@@ -78,20 +74,15 @@ class Delivery:
         """Send on an NVGRE packet of a flow that was decided before, if nothing about it is special.
 
         None where something is: then it is decided in full. The caller has found
-        the flow by `flows.key_untrusted`, which has checked the headers' shape.
+        the flow by `flows.key_untrusted`.
         """
-        if payload[22] >> 4 == 4:
-            traffic_class, total_length, hop_limit = _IPV4_CLASS_LENGTH_TTL.unpack_from(payload, 22)
-        else:
-            first, payload_length, hop_limit = _IPV6_CLASS_LENGTH_HOP_LIMIT.unpack_from(payload, 22)
-            traffic_class, total_length = first >> 4 & 0xFF, payload_length + 40
+        packet, traffic_class, hop_limit = known_packet_untrusted(payload)
+        total_length = len(packet)
         ecn = traffic_class & 3
         if outer.ecn and outer.ecn != ecn:
             return None
-        way = flow.way
-        if isinstance(way, Path) and total_length > self._paths.customer_mtu(way.destination, now):
+        if total_length > self._mtu(flow.way, payload[22] >> 4, now):
             return None
-        packet = payload[22 : 22 + total_length]
         if flow.routed:
             if hop_limit <= 1:
                 return None
@@ -196,6 +187,12 @@ class Delivery:
             source_mac=MacAddress(arrival.destination_mac),
         )
 
+    def _mtu(self, way: Way, version: int, now: float) -> int:
+        """The largest packet of an IP version that goes out in one piece."""
+        if isinstance(way, Path):
+            return self._paths.customer_mtu(way.destination, version, now)
+        return self.port_mtus.get(way.key, _LARGEST_PACKET)
+
     def _clamp(self, flow: Flow, arrival: Arrival, facts: PacketFacts, packet: bytes, now: float) -> bytes:
         """Lower the segment size that a SYN offers to what is carried, both ways.
 
@@ -204,10 +201,9 @@ class Delivery:
         """
         if not facts.tcp_flags & TCP_SYN:
             return packet
-        ends = [flow.way.destination] if isinstance(flow.way, Path) else []
+        mtu = self._mtu(flow.way, facts.version, now)
         if arrival.outer is not None:
-            ends.append(ProviderAddress(arrival.outer.source))
-        if not ends:
-            return packet
-        mtu = min(self._paths.customer_mtu(end, now) for end in ends)
+            mtu = min(mtu, self._paths.customer_mtu(arrival.outer.source, facts.version, now))
+        elif arrival.port is not None:
+            mtu = min(mtu, self.port_mtus.get(arrival.port, _LARGEST_PACKET))
         return transport.clamp_mss(packet, facts, mtu - _TCP_AND_IP[facts.version])

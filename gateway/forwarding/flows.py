@@ -7,11 +7,14 @@ records changes. What differs from packet to packet is done in `pipeline`.
 
 from __future__ import annotations
 
+from struct import Struct
+
 import msgspec
 
 from gateway.forwarding.directory import Directory
 from gateway.forwarding.metering import Meter, TokenBucket
 from gateway.forwarding.ways import Way
+from gateway.packets import ethernet, ip, nvgre
 from policies.facts import TCP, TCP_SYN, UDP
 from policies.model import LookupRecord
 
@@ -38,11 +41,31 @@ class Flow(msgspec.Struct, frozen=True, eq=False):
     destination_record: LookupRecord | None
 
 
+# Where the inner IP packet begins, behind the GRE and the inner Ethernet header.
+_INNER = nvgre.HEADER_LENGTH + ethernet.HEADER_LENGTH
+_PORTS = 4
+
+# The GRE header, less its last octet: the FlowID.
+_GRE = slice(nvgre.HEADER_LENGTH - 1)
+
 _IPV4_WITHOUT_OPTIONS = 0x45
 _MAY_BE_FRAGMENT = 0x3FFF  # more fragments, or an offset
+_IPV4_SHAPE = Struct("!xxHxxHxB")  # total length, fragment, protocol
+_IPV4_CLASS_LENGTH_TTL = Struct("!xBHxxxxB")
+_IPV4_UPPER = _INNER + ip.IPV4_HEADER_LENGTH
+_IPV4_HEADER = slice(_INNER, _IPV4_UPPER)
+_ETHERNET_AND_FIRST = slice(nvgre.HEADER_LENGTH, _INNER + 1)  # with the octet that says there are no options
+_IPV4_PROTOCOL = slice(_INNER + 9, _INNER + 10)
+_IPV4_ADDRESSES_AND_PORTS = slice(_INNER + 12, _IPV4_UPPER + _PORTS)
 
-# Where the inner IP packet begins, behind the GRE and the inner Ethernet header.
-_INNER = 8 + 14
+_IPV6_SHAPE = Struct("!4xHB")  # payload length, next header
+_IPV6_CLASS_LENGTH_HOP_LIMIT = Struct("!HxxHxB")
+_IPV6_UPPER = _INNER + ip.IPV6_HEADER_LENGTH
+_ETHERNET = slice(nvgre.HEADER_LENGTH, _INNER)
+_IPV6_NEXT_HEADER = slice(_INNER + 6, _INNER + 7)
+_IPV6_ADDRESSES_AND_PORTS = slice(_INNER + 8, _IPV6_UPPER + _PORTS)
+
+_SHORTEST = _IPV4_UPPER + 8
 
 
 def key_untrusted(origin: bytes, payload: bytes) -> bytes | None:
@@ -54,20 +77,20 @@ def key_untrusted(origin: bytes, payload: bytes) -> bytes | None:
     addresses, the protocol and the ports: everything that the decision for a
     flow reads.
     """
-    if len(payload) < _INNER + 28:
+    if len(payload) < _SHORTEST:
         return None
-    version = payload[22]
-    if version == _IPV4_WITHOUT_OPTIONS:
-        total_length = payload[24] << 8 | payload[25]
+    first = payload[_INNER]
+    if first == _IPV4_WITHOUT_OPTIONS:
+        total_length, fragment, protocol = _IPV4_SHAPE.unpack_from(payload, _INNER)
         # The words of a right header sum up to 0xFFFF (see gateway.packets.checksum).
-        if (payload[28] << 8 | payload[29]) & _MAY_BE_FRAGMENT or int.from_bytes(payload[22:42]) % 0xFFFF:
+        if fragment & _MAY_BE_FRAGMENT or int.from_bytes(payload[_IPV4_HEADER]) % 0xFFFF:
             return None
-        protocol, upper, length = payload[31], 42, total_length - 20
-        fixed = payload[8:23] + payload[31:32] + payload[34:46]
-    elif version >> 4 == 6:
-        length = payload[26] << 8 | payload[27]
-        protocol, upper, total_length = payload[28], 62, length + 40
-        fixed = payload[8:22] + payload[28:29] + payload[30:66]
+        upper, length = _IPV4_UPPER, total_length - ip.IPV4_HEADER_LENGTH
+        fixed = payload[_ETHERNET_AND_FIRST] + payload[_IPV4_PROTOCOL] + payload[_IPV4_ADDRESSES_AND_PORTS]
+    elif first >> 4 == 6:
+        length, protocol = _IPV6_SHAPE.unpack_from(payload, _INNER)
+        upper, total_length = _IPV6_UPPER, length + ip.IPV6_HEADER_LENGTH
+        fixed = payload[_ETHERNET] + payload[_IPV6_NEXT_HEADER] + payload[_IPV6_ADDRESSES_AND_PORTS]
     else:
         return None
     if total_length > len(payload) - _INNER or length < 8:
@@ -81,7 +104,19 @@ def key_untrusted(origin: bytes, payload: bytes) -> bytes | None:
             return None
     else:
         return None
-    return origin + payload[0:7] + fixed
+    return origin + payload[_GRE] + fixed
+
+
+def known_packet_untrusted(payload: bytes) -> tuple[bytes, int, int]:
+    """Return the inner IP packet, its traffic class and its hop limit.
+
+    Only for what `key_untrusted` has given a key, and so knows to be whole.
+    """
+    if payload[_INNER] == _IPV4_WITHOUT_OPTIONS:
+        traffic_class, total_length, hop_limit = _IPV4_CLASS_LENGTH_TTL.unpack_from(payload, _INNER)
+        return payload[_INNER : _INNER + total_length], traffic_class, hop_limit
+    first, length, hop_limit = _IPV6_CLASS_LENGTH_HOP_LIMIT.unpack_from(payload, _INNER)
+    return payload[_INNER : _IPV6_UPPER + length], first >> 4 & 0xFF, hop_limit
 
 
 class FlowCache:

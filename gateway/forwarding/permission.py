@@ -43,7 +43,9 @@ class Permission:
                 return DropReason.ACCESS_DENIED
         elif self._explain:
             self._explain("access", domain.access.decide(facts).reason)
+        return None if self.is_within_rate(domain, facts, now) else DropReason.RATE_LIMITED
+
+    def is_within_rate(self, domain: RoutingDomain, facts: PacketFacts, now: float) -> bool:
+        """Debit a packet's octets, if the tenant's rate allows it."""
         bucket = self.buckets.get(domain.name)
-        if bucket is not None and not bucket.take(facts.total_length, now):
-            return DropReason.RATE_LIMITED
-        return None
+        return bucket is None or bucket.take(facts.total_length, now)

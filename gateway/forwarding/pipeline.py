@@ -71,9 +71,26 @@ class Forwarder:
         """Decide a frame that a VM sent at its port."""
         return self._counted(self._from_port(port, frame, now))
 
-    def path_mtu_reported(self, destination: bytes, mtu: int, now: float) -> bool:
-        """Heed what the underlay says of the path to a provider address, if it is plausible."""
-        return self.paths.report(destination, mtu, now, self.tables.members)
+    def may_admit(self, outer: OuterHeader, payload: bytes) -> bool:
+        """Whether a packet comes from a node of its VSID's tenant: a look before any work on it."""
+        entry = self.tables.subnets.get(Vsid(int.from_bytes(payload[4:7])))
+        return entry is not None and (
+            outer.source in entry.domain.host_addresses
+            or outer.source in entry.domain.gateway_provider_addresses
+        )
+
+    def path_mtu_reported(self, destination: bytes, vsid: int, mtu: int, now: float) -> bool:
+        """Heed what the underlay says of the path to a provider address, if it is plausible.
+
+        `vsid` is that of the packet which the report quotes: who forges one has to
+        know a VSID that is in use (RFC 5927 section 4.1 asks for such a check).
+        """
+        known = Vsid(vsid) in self.tables.subnets
+        return known and self.paths.report(destination, mtu, now, self.tables.members)
+
+    def port_mtu_is(self, port: PortKey, mtu: int) -> None:
+        """Take note of what a VM's interface carries, in octets of the IP packet."""
+        self._delivery.port_mtus[port] = mtu
 
     def _counted(self, verdict: Verdict) -> Verdict:
         if isinstance(verdict, Drop):
@@ -120,7 +137,7 @@ class Forwarder:
         # No group is a sender (IEEE 802.3 section 3.2.3), and an answer to one would reach everybody.
         if admission is Admission.REFUSED or sender_mac[0] & 1:
             return Drop(DropReason.SPOOFED_SOURCE, tenant)
-        if admission is Admission.ELSEWHERE:
+        if admission is Admission.ELSEWHERE and record is not None:
             self.sources_elsewhere[tenant] += 1
         if isinstance(parsed, ArpPacket):
             return self.decisions.neighbours.arp(arrival, parsed)
@@ -150,7 +167,7 @@ class Forwarder:
         arrival = Arrival(entry, _without_padding(frame, parsed), port=port_key)
         sender_mac, source = _sender(arrival, parsed)
         if sender_mac != port.mac or not port_owns(
-            port, arrival.source_mac, source, to_group=arrival.is_to_group
+            port, entry.domain, arrival.source_mac, source, to_group=arrival.is_to_group
         ):
             return Drop(DropReason.SPOOFED_SOURCE, tenant)
         if isinstance(parsed, ArpPacket):

@@ -39,8 +39,17 @@ class PathMtu:
         self._reported[destination] = (mtu, now + LIFETIME)
         return True
 
-    def customer_mtu(self, destination: bytes, now: float) -> int:
-        """The largest inner IP packet that reaches a provider address in one piece."""
+    def customer_mtu(self, destination: bytes, version: int, now: float) -> int:
+        """The largest inner packet of an IP version that is sent to a provider address in one piece.
+
+        IPv6 packets of 1280 octets are always sent: no sender may be told less (RFC 8200
+        section 5), so a path that carries less loses them in any case, and one that
+        carries them after all, against a forged report, keeps the tenant's IPv6 alive.
+        """
+        lowest = LOWEST_IPV6 if version == 6 else 0
+        return max(self._carried(destination, now), lowest)
+
+    def _carried(self, destination: bytes, now: float) -> int:
         overhead = OVERHEAD_IPV4 if len(destination) == 4 else OVERHEAD_IPV6
         reported = self._reported.get(destination)
         if reported is None:

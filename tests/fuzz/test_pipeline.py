@@ -204,7 +204,7 @@ def fuzz(name: str, seed: int) -> Counter[str]:
             outcomes["forwarded" if isinstance(verdict, Forward) else "answered"] += 1
             assert counted == 0, data.hex()
             assert verdict.emissions, data.hex()
-        forwarder.path_mtu_reported(data[35:39], int.from_bytes(data[39:41]), now)
+        forwarder.path_mtu_reported(data[35:39], int.from_bytes(data[4:7]), int.from_bytes(data[39:41]), now)
         if number % 1000 == 0:
             check_bounds(forwarder)
     check_bounds(forwarder)

@@ -42,8 +42,9 @@ class Pair(msgspec.Struct, frozen=True):
         self.uncached.directory.apply(change)
 
     def report(self, destination: bytes, mtu: int, now: float) -> None:
-        believed = self.cached.path_mtu_reported(destination, mtu, now)
-        assert believed is self.uncached.path_mtu_reported(destination, mtu, now)
+        vsid = min(self.cached.tables.subnets)
+        believed = self.cached.path_mtu_reported(destination, vsid, mtu, now)
+        assert believed is self.uncached.path_mtu_reported(destination, vsid, mtu, now)
 
     def compare(self) -> None:
         assert counters(self.cached) == counters(self.uncached)

@@ -57,7 +57,7 @@ def test_section_4_mtu_is_the_largest_packet_that_is_forwarded_without_fragmenti
 
 def test_section_3_sender_that_heeds_the_message_gets_through() -> None:
     forwarder = n.gateway()
-    forwarder.path_mtu_reported(bytes(n.pa("hv2")), 1300, 0)
+    forwarder.path_mtu_reported(bytes(n.pa("hv2")), 5001, 1300, 0)
 
     n.to_underlay(n.receive(forwarder, sized(next_hop_mtu(told(forwarder)))))
 
@@ -72,7 +72,7 @@ def test_section_3_1_segment_size_is_kept_within_the_path() -> None:
 
 def test_section_6_3_estimate_is_kept_for_ten_minutes_and_not_less_than_five() -> None:
     forwarder = n.gateway()
-    forwarder.path_mtu_reported(bytes(n.pa("hv2")), 1300, now=0)
+    forwarder.path_mtu_reported(bytes(n.pa("hv2")), 5001, 1300, now=0)
 
     assert LIFETIME == 600
     assert next_hop_mtu(told(forwarder, now=300)) == 1258
@@ -83,7 +83,7 @@ def test_section_6_3_estimate_is_kept_for_ten_minutes_and_not_less_than_five() -
 def test_section_6_3_report_that_is_repeated_begins_a_new_time() -> None:
     forwarder = n.gateway()
     for now in (0, 500):
-        forwarder.path_mtu_reported(bytes(n.pa("hv2")), 1300, now)
+        forwarder.path_mtu_reported(bytes(n.pa("hv2")), 5001, 1300, now)
 
     assert next_hop_mtu(told(forwarder, now=1099)) == 1258
     assert next_hop_mtu(told(forwarder, now=1100)) == 1458
@@ -93,12 +93,12 @@ def test_section_6_3_report_that_is_repeated_begins_a_new_time() -> None:
 def test_section_8_false_message_neither_strangles_nor_opens_a_path(mtu: int) -> None:
     forwarder = n.gateway()
 
-    assert not forwarder.path_mtu_reported(bytes(n.pa("hv2")), mtu, 0)
+    assert not forwarder.path_mtu_reported(bytes(n.pa("hv2")), 5001, mtu, 0)
     assert next_hop_mtu(told(forwarder)) == 1458
 
 
 def test_section_8_message_about_a_stranger_is_not_remembered() -> None:
-    assert not n.gateway().path_mtu_reported(bytes((8, 8, 8, 8)), 1300, 0)
+    assert not n.gateway().path_mtu_reported(bytes((8, 8, 8, 8)), 5001, 1300, 0)
 
 
 def test_message_quotes_the_header_that_the_sender_knows() -> None:

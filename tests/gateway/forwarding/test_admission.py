@@ -64,12 +64,12 @@ def test_source_behind_another_authorised_host_is_admitted_and_counted() -> None
     assert forwarder.sources_elsewhere == {"red": 1}
 
 
-def test_source_without_a_record_is_admitted_and_counted() -> None:
+def test_source_without_a_record_is_admitted_and_is_elsewhere_from_nothing() -> None:
     forwarder = n.gateway()
 
     n.to_underlay(n.receive(forwarder, with_source("10.0.1.77")))
 
-    assert forwarder.sources_elsewhere == {"red": 1}
+    assert forwarder.sources_elsewhere == {}
 
 
 def test_moving_source_is_admitted_each_time_and_not_remembered_as_known() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from scapy.layers.inet import IP, TCP, UDP, IPOption_NOP
 from scapy.layers.inet6 import IPv6
@@ -133,13 +134,20 @@ def test_flow_is_decided_again_when_one_of_its_records_changes(which: tuple[str,
     forwarder = warm()
     vsid, ca = Vsid(n.VSIDS["red", which[0]]), CustomerAddress.parse(n.ca(*which))
 
-    forwarder.directory.apply(Delete(vsid, ca))
-
     if which[0] == "web":
+        moved = msgspec.structs.replace(found(forwarder, vsid, ca), pa=n.pa("hv2"), host="hv2")
+        forwarder.directory.apply(Put(moved))
         n.to_underlay(n.receive(forwarder, packet()))
         assert forwarder.sources_elsewhere == {"red": 1}
     else:
+        forwarder.directory.apply(Delete(vsid, ca))
         n.dropped(n.receive(forwarder, packet()), DropReason.NO_RECORD)
+
+
+def found(forwarder: Forwarder, vsid: Vsid, ca: CustomerAddress) -> LookupRecord:
+    record = forwarder.directory.find(vsid, ca)
+    assert record is not None
+    return record
 
 
 def test_record_that_is_put_again_is_looked_at_again() -> None:

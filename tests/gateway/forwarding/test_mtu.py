@@ -165,7 +165,7 @@ def test_octets_on_the_way_to_a_local_port_are_not_limited() -> None:
 
 def learned(mtu: int, *, now: float = 0, version: int = 4) -> Forwarder:
     forwarder = n.gateway(pa_version=version)
-    assert forwarder.path_mtu_reported(bytes(n.pa("hv2", version)), mtu, now)
+    assert forwarder.path_mtu_reported(bytes(n.pa("hv2", version)), 5001, mtu, now)
     return forwarder
 
 
@@ -198,12 +198,75 @@ def test_reported_path_mtu_is_forgotten_after_its_lifetime() -> None:
     assert told_mtu(forwarder, 100 + 600) == 1458
 
 
+@pytest.mark.parametrize("known", [False, True], ids=["new flow", "known flow"])
+def test_forged_report_does_not_take_a_tenants_ipv6_away(known: bool) -> None:
+    """Nobody may be told less than 1280 octets, so as many are sent whatever a report says."""
+    forwarder = learned(576)
+    least = sized(1280, ROUTED, 6)
+    if known:
+        n.to_underlay(n.receive(forwarder, least))
+
+    n.to_underlay(n.receive(forwarder, least))
+
+    verdict = n.receive(forwarder, sized(1281, ROUTED, 6))
+    _, told = n.to_underlay(Answer(n.dropped(verdict, DropReason.TOO_BIG)))
+    assert told[ICMPv6PacketTooBig].mtu == 1280
+
+
+def test_report_about_a_vsid_that_nobody_has_is_not_believed() -> None:
+    forwarder = n.gateway()
+
+    assert not forwarder.path_mtu_reported(bytes(n.pa("hv2")), 0xDEAD, 1400, 0)
+    assert told_mtu(forwarder, 0) == 1458
+
+
+def with_port_of(mtu: int) -> Forwarder:
+    """hv2, with a VM's interface of a size of its own."""
+    host = n.host("hv2", mtu=9000)
+    host.port_mtu_is(n.port("red", "web", 6), mtu)
+    return host
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["new flow", "known flow"])
+def test_switched_packet_that_a_vms_own_interface_does_not_carry_is_told_of(known: bool) -> None:
+    host = with_port_of(1500)
+    if known:
+        n.to_port(n.receive(host, sized(1500, SWITCHED, flags="DF"), sender="hv1"))
+
+    verdict = n.receive(host, sized(1501, SWITCHED, flags="DF"), sender="hv1")
+
+    _, told = n.to_underlay(Answer(n.dropped(verdict, DropReason.TOO_BIG)))
+    assert (told[IP].src, told[ICMP].nexthopmtu) == (n.ca("web", 6), 1500)
+
+
+def test_routed_packet_that_a_vms_own_interface_does_not_carry_is_told_of_by_the_gateway() -> None:
+    host = n.host("hv1", mtu=9000)
+    host.port_mtu_is(n.port("red", "db", 6), 1500)
+
+    verdict = n.send(host, ("red", "web", 5), sized(1501, ("db", 6), flags="DF"))
+
+    _, told = n.to_port(Answer(n.dropped(verdict, DropReason.TOO_BIG)))
+    assert (told[IP].src, told[ICMP].nexthopmtu) == (n.ca("web", 1), 1500)
+
+
+def test_packet_for_a_smaller_interface_is_fragmented_where_it_may_be() -> None:
+    frame = sized(3000, SWITCHED)
+
+    verdict = n.receive(with_port_of(1500), frame, sender="hv1")
+
+    assert isinstance(verdict, Forward)
+    pieces = [Ether(each.frame)[IP] for each in verdict.emissions if isinstance(each, ToPort)]
+    assert len(pieces) == 3
+    assert all(piece.len <= 1500 for piece in pieces)
+    assert bytes(defragment(pieces)[0].payload) == bytes(frame[IP].payload)
+
+
 def test_flow_that_was_known_before_heeds_a_new_path_mtu() -> None:
     forwarder = n.gateway()
     frame = sized(1458, flags="DF")
     n.to_underlay(n.receive(forwarder, frame))
     n.to_underlay(n.receive(forwarder, frame))
-    forwarder.path_mtu_reported(bytes(n.pa("hv2")), 1400, 0)
+    forwarder.path_mtu_reported(bytes(n.pa("hv2")), 5001, 1400, 0)
 
     _, told = n.to_underlay(Answer(n.dropped(n.receive(forwarder, frame), DropReason.TOO_BIG)))
 
@@ -235,7 +298,7 @@ def test_implausible_report_is_not_believed(node: str | None, version: int, mtu:
     forwarder = n.gateway(pa_version=version)
     destination = bytes(n.pa(node, version)) if node else bytes((203, 0, 113, 99))
 
-    assert not forwarder.path_mtu_reported(destination, mtu, 0)
+    assert not forwarder.path_mtu_reported(destination, 5001, mtu, 0)
     assert told_mtu(forwarder, 0, version=version) == (1458 if version == 4 else 1438)
 
 

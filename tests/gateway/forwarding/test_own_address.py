@@ -9,6 +9,7 @@ from scapy.packet import Packet, Raw
 
 from gateway.forwarding.drops import DropReason
 from gateway.forwarding.verdicts import Answer
+from policies.model import Limits
 from tests import networks as n
 
 
@@ -20,6 +21,17 @@ def echo(destination: str, version: int = 4, **ip_fields: object) -> Packet:
     )
     frame[IP if version == 4 else IPv6].dst = destination
     return frame
+
+
+def test_echo_counts_against_the_tenants_rate() -> None:
+    request = echo(n.ca("web", 1))
+    size = len(request[IP])
+    net = n.network(n.tenant("red", limits=Limits(rate=8, burst=2 * size)), n.tenant("blue"))
+    forwarder = n.gateway(net)
+
+    for _ in range(2):
+        n.to_underlay(n.receive(forwarder, request))
+    n.dropped(n.receive(forwarder, request), DropReason.RATE_LIMITED)
 
 
 @pytest.mark.parametrize("destination", [n.ca("web", 1), n.ca("db", 1)])

@@ -14,7 +14,7 @@ from gateway.forwarding.drops import DropReason
 from gateway.forwarding.pipeline import Forwarder
 from gateway.forwarding.verdicts import Answer
 from policies.addresses import CustomerAddress, MacAddress, Vsid
-from policies.model import AddressHop, CustomerRoute, LookupRecord, NextHop, SiteHop, SubnetHop
+from policies.model import AddressHop, CustomerRoute, LookupRecord, Network, NextHop, SiteHop, SubnetHop
 from tests import networks as n
 
 
@@ -136,6 +136,41 @@ def test_ipv4_group_is_not_routed_and_nobody_is_told(destination: str) -> None:
     frame[IP].dst = destination
 
     assert n.dropped(n.receive(n.gateway(), frame), DropReason.NO_ROUTE) == ()
+
+
+FIREWALL = AddressHop(CustomerAddress.parse(n.ca("db", 5)))
+
+
+def behind_a_firewall() -> Network:
+    """192.168.0.0/16 lies behind Red's db .5, a VM on hv2."""
+    route = CustomerRoute(ip_network("192.168.0.0/16"), FIREWALL)
+    return n.network(n.tenant("red", routes=(route,)), n.tenant("blue"))
+
+
+def from_behind(sender: tuple[str, int]) -> Packet:
+    frame = n.frame("red", sender, ("web", 5))
+    frame[IP].src = "192.168.7.7"
+    return frame
+
+
+def test_vm_that_routes_lead_to_sends_for_what_lies_behind_it() -> None:
+    net = behind_a_firewall()
+
+    emission, inner = n.to_underlay(n.send(n.host("hv2", net), ("red", "db", 5), from_behind(("db", 5))))
+
+    assert (emission.destination, inner[IP].src) == (n.pa("hv1"), "192.168.7.7")
+    delivered, _ = n.to_port(n.receive(n.host("hv1", net), inner, sender="hv2", subnet="web"))
+    assert delivered.port == n.port("red", "web", 5)
+
+
+def test_no_other_vm_sends_for_what_lies_behind_a_firewall() -> None:
+    net = behind_a_firewall()
+
+    verdict = n.send(n.host("hv2", net), ("red", "web", 6), from_behind(("web", 6)))
+
+    n.dropped(verdict, DropReason.SPOOFED_SOURCE)
+    without_route = n.send(n.host("hv2"), ("red", "db", 5), from_behind(("db", 5)))
+    n.dropped(without_route, DropReason.SPOOFED_SOURCE)
 
 
 def with_route(prefix: str, hop: NextHop) -> Forwarder:

@@ -77,7 +77,7 @@ def test_syn_is_clamped_at_a_hosts_port_on_the_way_out_and_in(version: int, flag
 
 def learned(destination: str, mtu: int) -> Forwarder:
     forwarder = n.gateway()
-    assert forwarder.path_mtu_reported(bytes(n.pa(destination)), mtu, 0)
+    assert forwarder.path_mtu_reported(bytes(n.pa(destination)), 5001, mtu, 0)
     return forwarder
 
 
