@@ -145,7 +145,7 @@ def _frame(
     packet = _packet(question)
     padding = question.size - len(packet)
     if padding < 0:
-        raise _unfit("size", f"a {question.protocol} packet has at least {len(packet)} octets")
+        raise _unfit("size", f"this {question.protocol} packet has at least {len(packet)} octets")
     return bytes(header / packet / Raw(bytes(padding)))
 
 

@@ -1,0 +1,153 @@
+"""What `isthmus trace` says, and that it says what the pipeline does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.forwarding.directory import configured_directory
+from gateway.trace import Explanation, Question, explain
+from policies.addresses import CustomerAddress, ProviderAddress, Vsid
+from policies.config import load, parse
+from policies.errors import ConfigurationError
+from policies.model import Appliance
+
+ROOT = Path(__file__).parents[2]
+EDGE = load(ROOT / "appliance.toml")
+
+HOST = re.sub(
+    r"(?s)\[underlay\].*?(?=\[\[provider_host\]\])",
+    """[underlay]
+provider_addresses = ["198.51.100.11"]
+
+[host]
+name = "hv1"
+
+[[host.port]]
+interface = "vnet0"
+tenant = "red"
+subnet = "web"
+mac = "02:00:00:00:01:05"
+addresses = ["10.0.1.5"]
+
+[[provider_gateway]]
+name = "edge-1"
+provider_addresses = ["192.0.2.254"]
+
+""",
+    (ROOT / "appliance.toml").read_text().replace('name = "edge-1"', 'name = "hv1"', 1),
+)
+
+
+def ask(source: str, destination: str, at: Appliance = EDGE, **words: Any) -> Explanation:
+    words.setdefault("tenant", "red")
+    question = Question(
+        source=CustomerAddress.parse(source), destination=CustomerAddress.parse(destination), **words
+    )
+    return explain(at, configured_directory(at), question)
+
+
+def names(explanation: Explanation) -> list[str]:
+    return [step.name for step in explanation.steps]
+
+
+def test_packet_that_goes_on_is_forwarded_with_its_way() -> None:
+    explanation = ask("10.0.1.5", "10.0.2.5", protocol="tcp", destination_port=5432)
+
+    assert explanation.outcome == "forwarded"
+    assert names(explanation) == ["virtual subnet", "source", "access", "route", "record", "hop limit"]
+    assert "from 192.0.2.254 to 203.0.113.12 in NVGRE, VSID 5002 (db)" in explanation.verdict
+
+
+def test_rule_that_decided_is_named() -> None:
+    explanation = ask("10.0.1.5", "10.0.2.5", protocol="tcp", destination_port=22)
+
+    assert explanation.verdict == "dropped: access-denied"
+    assert explanation.steps[-1].name == "access"
+
+
+def test_reply_is_allowed_by_the_rule_of_what_it_replies_to() -> None:
+    explanation = ask(
+        "10.0.2.5", "10.0.1.5", protocol="tcp", source_port=5432, destination_port=49152, established=True
+    )
+
+    assert explanation.outcome == "forwarded"
+    assert any(step.detail.startswith("as a reply: rule ") for step in explanation.steps)
+
+
+def test_ping_of_the_gateway_is_answered() -> None:
+    assert ask("10.0.1.5", "10.0.1.1").outcome == "answered"
+
+
+def test_stranger_is_refused_as_spoofed() -> None:
+    explanation = ask("10.0.1.5", "10.0.2.5", via=ProviderAddress.parse("192.0.2.66"))
+
+    assert explanation.verdict == "dropped: spoofed-source"
+
+
+def test_packet_that_is_too_big_is_told_of() -> None:
+    explanation = ask("10.0.1.5", "10.0.2.5", protocol="udp", destination_port=5432, size=1500, tenant="blue")
+
+    assert explanation.verdict == "dropped: too-big; its sender is told by ICMP"
+
+
+def test_tenants_with_the_same_addresses_are_told_apart() -> None:
+    blue = ask("10.0.1.5", "10.0.2.5", tenant="blue")
+
+    assert "VSID 6002 (db)" in blue.verdict
+
+
+def test_host_sees_what_its_vm_sends_at_the_port() -> None:
+    explanation = ask("10.0.1.5", "10.0.2.5", parse(HOST), protocol="tcp", destination_port=5432)
+
+    assert explanation.steps[0].name == "port"
+    assert "from 198.51.100.11 to 203.0.113.12" in explanation.verdict
+
+
+def test_host_sees_what_another_has_routed_in_the_destinations_subnet() -> None:
+    host = parse(HOST)
+
+    explanation = ask(
+        "10.0.2.5",
+        "10.0.1.5",
+        host,
+        protocol="tcp",
+        source_port=5432,
+        destination_port=49152,
+        established=True,
+    )
+
+    assert explanation.verdict == "forwarded to the port of 02:00:00:00:01:05 in web here"
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        pytest.param({"tenant": "green"}, "tenant: name one of blue, red, or a VSID", id="tenant"),
+        pytest.param({"tenant": None, "vsid": Vsid(7777)}, "vsid: no tenant has VSID 7777", id="VSID"),
+        pytest.param(
+            {"tenant": "blue", "vsid": Vsid(5001)}, "vsid: VSID 5001 is red's, not blue's", id="both"
+        ),
+        pytest.param({"protocol": "ospf"}, "protocol: 'ospf' is none of tcp, udp, icmp", id="protocol"),
+        pytest.param({"size": 20}, "size: this icmp packet has at least 28 octets", id="size"),
+    ],
+)
+def test_question_that_does_not_fit_is_refused(words: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(complaint)):
+        ask("10.0.1.5", "10.0.2.5", **words)
+
+
+def test_families_do_not_mix() -> None:
+    with pytest.raises(ConfigurationError, match="is not of the same family"):
+        ask("10.0.1.5", "fd00:2::5")
+
+
+def test_sender_without_a_record_has_to_be_placed() -> None:
+    with pytest.raises(ConfigurationError, match="say with --via which provider address sends it"):
+        ask("10.0.1.77", "10.0.2.5")
+
+    placed = ask("10.0.1.77", "10.0.2.5", tenant="blue", via=ProviderAddress.parse("198.51.100.11"))
+    assert placed.outcome == "forwarded"
