@@ -12,11 +12,16 @@ from policies.config.tables import by_name
 from policies.errors import Problem
 
 
+# What carries an IPv6 packet of 1280 octets in NVGRE: the outer header, 8 of GRE and 14 of Ethernet.
+_LEAST_FOR_IPV6 = {4: 1280 + 20 + 8 + 14, 6: 1280 + 40 + 8 + 14}
+
+
 def node_problems(file: File) -> Iterator[Problem]:
     """Everything that is wrong with this node's part."""
     yield from missing_sections(file)
     yield from own_gateway_listed_otherwise(file)
     yield from provider_addresses_used_twice(file)
+    yield from mtu_too_small_for_ipv6(file)
     if file.host is not None:
         yield from own_host(file.host, file)
         yield from ports_used_twice(file.host)
@@ -59,6 +64,19 @@ def provider_addresses_used_twice(file: File) -> Iterator[Problem]:
             if owner[1] == name or {owner, (kind, name)} == here:
                 continue
             yield Problem(path, f"{address!s} is in {first_path} already; an address belongs to one machine")
+
+
+def mtu_too_small_for_ipv6(file: File) -> Iterator[Problem]:
+    """An MTU that leaves tenants with IPv6 fewer than the 1280 octets of every IPv6 link (RFC 8200 section 5)."""
+    if file.underlay is None or file.underlay.mtu is None:
+        return
+    prefixes = (prefix for tenant in file.tenants for subnet in tenant.subnets for prefix in subnet.prefixes)
+    if all(prefix.version == 4 for prefix in prefixes):
+        return
+    least = max((_LEAST_FOR_IPV6[pa.version] for pa in file.underlay.provider_addresses), default=0)
+    if file.underlay.mtu < least:
+        message = f"{file.underlay.mtu} leaves tenants less than IPv6's 1280 octets; use {least} or more"
+        yield Problem("underlay.mtu", message)
 
 
 def own_host(host: HostTable, file: File) -> Iterator[Problem]:
