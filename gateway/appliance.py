@@ -77,6 +77,7 @@ async def run(
                     appliance.underlay.provider_addresses,
                     attachment,
                     from_underlay,
+                    forwarder.may_admit,
                     forwarder.path_mtu_reported,
                 )
                 for port in appliance.host.ports if appliance.host else ():

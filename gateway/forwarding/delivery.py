@@ -19,7 +19,7 @@ from gateway.forwarding.verdicts import (
     Verdict,
 )
 from gateway.forwarding.ways import LocalPort, Path, Way
-from gateway.packets import icmp, ip, nvgre, transport
+from gateway.packets import fragmentation, icmp, ip, nvgre, transport
 from gateway.packets.ethernet import OF_IP_VERSION, EthernetHeader
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress
 from policies.facts import TCP_SYN, PacketFacts
@@ -55,7 +55,7 @@ class Delivery:
                 return Drop(DropReason.TOO_BIG, tenant, notice)
             if self._explain:
                 self._explain("mtu", f"{facts.total_length} octets are more than {mtu}: fragmented inside")
-            pieces = ip.fragment(pieces[0], facts, mtu)
+            pieces = fragmentation.fragment(pieces[0], facts, mtu)
         if flow.routed:
             hop_limit = facts.hop_limit - 1
             if self._explain:
@@ -81,7 +81,7 @@ class Delivery:
         ecn = traffic_class & 3
         if outer.ecn and outer.ecn != ecn:
             return None
-        if total_length > self._mtu(flow.way, payload[22] >> 4, now):
+        if total_length > self._mtu(flow.way, packet[0] >> 4, now):
             return None
         if flow.routed:
             if hop_limit <= 1:

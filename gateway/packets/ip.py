@@ -16,9 +16,6 @@ from policies.facts import ICMP, ICMPV6, TCP, UDP, PacketFacts
 IPV4_HEADER_LENGTH = 20
 IPV6_HEADER_LENGTH = 40
 
-# RFC 791 section 3.1: every link carries this much without fragmenting further.
-LOWEST_IPV4_MTU = 68
-
 # Version and header length, type of service, total length, identification, flags and
 # fragment offset, time to live, protocol, header checksum, source, destination.
 _IPV4 = struct.Struct("!BBHHHBBH4s4s")
@@ -150,40 +147,15 @@ def _decode_ipv6(packet: bytes) -> PacketFacts:
 
 
 def _walk_extensions(packet: bytes, following: int, end: int) -> tuple[int, int, bool, int, int]:
-    """Return the upper-layer protocol, where it begins, and M, offset and identification of a fragment.
-
-    In a later fragment the chain ends with the fragment header. RFC 7112 section 5 wants the
-    whole chain in the first.
-    """
+    """Return the upper-layer protocol, where it begins, and M, offset and identification of a fragment."""
     position = IPV6_HEADER_LENGTH
     more, offset, identification = False, 0, 0
-    fragmented = False
-    count = 0
-    while following in _EXTENSIONS:
-        count += 1
-        if count > _LONGEST_CHAIN:
-            raise MalformedPacket(f"more than {_LONGEST_CHAIN} IPv6 extension headers")
-        if following == HOP_BY_HOP and count > 1:
-            raise MalformedPacket("IPv6 hop-by-hop options that are not the first header")
-        if position + 8 > end:
-            raise MalformedPacket(f"IPv6 header {following} is cut off")
-        if following == FRAGMENT:
-            if fragmented:
-                raise MalformedPacket("IPv6 packet with two fragment headers")
-            fragmented = True
-            following, fragment, identification = _FRAGMENT.unpack_from(packet, position)
+    for kind, header in ipv6_extensions(packet, end):
+        following = header[0]
+        position += len(header)
+        if kind == FRAGMENT:
+            _, fragment, identification = _FRAGMENT.unpack(header)
             more, offset = fragment & 1 != 0, fragment & 0xFFF8
-            position += 8
-            if offset:
-                break
-            continue
-        # RFC 4302 section 2.2: the length of AH counts 4 octets, the others' 8.
-        unit, least = (4, 2) if following == AUTHENTICATION else (8, 1)
-        length = packet[position + 1]
-        following = packet[position]
-        position += (length + least) * unit
-        if position > end:
-            raise MalformedPacket("IPv6 extension header is cut off")
     return following, position, more, offset, identification
 
 
@@ -312,51 +284,6 @@ def with_ecn(packet: bytes, ecn: int) -> bytes:
     return _WORD.pack(changed) + packet[2:10] + _WORD.pack(checksum) + packet[12:]
 
 
-def fragment(packet: bytes, facts: PacketFacts, mtu: int) -> list[bytes]:
-    """Return an IPv4 packet as fragments of at most `mtu` octets (RFC 791 section 3.2); a fragment likewise.
-
-    Raises ValueError for IPv6, which routers never fragment, for a packet with DF, and for
-    an MTU that no IPv4 link may have.
-    """
-    if facts.version != 4 or facts.dont_fragment:
-        raise ValueError("this packet may not be fragmented")
-    if mtu < LOWEST_IPV4_MTU:
-        raise ValueError(f"an MTU of {mtu} is below the {LOWEST_IPV4_MTU} octets of every IPv4 link")
-    start, end = facts.header_length, facts.total_length
-    if end <= mtu:
-        return [packet[:end]]
-    header = packet[:start]
-    fragments = []
-    position = start
-    while position < end:
-        room = (mtu - len(header)) // 8 * 8
-        data = packet[position : min(position + room, end)]
-        more = facts.more_fragments or position + len(data) < end
-        words = facts.fragment_offset + position - start >> 3
-        fragments.append(_fragment_header(header, len(data), words, more) + data)
-        if position == start:
-            header = _header_of_later_fragments(header)
-        position += len(data)
-    return fragments
-
-
-def _fragment_header(header: bytes, data_length: int, words: int, more: bool) -> bytes:
-    fields = bytearray(header)
-    _WORD.pack_into(fields, 2, len(header) + data_length)
-    _WORD.pack_into(fields, 6, words | (_MORE_FRAGMENTS if more else 0))
-    _WORD.pack_into(fields, 10, 0)
-    _WORD.pack_into(fields, 10, internet_checksum(fields))
-    return bytes(fields)
-
-
-def _header_of_later_fragments(header: bytes) -> bytes:
-    """Keep those options whose copied flag is set (RFC 791 section 3.1)."""
-    options = b"".join(option for option in ipv4_options(header) if option[0] & 0x80)
-    options += bytes(-len(options) % 4)
-    first = 4 << 4 | (IPV4_HEADER_LENGTH + len(options)) // 4
-    return bytes([first]) + header[1:IPV4_HEADER_LENGTH] + options
-
-
 def ipv4_options(header: bytes) -> Iterator[bytes]:
     """Yield the options of an IPv4 header, each from its type on, up to the first that makes no sense."""
     position = IPV4_HEADER_LENGTH
@@ -368,6 +295,40 @@ def ipv4_options(header: bytes) -> Iterator[bytes]:
         if length < 2 or position + length > len(header):
             return
         yield header[position : position + length]
+        position += length
+
+
+def ipv6_extensions(packet: bytes, end: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the number and the octets of each extension header of an IPv6 packet that ends at `end`.
+
+    In a later fragment the chain ends with the fragment header; RFC 7112 section 5 wants the
+    whole chain in the first. Raises MalformedPacket at a header that makes no sense.
+    """
+    kind, position = packet[6], IPV6_HEADER_LENGTH
+    seen: list[int] = []
+    while kind in _EXTENSIONS:
+        if len(seen) == _LONGEST_CHAIN:
+            raise MalformedPacket(f"more than {_LONGEST_CHAIN} IPv6 extension headers")
+        if kind == HOP_BY_HOP and seen:
+            raise MalformedPacket("IPv6 hop-by-hop options that are not the first header")
+        if position + 8 > end:
+            raise MalformedPacket(f"IPv6 header {kind} is cut off")
+        if kind == FRAGMENT:
+            if kind in seen:
+                raise MalformedPacket("IPv6 packet with two fragment headers")
+            length = 8
+        elif kind == AUTHENTICATION:
+            length = (packet[position + 1] + 2) * 4  # RFC 4302 section 2.2
+        else:
+            length = (packet[position + 1] + 1) * 8
+        if position + length > end:
+            raise MalformedPacket("IPv6 extension header is cut off")
+        header = packet[position : position + length]
+        yield kind, header
+        seen.append(kind)
+        if kind == FRAGMENT and (header[2] << 8 | header[3]) & 0xFFF8:
+            return
+        kind = header[0]
         position += length
 
 

@@ -17,6 +17,7 @@ _WORD = struct.Struct("!H")
 _SEQUENCE = struct.Struct("!I")
 
 _SOURCE_ROUTES = (0x83, 0x89)  # loose and strict (RFC 791 section 3.1)
+_SEGMENTS_LEFT = 3  # an octet of IPv6's routing header (RFC 8200 section 4.4)
 
 _TCP_PSH = 0x08
 _TCP_CWR = 0x80
@@ -79,19 +80,8 @@ def segment(frame: bytes, segment_size: int) -> list[bytes]:
 def _is_source_routed(packet: bytes, facts: PacketFacts) -> bool:
     if facts.version == 4:
         return any(option[0] in _SOURCE_ROUTES for option in ip.ipv4_options(packet[: facts.header_length]))
-    following, position = packet[6], ip.IPV6_HEADER_LENGTH
-    while position < facts.header_length:
-        if following == ip.ROUTING and packet[position + 3] > 0:  # segments left
-            return True
-        if following == ip.AUTHENTICATION:
-            length = (packet[position + 1] + 2) * 4
-        elif following == ip.FRAGMENT:
-            length = 8
-        else:
-            length = (packet[position + 1] + 1) * 8
-        following = packet[position]
-        position += length
-    return False
+    extensions = ip.ipv6_extensions(packet, facts.header_length)
+    return any(kind == ip.ROUTING and header[_SEGMENTS_LEFT] > 0 for kind, header in extensions)
 
 
 def _advance(header: bytearray, octets: int, *, first: bool, last: bool) -> None:

@@ -5,26 +5,43 @@ from __future__ import annotations
 from gateway.packets import ethernet, ip, nvgre
 from gateway.packets.segmentation import segment
 from policies.errors import MalformedPacket
-from policies.facts import TCP
+from policies.facts import TCP, PacketFacts
+
+# 64 kB in segments of 536 octets, the smallest that anybody sends in bulk (RFC 9293 section 3.7.1),
+# are 122. More would only multiply what somebody sent us to do harm.
+MOST_PIECES = 128
+
+# GRO merges only segments without IPv4 options or IPv6 extension headers.
+_PLAIN_HEADERS = {4: ip.IPV4_HEADER_LENGTH, 6: ip.IPV6_HEADER_LENGTH}
 
 
 def split_untrusted(payload: bytes, largest: int) -> list[bytes]:
     """Cut a merged NVGRE packet into packets of at most `largest` octets, GRE header included.
 
-    Only TCP segments are merged. Anything else of that size was reassembled from
-    fragments, which RFC 7637 section 4.4 lets us take, or is malformed: it is
-    returned whole, and whoever reads it next judges it.
+    Only plain TCP segments are merged. Anything else of that size was reassembled
+    from fragments, which RFC 7637 section 4.4 lets us take, or is malformed or meant
+    to become more than `MOST_PIECES`: it is returned whole, and whoever reads it next
+    judges it.
     """
     try:
         nvgre.decode_untrusted(payload)
         frame = payload[nvgre.HEADER_LENGTH :]
         facts = ip.decode_untrusted(frame[ethernet.HEADER_LENGTH :])
-        if facts.protocol != TCP or facts.is_fragment:
+        if not _may_be_merged(facts):
             return [payload]
-        data_offset = ethernet.HEADER_LENGTH + facts.header_length
-        tcp_header_length = (frame[data_offset + 12] >> 4) * 4
-        room = largest - nvgre.HEADER_LENGTH - data_offset - tcp_header_length
+        headers = facts.header_length + (frame[ethernet.HEADER_LENGTH + facts.header_length + 12] >> 4) * 4
+        room = largest - nvgre.HEADER_LENGTH - ethernet.HEADER_LENGTH - headers
+        if facts.total_length - headers > MOST_PIECES * room:
+            return [payload]
         header = payload[: nvgre.HEADER_LENGTH]
         return [header + each for each in segment(frame, room)]
     except MalformedPacket:
         return [payload]
+
+
+def _may_be_merged(facts: PacketFacts) -> bool:
+    return (
+        facts.protocol == TCP
+        and not facts.is_fragment
+        and facts.header_length == _PLAIN_HEADERS[facts.version]
+    )

@@ -20,6 +20,9 @@ from policies.errors import ConfigurationError, Problem
 Receive = Callable[[OuterHeader, bytes, float], object]
 """Takes what the outer header said, the GRE header with all that follows it, and the time."""
 
+WorthSplitting = Callable[[OuterHeader, bytes], bool]
+"""Whether anything would be taken from who sent this packet, which may become many."""
+
 # Packets taken from a socket before other tasks get their turn: few enough that they don't
 # wait long (about 2 ms), enough that waiting costs little for each packet.
 BATCH = 64
@@ -55,12 +58,14 @@ class Underlay:
         addresses: Iterable[ProviderAddress],
         attachment: Attachment,
         receive: Receive,
+        worth_splitting: WorthSplitting,
         path_mtu_reported: Callable[[bytes, int, float], object],
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Give every packet for our addresses to `receive`; started once all sockets are open.
 
+        `worth_splitting` is asked about a packet above the MTU before it is cut into many.
         `path_mtu_reported` takes a destination, what the path to it carries, and the time.
         Raises ConfigurationError where a socket cannot be opened.
         """
@@ -76,34 +81,46 @@ class Underlay:
             stack.enter_context(merging_off(attachment.interfaces))
             async with trio.open_nursery() as nursery:
                 for each in self._sockets.values():
-                    nursery.start_soon(self._receive_all, each, attachment.mtu - each.header_length, receive)
+                    largest = attachment.mtu - each.header_length
+                    nursery.start_soon(self._receive_all, each, largest, receive, worth_splitting)
                 task_status.started()
 
-    async def _receive_all(self, source: GreSocket, largest: int, receive: Receive) -> None:
+    async def _receive_all(
+        self, source: GreSocket, largest: int, receive: Receive, worth_splitting: WorthSplitting
+    ) -> None:
         while True:
             await trio.lowlevel.wait_readable(source.fileno())
-            while self._receive_batch(source, largest, receive, trio.current_time()) == BATCH:
+            while self._receive_batch(source, largest, receive, worth_splitting, trio.current_time()):
                 await trio.lowlevel.checkpoint()
 
-    def _receive_batch(self, source: GreSocket, largest: int, receive: Receive, now: float) -> int:
+    def _receive_batch(
+        self, source: GreSocket, largest: int, receive: Receive, worth_splitting: WorthSplitting, now: float
+    ) -> bool:
+        """Take what waits, and say whether more may."""
         take = source.receive
-        for taken in range(BATCH):
+        # Of packets as they were on the wire: a merged one is some forty of them.
+        taken = 0
+        while taken < BATCH:
             try:
                 outer, payload = take()
             except BlockingIOError:
                 if taken == 0:  # woken for something else than a packet
                     source.heed_errors()
-                return taken
+                return False
             except OSError:
                 source.heed_errors()
+                taken += 1
                 continue
             if len(payload) <= largest:
                 receive(outer, payload, now)
+                taken += 1
                 continue
             self.merged += 1
-            for each in split_untrusted(payload, largest):
+            pieces = split_untrusted(payload, largest) if worth_splitting(outer, payload) else [payload]
+            for each in pieces:
                 receive(outer, each, now)
-        return BATCH
+            taken += len(pieces)
+        return True
 
 
 def _open(address: ProviderAddress, report: Callable[[bytes, int], None]) -> GreSocket:

@@ -11,7 +11,6 @@ from policies.config.reader import listed
 from policies.config.tables import by_name
 from policies.errors import Problem
 
-
 # What carries an IPv6 packet of 1280 octets in NVGRE: the outer header, 8 of GRE and 14 of Ethernet.
 _LEAST_FOR_IPV6 = {4: 1280 + 20 + 8 + 14, 6: 1280 + 40 + 8 + 14}
 
@@ -67,7 +66,7 @@ def provider_addresses_used_twice(file: File) -> Iterator[Problem]:
 
 
 def mtu_too_small_for_ipv6(file: File) -> Iterator[Problem]:
-    """An MTU that leaves tenants with IPv6 fewer than the 1280 octets of every IPv6 link (RFC 8200 section 5)."""
+    """An MTU that leaves IPv6 fewer octets than each of its links must carry (RFC 8200 section 5)."""
     if file.underlay is None or file.underlay.mtu is None:
         return
     prefixes = (prefix for tenant in file.tenants for subnet in tenant.subnets for prefix in subnet.prefixes)

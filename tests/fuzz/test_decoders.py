@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.packets import arp, ethernet, icmp, ip, ndp, nvgre, segmentation, transport
+from gateway.packets import arp, ethernet, fragmentation, icmp, ip, ndp, nvgre, segmentation, transport
 from gateway.packets.checksum import internet_checksum, transport_checksum
 from policies.addresses import Address, MacAddress, Vsid, gateway_mac
 from policies.errors import MalformedPacket
@@ -45,7 +45,7 @@ def packets() -> list[bytes]:
         with_options += bytes.fromhex("94040000 07040401")
         with_options[10:12] = bytes(2)
         with_options[10:12] = internet_checksum(with_options).to_bytes(2)
-        valid += ip.fragment(
+        valid += fragmentation.fragment(
             bytes(with_options) + payload, ip.decode_untrusted(bytes(with_options) + payload), 108
         )
     for protocol, payload in upper_layers(6):
@@ -90,7 +90,7 @@ def carry_on(packet: bytes) -> None:
         reply = ip.decode_untrusted(icmp.echo_reply(packet, facts))
         assert (reply.source, reply.destination) == (facts.destination, facts.source)
     if facts.version == 4 and not facts.dont_fragment:
-        for piece in ip.fragment(packet, facts, 100):
+        for piece in fragmentation.fragment(packet, facts, 100):
             ip.decode_untrusted(piece)
 
 

@@ -13,7 +13,7 @@ from gateway.forwarding.directory import Directory
 from gateway.forwarding.drops import DropReason
 from gateway.forwarding.pipeline import Forwarder
 from gateway.forwarding.verdicts import Answer, Drop, Forward, OuterHeader, Verdict
-from gateway.packets import arp, icmp, ip, ndp, nvgre
+from gateway.packets import arp, fragmentation, icmp, ip, ndp, nvgre
 from gateway.packets.ethernet import ARP, IPV4, IPV6, VLAN, EthernetHeader
 from policies.addresses import BROADCAST_MAC, CustomerAddress, MacAddress, ProviderAddress
 from policies.facts import ICMP, ICMPV6, TCP, UDP
@@ -52,7 +52,7 @@ def packets(source: CustomerAddress, destination: CustomerAddress) -> Iterator[b
             )
             may_be_cut = header + payload
             yield may_be_cut
-            yield from ip.fragment(may_be_cut, ip.decode_untrusted(may_be_cut), 68)[:2]
+            yield from fragmentation.fragment(may_be_cut, ip.decode_untrusted(may_be_cut), 68)[:2]
         else:
             yield ip.build(
                 source, destination, ip.HOP_BY_HOP, bytes((protocol, 0, 1, 4, 0, 0, 0, 0)) + payload
@@ -269,7 +269,7 @@ def test_flood_of_first_fragments_is_forgotten_at_the_bound() -> None:
             dont_fragment=False,
         )
         whole = header + bytes.fromhex("c0010035 06400000") + bytes(1592)
-        first = ip.fragment(whole, ip.decode_untrusted(whole), 68)[0]
+        first = fragmentation.fragment(whole, ip.decode_untrusted(whole), 68)[0]
         frame = EthernetHeader(n.router_mac("red", SENDER[0]), n.mac("red", *SENDER), IPV4).encode() + first
         payload = nvgre.encode(n.VSIDS["red", SENDER[0]]) + frame
 

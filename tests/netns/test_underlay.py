@@ -93,6 +93,7 @@ class End:
             addresses.values(),
             Attachment(("u0",), 1500),
             self._receive,
+            lambda outer, payload: True,
             self._report,
             task_status=task_status,
         )
@@ -352,7 +353,7 @@ def test_without_privilege_one_sentence_says_what_to_do(network: Network) -> Non
     def work() -> None:
         # Only this thread gives its capabilities up (capset(2), version 3, all sets empty).
         assert _libc.capset(struct.pack("Ii", 0x20080522, 0), bytes(24)) == 0
-        trio.run(End().underlay.serve, HOST.values(), Attachment(("u0",), 1500), print, print)
+        trio.run(End().underlay.serve, HOST.values(), Attachment(("u0",), 1500), print, bool, print)
 
     with pytest.raises(ConfigurationError, match=r"^underlay: raw sockets need root or CAP_NET_RAW: "):
         network.host.call(work)

@@ -1,61 +1,27 @@
 from __future__ import annotations
 
-import struct
-
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.packets import ip
-from gateway.packets.checksum import internet_checksum
-from policies.addresses import Address
 from policies.errors import MalformedPacket
 from policies.facts import ICMP, ICMPV6, TCP, TCP_ACK, TCP_SYN, UDP, PacketFacts
+from tests.gateway.packets.by_hand import (
+    DATAGRAM,
+    RECORD_ROUTE,
+    ROUTER_ALERT,
+    SEGMENT,
+    V4,
+    V6,
+    extension,
+    fragment_header,
+    ipv4,
+    ipv6,
+)
 
-V4 = (Address.parse("10.0.1.5"), Address.parse("10.0.2.6"))
-V6 = (Address.parse("fd00:1::5"), Address.parse("fd00:2::6"))
 BOTH = pytest.mark.parametrize("ends", [V4, V6])
-
-DATAGRAM = struct.pack("!HHHH", 49153, 53, 12, 0) + b"data"
-SEGMENT = struct.pack("!HHIIBBHHH", 49153, 80, 1, 2, 5 << 4, TCP_SYN | TCP_ACK, 512, 0, 0) + b"data"
-RECORD_ROUTE = bytes([7, 7, 4, 0, 0, 0, 0])
-ROUTER_ALERT = bytes([0x94, 4, 0, 0])
-STREAM = bytes([0x88, 4, 0, 9])
-
-
-def ipv4(
-    payload: bytes,
-    *,
-    protocol: int = UDP,
-    options: bytes = b"",
-    fragment: int = 0,
-    identification: int = 77,
-    total: int | None = None,
-    ihl: int | None = None,
-) -> bytes:
-    """Build a packet octet by octet, with a right header checksum and anything else wrong."""
-    options += bytes(-len(options) % 4)
-    length = 20 + len(options)
-    first = 0x40 | (length // 4 if ihl is None else ihl)
-    total = length + len(payload) if total is None else total
-    header = struct.pack("!BBHHHBBH", first, 0x2E, total, identification, fragment, 9, protocol, 0)
-    header += V4[0] + V4[1] + options
-    covered = (header + payload)[: (first & 15) * 4]
-    return header[:10] + internet_checksum(covered).to_bytes(2) + header[12:] + payload
-
-
-def ipv6(payload: bytes, following: int = UDP, *, length: int | None = None) -> bytes:
-    header = struct.pack("!IHBB", 6 << 28 | 0x2E << 20 | 0xABCDE, 0, following, 9) + V6[0] + V6[1]
-    return header[:4] + (len(payload) if length is None else length).to_bytes(2) + header[6:] + payload
-
-
-def extension(following: int, data: bytes = bytes(6)) -> bytes:
-    return bytes([following, (len(data) - 6) // 8]) + data
-
-
-def fragment_header(following: int, offset: int, more: bool, identification: int = 77) -> bytes:
-    return struct.pack("!BBHI", following, 0, offset | more, identification)
 
 
 @pytest.mark.parametrize("packet", [ipv4(DATAGRAM), ipv6(DATAGRAM)])
@@ -401,80 +367,6 @@ def test_another_ecn_changes_nothing_else(traffic_class: int, ecn: int) -> None:
 
 def test_the_flow_label_survives_another_ecn() -> None:
     assert ip.with_ecn(ipv6(DATAGRAM), 3)[2:4] == ipv6(DATAGRAM)[2:4]
-
-
-def reassemble(fragments: list[bytes]) -> bytes:
-    """Join the data of fragments, which may come in any order but may not overlap or leave holes."""
-    data = b""
-    for packet in sorted(fragments, key=lambda each: ip.decode_untrusted(each).fragment_offset):
-        facts = ip.decode_untrusted(packet)
-        assert facts.fragment_offset == len(data)
-        data += packet[facts.header_length : facts.total_length]
-    return data
-
-
-LARGE = struct.pack("!HHHH", 49153, 53, 3008, 0) + bytes(i * 11 & 0xFF for i in range(3000))
-
-
-def split(packet: bytes, mtu: int) -> list[bytes]:
-    return ip.fragment(packet, ip.decode_untrusted(packet), mtu)
-
-
-@given(mtu=st.integers(68, 3100), options=st.sampled_from([b"", ROUTER_ALERT, RECORD_ROUTE + STREAM]))
-def test_fragments_fit_and_join_to_what_they_were(mtu: int, options: bytes) -> None:
-    packet = ipv4(LARGE, options=options)
-
-    fragments = split(packet, mtu)
-
-    assert reassemble(fragments) == LARGE
-    facts = [ip.decode_untrusted(each) for each in fragments]
-    assert all(each.total_length == len(data) <= mtu for each, data in zip(facts, fragments, strict=True))
-    assert [each.more_fragments for each in facts] == [True] * (len(facts) - 1) + [False]
-    assert {each.identification for each in facts} == {77}
-    assert {(each.traffic_class, each.hop_limit) for each in facts} == {(0x2E, 9)}
-
-
-@given(first_mtu=st.integers(84, 1500), second_mtu=st.integers(84, 600))
-def test_fragments_are_fragmented_further(first_mtu: int, second_mtu: int) -> None:
-    smaller = [piece for each in split(ipv4(LARGE), first_mtu) for piece in split(each, second_mtu)]
-
-    assert reassemble(smaller) == LARGE
-    assert [ip.decode_untrusted(each).more_fragments for each in smaller].count(False) == 1
-
-
-def test_only_copied_options_are_in_later_fragments() -> None:
-    options = RECORD_ROUTE + b"\x01" + ROUTER_ALERT + b"\x01\x01" + STREAM
-    first, *later = split(ipv4(LARGE, options=options), 1400)
-
-    assert first[20:40] == options + bytes(2)
-    assert {each[20 : ip.decode_untrusted(each).header_length] for each in later} == {ROUTER_ALERT + STREAM}
-
-
-@pytest.mark.parametrize("options", [b"\x94\x00\x00\x00", b"\x94\x09\x00\x00", b"\x01\x01\x01\x94"])
-def test_options_that_make_no_sense_are_not_copied(options: bytes) -> None:
-    first, *later = split(ipv4(LARGE, options=options), 1400)
-
-    assert first[20:24] == options
-    assert {ip.decode_untrusted(each).header_length for each in later} == {20}
-
-
-def test_what_fits_is_not_fragmented_and_loses_its_padding() -> None:
-    packet = ipv4(DATAGRAM)
-
-    assert split(packet + bytes(14), 68) == [packet]
-
-
-@pytest.mark.parametrize(
-    ("packet", "mtu"),
-    [
-        pytest.param(ipv4(LARGE, fragment=0x4000), 1400, id="DF"),
-        pytest.param(ipv6(LARGE), 1400, id="IPv6"),
-        pytest.param(ipv4(LARGE), 67, id="an MTU below 68"),
-    ],
-)
-def test_what_may_not_be_fragmented_is_refused(packet: bytes, mtu: int) -> None:
-    with pytest.raises(ValueError):
-        split(packet, mtu)
 
 
 @BOTH

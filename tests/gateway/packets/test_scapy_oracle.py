@@ -47,7 +47,7 @@ from scapy.layers.l2 import ARP, GRE, Ether
 from scapy.packet import NoPayload, Raw
 from scapy.utils import checksum as scapy_checksum
 
-from gateway.packets import arp, ethernet, icmp, ip, ndp, nvgre, segmentation, transport
+from gateway.packets import arp, ethernet, fragmentation, icmp, ip, ndp, nvgre, segmentation, transport
 from gateway.packets.checksum import internet_checksum
 from policies.addresses import Address, MacAddress
 from policies.errors import MalformedPacket
@@ -351,7 +351,7 @@ def test_scapy_fragments_as_we_do(header: Any, payload: bytes, eighths: int) -> 
     whole = header / UDP(sport=1, dport=2) / Raw(payload)
     packet = bytes(whole)
 
-    ours = ip.fragment(packet, ip.decode_untrusted(packet), 20 + eighths * 8)
+    ours = fragmentation.fragment(packet, ip.decode_untrusted(packet), 20 + eighths * 8)
 
     assert ours == [bytes(piece) for piece in fragment(IP(packet), fragsize=eighths * 8)]
 
@@ -361,8 +361,8 @@ def test_scapy_joins_our_fragments_of_fragments(header: Any, payload: bytes, fir
     packet = bytes(header / UDP(sport=1, dport=2) / Raw(payload))
     pieces = [
         smaller
-        for larger in ip.fragment(packet, ip.decode_untrusted(packet), first)
-        for smaller in ip.fragment(larger, ip.decode_untrusted(larger), second)
+        for larger in fragmentation.fragment(packet, ip.decode_untrusted(packet), first)
+        for smaller in fragmentation.fragment(larger, ip.decode_untrusted(larger), second)
     ]
     assume(len(pieces) > 1)
 

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.packets import ethernet, ip, nvgre
-from gateway.packets.checksum import transport_checksum
-from gateway.underlay.merged import split_untrusted
+from gateway.packets.checksum import internet_checksum, transport_checksum
+from gateway.underlay.merged import MOST_PIECES, split_untrusted
 
 SOURCE, DESTINATION = bytes([10, 0, 1, 5]), bytes([10, 0, 2, 5])
 LARGEST = 1480
@@ -13,7 +13,7 @@ HEADER = nvgre.encode(5001, 9)
 ETHERNET = ethernet.EthernetHeader(b"\2\0\0\0\0\1", b"\2\0\0\0\0\2", ethernet.IPV4).encode()
 
 
-def tcp(data: bytes, options: bytes = b"") -> bytes:
+def tcp(data: bytes, options: bytes = b"", ip_options: bytes = b"") -> bytes:
     offset = (20 + len(options)) // 4 << 4
     header = (
         b"\x30\x39\x01\xbb" + bytes([0, 0, 0, 1]) + bytes(4) + bytes([offset, 0x10]) + b"\x10\0" + bytes(4)
@@ -21,7 +21,24 @@ def tcp(data: bytes, options: bytes = b"") -> bytes:
     segment = header + options + data
     checksum = transport_checksum(SOURCE, DESTINATION, 6, segment)
     segment = segment[:16] + checksum.to_bytes(2) + segment[18:]
-    return HEADER + ETHERNET + ip.build(SOURCE, DESTINATION, 6, segment)
+    packet = ip.build(SOURCE, DESTINATION, 6, segment)
+    if ip_options:
+        header = bytes([0x45 + len(ip_options) // 4, 0]) + (len(packet) + len(ip_options)).to_bytes(2)
+        header += packet[4:10] + bytes(2) + packet[12:20] + ip_options
+        header = header[:10] + internet_checksum(header).to_bytes(2) + header[12:]
+        packet = header + packet[20:]
+    return HEADER + ETHERNET + packet
+
+
+def tcp_over_ipv6(data: bytes, destination_options: int = 0) -> bytes:
+    """A packet whose IPv6 header is followed by so many octets of destination options."""
+    segment = bytes(12) + b"\x50\x10" + bytes(6) + data
+    if destination_options:
+        options = bytes([6, destination_options // 8 - 1]) + bytes(destination_options - 2)
+        segment = options + segment
+    following = 60 if destination_options else 6
+    packet = b"\x60\0\0\0" + len(segment).to_bytes(2) + bytes([following, 64]) + bytes(32) + segment
+    return HEADER + ETHERNET[:12] + b"\x86\xdd" + packet
 
 
 def test_a_merged_packet_becomes_packets_that_fit_with_all_the_data_in_order() -> None:
@@ -31,6 +48,33 @@ def test_a_merged_packet_becomes_packets_that_fit_with_all_the_data_in_order() -
     assert max(len(piece) for piece in pieces) == LARGEST
     assert b"".join(piece[8 + 14 + 20 + 32 :] for piece in pieces) == data
     assert all(piece.startswith(HEADER + ETHERNET) for piece in pieces)
+
+
+def test_a_merged_packet_of_the_largest_size_is_cut_at_the_smallest_segments_that_are_usual() -> None:
+    pieces = split_untrusted(tcp(bytes(65_000)), 536 + 20 + 20 + 14 + 8)
+    assert len(pieces) == 122
+    assert b"".join(piece[8 + 14 + 40 :] for piece in pieces) == bytes(65_000)
+
+
+def test_a_packet_that_would_become_very_many_stays_whole() -> None:
+    payload = tcp(bytes(100 * MOST_PIECES))
+    assert len(split_untrusted(payload, 100 + 20 + 20 + 14 + 8)) == MOST_PIECES
+    payload = tcp(bytes(100 * MOST_PIECES + 1))
+    assert split_untrusted(payload, 100 + 20 + 20 + 14 + 8) == [payload]
+
+
+def test_plain_ipv6_is_cut_and_extension_headers_which_nobody_merges_stay_whole() -> None:
+    assert len(split_untrusted(tcp_over_ipv6(bytes(14_000)), LARGEST)) == 11
+    for octets in (8, 1392):
+        payload = tcp_over_ipv6(bytes(14_000), octets)
+        ip.decode_untrusted(payload[22:])
+        assert split_untrusted(payload, LARGEST) == [payload]
+
+
+def test_ipv4_options_which_nobody_merges_stay_whole() -> None:
+    payload = tcp(bytes(14_000), ip_options=b"\1\1\1\0")
+    assert ip.decode_untrusted(payload[22:]).header_length == 24
+    assert split_untrusted(payload, LARGEST) == [payload]
 
 
 def test_a_large_datagram_was_reassembled_and_stays_whole() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from gateway.forwarding.verdicts import OuterHeader, ToUnderlay
+from gateway.packets import ip, nvgre
 from gateway.underlay.service import BATCH, Underlay
 from gateway.underlay.sockets import GreSocket
 from policies.addresses import ProviderAddress, Vsid
@@ -32,14 +33,21 @@ class ScriptedSocket(GreSocket):
         self.times_heeded += 1
 
 
-def receive_batch(source: ScriptedSocket, largest: int = 1480) -> tuple[int, list[bytes]]:
+def receive_batch(
+    source: ScriptedSocket, largest: int = 1480, *, is_worth_splitting: bool = True
+) -> tuple[bool, list[bytes]]:
     received: list[bytes] = []
 
     def receive(outer: OuterHeader, payload: bytes, now: float) -> None:
         assert (outer, now) == (OUTER, 12.5)
         received.append(payload)
 
-    return Underlay()._receive_batch(source, largest, receive, 12.5), received
+    def worth_splitting(outer: OuterHeader, payload: bytes) -> bool:
+        assert outer == OUTER
+        assert len(payload) > largest
+        return is_worth_splitting
+
+    return Underlay()._receive_batch(source, largest, receive, worth_splitting, 12.5), received
 
 
 def test_what_the_network_said_is_heeded_and_the_packets_behind_it_are_received() -> None:
@@ -51,13 +59,31 @@ def test_what_the_network_said_is_heeded_and_the_packets_behind_it_are_received(
 
 def test_waking_for_nothing_looks_for_what_the_network_said() -> None:
     source = ScriptedSocket()
-    assert receive_batch(source) == (0, [])
+    assert receive_batch(source) == (False, [])
     assert source.times_heeded == 1
 
 
 def test_others_get_a_turn_after_a_batch_of_packets_or_of_errors() -> None:
-    assert receive_batch(ScriptedSocket(*[b""] * 1000)) == (BATCH, [b""] * BATCH)
-    assert receive_batch(ScriptedSocket(*[OSError(errno.EPERM, "")] * 1000)) == (BATCH, [])
+    assert receive_batch(ScriptedSocket(*[b""] * 1000)) == (True, [b""] * BATCH)
+    assert receive_batch(ScriptedSocket(*[OSError(errno.EPERM, "")] * 1000)) == (True, [])
+
+
+def merged_packet() -> bytes:
+    """An NVGRE packet with a TCP segment of 60 kB, as GRO makes one."""
+    tcp = bytes(12) + b"\x50\x10" + bytes(6)
+    packet = ip.build(bytes([10, 0, 1, 5]), bytes([10, 0, 2, 5]), 6, tcp + bytes(60_000))
+    return nvgre.encode(5001) + bytes(12) + b"\x08\x00" + packet
+
+
+def test_a_merged_packet_counts_in_a_batch_as_all_that_it_was() -> None:
+    more, received = receive_batch(ScriptedSocket(*[merged_packet()] * 1000))
+    assert more
+    assert BATCH <= len(received) < 2 * BATCH
+
+
+def test_a_merged_packet_that_nobody_would_take_costs_no_more_than_another() -> None:
+    source = ScriptedSocket(merged_packet())
+    assert receive_batch(source, is_worth_splitting=False) == (False, [merged_packet()])
 
 
 def test_a_packet_above_the_mtu_that_cannot_be_split_is_received_whole() -> None:
