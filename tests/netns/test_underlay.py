@@ -93,7 +93,7 @@ class End:
             addresses.values(),
             Attachment(("u0",), 1500),
             self._receive,
-            lambda outer, payload: True,
+            _everything_is_worth_splitting,
             self._report,
             task_status=task_status,
         )
@@ -106,6 +106,10 @@ class End:
 
     def _report(self, destination: bytes, mtu: int, now: float) -> None:
         self.reports.append((destination, mtu))
+
+
+def _everything_is_worth_splitting(outer: OuterHeader, payload: bytes) -> bool:
+    return True
 
 
 def _no_ports(frame: ToPort) -> None:
@@ -353,7 +357,14 @@ def test_without_privilege_one_sentence_says_what_to_do(network: Network) -> Non
     def work() -> None:
         # Only this thread gives its capabilities up (capset(2), version 3, all sets empty).
         assert _libc.capset(struct.pack("Ii", 0x20080522, 0), bytes(24)) == 0
-        trio.run(End().underlay.serve, HOST.values(), Attachment(("u0",), 1500), print, bool, print)
+        trio.run(
+            End().underlay.serve,
+            HOST.values(),
+            Attachment(("u0",), 1500),
+            print,
+            _everything_is_worth_splitting,
+            print,
+        )
 
     with pytest.raises(ConfigurationError, match=r"^underlay: raw sockets need root or CAP_NET_RAW: "):
         network.host.call(work)
