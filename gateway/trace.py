@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import msgspec
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
@@ -176,7 +178,9 @@ def _in_words(verdict: Verdict, tables: Tables) -> str:
     if isinstance(verdict, Drop):
         told = "; its sender is told by ICMP" if verdict.emissions else ""
         return f"dropped: {verdict.reason.value}{told}"
-    ways = "; ".join(_way_in_words(emission, tables) for emission in verdict.emissions)
+    # The fragments of a packet differ at most in the length of the last.
+    counts = Counter(_way_in_words(emission, tables) for emission in verdict.emissions)
+    ways = "; ".join(way if count == 1 else f"{way}, {count} times" for way, count in counts.items())
     return f"{'answered' if isinstance(verdict, Answer) else 'forwarded'} {ways}"
 
 

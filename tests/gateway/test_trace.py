@@ -94,6 +94,17 @@ def test_packet_that_is_too_big_is_told_of() -> None:
     assert explanation.verdict == "dropped: too-big; its sender is told by ICMP"
 
 
+def test_equal_fragments_are_counted_and_not_listed() -> None:
+    way = "from 192.0.2.254 to 203.0.113.12 in NVGRE, VSID 6002 (db)"
+
+    explanation = ask("10.0.1.5", "10.0.2.5", protocol="udp", size=65_535, dont_fragment=False, tenant="blue")
+
+    assert explanation.verdict == (
+        f"forwarded {way}, 1474 octets behind the outer IP header, 45 times;"
+        f" {way}, 1117 octets behind the outer IP header"
+    )
+
+
 def test_tenants_with_the_same_addresses_are_told_apart() -> None:
     blue = ask("10.0.1.5", "10.0.2.5", tenant="blue")
 
