@@ -15,10 +15,11 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.lab import nodes, tools, wire
+from gateway.lab import nodes, wire
 from gateway.lab.namespaces import LabError
 from gateway.lab.narration import Narrator
 from gateway.lab.processes import Process
+from gateway.lab.terminal import Terminal
 from gateway.lab.topology import UPLINK, Datacenter, Node, Plan, Vm, standard_plan
 from gateway.lab.userns import INSIDE, ensure_privileged
 
@@ -104,10 +105,10 @@ class Demo:
     def __init__(self, lab: Datacenter, narrator: Narrator, pcap: Path | None) -> None:
         self.lab = lab
         self.tell = narrator
+        self.terminal = Terminal(lab, narrator)
         self.pcap = pcap
         self.nodes: dict[str, Process] = {}
         self.captures: list[Process] = []
-        self._named_probes: set[str] = set()
 
     def show(self, begun: float) -> None:
         """Go through all of it."""
@@ -138,7 +139,7 @@ class Demo:
     def same_addresses(self) -> None:
         self.tell.heading("Red and Blue use the same addresses on the same host")
         shown = [
-            self.run(vm, "ip", "-brief", command, "show", "dev", "eth0")
+            self.terminal.run(vm, "ip", "-brief", command, "show", "dev", "eth0")
             for vm in ("red-web1", "blue-web1")
             for command in ("link", "address")
         ]
@@ -152,7 +153,7 @@ class Demo:
         self.tell.heading("Within a virtual subnet: from host to host, across the underlay's subnets")
         before = self.carried_by_gateway()
         for target in ("10.0.1.6", "fd00:1::6"):
-            said = self.ping("red-web1", target, "-c", "3", "-i", "0.2")
+            said = self.terminal.ping("red-web1", target, "-c", "3", "-i", "0.2")
             self.tell.claim(
                 _all_arrived(said, 3) and said.count("ttl=64") == 3,
                 "red-web2 answers; TTL 64 shows that no router was on the way.",
@@ -167,7 +168,7 @@ class Demo:
         before = self.carried_by_gateway()
         for tenant in ("red", "blue"):
             for target in ("10.0.2.6", "fd00:2::6"):
-                said = self.ping(f"{tenant}-web1", target, "-c", "3", "-i", "0.2")
+                said = self.terminal.ping(f"{tenant}-web1", target, "-c", "3", "-i", "0.2")
                 self.tell.claim(
                     _all_arrived(said, 3) and said.count("ttl=63") == 3,
                     f"{tenant}-db2 answers, one router away.",
@@ -177,7 +178,7 @@ class Demo:
             "The gateway carried those 12 requests: only it has the records of the db subnets.",
         )
         for gateway, target in (("10.0.1.1", "10.0.2.6"), ("fd00:1::1", "fd00:2::6")):
-            said = self.tool("red-web1", "traceroute", "-n", "-q", "1", "-w", "2", target)
+            said = self.terminal.tool("red-web1", "traceroute", "-n", "-q", "1", "-w", "2", target)
             hops = [line.split()[1] for line in said.splitlines()[1:]]
             self.tell.claim(
                 hops == [gateway, target],
@@ -188,7 +189,7 @@ class Demo:
     def on_the_wire(self) -> None:
         files = {name: self.lab.directory / f"wire-{name}.pcap" for name in ("hv1", "edge-1")}
         captures = [self.lab.capture(self.lab.node(name), UPLINK, file) for name, file in files.items()]
-        self.ping("red-web1", "10.0.2.6", "-c", "1")
+        self.terminal.ping("red-web1", "10.0.2.6", "-c", "1")
         for capture in captures:
             capture.stop()
         names = {address: node.name for node in self.lab.plan.nodes for address in node.provider_addresses}
@@ -227,15 +228,15 @@ class Demo:
             speaker.wait_for("^listening")
         for tenant in ("red", "blue"):
             for target in ("10.0.2.6", "fd00:2::6"):
-                said = self.probe(f"{tenant}-web1", "ask", target, "80")
+                said = self.terminal.probe(f"{tenant}-web1", "ask", target, "80")
                 self.tell.claim(said == f"I am {tenant}-db2.\n", f"For {tenant}, {target} is {tenant}-db2.")
 
     def isolation(self) -> None:
         self.tell.heading("Red never reaches Blue")
-        said = self.ping("blue-web1", "10.0.2.77", "-c", "2", "-i", "0.2")
+        said = self.terminal.ping("blue-web1", "10.0.2.77", "-c", "2", "-i", "0.2")
         self.tell.claim(_all_arrived(said, 2), "10.0.2.77 exists in Blue, and Blue reaches it.")
-        heard = self.heard("blue-db77")
-        said = self.ping("red-web1", "10.0.2.77", "-c", "2", "-i", "0.2", "-W", "1")
+        heard = self.terminal.heard("blue-db77")
+        said = self.terminal.ping("red-web1", "10.0.2.77", "-c", "2", "-i", "0.2", "-W", "1")
         self.tell.claim(
             " 0 received" in said and "10.0.1.1 icmp_seq=1 Destination Host Unreachable" in said,
             "Red has no such address, and its own gateway says so.",
@@ -244,7 +245,9 @@ class Demo:
 
         self.tell.say("\nA VM takes an address that is not its own:")
         self.lab.vm("red-web1").ip("address add 10.0.1.99/32 dev eth0")
-        said = self.ping("red-web1", "10.0.1.6", "-I", "10.0.1.99", "-c", "2", "-i", "0.2", "-W", "1")
+        said = self.terminal.ping(
+            "red-web1", "10.0.1.6", "-I", "10.0.1.99", "-c", "2", "-i", "0.2", "-W", "1"
+        )
         self.lab.vm("red-web1").ip("address del 10.0.1.99/32 dev eth0")
         self.tell.claim(" 0 received" in said, "Nothing comes back.")
         self.dropped("hv1", "spoofed-source", "red", at_least=2)
@@ -253,13 +256,13 @@ class Demo:
             f"\nA stranger in the underlay sends {FORGED} NVGRE packets to edge-1, with Blue's VSID 6001 "
             "and the address of blue-web1:"
         )
-        heard_by_db = self.heard("blue-db2")
+        heard_by_db = self.terminal.heard("blue-db2")
         self.lab.router.call(
             wire.forge_echo_requests, "192.0.2.254", 6001, "02:00:00:00:01:05", "10.0.1.5", "10.0.2.6", FORGED
         )
         self.dropped("edge-1", "spoofed-source", "blue", at_least=FORGED)
         self.tell.claim(
-            self.heard("blue-db2") == heard_by_db and self.heard("blue-db77") == heard,
+            self.terminal.heard("blue-db2") == heard_by_db and self.terminal.heard("blue-db77") == heard,
             "Neither blue-db2 nor blue-db77 has heard a single echo request of all this.",
         )
 
@@ -267,30 +270,30 @@ class Demo:
         self.tell.heading(f"A VM left at MTU 1500 learns that {CA_MTU} octets fit into NVGRE")
         for gateway, target, headers in (("10.0.1.1", "10.0.2.6", 28), ("fd00:1::1", "fd00:2::6", 48)):
             too_large, fits = str(1500 - headers), str(CA_MTU - headers)
-            said = self.ping("red-web1", target, "-c", "2", "-i", "0.2", "-M", "do", "-s", too_large)
+            said = self.terminal.ping("red-web1", target, "-c", "2", "-i", "0.2", "-M", "do", "-s", too_large)
             told = re.search(rf"From {gateway} icmp_seq=1 .*mtu ?= ?{CA_MTU}\b", said)
             cached = re.search(rf"message too long, mtu[=:] ?{CA_MTU}\b", said)
             self.tell.claim(
                 bool(told and cached) and " 0 received" in said,
                 f"{gateway} says that {CA_MTU} is the most, and the VM's own kernel has learned it.",
             )
-            said = self.ping("red-web1", target, "-c", "2", "-i", "0.2", "-M", "do", "-s", fits)
+            said = self.terminal.ping("red-web1", target, "-c", "2", "-i", "0.2", "-M", "do", "-s", fits)
             self.tell.claim(_all_arrived(said, 2), f"A packet of {CA_MTU} octets passes whole.")
-        said = self.tool("red-web1", "tracepath", "-n", "10.0.2.6")
+        said = self.terminal.tool("red-web1", "tracepath", "-n", "10.0.2.6")
         self.tell.claim(
             f"Resume: pmtu {CA_MTU} hops 2" in said, f"The path MTU is {CA_MTU}, one router away."
         )
 
     def transfer(self) -> None:
         self.tell.heading(f"{TRANSFER // 1_000_000} MB by TCP, from a VM at MTU 1500 with its offloads on")
-        said = self.run("red-web1", "ip", "-o", "link", "show", "dev", "eth0")
+        said = self.terminal.run("red-web1", "ip", "-o", "link", "show", "dev", "eth0")
         self.tell.claim(" mtu 1500 " in said, "The VM has the MTU that it was born with.")
         self.lab.vm("red-web1").ip("route flush cache")
         receiver = self.lab.start_python(
             "receiver", self.lab.vm("red-db2"), "gateway.lab.probe", "receive", "5001"
         )
         receiver.wait_for("^listening")
-        said = self.probe("red-web1", "send", "10.0.2.6", "5001", str(TRANSFER), timeout=60)
+        said = self.terminal.probe("red-web1", "send", "10.0.2.6", "5001", str(TRANSFER), timeout=60)
         receiver.wait(10)
         self.tell.command("red-db2", "python -m gateway.lab.probe receive 5001", receiver.output())
         sent, received = re.search(r"sha256 (\w+)", said), re.search(r"sha256 (\w+)", receiver.output())
@@ -299,7 +302,7 @@ class Demo:
             and f"received {TRANSFER} bytes" in receiver.output(),
             "All of it arrived, and both ends compute the same hash.",
         )
-        fragments = {name: self.fragments(name) for name in self.nodes}
+        fragments = {name: self.terminal.fragments(name) for name in self.nodes}
         self.tell.claim(
             not any(fragments.values()), "No node's kernel has cut or put together a packet: NVGRE is whole."
         )
@@ -340,45 +343,6 @@ class Demo:
         """Count the packets that the gateway has forwarded, of all tenants."""
         meters = nodes.counters(self.nodes["edge-1"])["meters"]
         return sum(int(meter["received_packets"]) for meter in meters)
-
-    def heard(self, vm: str) -> int:
-        """Count the echo requests that a VM's kernel has received."""
-        return self._snmp(vm, "Icmp", "InEchos")
-
-    def fragments(self, node: str) -> int:
-        """Count the fragments that a node's kernel has made or received."""
-        return self._snmp(node, "Ip", "FragCreates") + self._snmp(node, "Ip", "ReasmReqds")
-
-    def _snmp(self, name: str, protocol: str, counter: str) -> int:
-        text = self.lab.namespaces[name].call(Path("/proc/thread-self/net/snmp").read_text)
-        names, values = (line.split()[1:] for line in text.splitlines() if line.startswith(f"{protocol}:"))
-        return int(dict(zip(names, values, strict=True))[counter])
-
-    def ping(self, vm: str, target: str, *options: str) -> str:
-        return self.tool(vm, "ping", "-n", *options, target)
-
-    def tool(self, vm: str, name: str, *arguments: str) -> str:
-        """Run the real tool, or our probe in its place; show and return what it said."""
-        tool = tools.find(name)
-        if not tool.is_real and name not in self._named_probes:
-            self._named_probes.add(name)
-            self.tell.say(f"({name} is not installed here, so this is a probe of our own)")
-        shown = " ".join([name if tool.is_real else f"python -m gateway.lab.probe {name}", *arguments])
-        return self._run(vm, tool.command(*arguments), shown)
-
-    def probe(self, vm: str, *arguments: str, timeout: float = 30) -> str:
-        shown = " ".join(["python -m gateway.lab.probe", *arguments])
-        command = [sys.executable, "-m", "gateway.lab.probe", *arguments]
-        return self._run(vm, command, shown, timeout)
-
-    def run(self, vm: str, *argv: str) -> str:
-        return self._run(vm, argv, " ".join(argv))
-
-    def _run(self, vm: str, argv: tuple[str, ...] | list[str], shown: str, timeout: float = 30) -> str:
-        done = self.lab.vm(vm).run(*argv, check=False, timeout=timeout)
-        said = done.stdout + done.stderr
-        self.tell.command(vm, shown, said)
-        return said
 
 
 def _all_arrived(said: str, count: int) -> bool:
