@@ -13,7 +13,7 @@ from gateway.forwarding.verdicts import OuterHeader, ToUnderlay
 from gateway.underlay.interfaces import Attachment
 from gateway.underlay.merged import split_untrusted
 from gateway.underlay.offloads import merging_off
-from gateway.underlay.sockets import GreSocket, open_socket
+from gateway.underlay.sockets import GreSocket, PathMtuReport, open_socket
 from policies.addresses import ProviderAddress
 from policies.errors import ConfigurationError, Problem
 
@@ -59,19 +59,20 @@ class Underlay:
         attachment: Attachment,
         receive: Receive,
         worth_splitting: WorthSplitting,
-        path_mtu_reported: Callable[[bytes, int, float], object],
+        path_mtu_reported: Callable[[bytes, int, int, float], object],
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Give every packet for our addresses to `receive`; started once all sockets are open.
 
         `worth_splitting` is asked about a packet above the MTU before it is cut into many.
-        `path_mtu_reported` takes a destination, what the path to it carries, and the time.
+        `path_mtu_reported` takes a destination, the VSID of a packet that was too big for
+        the path to it, what that path carries, and the time.
         Raises ConfigurationError where a socket cannot be opened.
         """
 
-        def report(destination: bytes, mtu: int) -> None:
-            path_mtu_reported(destination, mtu, trio.current_time())
+        def report(destination: bytes, vsid: int, mtu: int) -> None:
+            path_mtu_reported(destination, vsid, mtu, trio.current_time())
 
         with ExitStack() as stack:
             for address in addresses:
@@ -123,7 +124,7 @@ class Underlay:
         return True
 
 
-def _open(address: ProviderAddress, report: Callable[[bytes, int], None]) -> GreSocket:
+def _open(address: ProviderAddress, report: PathMtuReport) -> GreSocket:
     try:
         return open_socket(address, report)
     except PermissionError:

@@ -14,10 +14,11 @@ import sys
 from collections.abc import Callable
 
 from gateway.forwarding.verdicts import OuterHeader, ToUnderlay
-from policies.addresses import Address, ProviderAddress
+from gateway.packets import nvgre
+from policies.addresses import Address, ProviderAddress, Vsid
 
-PathMtuReport = Callable[[bytes, int], None]
-"""Takes a destination and what the path to it carries, in octets of the outer packet."""
+PathMtuReport = Callable[[bytes, int, int], None]
+"""Takes a destination, the VSID of the packet that was too big, and what the path carries, in octets."""
 
 IPV4_HEADER = struct.Struct("!BBHHHBBH4s4s")
 IPV6_HEADER = struct.Struct("!IHBB16s16s")
@@ -46,6 +47,7 @@ PMTUDISC_PROBE = 3
 # struct sock_extended_err of <linux/errqueue.h>: errno, origin, type, code, pad, info, data.
 EXTENDED_ERROR = struct.Struct("=IBBBBII")
 ERRORS_AT_ONCE = 64
+QUOTED = 64  # octets of what an error quotes: an IP header and GRE's
 
 
 class GreSocket:
@@ -98,28 +100,48 @@ class GreSocket:
                 raise
             # This may be what the network said about an earlier packet, to somebody else: the
             # kernel reports it on the next call and forgets it. So this one gets a second try.
-            self.heed_errors()
+            self.heed_errors(packet.vsid)
             try:
                 self._socket.sendto(octets, destination)
             except OSError:
-                self.heed_errors()
+                self.heed_errors(packet.vsid)
                 raise
 
-    def heed_errors(self) -> None:
-        """Take in what the network said about packets sent from here."""
+    def heed_errors(self, refused: Vsid | None = None) -> None:
+        """Take in what the network said about packets sent from here.
+
+        `refused` is the VSID of a packet that this machine's own kernel has just refused.
+
+        An ICMP error can be forged from anywhere, and a path MTU that is believed cuts
+        down what everybody sends to a host. The kernel has checked no more than the
+        addresses and the protocol of the packet that the error quotes. As RFC 5927
+        section 4.1 asks of every transport, what is quoted has to be what was sent:
+        the GRE header as we write it, and a VSID that is in use, which whoever takes
+        the report checks. Somebody off the path has to guess it. All of it is within
+        the 8 octets behind the IP header that every router quotes (RFC 792).
+        """
         for _ in range(ERRORS_AT_ONCE):
             try:
-                _, ancillary, _, address = self._socket.recvmsg(0, 512, socket.MSG_ERRQUEUE)
+                quoted, ancillary, _, address = self._socket.recvmsg(QUOTED, 512, socket.MSG_ERRQUEUE)
             except OSError:
                 return
             for level, kind, value in ancillary:
                 if (level, kind) not in _ERROR_REPORTS or len(value) < EXTENDED_ERROR.size:
                     continue
                 code, origin, _, _, _, info, _ = EXTENDED_ERROR.unpack_from(value)
-                self.icmp_errors += origin in _FROM_THE_NETWORK
+                from_the_network = origin in _FROM_THE_NETWORK
+                self.icmp_errors += from_the_network
+                vsid = self._quoted_vsid_untrusted(quoted) if from_the_network else refused
                 # For an error report the address is where the packet that it is about was going.
-                if code == errno.EMSGSIZE and address:
-                    self._path_mtu_reported(Address.parse(address[0]), info)
+                if code == errno.EMSGSIZE and address and vsid is not None:
+                    self._path_mtu_reported(Address.parse(address[0]), vsid, info)
+
+    def _quoted_vsid_untrusted(self, quoted: bytes) -> Vsid | None:
+        """Return whose packet an error quotes, or None if it is none that we send."""
+        gre = quoted[self.header_length :]
+        if len(gre) < nvgre.HEADER_LENGTH or not gre.startswith(_GRE_AS_SENT):
+            return None
+        return Vsid(nvgre.decode_untrusted(gre).vsid)
 
     def _configure(self) -> None:
         raise NotImplementedError
@@ -128,6 +150,7 @@ class GreSocket:
         raise NotImplementedError
 
 
+_GRE_AS_SENT = nvgre.encode(0)[:4]
 _QUEUE_FULL = (errno.EAGAIN, errno.ENOBUFS)
 _FROM_THE_NETWORK = (2, 3)  # SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6; the kernel itself is 1
 _ERROR_REPORTS = ((socket.IPPROTO_IP, IP_RECVERR), (socket.IPPROTO_IPV6, IPV6_RECVERR))

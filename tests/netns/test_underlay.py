@@ -17,7 +17,7 @@ from gateway.forwarding.drops import DropReason, Drops
 from gateway.forwarding.verdicts import Forward, OuterHeader, ToPort, ToUnderlay
 from gateway.lab.namespaces import Namespace, connect
 from gateway.packets import ethernet, ip, nvgre
-from gateway.packets.checksum import transport_checksum
+from gateway.packets.checksum import internet_checksum, transport_checksum
 from gateway.underlay import offloads
 from gateway.underlay.interfaces import Attachment, attach
 from gateway.underlay.offloads import GRO, merging_off
@@ -83,7 +83,7 @@ class End:
         self.underlay = Underlay()
         self.drops = Drops()
         self.received: list[Received] = []
-        self.reports: list[tuple[bytes, int]] = []
+        self.reports: list[tuple[bytes, int, int]] = []
         self._emitter = Emitter(self.drops, self.underlay.send, _no_ports)
 
     async def serve(
@@ -104,8 +104,8 @@ class End:
     def _receive(self, outer: OuterHeader, payload: bytes, now: float) -> None:
         self.received.append(Received(outer, payload))
 
-    def _report(self, destination: bytes, mtu: int, now: float) -> None:
-        self.reports.append((destination, mtu))
+    def _report(self, destination: bytes, vsid: int, mtu: int, now: float) -> None:
+        self.reports.append((destination, vsid, mtu))
 
 
 def _everything_is_worth_splitting(outer: OuterHeader, payload: bytes) -> bool:
@@ -196,14 +196,46 @@ def test_a_smaller_mtu_on_the_path_is_reported_and_nothing_is_fragmented(
     network.router.ip("link set g0 mtu 1400")
 
     async def main(end: End, nursery: trio.Nursery) -> None:
-        end.send(to_gateway(version, bytes(1500 - OUTER[version])))
+        full = NVGRE + bytes(1500 - OUTER[version] - len(NVGRE))
+        end.send(to_gateway(version, full))
         await until(lambda: bool(end.reports))
-        assert end.reports[0] == (GATEWAY[version], 1400)
+        assert end.reports[0] == (GATEWAY[version], 5001, 1400)
         # It's the pipeline that heeds it: the kernel still sends what it is given.
-        end.send(to_gateway(version, bytes(1500 - OUTER[version])))
+        end.send(to_gateway(version, full))
         await until(lambda: len(end.reports) == 2)
         assert not end.drops.counts
         assert end.underlay.icmp_errors == 2
+
+    run(network.host, main, HOST)
+
+
+def too_big(version: int, mtu: int, gre: bytes) -> bytes:
+    """An ICMP error as somebody forges it, about a packet from the host to the gateway that begins so."""
+    if version == 4:
+        quoted = ip.build(HOST[4], GATEWAY[4], socket.IPPROTO_GRE, gre)
+        message = b"\3\4\0\0\0\0" + mtu.to_bytes(2) + quoted
+        return message[:2] + internet_checksum(message).to_bytes(2) + message[4:]
+    # The kernel computes the checksum of what a raw ICMPv6 socket sends.
+    return b"\2\0\0\0" + mtu.to_bytes(4) + ip.build(HOST[6], GATEWAY[6], socket.IPPROTO_GRE, gre)
+
+
+@both_families
+def test_an_error_about_what_we_never_send_changes_no_path(network: Network, version: int) -> None:
+    family, protocol = {
+        4: (socket.AF_INET, socket.IPPROTO_ICMP),
+        6: (socket.AF_INET6, socket.IPPROTO_ICMPV6),
+    }[version]
+
+    def forge() -> None:
+        with socket.socket(family, socket.SOCK_RAW, protocol) as raw:
+            for gre in (bytes(8), b"\x30\0\x65\x58" + NVGRE[4:], b"\x20\0\x08\0" + NVGRE[4:], NVGRE):
+                raw.sendto(too_big(version, 1300, gre + bytes(40)), (str(HOST[version]), 0))
+
+    async def main(end: End, nursery: trio.Nursery) -> None:
+        network.router.call(forge)
+        await until(lambda: end.underlay.icmp_errors == 4)
+        # Only the last quotes NVGRE. Whether its VSID is in use is for the pipeline to say.
+        assert end.reports == [(GATEWAY[version], 5001, 1300)]
 
     run(network.host, main, HOST)
 
@@ -214,7 +246,7 @@ def test_a_packet_above_the_interfaces_mtu_is_counted_and_its_mtu_reported(
 ) -> None:
     async def main(end: End, nursery: trio.Nursery) -> None:
         end.send(to_gateway(version, bytes(1501 - OUTER[version])))
-        assert set(end.reports) == {(GATEWAY[version], 1500)}
+        assert set(end.reports) == {(GATEWAY[version], 5001, 1500)}
         assert end.drops.counts == {(DropReason.TOO_BIG, "red"): 1}
 
     run(network.host, main, HOST)

@@ -29,7 +29,7 @@ class ScriptedSocket(GreSocket):
             raise happening
         return OUTER, happening
 
-    def heed_errors(self) -> None:
+    def heed_errors(self, refused: Vsid | None = None) -> None:
         self.times_heeded += 1
 
 
