@@ -56,7 +56,7 @@ async def run(
         Tables.compile(appliance.network),
         configured_directory(appliance),
     )
-    underlay, ports = Underlay(), Ports()
+    underlay, ports = Underlay(), Ports(forwarder.drops)
     emitter = Emitter(forwarder.drops, underlay.send, ports.send)
 
     def from_underlay(outer: OuterHeader, payload: bytes, now: float) -> None:

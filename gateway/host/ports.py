@@ -12,11 +12,12 @@ from contextlib import ExitStack, closing
 
 import trio
 
+from gateway.forwarding.drops import DropReason, Drops
 from gateway.forwarding.verdicts import PortKey, ToPort
 from gateway.host import vnet
 from gateway.host.isolation import is_up, isolated
 from gateway.underlay.sockets import enlarge_buffers, kernel_drops
-from policies.errors import ConfigurationError, Problem
+from policies.errors import ConfigurationError, MalformedPacket, Problem
 from policies.model import Port
 
 _log = logging.getLogger(__name__)
@@ -44,9 +45,13 @@ ANCILLARY_SIZE = socket.CMSG_SPACE(20)
 
 
 class Ports:
-    """The VM ports of this host, by (VSID, MAC)."""
+    """The VM ports of this host, by (VSID, MAC).
 
-    def __init__(self) -> None:
+    A super-packet that is refused is counted among the drops as one malformed packet of its tenant.
+    """
+
+    def __init__(self, drops: Drops) -> None:
+        self._drops = drops
         self._open: dict[PortKey, OpenPort] = {}
 
     @property
@@ -75,6 +80,13 @@ class Ports:
         again whenever it goes. Raises ConfigurationError without CAP_NET_RAW.
         """
         key = (port.vsid, port.mac)
+
+        def take(frame: bytes, now: float) -> None:
+            receive(key, frame, now)
+
+        def refuse() -> None:
+            self._drops.count(DropReason.MALFORMED, port.tenant)
+
         trouble = ""
         while True:
             try:
@@ -94,7 +106,7 @@ class Ports:
                     _log.info("port %s is open", port.interface)
                     task_status.started()
                     task_status = trio.TASK_STATUS_IGNORED
-                    await _receive_until_gone(opened, key, receive)
+                    await _receive_until_gone(opened, take, refuse)
                 finally:
                     del self._open[key]
 
@@ -152,7 +164,10 @@ class OpenPort:
         self._socket.send(vnet.NOTHING_LEFT + frame)
 
     def receive(self) -> list[bytes]:
-        """The frames of what waits next. Raises BlockingIOError when nothing does, and OSError."""
+        """The frames of what waits next.
+
+        Raises BlockingIOError when nothing does, OSError, and MalformedPacket for what is refused.
+        """
         received, ancillary, _, _ = self._socket.recvmsg(LARGEST_FRAME, ANCILLARY_SIZE)
         return vnet.frames_untrusted(received, ancillary)
 
@@ -166,11 +181,13 @@ def _packet_socket() -> socket.socket:
         raise ConfigurationError([problem]) from None
 
 
-async def _receive_until_gone(port: OpenPort, key: PortKey, receive: Receive) -> None:
+async def _receive_until_gone(
+    port: OpenPort, take: Callable[[bytes, float], object], refuse: Callable[[], object]
+) -> None:
     while True:
         await trio.lowlevel.wait_readable(port.fileno())
         try:
-            while _receive_batch(port, key, receive, trio.current_time()):
+            while _receive_batch(port, take, refuse, trio.current_time()):
                 await trio.lowlevel.checkpoint()
         except _PortDown:
             _log.warning("port %s is down", port.interface)
@@ -185,14 +202,16 @@ class _PortDown(Exception):
     """The kernel says that the interface carries nothing for now."""
 
 
-def _receive_batch(port: OpenPort, key: PortKey, receive: Receive, now: float) -> bool:
+def _receive_batch(
+    port: OpenPort, take: Callable[[bytes, float], object], refuse: Callable[[], object], now: float
+) -> bool:
     """Take what waits, and say whether more may. Raises _PortDown."""
-    take = port.receive
+    receive = port.receive
     # Of frames rather than of packets taken: a super-packet is some forty of them.
     taken = 0
     while taken < BATCH:
         try:
-            frames = take()
+            frames = receive()
         except BlockingIOError:
             return False
         except OSError as error:
@@ -202,8 +221,12 @@ def _receive_batch(port: OpenPort, key: PortKey, receive: Receive, now: float) -
             port.unreadable += 1
             taken += 1
             continue
+        except MalformedPacket:
+            refuse()
+            taken += 1
+            continue
         for frame in frames:
-            receive(key, frame, now)
+            take(frame, now)
         taken += len(frames)
     return True
 

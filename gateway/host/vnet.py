@@ -38,14 +38,25 @@ _VLAN_TYPE_VALID = 1 << 6
 _TAG = struct.Struct("!HH")
 _TAG_AT = 12
 
+# What Linux itself allows a super-packet of UDP datagrams (UDP_MAX_SEGMENTS of <linux/udp.h>). For TCP it
+# is more than 64 kB at an MSS of 536 make, which are 122. A TCP peer may ask for less, down to 88 octets or
+# so, and that works too: Linux puts about a millisecond's data into a super-packet (tcp_tso_autosize), so
+# only above 90 Mbit/s of such segments is one refused, which TCP takes for congestion. Without a bound a
+# VM would have us make 65,000 frames of one, while others wait.
+MOST_SEGMENTS = 128
+
+# Ethernet, IP and TCP with all the options that they have room for.
+_LONGEST_HEADERS = ethernet.HEADER_LENGTH + 60 + 60
+
 Ancillary = Sequence[tuple[int, int, bytes]]
 
 
 def frames_untrusted(received: bytes, ancillary: Ancillary) -> list[bytes]:
     """Return the frames that the VM would have sent without offloads.
 
-    `received` is the virtio_net_hdr and a frame. What makes no sense is
-    returned as it is, for the pipeline to judge; nothing is raised.
+    `received` is the virtio_net_hdr and a frame. What makes no sense is returned as
+    it is, for the pipeline to judge. Raises MalformedPacket, and nothing else, for a
+    super-packet of more than about `MOST_SEGMENTS` segments.
     """
     untagged = received[HEADER_LENGTH:]
     frame = with_vlan_tag(untagged, ancillary)
@@ -56,11 +67,17 @@ def frames_untrusted(received: bytes, ancillary: Ancillary) -> list[bytes]:
         return [frame]
     try:
         flags, gso_type, _, segment_size, start, offset = _HEADER.unpack_from(received)
-        if gso_type & ~_ECN in _SEGMENTED:
+    except struct.error:
+        return [frame]
+    is_super_packet = gso_type & ~_ECN in _SEGMENTED
+    if is_super_packet and len(frame) > _LONGEST_HEADERS + MOST_SEGMENTS * segment_size:
+        raise MalformedPacket(f"a super-packet of {len(frame)} octets in segments of {segment_size}")
+    try:
+        if is_super_packet:
             return segment(frame, segment_size)
         if flags & _NEEDS_CHECKSUM:
             return [finish_checksum(frame, start, offset)]
-    except (MalformedPacket, struct.error):
+    except MalformedPacket:
         return [frame]
     return [frame]
 

@@ -77,8 +77,8 @@ class Host:
     """The ports' service, with every frame that it received; a hub joins its ports if it is told to."""
 
     def __init__(self) -> None:
-        self.ports = Ports()
         self.drops = Drops()
+        self.ports = Ports(self.drops)
         self.is_hub = False
         self.largest = 0
         self.received: list[tuple[PortKey, bytes]] = []
@@ -253,6 +253,30 @@ def test_a_frame_too_large_for_the_port_is_counted(machine: Machine) -> None:
         host.send(1, FRAME + bytes(1600))
 
     assert run(machine, scene).drops.counts == {(DropReason.TOO_BIG, "red"): 1}
+
+
+SOL_PACKET, PACKET_VNET_HDR = 263, 15
+
+
+def test_a_super_packet_of_tens_of_thousands_of_segments_is_counted_once_and_goes_nowhere(
+    machine: Machine,
+) -> None:
+    header = b"\x30\x39\x01\xbb" + bytes(8) + b"\x50\x10\x10\x00" + bytes(4)
+    packet = ip.build(bytes([10, 0, 1, 1]), bytes([10, 0, 1, 2]), TCP, header + bytes(60_000))
+    frame = ethernet.EthernetHeader(MACS[2], MACS[1], ethernet.IPV4).encode() + packet
+
+    async def scene(host: Host) -> None:
+        with closing(raw(machine.vms[1])) as vm1:
+            vm1.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+            super_packet = struct.pack("=BBHHHH", 1, 1, 54, 1, 34, 16) + frame
+            vm1.sendto(super_packet, ("eth0", ethernet.IPV4))
+            vm1.send(bytes(10) + FRAME + b"behind it")
+            await until(lambda: bool(host.frames(1)))
+        assert host.drops.counts == {(DropReason.MALFORMED, "red"): 1}
+        assert not [each for _, each in host.received if is_tcp(each)]
+        assert host.ports.unreadable == 0
+
+    run(machine, scene)
 
 
 class Reach(NamedTuple):

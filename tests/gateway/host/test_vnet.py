@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import struct
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.host.vnet import HEADER_LENGTH, NOTHING_LEFT, frames_untrusted
+from gateway.host.vnet import HEADER_LENGTH, MOST_SEGMENTS, NOTHING_LEFT, frames_untrusted
 from gateway.packets import ethernet, ip
 from gateway.packets.checksum import internet_checksum, transport_checksum
+from policies.errors import MalformedPacket
 from policies.facts import TCP, UDP
 
 SOURCE, DESTINATION = bytes([10, 0, 1, 5]), bytes([10, 0, 2, 5])
@@ -51,6 +53,25 @@ def test_a_super_packet_is_cut_into_segments_also_with_ecn() -> None:
         assert [len(each) for each in frames_untrusted(received, auxdata(1))] == [1054, 1054, 554]
 
 
+def tcp_super_packet(octets: int) -> bytes:
+    header = b"\x30\x39\x01\xbb" + bytes(8) + b"\x50\x10\x10\x00" + bytes(4)
+    return ETHERNET + ip.build(SOURCE, DESTINATION, TCP, header + bytes(octets))
+
+
+@pytest.mark.parametrize(("octets", "segment_size"), [(65_000, 536), (12_800, 100), (128, 1)])
+def test_as_many_segments_as_honest_vms_send_are_cut(octets: int, segment_size: int) -> None:
+    received = vnet_header(1, 1, segment_size, start=34, offset=16) + tcp_super_packet(octets)
+    frames = frames_untrusted(received, ())
+    assert len(frames) == -(-octets // segment_size) <= MOST_SEGMENTS
+
+
+@pytest.mark.parametrize("segment_size", [0, 1, 88, 500])
+def test_a_super_packet_of_very_many_segments_is_malformed(segment_size: int) -> None:
+    received = vnet_header(1, 1, segment_size, start=34, offset=16) + tcp_super_packet(65_000)
+    with pytest.raises(MalformedPacket, match=f"of 65054 octets in segments of {segment_size}"):
+        frames_untrusted(received, ())
+
+
 def test_a_stripped_tag_is_put_back_with_its_type() -> None:
     frame = ETHERNET + b"data"
     tagged = frames_untrusted(NOTHING_LEFT + frame, auxdata(0x51, tag=0x2005, tag_type=0x88A8))
@@ -77,7 +98,7 @@ def test_an_offload_that_makes_no_sense_leaves_the_frame_to_be_judged() -> None:
     st.binary(max_size=100), st.lists(st.tuples(st.just(263), st.just(8), st.binary(max_size=24)), max_size=2)
 )
 def test_any_octets_raise_nothing(received: bytes, ancillary: list[tuple[int, int, bytes]]) -> None:
-    assert frames_untrusted(received, ancillary)
+    assert frames_untrusted(received, ancillary)  # too short to be many segments
 
 
 @given(st.binary(min_size=HEADER_LENGTH, max_size=HEADER_LENGTH), st.integers(0, 120))
