@@ -81,7 +81,7 @@ async def run(
                     forwarder.path_mtu_reported,
                 )
                 for port in appliance.host.ports if appliance.host else ():
-                    await traffic.start(ports.serve, port, from_port)
+                    await traffic.start(ports.serve, port, from_port, forwarder.port_mtu_is)
                 watchers.start_soon(_heed_signals, signals, print_report, traffic.cancel_scope)
                 watchers.start_soon(_watch_drops, forwarder)
                 log.info("ready: %s", _in_words(appliance, attachment))

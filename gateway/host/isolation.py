@@ -23,10 +23,12 @@ _log = logging.getLogger(__name__)
 _SIOCGIFFLAGS = 0x8913
 _SIOCSIFFLAGS = 0x8914
 _SIOCGIFADDR = 0x8915
+_SIOCGIFMTU = 0x8921
 _IFF_UP = 0x1
 _IFF_NOARP = 0x80
 _FLAGS = struct.Struct("16sH22x")  # struct ifreq with its flags
 _FLAG_BITS = 0xFFFF
+_MTU = struct.Struct("16si20x")  # struct ifreq with its MTU
 
 # With neither an address nor a route on the port, the reverse path of whatever comes from
 # it leads elsewhere, so IPv4 refuses it all, in the strict mode and in the loose one.
@@ -72,6 +74,12 @@ def is_up(interface: str, control: int) -> bool:
         return bool(_read_flags(control, interface) & _IFF_UP)
     except OSError:
         return False
+
+
+def mtu_of(interface: str, control: int) -> int:
+    """What an interface carries, in octets of the IP packet. Raises OSError."""
+    mtu: int = _MTU.unpack(fcntl.ioctl(control, _SIOCGIFMTU, _MTU.pack(interface.encode(), 0)))[1]
+    return mtu
 
 
 def _read_flags(control: int, interface: str) -> int:

@@ -8,14 +8,15 @@ import os
 import socket
 import struct
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
+from functools import partial
 
 import trio
 
 from gateway.forwarding.drops import DropReason, Drops
 from gateway.forwarding.verdicts import PortKey, ToPort
 from gateway.host import vnet
-from gateway.host.isolation import is_up, isolated
+from gateway.host.isolation import is_up, isolated, mtu_of
 from gateway.underlay.sockets import enlarge_buffers, kernel_drops
 from policies.errors import ConfigurationError, MalformedPacket, Problem
 from policies.model import Port
@@ -24,6 +25,9 @@ _log = logging.getLogger(__name__)
 
 Receive = Callable[[PortKey, bytes, float], object]
 """Takes the port's name, a frame as the wire would have had it, and the time."""
+
+MtuReport = Callable[[PortKey, int], object]
+"""Takes the port's name and what its interface carries, in octets of the IP packet."""
 
 # Frames taken from a port before other tasks get their turn.
 BATCH = 64
@@ -69,13 +73,25 @@ class Ports:
         port = self._open.get(frame.port)
         if port is None:
             raise OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN))
-        port.send(frame.frame)
+        try:
+            port.send(frame.frame)
+        except OSError as error:
+            if error.errno == errno.EMSGSIZE:
+                port.tell_mtu()
+            raise
 
     async def serve(
-        self, port: Port, receive: Receive, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        self,
+        port: Port,
+        receive: Receive,
+        mtu_is: MtuReport,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Give every frame of a port to `receive`, whenever its interface is there.
 
+        `mtu_is` is told what the interface carries when it opens or comes up again, and
+        when a frame was too large for it: somebody may have changed it meanwhile.
         Started once the port is open or found missing: then it is waited for, and
         again whenever it goes. Raises ConfigurationError without CAP_NET_RAW.
         """
@@ -90,7 +106,7 @@ class Ports:
         trouble = ""
         while True:
             try:
-                opened = OpenPort(port.interface)
+                opened = OpenPort(port.interface, partial(mtu_is, key))
             except OSError as error:
                 if str(error) != trouble:
                     trouble = str(error)
@@ -114,12 +130,13 @@ class Ports:
 class OpenPort:
     """One VM's port: a packet socket on an interface that this machine's own stack is kept off.
 
-    Raises OSError where the interface is not there or cannot be kept apart, and
-    ConfigurationError without CAP_NET_RAW.
+    `mtu_is` is told at once what it carries. Raises OSError where the interface is not
+    there or cannot be kept apart, and ConfigurationError without CAP_NET_RAW.
     """
 
-    def __init__(self, interface: str) -> None:
+    def __init__(self, interface: str, mtu_is: Callable[[int], object]) -> None:
         self.interface = interface
+        self._mtu_is = mtu_is
         self.unreadable = 0
         """Frames that the kernel could not hand over."""
         self._index = socket.if_nametoindex(interface)
@@ -132,6 +149,7 @@ class OpenPort:
             membership = PROMISCUOUS.pack(self._index, PACKET_MR_PROMISC, 0)
             self._socket.setsockopt(vnet.SOL_PACKET, PACKET_ADD_MEMBERSHIP, membership)
             self._socket.bind((interface, ETH_P_ALL))
+            mtu_is(mtu_of(interface, self._socket.fileno()))
             self._opened = stack.pop_all()
 
     def fileno(self) -> int:
@@ -158,6 +176,11 @@ class OpenPort:
     def is_up(self) -> bool:
         """Whether the interface is there and up."""
         return is_up(self.interface, self._socket.fileno())
+
+    def tell_mtu(self) -> None:
+        """Say what the interface carries now, unless it has just gone."""
+        with suppress(OSError):
+            self._mtu_is(mtu_of(self.interface, self._socket.fileno()))
 
     def send(self, frame: bytes) -> None:
         """Send a frame with finished checksums now, or raise OSError."""
@@ -195,6 +218,7 @@ async def _receive_until_gone(
             if not await _comes_back(port):
                 _log.warning("port %s is gone", port.interface)
                 return
+            port.tell_mtu()
             _log.info("port %s is up again", port.interface)
 
 

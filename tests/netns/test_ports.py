@@ -82,6 +82,7 @@ class Host:
         self.is_hub = False
         self.largest = 0
         self.received: list[tuple[PortKey, bytes]] = []
+        self.mtus: list[tuple[MacAddress, int]] = []
         self._emitter = Emitter(self.drops, _no_underlay, self.ports.send)
 
     def send(self, number: int, frame: bytes) -> None:
@@ -97,6 +98,9 @@ class Host:
             for (_, mac), frame in self.received
             if mac == MACS[number] and frame[12:14] in (b"\x88\xb5", b"\x81\x00")
         ]
+
+    def mtu_is(self, port: PortKey, mtu: int) -> None:
+        self.mtus.append((port[1], mtu))
 
     def receive(self, port: PortKey, frame: bytes, now: float) -> None:
         if self.is_hub:
@@ -120,7 +124,7 @@ def run(machine: Machine, scene: Scene) -> Host:
     async def main() -> None:
         async with trio.open_nursery() as nursery:
             for number, port in PORTS.items():
-                await nursery.start(host.ports.serve, port, host.receive)
+                await nursery.start(host.ports.serve, port, host.receive, host.mtu_is)
                 if f"vnet{number}" in machine.host.interfaces():
                     await until_joined(machine, number)
             await scene(host)
@@ -253,6 +257,29 @@ def test_a_frame_too_large_for_the_port_is_counted(machine: Machine) -> None:
         host.send(1, FRAME + bytes(1600))
 
     assert run(machine, scene).drops.counts == {(DropReason.TOO_BIG, "red"): 1}
+
+
+def test_what_a_port_carries_is_told_when_it_opens_and_when_it_may_have_changed(machine: Machine) -> None:
+    machine.host.ip("link set vnet1 mtu 1400")
+
+    async def scene(host: Host) -> None:
+        assert host.mtus == [(MACS[1], 1400), (MACS[2], 1500)]
+        host.mtus.clear()
+        machine.host.ip("link set vnet1 mtu 1300")
+        host.send(1, FRAME + bytes(1400))
+        assert host.drops.counts == {(DropReason.TOO_BIG, "red"): 1}
+        assert host.mtus == [(MACS[1], 1300)]
+
+        host.mtus.clear()
+        machine.host.ip("link set vnet1 down", "link set vnet1 mtu 1450", "link set vnet1 up")
+        await until(lambda: host.mtus == [(MACS[1], 1450)])
+
+        machine.host.ip("link del vnet2")
+        await until(lambda: not host.is_open(2))
+        plug_in(machine, 2)
+        await until(lambda: (MACS[2], 1500) in host.mtus)
+
+    run(machine, scene)
 
 
 SOL_PACKET, PACKET_VNET_HDR = 263, 15
