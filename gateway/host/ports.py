@@ -17,6 +17,7 @@ from gateway.forwarding.drops import DropReason, Drops
 from gateway.forwarding.verdicts import PortKey, ToPort
 from gateway.host import vnet
 from gateway.host.isolation import is_up, isolated, mtu_of
+from gateway.underlay.claims import claimed
 from gateway.underlay.sockets import enlarge_buffers, kernel_drops
 from policies.errors import ConfigurationError, MalformedPacket, Problem
 from policies.model import Port
@@ -93,7 +94,8 @@ class Ports:
         `mtu_is` is told what the interface carries when it opens or comes up again, and
         when a frame was too large for it: somebody may have changed it meanwhile.
         Started once the port is open or found missing: then it is waited for, and
-        again whenever it goes. Raises ConfigurationError without CAP_NET_RAW.
+        again whenever it goes. Raises ConfigurationError where the privileges are
+        missing, or another process serves the port.
         """
         key = (port.vsid, port.mac)
 
@@ -103,28 +105,21 @@ class Ports:
         def refuse() -> None:
             self._drops.count(DropReason.MALFORMED, port.tenant)
 
-        trouble = ""
-        while True:
-            try:
-                opened = OpenPort(port.interface, partial(mtu_is, key))
-            except OSError as error:
-                if str(error) != trouble:
-                    trouble = str(error)
-                    _log.warning("port %s cannot be served, and is waited for: %s", port.interface, trouble)
-                task_status.started()
-                task_status = trio.TASK_STATUS_IGNORED
-                await trio.sleep(LOOK_AGAIN)
-                continue
-            trouble = ""
-            with closing(opened):
-                self._open[key] = opened
-                try:
-                    _log.info("port %s is open", port.interface)
-                    task_status.started()
-                    task_status = trio.TASK_STATUS_IGNORED
-                    await _receive_until_gone(opened, take, refuse)
-                finally:
-                    del self._open[key]
+        def started() -> None:
+            nonlocal task_status
+            task_status.started()
+            task_status = trio.TASK_STATUS_IGNORED
+
+        with claimed("port", port.interface, f"host.port[{port.interface}].interface"):
+            while True:
+                with closing(await _until_open(port.interface, partial(mtu_is, key), started)) as opened:
+                    self._open[key] = opened
+                    try:
+                        _log.info("port %s is open", port.interface)
+                        started()
+                        await _receive_until_gone(opened, take, refuse)
+                    finally:
+                        del self._open[key]
 
 
 class OpenPort:
@@ -202,6 +197,21 @@ def _packet_socket() -> socket.socket:
     except PermissionError:
         problem = Problem("host.port", "packet sockets need root or CAP_NET_RAW: run as root, or grant it")
         raise ConfigurationError([problem]) from None
+
+
+async def _until_open(
+    interface: str, mtu_is: Callable[[int], object], found_missing: Callable[[], object]
+) -> OpenPort:
+    trouble = ""
+    while True:
+        try:
+            return OpenPort(interface, mtu_is)
+        except OSError as error:
+            if str(error) != trouble:
+                trouble = str(error)
+                _log.warning("port %s cannot be served, and is waited for: %s", interface, trouble)
+        found_missing()
+        await trio.sleep(LOOK_AGAIN)
 
 
 async def _receive_until_gone(

@@ -10,6 +10,7 @@ from contextlib import ExitStack, closing
 import trio
 
 from gateway.forwarding.verdicts import OuterHeader, ToUnderlay
+from gateway.underlay.claims import claimed
 from gateway.underlay.interfaces import Attachment
 from gateway.underlay.merged import split_untrusted
 from gateway.underlay.offloads import merging_off
@@ -68,7 +69,7 @@ class Underlay:
         `worth_splitting` is asked about a packet above the MTU before it is cut into many.
         `path_mtu_reported` takes a destination, the VSID of a packet that was too big for
         the path to it, what that path carries, and the time.
-        Raises ConfigurationError where a socket cannot be opened.
+        Raises ConfigurationError where a socket cannot be opened, or another process has one.
         """
 
         def report(destination: bytes, vsid: int, mtu: int) -> None:
@@ -76,6 +77,7 @@ class Underlay:
 
         with ExitStack() as stack:
             for address in addresses:
+                stack.enter_context(claimed("underlay", str(address), "underlay.provider_addresses"))
                 opened = stack.enter_context(closing(_open(address, report)))
                 self._sockets[address] = opened
                 stack.callback(self._sockets.pop, address)

@@ -57,6 +57,44 @@ host = "hv1"
 """
 
 
+HOST = """
+[appliance]
+name = "edge-1"
+state = "{state}"
+
+[underlay]
+provider_addresses = ["192.0.2.254"]
+
+[host]
+name = "edge-1"
+
+[[host.port]]
+interface = "{interface}"
+tenant = "red"
+subnet = "web"
+mac = "02:00:00:00:01:05"
+addresses = ["10.0.1.5"]
+
+[[provider_host]]
+name = "edge-1"
+provider_addresses = ["192.0.2.254"]
+tenants = ["red"]
+
+[[provider_gateway]]
+name = "gw"
+provider_addresses = ["192.0.2.1"]
+
+[[tenant]]
+name = "red"
+gateways = ["gw"]
+
+[[tenant.subnet]]
+name = "web"
+vsid = 5001
+prefixes = ["10.0.1.0/24"]
+"""
+
+
 @pytest.fixture
 def laboratory() -> Iterator[Laboratory]:
     with Laboratory() as lab:
@@ -71,6 +109,19 @@ def start(lab: Laboratory, *, underlay: str = "", prefix: tuple[str, ...] = ()) 
     file.write_text(CONFIGURATION.format(state=lab.directory, underlay=underlay))
     command = [*prefix, sys.executable, "-m", "gateway.cli", "run", str(file)]
     return lab.start("edge-1", lab.namespaces["edge-1"], *command)
+
+
+def start_host(lab: Laboratory, *, interface: str = "vnet0", prefix: tuple[str, ...] = ()) -> Process:
+    """Start it in the role of a host, with one port."""
+    file = lab.directory / f"host-{interface}.toml"
+    file.write_text(HOST.format(state=lab.directory, interface=interface))
+    command = [*prefix, sys.executable, "-m", "gateway.cli", "run", str(file)]
+    return lab.start("edge-1", lab.namespaces["edge-1"], *command)
+
+
+def plug_in(lab: Laboratory) -> None:
+    """Give the machine a VM's port, vnet0."""
+    lab.link(lab.namespace("vm"), "eth0", lab.namespaces["edge-1"], "vnet0")
 
 
 def echo_to_gateway() -> bytes:
@@ -199,6 +250,39 @@ def test_missing_privilege_is_said_in_one_sentence(laboratory: Laboratory) -> No
     assert process.wait(20) == 2
     assert "underlay: raw sockets need root or CAP_NET_RAW: run as root, or grant it" in process.output()
     assert "Traceback" not in process.output()
+
+
+def test_second_process_with_the_same_address_is_refused_and_the_first_goes_on(
+    laboratory: Laboratory,
+) -> None:
+    start(laboratory).wait_for("ready")
+
+    second = start(laboratory)
+
+    assert second.wait(20) == 2
+    assert "underlay.provider_addresses: 192.0.2.254 is served by another isthmus already" in second.output()
+    assert "Traceback" not in second.output()
+    assert ask_gateway(laboratory.namespaces["sender"])
+
+
+def test_address_of_a_process_that_was_killed_is_served_by_the_next(laboratory: Laboratory) -> None:
+    first = start(laboratory)
+    first.wait_for("ready")
+    first.send_signal(signal.SIGKILL)
+    first.wait(10)
+
+    start(laboratory).wait_for("ready")
+
+
+def test_same_address_in_another_network_namespace_is_another_address(laboratory: Laboratory) -> None:
+    start(laboratory).wait_for("ready")
+    elsewhere = laboratory.namespace("elsewhere")
+    elsewhere.ip("link add eth1 type veth", f"address add {EDGE}/24 dev eth1", "link set eth1 up")
+    file = laboratory.directory / "edge-1.toml"
+
+    other = laboratory.start("other", elsewhere, sys.executable, "-m", "gateway.cli", "run", str(file))
+
+    other.wait_for("ready")
 
 
 def test_configuration_without_a_role_to_run_is_refused(tmp_path: Path, laboratory: Laboratory) -> None:

@@ -26,6 +26,7 @@ from gateway.lab.namespaces import Namespace, connect
 from gateway.packets import ethernet, ip
 from gateway.packets.checksum import transport_checksum
 from policies.addresses import MacAddress, Vsid
+from policies.errors import ConfigurationError
 from policies.facts import TCP
 from policies.model import Port
 from tests.netns.waiting import until
@@ -182,6 +183,19 @@ def test_what_the_host_itself_sends_on_a_port_is_not_taken_for_the_vms(machine: 
             vm1.send(FRAME + b"from the VM")
             await until(lambda: bool(host.frames(1)))
         assert host.frames(1) == [FRAME + b"from the VM"]
+
+    run(machine, scene)
+
+
+def test_a_port_that_is_served_already_is_refused_though_its_interface_is_not_there(machine: Machine) -> None:
+    machine.host.ip("link del vnet1")
+
+    async def scene(host: Host) -> None:
+        with pytest.raises(
+            ConfigurationError,
+            match=r"^host\.port\[vnet1\]\.interface: vnet1 is served by another isthmus already$",
+        ):
+            await Host().ports.serve(PORTS[1], host.receive, host.mtu_is)
 
     run(machine, scene)
 
