@@ -126,7 +126,7 @@ class OpenPort:
     """One VM's port: a packet socket on an interface that this machine's own stack is kept off.
 
     `mtu_is` is told at once what it carries. Raises OSError where the interface is not
-    there or cannot be kept apart, and ConfigurationError without CAP_NET_RAW.
+    there or cannot be kept apart, and ConfigurationError without the privileges.
     """
 
     def __init__(self, interface: str, mtu_is: Callable[[int], object]) -> None:
@@ -137,7 +137,11 @@ class OpenPort:
         self._index = socket.if_nametoindex(interface)
         with ExitStack() as stack:
             self._socket = stack.enter_context(_packet_socket())
-            stack.enter_context(isolated(interface, self._socket.fileno()))
+            try:
+                stack.enter_context(isolated(interface, self._socket.fileno()))
+            except PermissionError:
+                message = "keeping a port apart needs root or CAP_NET_ADMIN: run as root, or grant it"
+                raise ConfigurationError([Problem(f"host.port[{interface}]", message)]) from None
             enlarge_buffers(self._socket)
             for option in (PACKET_VNET_HDR, vnet.PACKET_AUXDATA, PACKET_IGNORE_OUTGOING):
                 self._socket.setsockopt(vnet.SOL_PACKET, option, 1)

@@ -252,6 +252,18 @@ def test_missing_privilege_is_said_in_one_sentence(laboratory: Laboratory) -> No
     assert "Traceback" not in process.output()
 
 
+def test_host_that_may_not_keep_its_ports_apart_does_not_claim_to_be_ready(laboratory: Laboratory) -> None:
+    plug_in(laboratory)
+    only_raw = ("setpriv", "--bounding-set=-all,+net_raw", "--inh-caps=-all", "--ambient-caps=-all")
+    process = start_host(laboratory, prefix=only_raw)
+
+    assert process.wait(20) == 2
+    said = "host.port[vnet0]: keeping a port apart needs root or CAP_NET_ADMIN: run as root, or grant it"
+    assert said in process.output()
+    assert "ready" not in process.output()
+    assert "Traceback" not in process.output()
+
+
 def test_second_process_with_the_same_address_is_refused_and_the_first_goes_on(
     laboratory: Laboratory,
 ) -> None:
