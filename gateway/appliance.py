@@ -18,7 +18,7 @@ from gateway.forwarding.pipeline import Forwarder
 from gateway.forwarding.verdicts import OuterHeader, PortKey
 from gateway.host.ports import Ports
 from gateway.report import report
-from gateway.underlay.interfaces import Attachment, attach
+from gateway.underlay.interfaces import Attachment, check_ports, choose, read_links
 from gateway.underlay.service import Underlay
 from policies.errors import ConfigurationError, Problem
 from policies.model import Appliance
@@ -50,7 +50,10 @@ async def run(
     if appliance.underlay is None or not (appliance.gateway or appliance.host):
         problem = Problem("", "nothing to run: [underlay] and one of [gateway] and [host] are needed")
         raise ConfigurationError([problem])
-    attachment = await trio.to_thread.run_sync(attach, appliance.underlay)
+    links = await trio.to_thread.run_sync(read_links)
+    attachment = choose(appliance.underlay, links)
+    vm_ports = appliance.host.ports if appliance.host else ()
+    check_ports(vm_ports, attachment, links)
     forwarder = Forwarder(
         Node.of(appliance, attachment.mtu),
         Tables.compile(appliance.network),
@@ -80,7 +83,7 @@ async def run(
                     forwarder.may_admit,
                     forwarder.path_mtu_reported,
                 )
-                for port in appliance.host.ports if appliance.host else ():
+                for port in vm_ports:
                     await traffic.start(ports.serve, port, from_port, forwarder.port_mtu_is)
                 watchers.start_soon(_heed_signals, signals, print_report, traffic.cancel_scope)
                 watchers.start_soon(_watch_drops, forwarder)

@@ -9,9 +9,10 @@ from pyroute2 import IPRoute
 
 from policies.addresses import Address, ProviderAddress
 from policies.errors import ConfigurationError, Problem
-from policies.model import Underlay
+from policies.model import Port, Underlay
 
 _IFF_LOOPBACK = 0x8
+_IFA_F_PERMANENT = 0x80
 
 
 class Link(msgspec.Struct, frozen=True):
@@ -20,6 +21,8 @@ class Link(msgspec.Struct, frozen=True):
     name: str
     mtu: int
     addresses: tuple[Address, ...] = ()
+    learned: frozenset[Address] = frozenset()
+    """Those that nobody gave it: IPv6 link-local ones, and what a router advertised, or a VM."""
     is_loopback: bool = False
 
 
@@ -30,28 +33,28 @@ class Attachment(msgspec.Struct, frozen=True):
     mtu: int
 
 
-def attach(settings: Underlay) -> Attachment:
-    """Find the underlay's interfaces and MTU on this machine; blocks for some milliseconds.
-
-    Raises ConfigurationError with everything that is wrong.
-    """
-    return choose(settings, read_links())
-
-
 def read_links() -> tuple[Link, ...]:
-    """Ask the kernel for the interfaces of this network namespace, with their addresses."""
+    """Ask the kernel for the interfaces of this network namespace, with their addresses.
+
+    This blocks for some milliseconds.
+    """
     with IPRoute() as netlink:
         found = {message["index"]: message for message in netlink.get_links()}
         addresses: dict[int, list[Address]] = {index: [] for index in found}
+        learned: set[Address] = set()
         for message in netlink.get_addr():
             # IFA_ADDRESS is the far end's on a point-to-point link; IFA_LOCAL is ours, if it is there.
             text = message.get("local") or message.get("address")
-            addresses.setdefault(message["index"], []).append(Address.parse(text))
+            address = Address.parse(text)
+            addresses.setdefault(message["index"], []).append(address)
+            if address.version == 6 and (address.ip.is_link_local or not message["flags"] & _IFA_F_PERMANENT):
+                learned.add(address)
     return tuple(
         Link(
             message.get("ifname"),
             message.get("mtu"),
             tuple(addresses[index]),
+            frozenset(learned.intersection(addresses[index])),
             bool(message["flags"] & _IFF_LOOPBACK),
         )
         for index, message in found.items()
@@ -93,6 +96,29 @@ def choose(settings: Underlay, links: Sequence[Link]) -> Attachment:
     if problems:
         raise ConfigurationError(problems)
     return Attachment(tuple(chosen), settings.mtu or min(link.mtu for link in chosen.values()))
+
+
+def check_ports(ports: Iterable[Port], attachment: Attachment, links: Iterable[Link]) -> None:
+    """Refuse ports that are the machine's own interfaces: kept apart from it, they would cut it off.
+
+    What an interface has learned does not count, or a VM could keep its host from
+    starting. Raises ConfigurationError with all that is wrong.
+    """
+    by_name = {link.name: link for link in links}
+    problems: list[Problem] = []
+    for port in ports:
+        link = by_name.get(port.interface)
+        given = [each for each in link.addresses if each not in link.learned] if link else []
+        if port.interface in attachment.interfaces:
+            whose = "belongs to the underlay"
+        elif given:
+            whose = f"has this machine's address {given[0]}"
+        else:
+            continue
+        message = f"{port.interface} {whose}; name an interface that leads to a VM"
+        problems.append(Problem(f"host.port[{port.interface}].interface", message))
+    if problems:
+        raise ConfigurationError(problems)
 
 
 def _holder(address: ProviderAddress, links: Sequence[Link]) -> Link | str:

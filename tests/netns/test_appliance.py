@@ -264,6 +264,27 @@ def test_host_that_may_not_keep_its_ports_apart_does_not_claim_to_be_ready(labor
     assert "Traceback" not in process.output()
 
 
+def test_port_on_the_underlays_own_interface_is_refused_before_anything_is_changed(
+    laboratory: Laboratory,
+) -> None:
+    edge = laboratory.namespaces["edge-1"]
+
+    def state() -> tuple[str, bool]:
+        return edge.run("ip", "-details", "link", "show", "eth1").stdout, edge.call(is_ipv6_off, "eth1")
+
+    before = state()
+    process = start_host(laboratory, interface="eth1")
+
+    assert process.wait(20) == 2
+    assert "host.port[eth1].interface: eth1 belongs to the underlay; name" in process.output()
+    assert "Traceback" not in process.output()
+    assert state() == before
+
+
+def is_ipv6_off(interface: str) -> bool:
+    return Path(f"/proc/sys/net/ipv6/conf/{interface}/disable_ipv6").read_text() == "1\n"
+
+
 def test_second_process_with_the_same_address_is_refused_and_the_first_goes_on(
     laboratory: Laboratory,
 ) -> None:

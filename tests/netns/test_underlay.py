@@ -19,10 +19,10 @@ from gateway.lab.namespaces import Namespace, connect
 from gateway.packets import ethernet, ip, nvgre
 from gateway.packets.checksum import internet_checksum, transport_checksum
 from gateway.underlay import offloads
-from gateway.underlay.interfaces import Attachment, attach
+from gateway.underlay.interfaces import Attachment, Link, choose, read_links
 from gateway.underlay.offloads import GRO, merging_off
 from gateway.underlay.service import Underlay
-from policies.addresses import ProviderAddress, Vsid
+from policies.addresses import Address, ProviderAddress, Vsid
 from policies.errors import ConfigurationError
 from policies.model import Underlay as Settings
 from tests.netns.waiting import until
@@ -372,17 +372,28 @@ def test_segments_that_were_merged_all_the_same_are_cut_again(network: Network) 
 def test_the_addresses_interface_and_mtu_are_found(network: Network) -> None:
     network.host.ip("link set u0 mtu 1450")
     settings = Settings(tuple(HOST.values()))
-    assert network.host.call(attach, settings) == Attachment(("u0",), 1450)
+    assert choose(settings, network.host.call(read_links)) == Attachment(("u0",), 1450)
 
 
 def test_an_address_on_no_interface_is_named_with_those_that_there_are(network: Network) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        network.host.call(attach, Settings((NOBODY[4],)))
+        choose(Settings((NOBODY[4],)), network.host.call(read_links))
     said = str(caught.value)
     assert said.startswith(
         "underlay.provider_addresses: 198.51.100.77 is on no interface of this machine; "
         "its addresses are 192.0.2.1, 2001:db8:1::1"
     )
+
+
+def test_addresses_that_an_interface_has_learned_are_told_from_those_it_was_given(network: Network) -> None:
+    network.host.ip("addr add 2001:db8:9::9/64 dev u0 nodad valid_lft 600 preferred_lft 600")
+
+    def uplink() -> Link:
+        return next(link for link in network.host.call(read_links) if link.name == "u0")
+
+    assert set(HOST.values()) <= set(uplink().addresses)
+    assert Address.parse("2001:db8:9::9") in uplink().learned
+    assert not uplink().learned.intersection(HOST.values())
 
 
 def test_without_privilege_one_sentence_says_what_to_do(network: Network) -> None:

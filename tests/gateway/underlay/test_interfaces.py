@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.underlay.interfaces import Attachment, Link, choose
-from policies.addresses import Address, ProviderAddress
+from gateway.underlay.interfaces import Attachment, Link, check_ports, choose
+from policies.addresses import Address, MacAddress, ProviderAddress, Vsid
 from policies.errors import ConfigurationError
-from policies.model import Underlay
+from policies.model import Port, Underlay
 
 LINKS = (
     Link("lo", 65536, (Address.parse("127.0.0.1"), Address.parse("192.0.2.253")), is_loopback=True),
@@ -66,6 +66,37 @@ def test_an_address_on_loopback_needs_the_interfaces_named() -> None:
         "underlay.interfaces: 192.0.2.253 is on lo: name the interfaces that lead to the datacenter"
     ]
     assert choose(settings("192.0.2.253", interfaces=("eth1",)), LINKS) == Attachment(("eth1",), 1500)
+
+
+LINK_LOCAL, ADVERTISED = Address.parse("fe80::1"), Address.parse("2001:db8:9::9")
+
+
+def refused(*names: str) -> list[str]:
+    vnet0 = Link("vnet0", 1500, (LINK_LOCAL, ADVERTISED), frozenset({LINK_LOCAL, ADVERTISED}))
+    ports = [Port(name, "red", Vsid(5001), MacAddress(b"\2\0\0\0\0\1"), ()) for name in names]
+    try:
+        check_ports(ports, Attachment(("eth1",), 1500), (*LINKS, vnet0))
+    except ConfigurationError as error:
+        return [str(problem) for problem in error.problems]
+    return []
+
+
+def test_a_port_on_an_interface_of_the_machines_own_is_refused() -> None:
+    assert refused("eth1", "vnet0", "eth0", "lo") == [
+        "host.port[eth1].interface: eth1 belongs to the underlay; name an interface that leads to a VM",
+        (
+            "host.port[eth0].interface: eth0 has this machine's address 203.0.113.1; "
+            "name an interface that leads to a VM"
+        ),
+        (
+            "host.port[lo].interface: lo has this machine's address 127.0.0.1; "
+            "name an interface that leads to a VM"
+        ),
+    ]
+
+
+def test_a_port_that_is_not_there_yet_or_has_learned_its_addresses_is_no_problem() -> None:
+    assert refused("vnet0", "vnet7") == []
 
 
 def test_everything_that_is_wrong_is_said_at_once() -> None:
