@@ -15,6 +15,7 @@ from gateway.emissions import Emitter
 from gateway.forwarding.directory import configured_directory
 from gateway.forwarding.node import Node
 from gateway.forwarding.pipeline import Forwarder
+from gateway.forwarding.pmtu import LOWEST_IPV6, OVERHEAD_IPV4, OVERHEAD_IPV6
 from gateway.forwarding.verdicts import OuterHeader, PortKey
 from gateway.host.ports import Ports
 from gateway.report import report
@@ -54,6 +55,7 @@ async def run(
     attachment = choose(appliance.underlay, links)
     vm_ports = appliance.host.ports if appliance.host else ()
     check_ports(vm_ports, attachment, links)
+    _warn_of_small_mtu(appliance, attachment.mtu)
     forwarder = Forwarder(
         Node.of(appliance, attachment.mtu),
         Tables.compile(appliance.network),
@@ -113,6 +115,23 @@ async def _watch_drops(forwarder: Forwarder) -> None:
         for (reason, tenant), packets in sorted((counts - seen).items()):
             log.warning("dropped %d packets%s: %s", packets, f" of {tenant}" if tenant else "", reason.value)
         seen = counts
+
+
+def _warn_of_small_mtu(appliance: Appliance, mtu: int) -> None:
+    """Say it where an interface carries too little for IPv6; a configured MTU has been checked before."""
+    prefixes = [
+        each for tenant in appliance.network.tenants for net in tenant.subnets for each in net.prefixes
+    ]
+    addresses = appliance.underlay.provider_addresses if appliance.underlay else ()
+    overhead = OVERHEAD_IPV6 if any(address.version == 6 for address in addresses) else OVERHEAD_IPV4
+    if mtu - overhead < LOWEST_IPV6 and any(prefix.version == 6 for prefix in prefixes):
+        log.warning(
+            "the underlay's MTU of %d leaves IPv6 guests %d octets: fewer than the %d that every IPv6 link"
+            " must carry (RFC 8200 section 5)",
+            mtu,
+            mtu - overhead,
+            LOWEST_IPV6,
+        )
 
 
 def _in_words(appliance: Appliance, attachment: Attachment) -> str:

@@ -48,7 +48,7 @@ gateways = ["edge-1"]
 [[tenant.subnet]]
 name = "web"
 vsid = 5001
-prefixes = ["10.0.1.0/24"]
+prefixes = ["10.0.1.0/24", "fd00:1::/64"]
 
 [[tenant.record]]
 ca = "10.0.1.5"
@@ -185,6 +185,21 @@ def test_counters_are_one_line_of_json(laboratory: Laboratory) -> None:
     assert [(meter["tenant"], meter["subnet"], meter["vsid"]) for meter in counters["meters"]] == [
         ("red", "web", 5001)
     ]
+
+
+@pytest.mark.parametrize(("mtu", "warns"), [(1321, True), (1322, False)])
+def test_underlay_that_carries_too_little_for_ipv6_is_warned_of(
+    laboratory: Laboratory, mtu: int, warns: bool
+) -> None:
+    laboratory.namespaces["edge-1"].ip(f"link set eth1 mtu {mtu}")
+
+    process = start(laboratory)
+
+    process.wait_for("ready")
+    said = (
+        "the underlay's MTU of 1321 leaves IPv6 guests 1279 octets: fewer than the 1280 that every IPv6 link"
+    )
+    assert (said in process.output()) is warns
 
 
 def test_what_the_network_sends_never_stops_it(laboratory: Laboratory) -> None:
