@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 import msgspec
 import trio
 
+from gateway import signals
 from gateway.emissions import Emitter
 from gateway.forwarding.directory import configured_directory
 from gateway.forwarding.node import Node
@@ -51,32 +52,34 @@ async def run(
     if appliance.underlay is None or not (appliance.gateway or appliance.host):
         problem = Problem("", "nothing to run: [underlay] and one of [gateway] and [host] are needed")
         raise ConfigurationError([problem])
-    links = await trio.to_thread.run_sync(read_links)
-    attachment = choose(appliance.underlay, links)
-    vm_ports = appliance.host.ports if appliance.host else ()
-    check_ports(vm_ports, attachment, links)
-    _warn_of_small_mtu(appliance, attachment.mtu)
-    forwarder = Forwarder(
-        Node.of(appliance, attachment.mtu),
-        Tables.compile(appliance.network),
-        configured_directory(appliance),
-    )
-    underlay, ports = Underlay(), Ports(forwarder.drops)
-    emitter = Emitter(forwarder.drops, underlay.send, ports.send)
+    with trio.open_signal_receiver(*signals.HEEDED) as received:
+        signals.release()
+        links = await trio.to_thread.run_sync(read_links)
+        attachment = choose(appliance.underlay, links)
+        vm_ports = appliance.host.ports if appliance.host else ()
+        check_ports(vm_ports, attachment, links)
+        _warn_of_small_mtu(appliance, attachment.mtu)
+        forwarder = Forwarder(
+            Node.of(appliance, attachment.mtu),
+            Tables.compile(appliance.network),
+            configured_directory(appliance),
+        )
+        underlay, ports = Underlay(), Ports(forwarder.drops)
+        emitter = Emitter(forwarder.drops, underlay.send, ports.send)
 
-    def from_underlay(outer: OuterHeader, payload: bytes, now: float) -> None:
-        emitter.carry_out(forwarder.from_underlay(outer, payload, now))
+        def from_underlay(outer: OuterHeader, payload: bytes, now: float) -> None:
+            emitter.carry_out(forwarder.from_underlay(outer, payload, now))
 
-    def from_port(port: PortKey, frame: bytes, now: float) -> None:
-        emitter.carry_out(forwarder.from_port(port, frame, now))
+        def from_port(port: PortKey, frame: bytes, now: float) -> None:
+            emitter.carry_out(forwarder.from_port(port, frame, now))
 
-    def print_report() -> None:
-        sys.stdout.write(msgspec.json.encode(report(forwarder, underlay, ports)).decode() + "\n")
-        sys.stdout.flush()
+        def print_report() -> None:
+            sys.stdout.write(msgspec.json.encode(report(forwarder, underlay, ports)).decode() + "\n")
+            sys.stdout.flush()
 
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGUSR1) as signals:
         async with trio.open_nursery() as watchers:
             async with trio.open_nursery() as traffic:
+                watchers.start_soon(_heed_signals, received, print_report, traffic.cancel_scope)
                 await traffic.start(
                     underlay.serve,
                     appliance.underlay.provider_addresses,
@@ -87,7 +90,6 @@ async def run(
                 )
                 for port in vm_ports:
                     await traffic.start(ports.serve, port, from_port, forwarder.port_mtu_is)
-                watchers.start_soon(_heed_signals, signals, print_report, traffic.cancel_scope)
                 watchers.start_soon(_watch_drops, forwarder)
                 log.info("ready: %s", _in_words(appliance, attachment))
                 task_status.started(traffic.cancel_scope)
@@ -96,9 +98,9 @@ async def run(
 
 
 async def _heed_signals(
-    signals: AsyncIterator[int], print_report: Callable[[], None], traffic: trio.CancelScope
+    received: AsyncIterator[int], print_report: Callable[[], None], traffic: trio.CancelScope
 ) -> None:
-    async for number in signals:
+    async for number in received:
         if number == signal.SIGUSR1:
             print_report()
         else:

@@ -29,7 +29,7 @@ MISCONFIGURED = 2
 
 @app.command
 def run(file: Path) -> int:
-    """Run the roles that FILE gives this machine, in the foreground, until SIGTERM or Ctrl-C.
+    """Run the roles that FILE gives this machine, in the foreground, until SIGTERM, SIGHUP or Ctrl-C.
 
     SIGUSR1 prints the counters as one line of JSON.
 
@@ -38,6 +38,9 @@ def run(file: Path) -> int:
     file
         The configuration, appliance.toml.
     """
+    from gateway import signals
+
+    signals.hold()  # before what takes time: loading the rest, and reading the configuration
     from gateway import appliance
 
     return appliance.main(_load(file))

@@ -6,11 +6,13 @@ sender eth1 ---- eth1 edge-1
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -167,6 +169,54 @@ def test_ctrl_c_ends_it_as_well(laboratory: Laboratory) -> None:
     process.send_signal(signal.SIGINT)
 
     assert process.wait(10) == 0
+    assert "Traceback" not in process.output()
+
+
+def test_closed_terminal_ends_it_in_order(laboratory: Laboratory) -> None:
+    process = start(laboratory)
+    process.wait_for("ready")
+
+    process.send_signal(signal.SIGHUP)
+
+    assert process.wait(10) == 0
+    assert "stopping: SIGHUP" in process.output()
+
+
+@pytest.fixture
+def starting(laboratory: Laboratory) -> Iterator[tuple[Process, TextIO]]:
+    """A process that has begun to read its configuration, and the pipe by which it reads."""
+    file = laboratory.directory / "edge-1.fifo"
+    os.mkfifo(file, 0o600)
+    command = (sys.executable, "-m", "gateway.cli", "run", str(file))
+    process = laboratory.start("edge-1", laboratory.namespaces["edge-1"], *command)
+    with file.open("w") as pipe:  # which waits until it is opened for reading
+        yield process, pipe
+
+
+def test_signals_that_come_while_it_starts_are_heeded_once_it_can(
+    laboratory: Laboratory, starting: tuple[Process, TextIO]
+) -> None:
+    process, pipe = starting
+    process.send_signal(signal.SIGUSR1)
+    pipe.write(CONFIGURATION.format(state=laboratory.directory, underlay=""))
+    pipe.close()
+
+    process.wait_for(r"^\{.*\}$")
+    process.wait_for("ready")
+    assert process.returncode is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
+def test_process_told_to_stop_while_it_starts_stops_in_order(
+    laboratory: Laboratory, starting: tuple[Process, TextIO], number: signal.Signals
+) -> None:
+    process, pipe = starting
+    process.send_signal(number)
+    pipe.write(CONFIGURATION.format(state=laboratory.directory, underlay=""))
+    pipe.close()
+
+    assert process.wait(10) == 0
+    assert f"stopping: {number.name}" in process.output()
     assert "Traceback" not in process.output()
 
 
