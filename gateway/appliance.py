@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import signal
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 
 import msgspec
 import trio
@@ -19,6 +19,7 @@ from gateway.forwarding.pipeline import Forwarder
 from gateway.forwarding.pmtu import LOWEST_IPV6, OVERHEAD_IPV4, OVERHEAD_IPV6
 from gateway.forwarding.verdicts import OuterHeader, PortKey
 from gateway.host.ports import Ports
+from gateway.output import standard_output
 from gateway.report import report
 from gateway.underlay.interfaces import Attachment, check_ports, choose, read_links
 from gateway.underlay.service import Underlay
@@ -34,18 +35,23 @@ WATCH_EVERY = 10.0
 
 def main(appliance: Appliance) -> int:
     """Run an appliance until it is told to stop, and return the process's exit code."""
-    logging.basicConfig(
-        stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    trio.run(run, appliance)
+    with closing(standard_output()) as output:
+        logging.basicConfig(
+            stream=output, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        )
+        trio.run(run, appliance, output.write)
     return 0
 
 
 async def run(
-    appliance: Appliance, *, task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED
+    appliance: Appliance,
+    write: Callable[[str], None],
+    *,
+    task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run the gateway and host roles. Once every socket is open, report the scope that stops them.
 
+    `write` takes the lines of reports; like logging, it must neither block nor fail.
     Raises ConfigurationError, within an exception group, where the machine does
     not fit the configuration.
     """
@@ -74,8 +80,7 @@ async def run(
             emitter.carry_out(forwarder.from_port(port, frame, now))
 
         def print_report() -> None:
-            sys.stdout.write(msgspec.json.encode(report(forwarder, underlay, ports)).decode() + "\n")
-            sys.stdout.flush()
+            write(msgspec.json.encode(report(forwarder, underlay, ports)).decode() + "\n")
 
         async with trio.open_nursery() as watchers:
             async with trio.open_nursery() as traffic:

@@ -5,11 +5,14 @@ sender eth1 ---- eth1 edge-1
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import socket
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
@@ -250,6 +253,54 @@ def test_underlay_that_carries_too_little_for_ipv6_is_warned_of(
         "the underlay's MTU of 1321 leaves IPv6 guests 1279 octets: fewer than the 1280 that every IPv6 link"
     )
     assert (said in process.output()) is warns
+
+
+@pytest.fixture
+def read_by_us(laboratory: Laboratory) -> Iterator[subprocess.Popen[bytes]]:
+    """A gateway that is ready, and whose standard output is a small pipe that we may read or close."""
+    file = laboratory.directory / "edge-1.toml"
+    file.write_text(CONFIGURATION.format(state=laboratory.directory, underlay=""))
+    command = [sys.executable, "-m", "gateway.cli", "run", str(file)]
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    with subprocess.Popen(
+        laboratory.namespaces["edge-1"].command(*command), stdout=writing, stderr=subprocess.PIPE
+    ) as process:
+        os.close(writing)
+        process.stdout = os.fdopen(reading, "rb")
+        try:
+            for line in process.stdout:
+                if b"ready" in line:
+                    break
+            yield process
+        finally:
+            process.kill()
+
+
+def test_standard_output_that_nobody_reads_does_not_stall_it(
+    laboratory: Laboratory, read_by_us: subprocess.Popen[bytes]
+) -> None:
+    for _ in range(100):
+        read_by_us.send_signal(signal.SIGUSR1)
+        time.sleep(0.005)
+
+    assert ask_gateway(laboratory.namespaces["sender"])
+    read_by_us.send_signal(signal.SIGTERM)
+    assert read_by_us.wait(10) == 0
+
+
+def test_standard_output_that_was_closed_does_not_stop_it(
+    laboratory: Laboratory, read_by_us: subprocess.Popen[bytes]
+) -> None:
+    assert read_by_us.stdout
+    assert read_by_us.stderr
+    read_by_us.stdout.close()
+    read_by_us.send_signal(signal.SIGUSR1)
+
+    assert ask_gateway(laboratory.namespaces["sender"])
+    read_by_us.send_signal(signal.SIGTERM)
+    assert read_by_us.wait(10) == 0
+    assert read_by_us.stderr.read() == b""
 
 
 def test_what_the_network_sends_never_stops_it(laboratory: Laboratory) -> None:
