@@ -8,12 +8,13 @@ export PATH := $(PATH):/usr/sbin:/sbin
 .PHONY: help demo test check format peers interop soak bench clean
 
 # Tests that make network namespaces need privileges. An ordinary user has them inside a user
-# namespace, with a network and mounts of its own, where the machine allows that.
+# namespace, with a network and mounts of its own, where the machine allows that. LOGNAME keeps
+# pytest's temporary folder apart from root's, whom they look like there.
 define pytest
 	if [ "$$(id -u)" = 0 ]; then \
 		exec $(BIN)/python -m pytest $(1); \
 	elif unshare --user --map-root-user --net --mount true 2>/dev/null; then \
-		exec unshare --user --map-root-user --net --mount sh -c 'ip link set lo up && exec "$$@"' sh \
+		LOGNAME=$$(id -un) exec unshare --user --map-root-user --net --mount sh -c 'ip link set lo up && exec "$$@"' sh \
 			$(BIN)/python -m pytest $(1); \
 	else \
 		echo 'This machine forbids user namespaces (on Ubuntu: sysctl kernel.apparmor_restrict_unprivileged_userns=0' \
