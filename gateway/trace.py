@@ -15,7 +15,15 @@ from gateway.forwarding.node import Node
 from gateway.forwarding.pipeline import Forwarder
 from gateway.forwarding.verdicts import Answer, Drop, Emission, Forward, OuterHeader, ToPort, Verdict
 from gateway.packets import nvgre
-from policies.addresses import CustomerAddress, ProviderAddress, Vsid, gateway_mac
+from policies.addresses import (
+    BROADCAST_MAC,
+    CustomerAddress,
+    MacAddress,
+    ProviderAddress,
+    Vsid,
+    gateway_mac,
+    is_group_address,
+)
 from policies.errors import ConfigurationError, Problem
 from policies.model import Appliance, LookupRecord, SubnetHop
 from policies.tables import RoutingDomain, Tables
@@ -136,12 +144,9 @@ def _outer(node: Node, record: LookupRecord | None, question: Question) -> Outer
 def _frame(
     tables: Tables, directory: Directory, vsid: Vsid, record: LookupRecord | None, question: Question
 ) -> bytes:
-    """The frame as the VM would send it: to its neighbour's MAC in its own subnet, else to the gateway's."""
-    neighbour = directory.find(vsid, question.destination)
-    proxied = tables.subnets[vsid].proxied.lookup(question.destination)
-    is_neighbour = neighbour is not None and proxied is None
+    """The frame as the VM would send it."""
     header = Ether(
-        dst=str(neighbour.mac if neighbour is not None and is_neighbour else gateway_mac(vsid)),
+        dst=str(_destination_mac(tables, directory, vsid, question.destination)),
         src=str(record.mac if record is not None else gateway_mac(vsid)),
     )
     packet = _packet(question)
@@ -149,6 +154,26 @@ def _frame(
     if padding < 0:
         raise _unfit("size", f"this {question.protocol} packet has at least {len(packet)} octets")
     return bytes(header / packet / Raw(bytes(padding)))
+
+
+def _destination_mac(
+    tables: Tables, directory: Directory, vsid: Vsid, destination: CustomerAddress
+) -> MacAddress:
+    """A group's MAC, a neighbour's, or else the gateway's."""
+    entry = tables.subnets[vsid]
+    if is_group_address(destination):
+        if destination.version == 6:  # RFC 2464 section 7
+            return MacAddress(b"\x33\x33" + destination[12:])
+        if destination[0] == 0xFF:
+            return BROADCAST_MAC
+        # RFC 1112 section 6.4: the low 23 bits of the group.
+        return MacAddress(b"\x01\x00\x5e" + (int.from_bytes(destination) & 0x7FFFFF).to_bytes(3))
+    here = _subnet_of(entry.domain, destination)
+    if destination in entry.domain.broadcast_addresses and here is not None and here.vsid == vsid:
+        return BROADCAST_MAC
+    neighbour = directory.find(vsid, destination)
+    is_neighbour = neighbour is not None and entry.proxied.lookup(destination) is None
+    return neighbour.mac if neighbour is not None and is_neighbour else entry.gateway_mac
 
 
 def _packet(question: Question) -> Packet:

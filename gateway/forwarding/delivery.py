@@ -18,10 +18,10 @@ from gateway.forwarding.verdicts import (
     ToUnderlay,
     Verdict,
 )
-from gateway.forwarding.ways import LocalPort, Path, Way
+from gateway.forwarding.ways import LocalPort, Path, Way, Ways
 from gateway.packets import fragmentation, icmp, ip, nvgre, transport
 from gateway.packets.ethernet import OF_IP_VERSION, EthernetHeader
-from policies.addresses import CustomerAddress, MacAddress, ProviderAddress
+from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, gateway_mac
 from policies.facts import TCP_SYN, PacketFacts
 
 _NOT_ECT = 0
@@ -34,9 +34,10 @@ _TCP_AND_IP = {4: 40, 6: 60}
 class Delivery:
     """Carries packets out as their flow says, and tells senders what could not be."""
 
-    def __init__(self, paths: PathMtu, notices: Notices, explain: Explain | None = None) -> None:
+    def __init__(self, ways: Ways, paths: PathMtu, notices: Notices, explain: Explain | None = None) -> None:
         self.port_mtus: dict[PortKey, int] = {}
         """Of the VMs' interfaces, in octets of the IP packet, as far as they are known."""
+        self._ways = ways
         self._paths = paths
         self._notices = notices
         self._explain = explain
@@ -139,21 +140,30 @@ class Delivery:
     ) -> tuple[Emission, ...]:
         """Tell a packet's sender by ICMP, from the gateway unless said otherwise.
 
-        A frame with the gateway's own MAC as its source was routed before: its
-        sender is not in this virtual subnet, and the node that routed it is to
-        tell. A frame for everybody in the link layer is never answered (RFC 1122
-        section 3.2.2, RFC 4443 section 2.4 (e)), nor is a packet for or from the
-        broadcast address of a subnet (RFC 1812 section 4.3.2.7).
+        A frame with the gateway's own MAC as its source was routed before, by a
+        node that told what a router tells. Its sender is in another virtual subnet,
+        and is sent only what `source` itself has to say. A frame for everybody in
+        the link layer is never answered (RFC 1122 section 3.2.2, RFC 4443 section
+        2.4 (e)), nor is a packet for or from the broadcast address of a subnet
+        (RFC 1812 section 4.3.2.7).
         """
         entry = arrival.entry
-        if arrival.source_mac == entry.gateway_mac or arrival.is_to_group:
+        was_routed = arrival.source_mac == entry.gateway_mac
+        if arrival.is_to_group or (was_routed and source is None):
             return ()
         if not entry.domain.broadcast_addresses.isdisjoint((facts.source, facts.destination)):
             return ()
-        sender = source if source is not None else entry.gateway_address(facts.version)
-        notice = self._notices.compose(arrival.tenant, facts, sender, message, now)
+        back = self._ways.back_to_sender(arrival, facts) if was_routed else None
+        if was_routed and back is None:
+            return ()
+        speaker = source if source is not None else entry.gateway_address(facts.version)
+        notice = self._notices.compose(arrival.tenant, facts, speaker, message, now)
         if notice is None:
             return ()
+        if back is not None:
+            way, sender = back
+            header = EthernetHeader(sender.mac, gateway_mac(sender.vsid), OF_IP_VERSION[facts.version])
+            return (self.emit(way, arrival.tenant, header.encode() + notice),)
         header = EthernetHeader(
             destination=arrival.source_mac,
             source=source_mac if source_mac is not None else entry.gateway_mac,

@@ -47,7 +47,7 @@ class Forwarder:
         self.paths = PathMtu(node.underlay_mtu)
         self._explain = explain
         self._ways = Ways(node, tables, directory)
-        self._delivery = Delivery(self.paths, self.notices, explain)
+        self._delivery = Delivery(self._ways, self.paths, self.notices, explain)
         self.decisions = Decisions(node, tables, directory, self._delivery, self._ways, explain)
         self.flows = FlowCache()
 

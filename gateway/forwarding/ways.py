@@ -13,7 +13,7 @@ from gateway.forwarding.verdicts import PortKey
 from gateway.packets import nvgre, transport
 from policies.addresses import ProviderAddress, Vsid
 from policies.facts import PacketFacts
-from policies.model import LookupRecord
+from policies.model import LookupRecord, SubnetHop
 from policies.tables import RoutingDomain, Tables
 
 
@@ -87,6 +87,17 @@ class Ways:
             return None
         addresses = (address for _, all_own in arrival.entry.domain.gateways for address in all_own)
         return self._first_path(addresses, arrival.entry.vsid, facts)
+
+    def back_to_sender(self, arrival: Arrival, facts: PacketFacts) -> tuple[Way, LookupRecord] | None:
+        """The way to the VM that sent what another node has routed here, by its record."""
+        domain = arrival.entry.domain
+        hop = domain.routes.lookup(facts.source)
+        record = self._directory.find(hop.vsid, facts.source) if isinstance(hop, SubnetHop) else None
+        if record is None or record.pa not in domain.host_addresses:
+            return None
+        key = (record.vsid, record.mac)
+        way = LocalPort(key) if key in self._node.ports else self._path(record.pa, record.vsid, None)
+        return (way, record) if way is not None else None
 
     def to_all(self, arrival: Arrival, facts: PacketFacts) -> Iterator[Way]:
         """Every port and host of the virtual subnet but the one that the frame came from.

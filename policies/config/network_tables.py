@@ -203,7 +203,8 @@ class AccessTable(Table, frozen=True):
             source=keys.optional("from", values.endpoint, values.ANYWHERE),
             destination=keys.optional("to", values.endpoint, values.ANYWHERE),
             protocol=keys.optional("protocol", values.protocol, None),
-            ports=keys.optional_list("ports", values.ports),
+            # An empty list would match no port where it is read, and every port where it is applied.
+            ports=(keys.required_list if keys.has("ports") else keys.optional_list)("ports", values.ports),
             unsound=keys.finish(),
         )
 

@@ -134,6 +134,15 @@ def test_host_sees_what_another_has_routed_in_the_destinations_subnet() -> None:
     assert explanation.verdict == "forwarded to the port of 02:00:00:00:01:05 in web here"
 
 
+@pytest.mark.parametrize("destination", ["10.0.1.255", "255.255.255.255", "224.0.0.251"])
+def test_packet_for_everybody_is_sent_to_a_groups_mac(destination: str) -> None:
+    assert ask("10.0.1.5", destination, tenant="blue").verdict == "dropped: group-not-allowed"
+
+
+def test_broadcast_address_of_another_subnet_is_routed() -> None:
+    assert ask("10.0.1.5", "10.0.2.255", tenant="blue").verdict.startswith("dropped: no-record")
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [

@@ -249,6 +249,33 @@ def test_routed_packet_that_a_vms_own_interface_does_not_carry_is_told_of_by_the
     assert (told[IP].src, told[ICMP].nexthopmtu) == (n.ca("web", 1), 1500)
 
 
+@pytest.mark.parametrize("version", [4, 6])
+def test_packet_that_another_host_has_routed_to_a_smaller_interface_is_told_of_where_it_came_from(
+    version: int,
+) -> None:
+    """hv2 routes from db to web, and cannot know what the VM's interface at hv1 carries."""
+    frame = sized(1401, ("web", 5), version, **({"flags": "DF"} if version == 4 else {}))
+    layer = frame[IP] if version == 4 else frame[IPv6]
+    layer.src = n.ca("db", 5, version)
+    frame.src = str(n.router_mac("red", "web"))
+    host = n.host("hv1")
+    host.port_mtu_is(n.port("red", "web", 5), 1400)
+
+    verdict = n.receive(host, frame, sender="hv2", subnet="web")
+
+    emission, told = n.to_underlay(Answer(n.dropped(verdict, DropReason.TOO_BIG)))
+    assert (emission.destination, emission.vsid) == (n.pa("hv2"), n.VSIDS["red", "db"])
+    assert (told.src, told.dst) == (str(n.router_mac("red", "db")), str(n.mac("red", "db", 5)))
+    # The gateway's address would be refused from a host; the destination's is admitted.
+    error = told[IP] if version == 4 else told[IPv6]
+    assert (error.src, error.dst) == (n.ca("web", 5, version), n.ca("db", 5, version))
+    assert (told[ICMP].nexthopmtu if version == 4 else told[ICMPv6PacketTooBig].mtu) == 1400
+    delivered, _ = n.to_port(
+        n.host("hv2").from_underlay(n.from_host("hv1", to="hv2"), emission.payload, now=0)
+    )
+    assert delivered.port == n.port("red", "db", 5)
+
+
 def test_packet_for_a_smaller_interface_is_fragmented_where_it_may_be() -> None:
     frame = sized(3000, SWITCHED)
 

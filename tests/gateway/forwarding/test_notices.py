@@ -13,10 +13,12 @@ from scapy.layers.inet6 import (
 )
 from scapy.packet import Packet, Raw
 
+from gateway.forwarding.directory import Delete
 from gateway.forwarding.drops import DropReason
 from gateway.forwarding.notices import BURST, RATE
 from gateway.forwarding.pipeline import Forwarder
 from gateway.forwarding.verdicts import Answer, Drop
+from policies.addresses import CustomerAddress, Vsid
 from policies.model import Network, Tenant, VirtualSubnet
 from tests import networks as n
 
@@ -88,12 +90,21 @@ def test_no_error_is_sent_about_a_frame_to_everybody(version: int, to: str) -> N
     assert n.dropped(n.send(n.host("hv1", net), ("red", "web", 5), frame), DropReason.TOO_BIG) == ()
 
 
-def test_frame_that_was_routed_before_is_not_told_of_in_the_wrong_subnet() -> None:
-    """Its sender is elsewhere: a notice to the router's MAC would reach nobody."""
+def test_frame_that_was_routed_before_is_told_of_in_its_senders_subnet() -> None:
+    """A notice to the router's MAC would reach nobody."""
     frame = n.frame("red", ("web", 5), ("db", 5), upper=UDP(sport=1, dport=2) / Raw(bytes(1472)), flags="DF")
     frame.src, frame.dst = str(n.router_mac("red", "db")), str(n.mac("red", "db", 5))
 
-    assert n.dropped(n.receive(n.gateway(), frame, subnet="db"), DropReason.TOO_BIG) == ()
+    told = n.dropped(n.receive(n.gateway(), frame, subnet="db"), DropReason.TOO_BIG)
+
+    emission, inner = n.to_underlay(Answer(told))
+    assert (emission.destination, emission.vsid) == (n.pa("hv1"), n.VSIDS["red", "web"])
+    assert (inner.dst, inner[IP].dst) == (str(n.mac("red", "web", 5)), n.ca("web", 5))
+
+    # Whoever has no record is told nothing.
+    forwarder = n.gateway()
+    forwarder.directory.apply(Delete(Vsid(n.VSIDS["red", "web"]), CustomerAddress.parse(n.ca("web", 5))))
+    assert n.dropped(n.receive(forwarder, frame, subnet="db"), DropReason.TOO_BIG) == ()
 
 
 def burst_of(forwarder: Forwarder, count: int, now: float, tenant: str = "red") -> int:
