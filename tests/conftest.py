@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 
@@ -13,6 +14,13 @@ import pytest
 
 # Set where a missing peer or privilege is a failure: in .ci/run and `make interop`.
 PEERS_ARE_REQUIRED = os.environ.get("ISTHMUS_REQUIRE_PEERS") == "1"
+
+# A shell starts `make test &` with SIGINT ignored, and nohup with SIGHUP ignored. Processes that tests start
+# would inherit that, and rightly not heed the signal. What has a handler here is theirs with its default.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda _number, _frame: None)  # so that the tests still outlive the terminal
 
 # The quick profile repeats the same examples, so that a red run is red again; the long one explores.
 # There is no deadline: on two shared cores a slow example says nothing.
