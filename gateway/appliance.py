@@ -58,7 +58,7 @@ async def run(
     if appliance.underlay is None or not (appliance.gateway or appliance.host):
         problem = Problem("", "nothing to run: [underlay] and one of [gateway] and [host] are needed")
         raise ConfigurationError([problem])
-    with trio.open_signal_receiver(*signals.HEEDED) as received:
+    with trio.open_signal_receiver(*signals.heeded()) as received:
         signals.release()
         links = await trio.to_thread.run_sync(read_links)
         attachment = choose(appliance.underlay, links)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -183,6 +184,21 @@ def test_closed_terminal_ends_it_in_order(laboratory: Laboratory) -> None:
 
     assert process.wait(10) == 0
     assert "stopping: SIGHUP" in process.output()
+
+
+def test_signals_that_it_was_started_to_ignore_stay_ignored(laboratory: Laboratory) -> None:
+    process = start(laboratory, prefix=("sh", "-c", "trap '' HUP INT; exec \"$@\"", "sh"))
+    process.wait_for("ready")
+
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGUSR1)
+
+    process.wait_for(r"^\{.*\}$")
+    assert process.returncode is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0
+    assert re.findall("stopping: .*", process.output()) == ["stopping: SIGTERM"]
 
 
 @pytest.fixture
