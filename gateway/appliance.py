@@ -95,6 +95,7 @@ async def run(
                 )
                 for port in vm_ports:
                     await traffic.start(ports.serve, port, from_port, forwarder.port_mtu_is)
+                traffic.start_soon(ports.watch_mtus)
                 watchers.start_soon(_watch_drops, forwarder)
                 log.info("ready: %s", _in_words(appliance, attachment))
                 task_status.started(traffic.cancel_scope)

@@ -37,6 +37,9 @@ BATCH = 64
 # announces itself as soon as its interface is up.
 LOOK_AGAIN = 0.1
 
+# How often what the open ports carry is read again, in seconds.
+READ_MTUS = 1.0
+
 # Names of <linux/if_packet.h> that Python lacks.
 PACKET_ADD_MEMBERSHIP = 1
 PACKET_VNET_HDR = 15
@@ -81,6 +84,13 @@ class Ports:
                 port.tell_mtu()
             raise
 
+    async def watch_mtus(self) -> None:
+        """Tell every change of what the open ports carry, within a second of it."""
+        while True:
+            await trio.sleep(READ_MTUS)
+            for port in self._open.values():
+                port.tell_mtu()
+
     async def serve(
         self,
         port: Port,
@@ -91,8 +101,8 @@ class Ports:
     ) -> None:
         """Give every frame of a port to `receive`, whenever its interface is there.
 
-        `mtu_is` is told what the interface carries when it opens or comes up again, and
-        when a frame was too large for it: somebody may have changed it meanwhile.
+        `mtu_is` is told what the interface carries when it opens, and when that is found
+        changed: by `watch_mtus`, once it comes up again, or after a frame too large for it.
         Started once the port is open or found missing: then it is waited for, and
         again whenever it goes. Raises ConfigurationError where the privileges are
         missing, or another process serves the port.
@@ -148,7 +158,8 @@ class OpenPort:
             membership = PROMISCUOUS.pack(self._index, PACKET_MR_PROMISC, 0)
             self._socket.setsockopt(vnet.SOL_PACKET, PACKET_ADD_MEMBERSHIP, membership)
             self._socket.bind((interface, ETH_P_ALL))
-            mtu_is(mtu_of(interface, self._socket.fileno()))
+            self._mtu = mtu_of(interface, self._socket.fileno())
+            mtu_is(self._mtu)
             self._opened = stack.pop_all()
 
     def fileno(self) -> int:
@@ -177,9 +188,12 @@ class OpenPort:
         return is_up(self.interface, self._socket.fileno())
 
     def tell_mtu(self) -> None:
-        """Say what the interface carries now, unless it has just gone."""
+        """Say what the interface carries now if that has changed, unless it has just gone."""
         with suppress(OSError):
-            self._mtu_is(mtu_of(self.interface, self._socket.fileno()))
+            mtu = mtu_of(self.interface, self._socket.fileno())
+            if mtu != self._mtu:
+                self._mtu = mtu
+                self._mtu_is(mtu)
 
     def send(self, frame: bytes) -> None:
         """Send a frame with finished checksums now, or raise OSError."""

@@ -21,7 +21,7 @@ from gateway.emissions import Emitter
 from gateway.forwarding.drops import DropReason, Drops
 from gateway.forwarding.verdicts import Forward, PortKey, ToPort, ToUnderlay
 from gateway.host import isolation
-from gateway.host.ports import Ports
+from gateway.host.ports import READ_MTUS, Ports
 from gateway.lab.namespaces import Namespace, connect
 from gateway.packets import ethernet, ip
 from gateway.packets.checksum import transport_checksum
@@ -124,6 +124,7 @@ def run(machine: Machine, scene: Scene) -> Host:
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.ports.watch_mtus)
             for number, port in PORTS.items():
                 await nursery.start(host.ports.serve, port, host.receive, host.mtu_is)
                 if f"vnet{number}" in machine.host.interfaces():
@@ -292,6 +293,18 @@ def test_what_a_port_carries_is_told_when_it_opens_and_when_it_may_have_changed(
         await until(lambda: not host.is_open(2))
         plug_in(machine, 2)
         await until(lambda: (MACS[2], 1500) in host.mtus)
+
+    run(machine, scene)
+
+
+@pytest.mark.parametrize("mtu", [1400, 9000])
+def test_change_of_what_a_port_carries_is_told_while_it_is_up_and_idle(machine: Machine, mtu: int) -> None:
+    async def scene(host: Host) -> None:
+        host.mtus.clear()
+        machine.host.ip(f"link set vnet1 mtu {mtu}")
+        await until(lambda: bool(host.mtus))
+        await trio.sleep(READ_MTUS * 1.5)
+        assert host.mtus == [(MACS[1], mtu)], "told once, and of no other port"
 
     run(machine, scene)
 
