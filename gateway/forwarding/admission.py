@@ -44,8 +44,10 @@ def admit(
         speaker = hop.ca
         hop = domain.routes.lookup(speaker)
     record = directory.find(hop.vsid, speaker) if isinstance(hop, SubnetHop) else None
+    if is_group_address(source):
+        return Admission.REFUSED, None
     if outer_source in domain.gateway_provider_addresses:
-        return (Admission.REFUSED if is_group_address(source) else Admission.ADMITTED), record
+        return Admission.ADMITTED, record
     if outer_source not in domain.host_addresses:
         return Admission.REFUSED, None
     if is_unspecified(source):
@@ -77,8 +79,9 @@ def port_owns(port: Port, domain: RoutingDomain, mac: bytes, source: bytes, *, t
         return to_group
     if is_link_local(source):
         return source != ROUTER_LINK_LOCAL
+    # A default route through a VM covers the groups too, but nobody is a group.
     hop = domain.routes.lookup(source)
-    return isinstance(hop, AddressHop) and hop.ca in port.addresses
+    return isinstance(hop, AddressHop) and hop.ca in port.addresses and not is_group_address(source)
 
 
 def is_unspecified(address: bytes) -> bool:

@@ -173,6 +173,17 @@ def test_no_other_vm_sends_for_what_lies_behind_a_firewall() -> None:
     n.dropped(without_route, DropReason.SPOOFED_SOURCE)
 
 
+@pytest.mark.parametrize("group", ["224.0.0.5", "255.255.255.255"])
+def test_vm_behind_which_everything_lies_is_no_group_all_the_same(group: str) -> None:
+    route = CustomerRoute(ip_network("0.0.0.0/0"), FIREWALL)
+    net = n.network(n.tenant("red", routes=(route,)), n.tenant("blue"))
+    frame = from_behind(("db", 5))
+    frame[IP].src = group
+
+    n.dropped(n.send(n.host("hv2", net), ("red", "db", 5), frame), DropReason.SPOOFED_SOURCE)
+    n.dropped(n.receive(n.gateway(net), frame, sender="hv2", subnet="db"), DropReason.SPOOFED_SOURCE)
+
+
 def with_route(prefix: str, hop: NextHop) -> Forwarder:
     route = CustomerRoute(ip_network(prefix), hop)
     return n.gateway(n.network(n.tenant("red", routes=(route,), sites=(n.site("seattle", "172.16.0.0/16"),))))
