@@ -48,6 +48,15 @@ ETH_P_ALL = 3
 PROMISCUOUS = struct.Struct("=iHH8x")  # struct packet_mreq: interface, type, length of an address
 PACKET_MR_PROMISC = 1
 
+_PRIVILEGE = "root or CAP_NET_ADMIN: run as root, or grant it"
+
+# What is missing where an interface cannot be kept apart, and waiting alone will not change that.
+_REFUSALS = {
+    errno.EPERM: _PRIVILEGE,
+    errno.EACCES: _PRIVILEGE,
+    errno.EROFS: "to write below /proc/sys/net, which is read-only: mount /proc/sys writable",
+}
+
 LARGEST_FRAME = vnet.HEADER_LENGTH + 65536 + 18
 ANCILLARY_SIZE = socket.CMSG_SPACE(20)
 
@@ -104,8 +113,9 @@ class Ports:
         `mtu_is` is told what the interface carries when it opens, and when that is found
         changed: by `watch_mtus`, once it comes up again, or after a frame too large for it.
         Started once the port is open or found missing: then it is waited for, and
-        again whenever it goes. Raises ConfigurationError where the privileges are
-        missing, or another process serves the port.
+        again whenever it goes. Raises ConfigurationError where another process serves the
+        port, or what keeping it apart needs is missing. Once started, the latter
+        is logged instead, and the port left alone until its interface is another.
         """
         key = (port.vsid, port.mac)
 
@@ -115,14 +125,18 @@ class Ports:
         def refuse() -> None:
             self._drops.count(DropReason.MALFORMED, port.tenant)
 
+        is_started = False
+
         def started() -> None:
-            nonlocal task_status
-            task_status.started()
-            task_status = trio.TASK_STATUS_IGNORED
+            nonlocal is_started
+            if not is_started:
+                is_started = True
+                task_status.started()
 
         with claimed("port", port.interface, f"host.port[{port.interface}].interface"):
             while True:
-                with closing(await _until_open(port.interface, partial(mtu_is, key), started)) as opened:
+                opening = _until_open(port.interface, partial(mtu_is, key), started, may_raise=not is_started)
+                with closing(await opening) as opened:
                     self._open[key] = opened
                     try:
                         _log.info("port %s is open", port.interface)
@@ -136,7 +150,7 @@ class OpenPort:
     """One VM's port: a packet socket on an interface that this machine's own stack is kept off.
 
     `mtu_is` is told at once what it carries. Raises OSError where the interface is not
-    there or cannot be kept apart, and ConfigurationError without the privileges.
+    there or cannot be kept apart, and ConfigurationError without the means to do that.
     """
 
     def __init__(self, interface: str, mtu_is: Callable[[int], object]) -> None:
@@ -149,8 +163,10 @@ class OpenPort:
             self._socket = stack.enter_context(_packet_socket())
             try:
                 stack.enter_context(isolated(interface, self._socket.fileno()))
-            except PermissionError:
-                message = "keeping a port apart needs root or CAP_NET_ADMIN: run as root, or grant it"
+            except OSError as error:
+                if error.errno not in _REFUSALS:
+                    raise
+                message = f"keeping a port apart needs {_REFUSALS[error.errno]}"
                 raise ConfigurationError([Problem(f"host.port[{interface}]", message)]) from None
             enlarge_buffers(self._socket)
             for option in (PACKET_VNET_HDR, vnet.PACKET_AUXDATA, PACKET_IGNORE_OUTGOING):
@@ -177,10 +193,7 @@ class OpenPort:
     @property
     def is_gone(self) -> bool:
         """Whether the interface that was opened is no longer there, though another may have its name."""
-        try:
-            return socket.if_nametoindex(self.interface) != self._index
-        except OSError:
-            return True
+        return _index_of(self.interface) != self._index
 
     @property
     def is_up(self) -> bool:
@@ -208,6 +221,14 @@ class OpenPort:
         return vnet.frames_untrusted(received, ancillary)
 
 
+def _index_of(interface: str) -> int:
+    """The number of an interface, or 0 if it is not there."""
+    try:
+        return socket.if_nametoindex(interface)
+    except OSError:
+        return 0
+
+
 def _packet_socket() -> socket.socket:
     try:
         # Protocol 0: it hears nothing until it is bound to its interface.
@@ -218,17 +239,29 @@ def _packet_socket() -> socket.socket:
 
 
 async def _until_open(
-    interface: str, mtu_is: Callable[[int], object], found_missing: Callable[[], object]
+    interface: str, mtu_is: Callable[[int], object], found_missing: Callable[[], object], *, may_raise: bool
 ) -> OpenPort:
+    """Open a port once its interface is there. Raises ConfigurationError, if at all, before it waits."""
     trouble = ""
     while True:
+        index = _index_of(interface)
         try:
             return OpenPort(interface, mtu_is)
+        except ConfigurationError as refusal:
+            # Later, it would end the other ports for the sake of this one.
+            if may_raise:
+                raise
+            _log.error("port %s is left alone until its interface is another: %s", interface, refusal)
+            while _index_of(interface) == index:  # noqa: ASYNC110 - the kernel sets no trio.Event
+                await trio.sleep(LOOK_AGAIN)
+            trouble = ""
+            continue
         except OSError as error:
             if str(error) != trouble:
                 trouble = str(error)
                 _log.warning("port %s cannot be served, and is waited for: %s", interface, trouble)
         found_missing()
+        may_raise = False
         await trio.sleep(LOOK_AGAIN)
 
 

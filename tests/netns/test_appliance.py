@@ -396,6 +396,45 @@ def test_host_that_may_not_keep_its_ports_apart_does_not_claim_to_be_ready(labor
     assert "Traceback" not in process.output()
 
 
+# As containers have it.
+READ_ONLY = ("unshare", "--mount", "sh", "-c", 'mount --bind -o ro /proc/sys /proc/sys && exec "$@"', "sh")
+REFUSED = "host.port[vnet0]: keeping a port apart needs to write below /proc/sys/net, which is read-only:"
+
+
+def state_of_port(lab: Laboratory) -> tuple[str, bool]:
+    edge = lab.namespaces["edge-1"]
+    link = edge.run("ip", "link", "show", "vnet0").stdout
+    return link[link.index("<") : link.index(">")], edge.call(is_ipv6_off, "vnet0")
+
+
+def test_host_whose_settings_are_read_only_does_not_claim_to_be_ready(laboratory: Laboratory) -> None:
+    plug_in(laboratory)
+    before = state_of_port(laboratory)
+
+    process = start_host(laboratory, prefix=READ_ONLY)
+
+    assert process.wait(20) == 2
+    assert REFUSED in process.output()
+    assert "ready" not in process.output()
+    assert "Traceback" not in process.output()
+    assert state_of_port(laboratory) == before
+
+
+def test_port_that_comes_later_and_cannot_be_kept_apart_is_left_alone(laboratory: Laboratory) -> None:
+    process = start_host(laboratory, prefix=READ_ONLY)
+    process.wait_for("ready")
+
+    plug_in(laboratory)
+    before = state_of_port(laboratory)
+    process.wait_for(r"ERROR .*: port vnet0 is left alone")
+    time.sleep(0.5)
+
+    assert process.output().count(REFUSED) == 1
+    assert state_of_port(laboratory) == before
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0
+
+
 def test_port_on_the_underlays_own_interface_is_refused_before_anything_is_changed(
     laboratory: Laboratory,
 ) -> None:

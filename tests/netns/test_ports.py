@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import select
@@ -417,6 +418,46 @@ def test_a_port_that_cannot_be_kept_apart_is_not_served(
     said = [record.getMessage() for record in caplog.records if "vnet1" in record.getMessage()]
     assert len(said) == 1
     assert "Invalid argument: '/proc/sys/net/ipv4/conf/vnet1/rp_filter'" in said[0]
+
+
+def test_port_that_is_refused_later_harms_no_other_and_is_tried_again_once_it_is_another(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write = isolation._write
+
+    def refuse_the_last_of_vnet1(setting: Path, value: str) -> None:
+        if setting.match("ipv4/conf/vnet1/rp_filter"):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(setting))
+        write(setting, value)
+
+    def said() -> list[str]:
+        return [each.getMessage() for each in caplog.records if each.levelname == "ERROR"]
+
+    async def scene(host: Host) -> None:
+        machine.host.ip("link del vnet1")
+        await until(lambda: not host.is_open(1))
+        with monkeypatch.context() as refusing:
+            refusing.setattr(isolation, "_write", refuse_the_last_of_vnet1)
+            plug_in(machine, 1)
+            before = machine.host.call(settings_of, "vnet1")
+            await until(lambda: bool(said()))
+            await trio.sleep(0.3)
+        assert len(said()) == 1
+        assert said()[0].startswith(
+            "port vnet1 is left alone until its interface is another: host.port[vnet1]:"
+        )
+        assert not host.is_open(1)
+        assert machine.host.call(settings_of, "vnet1") == before
+        assert before["ipv6/conf/{}/disable_ipv6"] == "0", "this shows nothing of half a port"
+        with closing(raw(machine.vms[2])) as vm2:
+            host.send(2, FRAME + b"still here")
+            assert vm2.recv(2048) == FRAME + b"still here"
+
+        machine.host.ip("link del vnet1")
+        plug_in(machine, 1)
+        await until(lambda: host.is_open(1))
+
+    run(machine, scene)
 
 
 def settings_of(interface: str) -> dict[str, str]:
