@@ -6,6 +6,7 @@ from collections import Counter, deque
 
 import msgspec
 
+from gateway.forwarding.drops import DropReason
 from gateway.forwarding.pipeline import Forwarder
 from gateway.forwarding.verdicts import (
     Answer,
@@ -22,6 +23,7 @@ from gateway.packets.checksum import internet_checksum, transport_checksum
 from policies.addresses import Vsid, gateway_mac, is_group_address
 from policies.errors import MalformedPacket
 from policies.facts import ICMP, ICMPV6, TCP_SYN, PacketFacts
+from policies.model import SubnetHop
 from policies.tables import RoutingDomain
 from tests.properties.frames import Sent, mark
 from tests.properties.worlds import World
@@ -223,7 +225,9 @@ def _check_told(node: Forwarder, sent: Sent, verdict: Answer | Drop, emission: E
     """Check that an answer goes back where the frame came from, is no flood, and may be given."""
     frame, out = _inner(sent), _frame(emission)
     assert len(verdict.emissions) == 1
-    if sent.port is not None:
+    if frame[6:12] == node.tables.subnets[_vsid(sent)].gateway_mac:
+        _check_told_by_record(node, sent, verdict, emission)
+    elif sent.port is not None:
         assert isinstance(emission, ToPort)
         assert emission.port == sent.port
     else:
@@ -261,6 +265,23 @@ def _check_told(node: Forwarder, sent: Sent, verdict: Answer | Drop, emission: E
     assert answer.source in (facts.destination, *node.tables.subnets[_vsid(sent)].domain.gateway_addresses)
     assert answer.quoted is not None
     assert (answer.quoted.source, answer.quoted.destination) == (facts.source, facts.destination)
+
+
+def _check_told_by_record(node: Forwarder, sent: Sent, verdict: Answer | Drop, emission: Emission) -> None:
+    """Check that what another node has routed is told of only for its size, and to its sender's VM."""
+    assert isinstance(verdict, Drop)
+    assert verdict.reason is DropReason.TOO_BIG
+    facts = _facts(_inner(sent))
+    assert facts is not None
+    hop = node.tables.subnets[_vsid(sent)].domain.routes.lookup(facts.source)
+    assert isinstance(hop, SubnetHop)
+    record = node.directory.find(hop.vsid, facts.source)
+    assert record is not None
+    assert _frame(emission)[:6] == record.mac
+    if isinstance(emission, ToUnderlay):
+        assert (emission.destination, emission.vsid) == (record.pa, record.vsid)
+    else:
+        assert emission.port == (record.vsid, record.mac)
 
 
 def _check_icmp_checksum(out: bytes, answer: PacketFacts) -> None:
