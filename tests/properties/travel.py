@@ -263,8 +263,10 @@ def _check_told(node: Forwarder, sent: Sent, verdict: Answer | Drop, emission: E
     assert not frame[0] & 1, "an ICMP error about a frame to a group (RFC 1122 section 3.2.2)"
     assert answer.destination == facts.source
     assert answer.source in (facts.destination, *node.tables.subnets[_vsid(sent)].domain.gateway_addresses)
-    assert answer.quoted is not None
-    assert (answer.quoted.source, answer.quoted.destination) == (facts.source, facts.destination)
+    # By their place: a quote is cut at 1280 octets, which a chain of extension headers may exceed.
+    quote = out[14 + answer.header_length + 8 :]
+    addresses = quote[12:20] if facts.version == 4 else quote[8:40]
+    assert addresses == facts.source + facts.destination
 
 
 def _check_told_by_record(node: Forwarder, sent: Sent, verdict: Answer | Drop, emission: Emission) -> None:
