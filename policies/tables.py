@@ -14,6 +14,7 @@ import msgspec
 from policies.access import AccessRules
 from policies.addresses import CustomerAddress, MacAddress, Prefix, ProviderAddress, Vsid, gateway_mac
 from policies.model import (
+    AddressHop,
     CustomerRoute,
     FlowIdMode,
     Limits,
@@ -77,6 +78,15 @@ class RoutingDomain(msgspec.Struct, frozen=True, eq=False):
     """Its gateways in order of preference, with their provider addresses."""
     vsids: frozenset[Vsid]
     limits: Limits | None
+
+    def resolve(self, address: bytes) -> tuple[bytes, NextHop | None]:
+        """Return the CA that a packet for `address` goes to next, and what that belongs to.
+
+        A route through a VM, such as a firewall, leads to where the VM is; only once,
+        or two such routes could lead to each other.
+        """
+        hop = self.routes.lookup(address)
+        return (hop.ca, self.routes.lookup(hop.ca)) if isinstance(hop, AddressHop) else (address, hop)
 
 
 class SubnetEntry(msgspec.Struct, frozen=True, eq=False):

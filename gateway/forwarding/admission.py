@@ -37,15 +37,11 @@ def admit(
     that the frame is for a group MAC, as everything from the unspecified address
     is. Also returns the source's record, where there is one.
     """
-    hop = domain.routes.lookup(source)
-    speaker = source
-    if isinstance(hop, AddressHop):
-        # What lies behind a VM, such as a firewall, is sent by that VM.
-        speaker = hop.ca
-        hop = domain.routes.lookup(speaker)
-    record = directory.find(hop.vsid, speaker) if isinstance(hop, SubnetHop) else None
     if is_group_address(source):
         return Admission.REFUSED, None
+    # What lies behind a VM, such as a firewall, is sent by that VM.
+    speaker, hop = domain.resolve(source)
+    record = directory.find(hop.vsid, speaker) if isinstance(hop, SubnetHop) else None
     if outer_source in domain.gateway_provider_addresses:
         return Admission.ADMITTED, record
     if outer_source not in domain.host_addresses:

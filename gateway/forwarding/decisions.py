@@ -23,7 +23,7 @@ from gateway.packets.ethernet import EthernetHeader
 from gateway.packets.icmp import Unreachable
 from policies.addresses import ROUTER_LINK_LOCAL, CustomerAddress, MacAddress, Vsid, is_group_address
 from policies.facts import ICMPV6, TCP, UDP, PacketFacts
-from policies.model import AddressHop, LookupRecord, SiteHop, SubnetHop
+from policies.model import LookupRecord, SiteHop, SubnetHop
 from policies.tables import RoutingDomain, Tables
 
 
@@ -99,14 +99,11 @@ class Decisions:
         refusal = self.permission.refusal(domain, facts, now)
         if refusal is not None:
             return Drop(refusal, domain.name)
-        hop = domain.routes.lookup(facts.destination)
         if self._explain:
             prefix = domain.routes.match(CustomerAddress(facts.destination))
-            self._explain("route", f"{prefix} -> {hop}" if hop else "none matches")
-        next_ca = facts.destination
-        if isinstance(hop, AddressHop):
-            next_ca = hop.ca
-            hop = domain.routes.lookup(next_ca)
+            route = domain.routes.lookup(facts.destination)
+            self._explain("route", f"{prefix} -> {route}" if route else "none matches")
+        next_ca, hop = domain.resolve(facts.destination)
         if isinstance(hop, SubnetHop):
             record = self._directory.find(hop.vsid, next_ca)
             if record is not None:

@@ -103,17 +103,14 @@ class Delivery:
 
     def reply(self, arrival: Arrival, frame: bytes) -> Emission:
         """Send a frame back to where `arrival` came in, in the same virtual subnet."""
-        tenant, vsid = arrival.tenant, arrival.entry.vsid
-        if arrival.outer is None:
-            return ToPort(port=(vsid, arrival.source_mac), frame=frame, tenant=tenant)
-        return ToUnderlay(
-            source=ProviderAddress(arrival.outer.destination),
-            destination=ProviderAddress(arrival.outer.source),
-            ecn=_NOT_ECT,
-            payload=nvgre.encode(vsid) + frame,
-            vsid=vsid,
-            tenant=tenant,
-        )
+        vsid, outer = arrival.entry.vsid, arrival.outer
+        way: Way
+        if outer is None:
+            way = LocalPort((vsid, arrival.source_mac))
+        else:
+            ours, theirs = ProviderAddress(outer.destination), ProviderAddress(outer.source)
+            way = Path(ours, theirs, vsid, nvgre.encode(vsid))
+        return self.emit(way, arrival.tenant, frame)
 
     def emit(self, way: Way, tenant: str, frame: bytes, ecn: int = _NOT_ECT) -> Emission:
         """Send a frame out. The outer ECN field is the inner one's (RFC 6040 section 4.1, normal mode)."""
