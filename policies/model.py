@@ -8,6 +8,15 @@ from pathlib import Path
 import msgspec
 
 from policies.addresses import CustomerAddress, MacAddress, Prefix, ProviderAddress, Vsid
+from policies.ipsec import (
+    MODERN_ESP,
+    MODERN_IKE,
+    EspProposal,
+    IkeProposal,
+    Lifetimes,
+    SelectorMode,
+    SiteStart,
+)
 
 
 class Translation(StrEnum):
@@ -110,11 +119,21 @@ class VirtualSubnet(msgspec.Struct, frozen=True):
 
 
 class IkeIdentity(msgspec.Struct, frozen=True):
-    """Who we and the site's peer say we are, and where the shared secret is kept."""
+    """Who we and the site's peer say we are, and the files with what proves it.
+
+    We sign with the private key where there is one, else by the shared secret. The
+    peer has to show a certificate where authorities are named, else the shared secret.
+    """
 
     local_id: str
     remote_id: str
     psk_file: Path | None = None
+    certificate_file: Path | None = None
+    """Our own certificate, PEM, with those between it and its authority."""
+    key_file: Path | None = None
+    authority_files: tuple[Path, ...] = ()
+    """The only authorities that may vouch for this site's peer."""
+    revocation_files: tuple[Path, ...] = ()
 
 
 class Site(msgspec.Struct, frozen=True):
@@ -125,6 +144,19 @@ class Site(msgspec.Struct, frozen=True):
     prefixes: tuple[Prefix, ...]
     peer: ProviderAddress | None
     ike: IkeIdentity
+    local_prefixes: tuple[Prefix, ...] = ()
+    """What the peer may reach here; empty: all of the tenant's subnets."""
+    start: SiteStart = SiteStart.START
+    ike_proposals: tuple[IkeProposal, ...] = MODERN_IKE
+    esp_proposals: tuple[EspProposal, ...] = MODERN_ESP
+    selectors: SelectorMode = SelectorMode.ALL
+    lifetimes: Lifetimes = Lifetimes()
+    liveness: float = 10.0
+    """Seconds of silence, while we send, after which the peer is taken for dead."""
+    force_udp: bool = False
+    """ESP in UDP even where no NAT is on the path: for firewalls that drop protocol 50."""
+    mtu: int | None = None
+    """Of a customer's packet, in octets, where the path carries less than its first link."""
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -256,3 +288,5 @@ class Appliance(msgspec.Struct, frozen=True):
     lookup: LookupSettings | None
     host: HostRole | None
     network: Network
+    site_addresses: tuple[ProviderAddress, ...] = ()
+    """Where sites' peers dial us; the underlay's provider addresses unless named."""

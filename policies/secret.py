@@ -1,0 +1,17 @@
+"""Octets that must not be seen."""
+
+from __future__ import annotations
+
+
+class Secret(bytes):
+    """A key or a shared secret: it compares and slices like any bytes, and prints as nothing but its length."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} secret octets>"
+
+    __str__ = __repr__
+
+    def __format__(self, _specification: str) -> str:
+        return repr(self)
