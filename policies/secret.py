@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Secret(bytes):
-    """A key or a shared secret: it compares and slices like any bytes, and prints as nothing but its length."""
+    """A key or a shared secret: it compares and slices like any bytes, and prints only its length."""
 
     __slots__ = ()
 
