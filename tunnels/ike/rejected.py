@@ -1,0 +1,28 @@
+"""Messages that are well formed and not acceptable, and the notification that says so to the peer."""
+
+from __future__ import annotations
+
+from policies.errors import Rejected
+from tunnels.ike.constants import NotifyType
+
+
+class Refused(Rejected):
+    """What the peer asks for or answers cannot be agreed to.
+
+    `notify` and `data` are for the peer (RFC 7296 section 3.10.1); the words are for people on our side.
+    """
+
+    def __init__(self, notify: NotifyType, words: str, data: bytes = b"") -> None:
+        super().__init__(words)
+        self.notify = notify
+        self.words = words
+        self.data = data
+
+
+class UnsupportedCriticalPayload(Refused):
+    """A payload of a type that we don't know, and the sender insists on it (RFC 7296 section 2.5)."""
+
+    def __init__(self, type: int) -> None:
+        words = f"the peer insists on a payload of type {type}, which is unknown here"
+        super().__init__(NotifyType.UNSUPPORTED_CRITICAL_PAYLOAD, words, bytes((type,)))
+        self.type = type
