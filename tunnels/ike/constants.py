@@ -3,6 +3,17 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import TypeVar
+
+_Kind = TypeVar("_Kind", bound=IntEnum)
+
+
+def named(kind: type[_Kind], number: int) -> _Kind | int:
+    """Return the name of a number, or the number itself where it has none here."""
+    try:
+        return kind(number)
+    except ValueError:
+        return number
 
 
 class ExchangeType(IntEnum):
@@ -54,6 +65,19 @@ class TransformType(IntEnum):
     INTEGRITY = 3
     KEY_EXCHANGE = 4
     SEQUENCE_NUMBERS = 5
+
+
+class AttributeType(IntEnum):
+    """RFC 7296 section 3.3.5."""
+
+    KEY_LENGTH = 14
+
+
+class SelectorType(IntEnum):
+    """RFC 7296 section 3.13.1."""
+
+    IPV4_RANGE = 7
+    IPV6_RANGE = 8
 
 
 class IdType(IntEnum):

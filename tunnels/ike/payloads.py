@@ -23,6 +23,8 @@ class Transform(msgspec.Struct, frozen=True):
     type: TransformType | int
     id: int
     key_length: int | None = None
+    unknown_attributes: bytes = b""
+    """As received. A transform that has any must not be chosen; others of its type may be (section 3.3.6)."""
 
 
 class Proposal(msgspec.Struct, frozen=True):
@@ -54,10 +56,12 @@ class Identification(msgspec.Struct, frozen=True):
     of_initiator: bool
     type: IdType | int
     data: bytes
+    reserved: bytes = bytes(3)
+    """As received: they mean nothing, but the peer has signed them."""
 
     @property
     def body(self) -> bytes:
-        return bytes((self.type, 0, 0, 0)) + self.data
+        return bytes((self.type,)) + self.reserved + self.data
 
 
 class Certificate(msgspec.Struct, frozen=True):
