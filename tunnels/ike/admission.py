@@ -1,0 +1,142 @@
+"""Which strangers' first messages are worth our work (RFC 7296 section 2.6).
+
+A first message costs its sender nothing and us a Diffie-Hellman computation
+and a half-open session. So a sender has to show by a cookie that it receives
+at the address it claims, unless we are idle, it has not asked often, and our
+response is no larger than its request: nobody can use us to send others more
+than was sent to us. How many half-open sessions there may be, in all and for
+one address, is bounded whatever is shown.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from enum import Enum
+
+import msgspec
+
+from policies.addresses import ProviderAddress
+from tunnels.ike.constants import NotifyType
+from tunnels.ike.cookies import CookieJar
+from tunnels.ike.payloads import KeyExchange, Message, Nonce, Notify
+
+# Above this many half-open sessions everybody needs a cookie; above the second, nobody gets in.
+BUSY = 50
+MOST_HALF_OPEN = 1000
+# Of one address: several sites may be behind one NAT, and all return after its reboot.
+MOST_HALF_OPEN_OF_ONE = 500
+# Requests a second of one address that has not shown a cookie, and of one that has.
+UNPROVEN_RATE = 5.0
+PROVEN_RATE = 250.0
+# What an authentication that failed costs of the latter, in requests: a guesser gets five tries a
+# second from one address, and a site with a wrong secret leaves room for others behind its NAT.
+FAILURE_COST = 50.0
+REMEMBERED_SOURCES = 4096
+
+# Our response beside the public value, which is as long as the one that came: the header, one
+# proposal, the nonce, and notifications for NAT, fragments and hashes, and a certificate request.
+_RESPONSE_WITHOUT_VALUE = 28 + 52 + 8 + 36 + 56 + 8 + 16 + 25
+
+
+class Admitted(Enum):
+    """What becomes of a first message."""
+
+    YES = "yes"
+    COOKIE = "cookie"
+    """Only with a cookie."""
+    NO = "no"
+
+
+class _Allowance(msgspec.Struct):
+    """A token bucket that holds one second's worth."""
+
+    rate: float
+    tokens: float
+    at: float
+
+    def take(self, cost: float, now: float) -> bool:
+        self.tokens = min(self.rate, self.tokens + (now - self.at) * self.rate)
+        self.at = now
+        if self.tokens < cost:
+            return False
+        self.tokens -= cost
+        return True
+
+
+class Admission:
+    """The bounds on what strangers may cost us. Its state is bounded itself."""
+
+    def __init__(self, jar: CookieJar) -> None:
+        self._jar = jar
+        self._half_open: dict[bytes, ProviderAddress] = {}
+        self._half_open_of: Counter[ProviderAddress] = Counter()
+        self._unproven: OrderedDict[ProviderAddress, _Allowance] = OrderedDict()
+        self._proven: OrderedDict[ProviderAddress, _Allowance] = OrderedDict()
+
+    @property
+    def half_open(self) -> int:
+        """How many sessions wait for their peers' proof."""
+        return len(self._half_open)
+
+    def judge(self, source: ProviderAddress, request: Message, size: int, now: float) -> Admitted:
+        """Judge an IKE_SA_INIT request of `size` octets."""
+        if len(self._half_open) >= MOST_HALF_OPEN or self._half_open_of[source] >= MOST_HALF_OPEN_OF_ONE:
+            return Admitted.NO
+        if self._shows_cookie(source, request, now):
+            proven = _allowance(self._proven, source, PROVEN_RATE, now)
+            return Admitted.YES if proven.take(1, now) else Admitted.NO
+        if len(self._half_open) >= BUSY or size < _largest_response(request):
+            return Admitted.COOKIE
+        unproven = _allowance(self._unproven, source, UNPROVEN_RATE, now)
+        return Admitted.YES if unproven.take(1, now) else Admitted.COOKIE
+
+    def cookie(self, source: ProviderAddress, request: Message, now: float) -> bytes:
+        """The cookie that this request has to be repeated with."""
+        return self._jar.make(_nonce(request), source, request.header.initiator_spi, now)
+
+    def opened(self, spi: bytes, source: ProviderAddress) -> None:
+        """A half-open session has been made, known by our SPI."""
+        self._half_open[spi] = source
+        self._half_open_of[source] += 1
+
+    def settled(self, spi: bytes) -> None:
+        """A session is half-open no longer, if it was."""
+        source = self._half_open.pop(spi, None)
+        if source is not None:
+            self._half_open_of[source] -= 1
+            if not self._half_open_of[source]:
+                del self._half_open_of[source]
+
+    def failed(self, source: ProviderAddress, now: float) -> None:
+        """An address has failed to prove who it is."""
+        allowance = _allowance(self._proven, source, PROVEN_RATE, now)
+        allowance.take(min(FAILURE_COST, allowance.tokens), now)
+        _allowance(self._unproven, source, UNPROVEN_RATE, now).take(1, now)
+
+    def _shows_cookie(self, source: ProviderAddress, request: Message, now: float) -> bool:
+        first = request.payloads[0] if request.payloads else None
+        if not isinstance(first, Notify) or first.type != NotifyType.COOKIE:
+            return False
+        return self._jar.is_valid(first.data, _nonce(request), source, request.header.initiator_spi, now)
+
+
+def _nonce(request: Message) -> bytes:
+    return next((each.data for each in request.payloads if isinstance(each, Nonce)), b"")
+
+
+def _largest_response(request: Message) -> int:
+    values = (len(each.data) for each in request.payloads if isinstance(each, KeyExchange))
+    return _RESPONSE_WITHOUT_VALUE + max(values, default=0)
+
+
+def _allowance(
+    known: OrderedDict[ProviderAddress, _Allowance], source: ProviderAddress, rate: float, now: float
+) -> _Allowance:
+    allowance = known.get(source)
+    if allowance is None:
+        if len(known) >= REMEMBERED_SOURCES:
+            known.popitem(last=False)
+        allowance = known[source] = _Allowance(rate, rate, now)
+    else:
+        known.move_to_end(source)
+    return allowance

@@ -1,0 +1,226 @@
+"""One site's peer: the sessions with it that come and go, and who starts the next one when.
+
+A tunnel that shall be up is tried for ever, with pauses that grow to half a
+minute. For a while there can be several sessions: while the peer's new one
+replaces that from before its reboot, after a change of secrets, and where both
+sides have called each other at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from policies.addresses import ProviderAddress
+from policies.ipsec import SiteStart
+from tunnels.effects import IKE_PORT, Effect, Endpoint, Path
+from tunnels.ike.entropy import Entropy
+from tunnels.ike.policy import PeerPolicy
+from tunnels.ike.session import IkeSession, State
+from tunnels.retransmit import Backoff
+
+_PAUSES = Backoff(first=1.0, factor=2.0, ceiling=30.0, jitter=0.5)
+
+# A session that ends sooner than this has solved nothing: the pauses go on growing.
+LASTING = 30.0
+# Seconds in which two established sessions count as both sides' call at the same time.
+AT_ONCE = 10.0
+# How long a session by an old secret may stand while none by the new one can be had, in seconds.
+REAUTHENTICATE_WITHIN = 300.0
+
+Dial = Callable[[PeerPolicy, Path, float], IkeSession]
+
+
+class Peer:
+    """What is going on with the peer of one site."""
+
+    def __init__(self, policy: PeerPolicy, entropy: Entropy, dial: Dial) -> None:
+        self.policy = policy
+        self.sessions: list[IkeSession] = []
+        """Those that are not closed, oldest first."""
+        self.deadline: float | None = None
+        """When `handle_timeout` wants calling."""
+        self._entropy = entropy
+        self._dial = dial
+        self._established: set[IkeSession] = set()
+        self._pauses = 0
+        self._retry_at: float | None = None
+        self._redundant: dict[IkeSession, float] = {}
+        """Sessions to be closed, and when."""
+        self._is_removed = False
+
+    @property
+    def session(self) -> IkeSession | None:
+        """The newest established session."""
+        established = (each for each in reversed(self.sessions) if each.state is State.ESTABLISHED)
+        return next(established, None)
+
+    @property
+    def is_connecting(self) -> bool:
+        return any(each.state in (State.CONNECTING, State.HALF_OPEN) for each in self.sessions)
+
+    @property
+    def is_over(self) -> bool:
+        """Removed from the configuration, and nothing is left of it."""
+        return self._is_removed and not self.sessions
+
+    @property
+    def retry_at(self) -> float | None:
+        """When the next attempt begins, if one waits."""
+        return self._retry_at
+
+    def begin(self, now: float) -> list[Effect]:
+        """Dial, where the policy says that we start."""
+        return self._connect(now) if self.policy.start is SiteStart.START else []
+
+    def wanted(self, now: float) -> list[Effect]:
+        """A packet wants to go there: dial, unless that is under way or has just failed."""
+        if self.sessions or self._retry_at is not None or self.policy.start is SiteStart.RESPOND:
+            return []
+        return self._connect(now)
+
+    def reconfigure(self, policy: PeerPolicy, now: float) -> list[Effect]:
+        """Hold the peer to a changed policy: authenticate again, and only then let the old session go."""
+        if policy == self.policy:
+            return []
+        self.policy = policy
+        self._pauses = 0
+        self._retry_at = None
+        effects: list[Effect] = []
+        for each in list(self.sessions):
+            if each.state is not State.ESTABLISHED:
+                effects += self._drop(each, now)
+            elif self._may_dial:
+                self._redundant.setdefault(each, now + REAUTHENTICATE_WITHIN)
+            else:
+                effects += each.close(now)
+        if self._may_dial and (policy.start is SiteStart.START or self._redundant):
+            effects += self._connect(now)
+        self._reckon()
+        return effects
+
+    def remove(self, now: float) -> list[Effect]:
+        """End everything, at the peer too."""
+        self._is_removed = True
+        self._retry_at = None
+        effects: list[Effect] = []
+        for each in list(self.sessions):
+            effects += each.close(now) if each.state is State.ESTABLISHED else self._drop(each, now)
+        self._reckon()
+        return effects
+
+    def heed(self, session: IkeSession, now: float) -> list[Effect]:
+        """Take note of what has become of a session after something happened to it."""
+        effects: list[Effect] = []
+        if session.successor is not None and session.successor not in self.sessions:
+            self._succeeded(session, session.successor)
+        if session.state is State.CLOSED:
+            effects += self._closed(session, now)
+        else:
+            if session not in self.sessions:
+                self.sessions.append(session)
+            if session.state is State.ESTABLISHED and session not in self._established:
+                effects += self._opened(session, now)
+        self._reckon()
+        return effects
+
+    def handle_timeout(self, now: float) -> list[Effect]:
+        """Do what is due: dial again, close what is redundant."""
+        effects: list[Effect] = []
+        for session, when in list(self._redundant.items()):
+            if when <= now:
+                del self._redundant[session]
+                effects += session.close(now)
+        if self._retry_at is not None and self._retry_at <= now:
+            self._retry_at = None
+            effects += self._connect(now)
+        self._reckon()
+        return effects
+
+    @property
+    def _may_dial(self) -> bool:
+        return self.policy.remote_address is not None and self.policy.start is not SiteStart.RESPOND
+
+    def _connect(self, now: float) -> list[Effect]:
+        path = self._path()
+        if path is None or self._is_removed:
+            return []
+        session = self._dial(self.policy, path, now)
+        self.sessions.append(session)
+        return session.start(now)
+
+    def _path(self) -> Path | None:
+        remote = self.policy.remote_address
+        if remote is None:
+            return None
+        for local in self.policy.local_addresses:
+            if local.version == remote.version:
+                return Path(Endpoint(local, IKE_PORT), Endpoint(ProviderAddress(remote), IKE_PORT))
+        return None
+
+    def _opened(self, session: IkeSession, now: float) -> list[Effect]:
+        self._established.add(session)
+        self._retry_at = None
+        effects: list[Effect] = []
+        for other in list(self.sessions):
+            if other is session:
+                continue
+            if other.state is not State.ESTABLISHED:
+                # Ours is not needed any more; what the peer has begun is its own affair.
+                if session.policy == self.policy and other.is_initiator and not session.is_initiator:
+                    effects += self._drop(other, now)
+            elif self._called_at_once(session, other, now):
+                loser = max(session, other, key=lambda each: each.initiator_spi)
+                # Who made the loser closes it at once; if that doesn't happen, the other does.
+                self._redundant[loser] = now if loser.is_initiator else now + AT_ONCE
+            elif session.is_initial_contact:
+                effects += self._drop(other, now)  # the peer has forgotten it
+            else:
+                self._redundant[other] = now
+        return effects
+
+    def _succeeded(self, session: IkeSession, successor: IkeSession) -> None:
+        """The IKE SA has been rekeyed: what was true of the old one is true of the new one."""
+        self.sessions.append(successor)
+        self._established.add(successor)
+        if session in self._redundant:
+            self._redundant[successor] = self._redundant.pop(session)
+
+    def _called_at_once(self, session: IkeSession, other: IkeSession, now: float) -> bool:
+        began = other.established_at
+        return (
+            session.is_initiator != other.is_initiator
+            and session.policy == other.policy
+            and began is not None
+            and now - began < AT_ONCE
+        )
+
+    def _closed(self, session: IkeSession, now: float) -> list[Effect]:
+        if session not in self.sessions:
+            return []
+        self.sessions.remove(session)
+        self._redundant.pop(session, None)
+        was_up = session in self._established
+        self._established.discard(session)
+        if session.successor is not None or self._is_removed or self._retry_at is not None:
+            return []
+        if any(each.state is not State.CLOSED for each in self.sessions if each not in self._redundant):
+            return []
+        if was_up and session.established_at is not None and now - session.established_at >= LASTING:
+            self._pauses = 0
+        if self.policy.start is SiteStart.START or (self._redundant and self._may_dial):
+            self._pauses += 1
+            self._retry_at = now + _PAUSES.delay(self._pauses, self._entropy.fraction())
+        return []
+
+    def _drop(self, session: IkeSession, now: float) -> list[Effect]:
+        """Forget a session without a word to the peer."""
+        self.sessions.remove(session)
+        self._established.discard(session)
+        self._redundant.pop(session, None)
+        return session.abandon(now)
+
+    def _reckon(self) -> None:
+        wanted = [*self._redundant.values()]
+        if self._retry_at is not None:
+            wanted.append(self._retry_at)
+        self.deadline = min(wanted, default=None)
