@@ -30,7 +30,7 @@ class Reassembly:
     def add(
         self, message_id: int, number: int, total: int, first_payload: int, plaintext: bytes
     ) -> tuple[int, bytes] | None:
-        """Take an authentic fragment; return the first payload's type and all payloads, once the last is there.
+        """Take an authentic fragment; with the last return the first payload's type, and all payloads.
 
         Fragments that can't be right, and repeated ones, change nothing (section 2.6). A new
         message takes the place of an unfinished older one.
