@@ -2,7 +2,7 @@
 
 The tables are read key by key (`node_tables`, `network_tables`, `site_tables`)
 and checked against each other and against the machine (`node_checks`,
-`network_checks`, `secret_files`). Each step goes on after a mistake, so one run
+`network_checks`, `site_checks`, `secret_files`). Each step goes on after a mistake, so one run
 shows the whole list. Only a file without any mistake is made into the model.
 """
 
@@ -17,6 +17,7 @@ from policies.config.node_checks import node_problems
 from policies.config.node_tables import File
 from policies.config.reader import Notes, Reader
 from policies.config.secret_files import secret_file_problems
+from policies.config.site_checks import site_problems
 from policies.errors import ConfigurationError, Problem
 from policies.model import Appliance
 
@@ -34,7 +35,7 @@ def load(path: Path) -> Appliance:
         raise ConfigurationError([Problem("", f"{path}: {error.strerror or error}")]) from error
     except ValueError as error:
         raise ConfigurationError([Problem("", f"{path} is not text in UTF-8: {error}")]) from error
-    return _appliance(text, path.parent, node_problems, network_problems, secret_file_problems)
+    return _appliance(text, path.parent, node_problems, network_problems, site_problems, secret_file_problems)
 
 
 def parse(text: str, *, base: Path = Path()) -> Appliance:
@@ -42,7 +43,7 @@ def parse(text: str, *, base: Path = Path()) -> Appliance:
 
     Raises ConfigurationError with everything that is wrong.
     """
-    return _appliance(text, base, node_problems, network_problems)
+    return _appliance(text, base, node_problems, network_problems, site_problems)
 
 
 def _appliance(text: str, base: Path, *checks: Check) -> Appliance:

@@ -35,7 +35,6 @@ def network_problems(file: File) -> Iterator[Problem]:
     yield from names_used_twice((table.path, table.name) for table in file.tenants)
     yield from vsids_used_twice(file)
     yield from rdids_used_twice(file)
-    yield from identities_used_twice(file)
     yield from unknown_tenants(file)
     for tenant in file.tenants:
         for check in TENANT_CHECKS:
@@ -80,19 +79,6 @@ def rdids_used_twice(file: File) -> Iterator[Problem]:
     """A routing domain's GUID that two tenants have."""
     for path, rdid, first in used_twice((tenant.path, tenant.rdid) for tenant in file.tenants):
         yield Problem(f"{path}.rdid", f"{rdid} is the routing domain of {first} already; give each its own")
-
-
-def identities_used_twice(file: File) -> Iterator[Problem]:
-    """A pair of identities that two sites have: it tells them apart when a peer calls."""
-    pairs = (
-        (site.path, (site.ike.local_id, site.ike.remote_id))
-        for tenant in file.tenants
-        for site in tenant.sites
-        if site.ike is not None and None not in (site.ike.local_id, site.ike.remote_id)
-    )
-    for path, _, first in used_twice(pairs):
-        message = f"{first} has the same local_id and remote_id; the pair tells sites apart, so change one"
-        yield Problem(f"{path}.ike.remote_id", message)
 
 
 def unknown_tenants(file: File) -> Iterator[Problem]:

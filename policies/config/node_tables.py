@@ -65,6 +65,20 @@ class UnderlayTable(Table, frozen=True):
         return Underlay(self.provider_addresses, self.interfaces, self.mtu)
 
 
+class GatewayTable(Table, frozen=True):
+    """The `[gateway]`."""
+
+    site_addresses: tuple[ProviderAddress, ...]
+
+    @classmethod
+    def read(cls, keys: Reader) -> GatewayTable:
+        return cls(
+            path=keys.path,
+            site_addresses=keys.optional_list("site_addresses", values.provider_address),
+            unsound=keys.finish(),
+        )
+
+
 class LookupTable(Table, frozen=True):
     """The `[lookup]`."""
 
@@ -156,6 +170,7 @@ class File(Table, frozen=True, dict=True):
     sections: frozenset[str]
     appliance: ApplianceTable | None
     underlay: UnderlayTable | None
+    gateway: GatewayTable | None
     lookup: LookupTable | None
     host: HostTable | None
     hosts: tuple[ProviderHostTable, ...]
@@ -168,12 +183,12 @@ class File(Table, frozen=True, dict=True):
             keys.note(
                 "appliance", 'is missing; write [appliance] and under it a name, such as name = "edge-1"'
             )
-        keys.table("gateway", Reader.finish)
         return cls(
             path=keys.path,
             sections=keys.names,
             appliance=keys.table("appliance", ApplianceTable.read),
             underlay=keys.table("underlay", UnderlayTable.read),
+            gateway=keys.table("gateway", GatewayTable.read),
             lookup=keys.table("lookup", LookupTable.read),
             host=keys.table("host", HostTable.read),
             hosts=keys.tables("provider_host", ProviderHostTable.read),
@@ -199,6 +214,7 @@ class File(Table, frozen=True, dict=True):
                 gateways=tuple(ProviderGateway(*gateway) for gateway in self.gateway_addresses.items()),
                 tenants=tuple(tenant.model(self.host_names, families) for tenant in self.tenants),
             ),
+            site_addresses=self.site_addresses,
         )
 
     @cached_property
@@ -228,6 +244,13 @@ class File(Table, frozen=True, dict=True):
             for record in tenant.records
             if record.ca is not None
         }
+
+    @property
+    def site_addresses(self) -> tuple[ProviderAddress, ...]:
+        """Where sites' peers call this gateway."""
+        if self.gateway is None:
+            return ()
+        return self.gateway.site_addresses or (self.underlay.provider_addresses if self.underlay else ())
 
     @property
     def own_gateway(self) -> str | None:

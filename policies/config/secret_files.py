@@ -1,4 +1,4 @@
-"""Checks of the files that hold secrets: there, ours alone, and not empty."""
+"""Checks of the files that prove who is who: there, not empty, and those with secrets ours alone."""
 
 from __future__ import annotations
 
@@ -8,35 +8,71 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from policies.config.node_tables import File
+from policies.config.site_tables import IkeTable
 from policies.errors import Problem
 
 
 def secret_file_problems(file: File) -> Iterator[Problem]:
-    """What is wrong with the secret files that this node has to read."""
+    """What is wrong with the credentials' files that this node has to read."""
     for tenant in file.tenants:
         for site in tenant.sites:
             ours = file.own_gateway is not None and site.gateway == file.own_gateway
-            if ours and site.ike is not None and site.ike.psk_file is not None:
-                yield from _problems_of(f"{site.ike.path}.psk_file", site.ike.psk_file)
+            if ours and site.ike is not None:
+                yield from _site_problems(site.ike)
     if file.host is not None and file.host.token_file is not None:
-        yield from _problems_of(f"{file.host.path}.token_file", file.host.token_file)
+        yield from _secret_problems(f"{file.host.path}.token_file", file.host.token_file)
 
 
-def _problems_of(path: str, file: Path) -> Iterator[Problem]:
-    try:
-        status = file.stat()
-    except OSError as error:
-        yield Problem(path, f"{file}: {error.strerror or error}")
-        return
-    if not stat.S_ISREG(status.st_mode):
-        yield Problem(path, f"{file} is not a regular file")
+def _site_problems(ike: IkeTable) -> Iterator[Problem]:
+    for key, secret in (("psk_file", ike.psk_file), ("key_file", ike.key_file)):
+        if secret is not None:
+            yield from _secret_problems(f"{ike.path}.{key}", secret)
+    certificates = () if ike.certificate_file is None else (ike.certificate_file,)
+    for key, files in (
+        ("certificate_file", certificates),
+        ("authority_files", ike.authority_files),
+        ("revocation_files", ike.revocation_files),
+    ):
+        for index, file in enumerate(files):
+            item = f"[#{index + 1}]" if len(files) > 1 else ""
+            yield from _trusted_problems(f"{ike.path}.{key}{item}", file)
+
+
+def _secret_problems(path: str, file: Path) -> Iterator[Problem]:
+    """What nobody else may read."""
+    if (status := _status(file)) is None or isinstance(status, str):
+        yield Problem(path, f"{file}{status or ' is not a regular file'}")
         return
     mode = stat.S_IMODE(status.st_mode)
     if mode & 0o077:
         yield Problem(path, f"mode {mode:04o} lets others read it; chmod 600 {file}")
+    yield from _common_problems(path, file, status, "put the secret in it")
+
+
+def _trusted_problems(path: str, file: Path) -> Iterator[Problem]:
+    """What everybody may read, and nobody else may write: it says whom to trust."""
+    if (status := _status(file)) is None or isinstance(status, str):
+        yield Problem(path, f"{file}{status or ' is not a regular file'}")
+        return
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o022:
+        yield Problem(path, f"mode {mode:04o} lets others write it; chmod 644 {file}")
+    yield from _common_problems(path, file, status, "put PEM in it")
+
+
+def _status(file: Path) -> os.stat_result | str | None:
+    """A regular file's status, None for another's, or why there is none."""
+    try:
+        status = file.stat()
+    except OSError as error:
+        return f": {error.strerror or error}"
+    return status if stat.S_ISREG(status.st_mode) else None
+
+
+def _common_problems(path: str, file: Path, status: os.stat_result, right: str) -> Iterator[Problem]:
     if status.st_uid not in (0, os.geteuid()):
         yield Problem(
             path, f"{file} belongs to user {status.st_uid}; give it to root or to the user who runs this"
         )
     if not status.st_size:
-        yield Problem(path, f"{file} is empty; put the secret in it")
+        yield Problem(path, f"{file} is empty; {right}")

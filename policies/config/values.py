@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Mapping
 from enum import StrEnum
 from fractions import Fraction
 from pathlib import Path
@@ -60,7 +61,7 @@ _QUANTITY = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?([A-Za-z/]{1,8})")
 _URL = re.compile(r"https?://[^\s/?#]+/?")
 
 _RATE_UNITS = {"bit/s": 1, "kbit/s": 10**3, "mbit/s": 10**6, "gbit/s": 10**9}
-_SIZE_UNITS = {
+SIZE_UNITS = {
     "b": 1,
     "kb": 10**3,
     "mb": 10**6,
@@ -122,13 +123,6 @@ def title(value: object) -> str:
     """A rule's name, which nothing refers to."""
     if not text(value).strip() or not text(value).isprintable() or len(text(value)) > 128:
         raise ValueError(f"{shown(value)} is not a name: 1 to 128 printable characters")
-    return text(value)
-
-
-def identity(value: object) -> str:
-    """An IKE identity: a domain name, a mail address or an address."""
-    if not re.fullmatch(r"[!-~]{1,255}", text(value)):
-        raise ValueError(f'{shown(value)} is not an identity such as "edge-1.example"')
     return text(value)
 
 
@@ -307,13 +301,13 @@ def ports(value: object) -> PortRange:
 
 def rate(value: object) -> int:
     """Bits per second."""
-    return _quantity(value, _RATE_UNITS, 'a rate such as "500 Mbit/s" (bit/s, kbit/s, Mbit/s or Gbit/s)')
+    return whole_quantity(value, _RATE_UNITS, 'a rate such as "500 Mbit/s" (bit/s, kbit/s, Mbit/s or Gbit/s)')
 
 
 def burst(value: object) -> int:
     """Octets."""
     right = 'a size in octets, or such as "1 MB" (B, kB, MB, GB, KiB, MiB or GiB)'
-    octets = number(value) if isinstance(value, int) else _quantity(value, _SIZE_UNITS, right)
+    octets = number(value) if isinstance(value, int) else whole_quantity(value, SIZE_UNITS, right)
     if not 1514 <= octets <= 1 << 40:
         raise ValueError(f"{shown(value)} is not between one frame, 1514 octets, and 1 TiB")
     return octets
@@ -378,11 +372,17 @@ def _inside(inner: Prefix, outer: Prefix) -> bool:
     return inner.version == outer.version and inner.prefixlen >= outer.prefixlen and inner.overlaps(outer)
 
 
-def _quantity(value: object, units: dict[str, int], right: str) -> int:
-    found = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
-    if not found or found[2].lower() not in units:
-        raise ValueError(f"{shown(value)} is not {right}")
-    amount = int(Fraction(found[1]) * units[found[2].lower()])
+def whole_quantity(value: object, units: Mapping[str, int], right: str) -> int:
+    """A number of units, such as "500 Mbit/s", in the smallest of them, and at least one."""
+    amount = int(quantity(value, units, right))
     if amount < 1:
         raise ValueError(f"{shown(value)} is nothing; give more than 0")
     return amount
+
+
+def quantity(value: object, units: Mapping[str, int], right: str) -> Fraction:
+    """A number of units, such as "1.5 h", in the smallest of them."""
+    found = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
+    if not found or found[2].lower() not in units:
+        raise ValueError(f"{shown(value)} is not {right}")
+    return Fraction(found[1]) * units[found[2].lower()]
