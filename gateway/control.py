@@ -1,4 +1,4 @@
-"""The local socket that the command line asks a running appliance by: one question a connection, in JSON lines.
+"""The local socket by which the command line asks a running appliance: one question a connection, in JSON.
 
 It lies in the appliance's state folder and is its owner's alone.
 """

@@ -1,0 +1,1 @@
+"""Sites: the key exchange, ESP and the pipeline, joined."""

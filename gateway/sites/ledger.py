@@ -1,0 +1,83 @@
+"""What has happened to each site, for people: up or down since when, why, and how often rekeyed."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+import msgspec
+
+from policies.ipsec import IkeSuite
+from tunnels.effects import Effect, Path, SiteDown, SiteKey, SiteRekeyed, SiteTrouble, SiteUp
+
+REMEMBERED = 20
+"""Turns of events that are kept for each site."""
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """One turn of events: `at` is in seconds since 1970, UTC."""
+
+    at: float
+    what: str
+    """up, down or trouble."""
+    why: str = ""
+
+
+class Entry(msgspec.Struct):
+    """What is known of one site."""
+
+    since: float
+    is_up: bool = False
+    suite: IkeSuite | None = None
+    path: Path | None = None
+    last_error: Turn | None = None
+    failures: int = 0
+    """Attempts that came to nothing since it was up last."""
+    ike_rekeys: int = 0
+    child_rekeys: int = 0
+    history: deque[Turn] = msgspec.field(default_factory=lambda: deque(maxlen=REMEMBERED))
+
+
+class Ledger:
+    """One entry a configured site, there from the start: a site that never came up is down, not missing."""
+
+    def __init__(self) -> None:
+        self.entries: dict[SiteKey, Entry] = {}
+
+    def configure(self, sites: Iterable[SiteKey], now: float) -> None:
+        """Keep the entries of these sites, and only these. Times are in seconds since 1970, UTC."""
+        self.entries = {site: self.entries.get(site) or Entry(since=now) for site in sites}
+
+    def note(self, effect: Effect, now: float) -> None:
+        """Write down what an effect says of a site."""
+        if not isinstance(effect, SiteUp | SiteDown | SiteTrouble | SiteRekeyed):
+            return
+        entry = self.entries.get(effect.site)
+        if entry is None:
+            return
+        match effect:
+            case SiteUp(suite=suite, path=path):
+                if not entry.is_up:
+                    entry.since = now
+                entry.is_up, entry.suite, entry.path, entry.failures = True, suite, path, 0
+                entry.history.append(Turn(now, "up"))
+            case SiteDown(reason=reason):
+                if entry.is_up:
+                    entry.since = now
+                entry.is_up = False
+                self._trouble(entry, Turn(now, "down", reason))
+            case SiteTrouble(reason=reason):
+                entry.failures += 1
+                self._trouble(entry, Turn(now, "trouble", reason))
+            case SiteRekeyed(what=what):
+                if what == "ike":
+                    entry.ike_rekeys += 1
+                else:
+                    entry.child_rekeys += 1
+
+    def _trouble(self, entry: Entry, turn: Turn) -> None:
+        entry.last_error = turn
+        last = entry.history[-1] if entry.history else None
+        # A site that stays down for a day would fill its history with one sentence.
+        if last is None or (last.what, last.why) != (turn.what, turn.why):
+            entry.history.append(turn)
