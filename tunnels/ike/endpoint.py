@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from policies.addresses import ProviderAddress
 from policies.errors import MalformedPacket, Rejected
+from policies.secret import Secret
 from tunnels.deadlines import Deadlines
 from tunnels.effects import Effect, Path, SendDatagram, SiteDown, SiteKey
 from tunnels.ike import wire
@@ -65,7 +66,7 @@ class IkeEndpoint:
         self.peers: dict[SiteKey, Peer] = {}
         self._entropy = entropy
         self._traffic_of = traffic_of
-        self._admission = Admission(CookieJar(entropy.octets(32)))
+        self._admission = Admission(CookieJar(Secret(entropy.octets(32))))
         self._sessions: dict[bytes, IkeSession] = {}
         self._half_open: dict[_First, IkeSession] = {}
         """Its first message may come more than once."""

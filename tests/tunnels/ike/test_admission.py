@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import pytest
+
+from policies.addresses import ProviderAddress
+from policies.secret import Secret
+from tunnels.ike import admission
+from tunnels.ike.admission import Admission, Admitted
+from tunnels.ike.constants import ExchangeType, NotifyType
+from tunnels.ike.cookies import CookieJar
+from tunnels.ike.payloads import Header, KeyExchange, Message, Nonce, Notify, Payload
+
+STRANGER = ProviderAddress.parse("203.0.113.7")
+ANOTHER = ProviderAddress.parse("203.0.113.8")
+LARGE = 600
+
+
+def request(*first: Payload, spi: bytes = b"initiato", value: int = 32) -> Message:
+    header = Header(spi, bytes(8), ExchangeType.IKE_SA_INIT, 0, is_response=False, from_initiator=True)
+    return Message(header, (*first, KeyExchange(31, bytes(value)), Nonce(bytes(32))))
+
+
+@pytest.fixture
+def entrance() -> Admission:
+    return Admission(CookieJar(Secret(bytes(32))))
+
+
+def with_cookie(entrance: Admission, source: ProviderAddress, now: float, spi: bytes = b"initiato") -> Message:
+    cookie = entrance.cookie(source, request(spi=spi), now)
+    return request(Notify(NotifyType.COOKIE, cookie), spi=spi)
+
+
+def test_a_stranger_is_let_in_while_little_goes_on(entrance: Admission) -> None:
+    assert entrance.judge(STRANGER, request(), LARGE, now=0) is Admitted.YES
+
+
+def test_a_request_smaller_than_our_response_needs_a_cookie(entrance: Admission) -> None:
+    assert entrance.judge(STRANGER, request(), size=150, now=0) is Admitted.COOKIE
+    assert entrance.judge(STRANGER, with_cookie(entrance, STRANGER, 0), size=150, now=0) is Admitted.YES
+
+
+def test_a_longer_public_value_makes_the_response_longer(entrance: Admission) -> None:
+    assert entrance.judge(STRANGER, request(value=256), size=400, now=0) is Admitted.COOKIE
+
+
+def test_who_asks_often_needs_a_cookie_and_others_do_not(entrance: Admission) -> None:
+    verdicts = [entrance.judge(STRANGER, request(), LARGE, now=0) for _ in range(6)]
+
+    assert verdicts == [Admitted.YES] * 5 + [Admitted.COOKIE]
+    assert entrance.judge(ANOTHER, request(), LARGE, now=0) is Admitted.YES
+    assert entrance.judge(STRANGER, request(), LARGE, now=1) is Admitted.YES
+
+
+def test_everybody_needs_a_cookie_while_many_sessions_are_half_open(entrance: Admission) -> None:
+    for number in range(admission.BUSY):
+        entrance.opened(number.to_bytes(8), ANOTHER)
+
+    assert entrance.judge(STRANGER, request(), LARGE, now=0) is Admitted.COOKIE
+    assert entrance.judge(STRANGER, with_cookie(entrance, STRANGER, 0), LARGE, now=0) is Admitted.YES
+    entrance.settled((0).to_bytes(8))
+    assert entrance.judge(STRANGER, request(), LARGE, now=0) is Admitted.YES
+
+
+def test_a_cookie_of_another_address_counts_for_nothing(entrance: Admission) -> None:
+    stolen = with_cookie(entrance, ANOTHER, 0)
+
+    assert entrance.judge(STRANGER, stolen, size=150, now=0) is Admitted.COOKIE
+
+
+def test_half_open_sessions_are_bounded_for_all_and_for_one_address(entrance: Admission) -> None:
+    for number in range(admission.MOST_HALF_OPEN_OF_ONE):
+        entrance.opened(number.to_bytes(8), STRANGER)
+
+    assert entrance.judge(STRANGER, with_cookie(entrance, STRANGER, 0), LARGE, now=0) is Admitted.NO
+    assert entrance.judge(ANOTHER, with_cookie(entrance, ANOTHER, 0), LARGE, now=0) is Admitted.YES
+    for number in range(admission.MOST_HALF_OPEN_OF_ONE, admission.MOST_HALF_OPEN):
+        entrance.opened(number.to_bytes(8), number.to_bytes(4))  # type: ignore[arg-type]
+    assert entrance.judge(ANOTHER, with_cookie(entrance, ANOTHER, 0), LARGE, now=0) is Admitted.NO
+
+
+def test_who_fails_to_prove_himself_gets_few_more_tries(entrance: Admission) -> None:
+    tries = 0
+    while entrance.judge(STRANGER, with_cookie(entrance, STRANGER, 0), LARGE, now=0) is Admitted.YES:
+        entrance.failed(STRANGER, now=0)
+        tries += 1
+
+    assert tries == 5
+    assert entrance.judge(STRANGER, with_cookie(entrance, STRANGER, 0), LARGE, now=0.5) is Admitted.YES
+
+
+def test_a_session_settles_once(entrance: Admission) -> None:
+    entrance.opened(b"responde", STRANGER)
+    entrance.settled(b"responde")
+    entrance.settled(b"responde")
+
+    assert entrance.half_open == 0
+
+
+def test_what_is_remembered_of_sources_is_bounded(entrance: Admission) -> None:
+    for number in range(admission.REMEMBERED_SOURCES + 100):
+        entrance.judge(ProviderAddress(number.to_bytes(4)), request(), LARGE, now=0)
+
+    assert len(entrance._unproven) == admission.REMEMBERED_SOURCES
