@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import socket
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from gateway import control
+from gateway.control import Command, Unanswered
+from policies.errors import ConfigurationError, Problem
+
+
+async def sites() -> list[str]:
+    return ["red/seattle"]
+
+
+async def refuse() -> None:
+    raise ConfigurationError([Problem("tenant[0].site[0].ike.psk_file", "is empty")])
+
+
+COMMANDS: Mapping[str, Command] = {"sites": sites, "reload": refuse}
+
+
+async def asked(path: Path, command: str) -> Any:
+    """Serve, ask once, and stop."""
+    async with trio.open_nursery() as nursery:
+        await nursery.start(control.serve, path, COMMANDS)
+        try:
+            return await trio.to_thread.run_sync(control.ask, path, command)
+        finally:
+            nursery.cancel_scope.cancel()
+
+
+def problems_in(group: BaseExceptionGroup[BaseException]) -> list[Problem]:
+    found = group.subgroup(ConfigurationError)
+    assert found is not None
+    (error,) = found.exceptions
+    assert isinstance(error, ConfigurationError)
+    return list(error.problems)
+
+
+def test_a_question_is_answered(tmp_path: Path) -> None:
+    assert trio.run(asked, tmp_path / "edge-1.sock", "sites") == ["red/seattle"]
+
+
+def test_what_is_wrong_reaches_the_asker_with_its_path(tmp_path: Path) -> None:
+    with pytest.raises(BaseExceptionGroup) as raised:
+        trio.run(asked, tmp_path / "edge-1.sock", "reload")
+
+    assert problems_in(raised.value) == [Problem("tenant[0].site[0].ike.psk_file", "is empty")]
+
+
+def test_an_unknown_command_is_told_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(BaseExceptionGroup) as raised:
+        trio.run(asked, tmp_path / "edge-1.sock", "fly")
+
+    assert problems_in(raised.value) == [Problem("", "the appliance knows: sites, reload")]
+
+
+def test_only_the_owner_may_ask_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "edge-1.sock"
+
+    async def look() -> tuple[int, int]:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(control.serve, path, COMMANDS)
+            modes = (stat.S_IMODE(path.stat().st_mode), stat.S_IMODE(path.parent.stat().st_mode))
+            nursery.cancel_scope.cancel()
+        return modes
+
+    assert trio.run(look) == (0o600, 0o700)
+    assert not path.exists()
+
+
+def test_a_socket_left_by_a_crash_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "edge-1.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as crashed:
+        crashed.bind(str(path))
+
+    assert trio.run(asked, path, "sites") == ["red/seattle"]
+
+
+def test_a_second_appliance_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "edge-1.sock"
+
+    async def twice() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(control.serve, path, COMMANDS)
+            await nursery.start(control.serve, path, COMMANDS)
+
+    with pytest.raises(BaseExceptionGroup) as raised:
+        trio.run(twice)
+
+    (problem,) = problems_in(raised.value)
+    assert problem.path == "appliance.state"
+    assert "Address already in use" in problem.message
+
+
+def test_garbage_is_answered_and_the_next_question_too(tmp_path: Path) -> None:
+    path = tmp_path / "edge-1.sock"
+
+    def garble() -> bytes:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.connect(str(path))
+            connection.sendall(b"\xff" * control.LONGEST_QUESTION + b"\n")
+            return connection.recv(4096)
+
+    async def both() -> tuple[bytes, Any]:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(control.serve, path, COMMANDS)
+            garbled = await trio.to_thread.run_sync(garble)
+            answer = await trio.to_thread.run_sync(control.ask, path, "sites")
+            nursery.cancel_scope.cancel()
+        return garbled, answer
+
+    garbled, answer = trio.run(both)
+    assert b"the appliance knows" in garbled
+    assert answer == ["red/seattle"]
+
+
+def test_asking_nobody_says_that_nobody_is_there(tmp_path: Path) -> None:
+    with pytest.raises(Unanswered, match="is it running"):
+        control.ask(tmp_path / "edge-1.sock", "sites")
