@@ -21,6 +21,9 @@ from policies.model import SiteHop
 
 _LEAST_MTU_OF_IPV6 = 1280
 
+# The number of traffic selectors of a side has one octet (RFC 7296 section 3.13).
+_MOST_SELECTORS = 255
+
 
 def site_problems(file: File) -> Iterator[Problem]:
     """Everything that is wrong with the sites."""
@@ -32,6 +35,7 @@ def site_problems(file: File) -> Iterator[Problem]:
             yield from unused_profile(site)
             yield from local_prefixes(site, tenant)
             yield from gateway_outside_the_selectors(site, tenant)
+            yield from selectors_without_traffic(site, tenant)
             yield from mtu_too_small_for_ipv6(site, tenant)
             if site.ike is not None:
                 yield from credentials(site.ike)
@@ -118,6 +122,30 @@ def gateway_outside_the_selectors(site: SiteTable, tenant: TenantTable) -> Itera
             single = f"{address!s}/{8 * len(address)}"
             message = f"hold no IPv{version} address of the gateway, to send ICMP errors from; add {single}"
             yield Problem(f"{site.path}.local_prefixes", message)
+
+
+def selectors_without_traffic(site: SiteTable, tenant: TenantTable) -> Iterator[Problem]:
+    """Nothing to propose, where the sides have no family in common, or more than there is room for."""
+    if (
+        site.selectors is SelectorMode.ANY
+        or "prefixes" in site.unsound
+        or tenant.unsound & {"subnet", "route"}
+    ):
+        return
+    if "local_prefixes" in site.unsound or any("prefixes" in each.unsound for each in tenant.subnets):
+        return
+    remote = [prefix for name, prefix in _at_sites(tenant) if name == site.name]
+    local = list(site.local_prefixes) or [prefix for each in tenant.subnets for prefix in each.prefixes]
+    if not remote:
+        right = 'write prefixes, or a [[tenant.route]] there, or selectors = "any"'
+        yield Problem(f"{site.path}.prefixes", f"are missing, and nothing else leads there; {right}")
+    elif not {prefix.version for prefix in remote} & {prefix.version for prefix in local}:
+        here, there = (f"IPv{prefixes[0].version}" if prefixes else "nothing" for prefixes in (local, remote))
+        message = f"{there} is there and {here} is here, so that nothing can pass; give both sides one family"
+        yield Problem(f"{site.path}.prefixes", message)
+    elif (most := max(len(local), len(remote))) > _MOST_SELECTORS:
+        message = f"one side has {most} prefixes, and IKE has room for {_MOST_SELECTORS}"
+        yield Problem(f"{site.path}.selectors", f'{message}; use "pairs" or "any", or fewer prefixes')
 
 
 def mtu_too_small_for_ipv6(site: SiteTable, tenant: TenantTable) -> Iterator[Problem]:

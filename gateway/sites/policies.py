@@ -1,0 +1,116 @@
+"""What the configuration says of the sites that this gateway dials, made ready for the key exchange."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+
+from policies.addresses import Prefix
+from policies.errors import ConfigurationError, Problem
+from policies.ipsec import SelectorMode
+from policies.model import Appliance, Site, SiteHop, Tenant
+from policies.selectors import Selectors, TrafficSelector
+from tunnels.ike import credentials
+from tunnels.ike.identities import Identity
+from tunnels.ike.policy import ChildPolicy, PeerPolicy
+
+_EVERYTHING: dict[int, Prefix] = {4: ipaddress.ip_network("0.0.0.0/0"), 6: ipaddress.ip_network("::/0")}
+
+
+def peer_policies(appliance: Appliance) -> tuple[PeerPolicy, ...]:
+    """What the peers of the sites are held to whose gateway this appliance is, with their credentials read.
+
+    Raises ConfigurationError with everything that is wrong with their files.
+    """
+    if not appliance.gateway:
+        return ()
+    problems: list[Problem] = []
+    policies: list[PeerPolicy] = []
+    for tenant in appliance.network.tenants:
+        for site in tenant.sites:
+            if site.gateway != appliance.name:
+                continue
+            try:
+                policies.append(_policy(appliance, tenant, site))
+            except ConfigurationError as error:
+                problems.extend(error.problems)
+    if problems:
+        raise ConfigurationError(problems)
+    return tuple(policies)
+
+
+def children(tenant: Tenant, site: Site) -> tuple[ChildPolicy, ...]:
+    """The child SAs that a site shall have, of each family that both sides have; see SelectorMode."""
+    local = site.local_prefixes or tuple(prefix for subnet in tenant.subnets for prefix in subnet.prefixes)
+    remote = _remote_prefixes(tenant, site)
+    families = {prefix.version for prefix in local} & {prefix.version for prefix in remote}
+    match site.selectors:
+        case SelectorMode.ANY:
+            if not remote:
+                families = {prefix.version for prefix in local} or {4}
+            every = tuple(TrafficSelector.of(_EVERYTHING[version]) for version in sorted(families))
+            return (ChildPolicy("any", Selectors(every, every)),)
+        case SelectorMode.PAIRS:
+            return tuple(
+                ChildPolicy(f"{ours} to {theirs}", Selectors(_selectors((ours,)), _selectors((theirs,))))
+                for ours in local
+                for theirs in remote
+                if ours.version == theirs.version
+            )
+        case SelectorMode.ALL:
+            ours = _selectors(prefix for prefix in local if prefix.version in families)
+            theirs = _selectors(prefix for prefix in remote if prefix.version in families)
+            return (ChildPolicy("all", Selectors(ours, theirs)),) if families else ()
+
+
+def _policy(appliance: Appliance, tenant: Tenant, site: Site) -> PeerPolicy:
+    path = f"tenant[{tenant.name}].site[{site.name}].ike"
+    problems: list[Problem] = []
+    identities: list[Identity] = []
+    for key, written in (("local_id", site.ike.local_id), ("remote_id", site.ike.remote_id)):
+        try:
+            identities.append(Identity.parse(written))
+        except ValueError as error:
+            problems.append(Problem(f"{path}.{key}", str(error)))
+    try:
+        loaded = credentials.load(site.ike)
+    except ConfigurationError as error:
+        problems += (Problem(".".join(filter(None, (path, one.path))), one.message) for one in error.problems)
+        raise ConfigurationError(problems) from error
+    if problems:
+        raise ConfigurationError(problems)
+    local_id, remote_id = identities
+    return PeerPolicy(
+        site=(tenant.name, site.name),
+        start=site.start,
+        local_addresses=appliance.site_addresses,
+        remote_address=site.peer,
+        local_id=local_id,
+        remote_id=remote_id,
+        credentials=loaded,
+        ike_proposals=site.ike_proposals,
+        esp_proposals=site.esp_proposals,
+        children=children(tenant, site),
+        lifetimes=site.lifetimes,
+        liveness=site.liveness,
+        force_udp=site.force_udp,
+    )
+
+
+def _remote_prefixes(tenant: Tenant, site: Site) -> tuple[Prefix, ...]:
+    """The site's prefixes, and what else is routed there, such as single addresses that have moved."""
+    routed = (
+        route.prefix
+        for route in tenant.routes
+        if route.next_hop == SiteHop(site.name)
+        and not any(_is_within(route.prefix, p) for p in site.prefixes)
+    )
+    return (*site.prefixes, *routed)
+
+
+def _is_within(inner: Prefix, outer: Prefix) -> bool:
+    return inner.version == outer.version and inner.prefixlen >= outer.prefixlen and inner.overlaps(outer)
+
+
+def _selectors(prefixes: Iterable[Prefix]) -> tuple[TrafficSelector, ...]:
+    return tuple(map(TrafficSelector.of, prefixes))
