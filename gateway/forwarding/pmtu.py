@@ -47,15 +47,16 @@ class PathMtu:
         carries them after all, against a forged report, keeps the tenant's IPv6 alive.
         """
         lowest = LOWEST_IPV6 if version == 6 else 0
-        return max(self._carried(destination, now), lowest)
-
-    def _carried(self, destination: bytes, now: float) -> int:
         overhead = OVERHEAD_IPV4 if len(destination) == 4 else OVERHEAD_IPV6
+        return max(self.outer_mtu(destination, now) - overhead, lowest)
+
+    def outer_mtu(self, destination: bytes, now: float) -> int:
+        """The largest outer packet that the path to an address carries, as far as is known."""
         reported = self._reported.get(destination)
         if reported is None:
-            return self.underlay_mtu - overhead
+            return self.underlay_mtu
         mtu, expires = reported
         if now < expires:
-            return mtu - overhead
+            return mtu
         del self._reported[destination]
-        return self.underlay_mtu - overhead
+        return self.underlay_mtu
