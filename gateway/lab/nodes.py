@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from gateway.lab.processes import Process
-from gateway.lab.topology import Datacenter, Node, Plan, Vm
+from gateway.lab.topology import Datacenter, Node, Plan, Site, Vm
 
 # By default every node has a record of every VM.
 Knows = Callable[[Node, Vm], bool]
@@ -70,6 +70,9 @@ def configuration(plan: Plan, node: Node, *, state: Path, knows: Knows = everyth
             if vm.tenant == tenant and knows(node, vm):
                 for address in _plain(vm.addresses):
                     lines += _table("[[tenant.record]]", ca=address, mac=vm.mac, host=vm.host)
+        for site in plan.sites:
+            if site.tenant == tenant:
+                lines += _site(site)
     return "\n".join(lines)
 
 
@@ -110,6 +113,23 @@ def counters(process: Process) -> dict[str, Any]:
 def drops(process: Process) -> dict[tuple[str, str], int]:
     """Return how many packets a running node has dropped, by reason and tenant. Raises LabError."""
     return {(drop["reason"], drop["tenant"]): drop["packets"] for drop in counters(process)["drops"]}
+
+
+def _site(site: Site) -> list[str]:
+    """A site's table, and those within it."""
+    plain = {key: value for key, value in site.others.items() if not isinstance(value, Mapping)}
+    tables = {key: value for key, value in site.others.items() if isinstance(value, Mapping)}
+    lines = _table(
+        "[[tenant.site]]",
+        name=site.name,
+        gateway=site.gateway,
+        prefixes=site.prefixes,
+        peer=site.peer,
+        **plain,
+    )
+    for key, values in {**tables, "ike": site.ike}.items():
+        lines += _table(f"[tenant.site.{key}]", **values)
+    return lines
 
 
 def _table(header: str, **keys: str | int | Iterable[str]) -> list[str]:

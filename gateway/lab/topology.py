@@ -15,7 +15,8 @@ router between them. Each box, and each VM, is a network namespace.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -80,6 +81,18 @@ class Subnet(msgspec.Struct, frozen=True):
     gateways: tuple[str, ...]
 
 
+class Site(msgspec.Struct, frozen=True, kw_only=True):
+    """An on-premise network of a tenant, in the words of appliance.toml: `ike` and others are its keys."""
+
+    tenant: str
+    name: str
+    prefixes: tuple[str, ...]
+    peer: str
+    ike: Mapping[str, Any]
+    others: Mapping[str, Any] = {}
+    gateway: str = "edge-1"
+
+
 class Plan(msgspec.Struct, frozen=True):
     """All of a datacenter, as values."""
 
@@ -87,6 +100,7 @@ class Plan(msgspec.Struct, frozen=True):
     gateways: tuple[Node, ...]
     subnets: tuple[Subnet, ...]
     vms: tuple[Vm, ...]
+    sites: tuple[Site, ...] = ()
     underlay_mtu: int = 1500
 
     @property

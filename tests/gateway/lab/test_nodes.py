@@ -2,11 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gateway.lab import nodes
 from gateway.lab.demo import demo_plan, knows
-from gateway.lab.topology import Plan, standard_plan
+from gateway.lab.topology import Plan, Site, standard_plan
 from policies.config import load, parse
 from policies.model import Appliance
 
@@ -49,3 +50,23 @@ def test_hosts_of_the_demo_lack_the_records_that_send_traffic_through_the_gatewa
         assert {record.vsid for tenant in tenants for record in tenant.records} == web
     gateway = configured(plan, "edge-1").network.tenants
     assert sum(len(tenant.records) for tenant in gateway) == 2 * len(plan.vms)
+
+
+def test_planned_site_is_configured_with_all_its_keys(tmp_path: Path) -> None:
+    site = Site(
+        tenant="red",
+        name="seattle",
+        prefixes=("172.16.0.0/16",),
+        peer="198.18.1.2",
+        ike={"local_id": "edge-1.example", "remote_id": "seattle.example", "psk_file": "/seattle.psk"},
+        others={"start": "trap", "lifetimes": {"child": "3 s"}, "force_udp": True},
+    )
+    plan = msgspec.structs.replace(standard_plan(), sites=(site,))
+    red, blue = configured(plan, "hv1").network.tenants
+
+    assert not blue.sites
+    (configured_site,) = red.sites
+    assert str(configured_site.peer) == "198.18.1.2"
+    assert (configured_site.start, configured_site.lifetimes.child_seconds) == ("trap", 3)
+    assert configured_site.force_udp
+    assert configured_site.ike.remote_id == "seattle.example"
