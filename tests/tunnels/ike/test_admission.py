@@ -25,7 +25,9 @@ def entrance() -> Admission:
     return Admission(CookieJar(Secret(bytes(32))))
 
 
-def with_cookie(entrance: Admission, source: ProviderAddress, now: float, spi: bytes = b"initiato") -> Message:
+def with_cookie(
+    entrance: Admission, source: ProviderAddress, now: float, spi: bytes = b"initiato"
+) -> Message:
     cookie = entrance.cookie(source, request(spi=spi), now)
     return request(Notify(NotifyType.COOKIE, cookie), spi=spi)
 

@@ -1,0 +1,42 @@
+"""Which changes of the configuration a running appliance can take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from policies.errors import ConfigurationError, Problem
+from policies.model import Appliance, Tenant
+
+# A tenant's sites, and what may name them.
+_TAKEN = ("sites", "routes", "access")
+
+
+def check_reloadable(running: Appliance, wanted: Appliance) -> None:
+    """Refuse what would need a restart: anything but tenants' sites, routes and access rules.
+
+    Raises ConfigurationError with all of it.
+    """
+    problems = list(_problems(running, wanted))
+    if problems:
+        raise ConfigurationError(problems)
+
+
+def _problems(running: Appliance, wanted: Appliance) -> Iterator[Problem]:
+    for key in Appliance.__struct_fields__:
+        if key != "network" and getattr(running, key) != getattr(wanted, key):
+            yield _restart(key)
+    for key in ("hosts", "gateways"):
+        if getattr(running.network, key) != getattr(wanted.network, key):
+            yield _restart(f"provider_{key.removesuffix('s')}")
+    before = {tenant.name: tenant for tenant in running.network.tenants}
+    after = {tenant.name: tenant for tenant in wanted.network.tenants}
+    for name in before.keys() ^ after.keys():
+        yield _restart(f"tenant[{name}]")
+    for name in before.keys() & after.keys():
+        for key in Tenant.__struct_fields__:
+            if key not in _TAKEN and getattr(before[name], key) != getattr(after[name], key):
+                yield _restart(f"tenant[{name}].{key}")
+
+
+def _restart(path: str) -> Problem:
+    return Problem(path, "has changed, which needs a restart; sites, routes and access rules can be reloaded")
