@@ -43,13 +43,17 @@ format: .venv/installed ## put format and order of imports right
 	@$(BIN)/python -m ruff check --quiet --select I --fix .
 	@$(BIN)/python -m ruff format .
 
-PEERS := ethtool iperf3 iproute2 iputils-ping iputils-tracepath nftables openvswitch-switch tcpdump traceroute tshark
+PEERS := charon-systemd ethtool iperf3 iproute2 iputils-ping iputils-tracepath libcharon-extra-plugins \
+	libstrongswan-extra-plugins nftables openvswitch-switch strongswan-swanctl tcpdump traceroute tshark
 
 peers: ## install the real peers and tools that tests use (Debian or Ubuntu, as root)
 	@[ "$$(id -u)" = 0 ] || { echo 'Installing packages needs root: sudo make peers'; exit 1; }
 	@command -v apt-get >/dev/null || { echo 'This is not Debian or Ubuntu; install by other means: $(PEERS)'; exit 1; }
 	apt-get -qq update
-	DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends $(PEERS) </dev/null
+	@# strongSwan comes with a service that would take ports 500 and 4500. Whoever had it already keeps it.
+	@if [ -d /run/systemd/system ] && ! systemctl cat strongswan.service >/dev/null 2>&1; then new=1; fi; \
+	DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends $(PEERS) </dev/null && \
+	{ [ -z "$$new" ] || systemctl disable --quiet --now strongswan.service; }
 
 interop: .venv/installed ## run the tests against real peers; a missing one is a failure
 	@export ISTHMUS_REQUIRE_PEERS=1; $(call pytest,-m interop $(TESTS))

@@ -1,0 +1,233 @@
+"""A gateway of ours, enterprises with strongSwan, and traffic between them.
+
+red-web1, blue-web1                      seattle-server, boston-server 172.16.0.10
+         |                                              |
+        hv1 --- underlay --- internet ---(nat)--- seattle, boston (strongSwan)
+                   |
+                edge-1 (isthmus run)
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from gateway.lab import nodes, premises
+from gateway.lab.namespaces import LabError, Namespace, environment
+from gateway.lab.premises import Internet, Premises
+from gateway.lab.processes import POLL_SECONDS, Process
+from gateway.lab.strongswan import Child, Connection, StrongSwan
+from gateway.lab.topology import Datacenter, Plan, Site, standard_plan
+
+EDGE = "192.0.2.254"
+EDGE_ID = "edge-1.example"
+VM_SUBNETS = ("10.0.1.0/24", "fd00:1::/64")
+VM = "10.0.1.5"
+SERVER = premises.SERVER[0]
+SECRET = "only for the laboratory"  # noqa: S105 - as it says
+CONNECTION = "edge"
+CHILD = "net"
+
+# What we and strongSwan are configured with, so that just one suite is possible.
+GCM = ("aes256gcm16-prfsha384-ecp384", "aes256gcm16-ecp384")
+SUITES = {
+    "gcm256-ecp384": GCM,
+    "chacha-x25519": ("chacha20poly1305-prfsha256-x25519", "chacha20poly1305-x25519"),
+    "cbc256-sha256-ecp256": ("aes256-sha256-ecp256", "aes256-sha256-ecp256"),
+    "cbc256-sha384-modp2048": ("aes256-sha384-modp2048", "aes256-sha384-modp2048"),
+    "cbc128-sha512-ecp521": ("aes128-sha512-ecp521", "aes128-sha512-ecp521"),
+    "gcm128-ecp256": ("aes128gcm16-prfsha256-ecp256", "aes128gcm16-ecp256"),
+}
+
+
+def plan() -> Plan:
+    """One host with a VM each of Red and Blue, which have the same address, and the gateway."""
+    standard = standard_plan(subnets=("web",), vms_per_subnet=1, underlay=(4,))
+    return msgspec.structs.replace(standard, hosts=standard.hosts[:1])
+
+
+def site_named(
+    name: str,
+    *,
+    tenant: str = "red",
+    peer: str = "any",
+    suite: tuple[str, str] = GCM,
+    ike: Mapping[str, Any] | None = None,
+    **others: Any,
+) -> Site:
+    """A site with a pre-shared key, in NAME.psk, and both its identities; `ike` overrides them."""
+    identities: dict[str, Any] = {"local_id": EDGE_ID, "remote_id": f"{name}.example"}
+    return Site(
+        tenant=tenant,
+        name=name,
+        prefixes=premises.PREFIXES,
+        peer=peer,
+        ike={**identities, **(ike or {"psk_file": f"{name}.psk"})},
+        others={"ike_proposals": [suite[0]], "esp_proposals": [suite[1]], **others},
+    )
+
+
+def connection_of(
+    name: str,
+    *,
+    suite: tuple[str, str] = GCM,
+    initiates: bool = False,
+    child_rekey_seconds: float | None = None,
+    **others: Any,
+) -> Connection:
+    """The enterprise's side of `site_named`."""
+    given = {"local_id": f"{name}.example", "remote_id": EDGE_ID, "psk": SECRET, **others}
+    child = Child(
+        local=premises.PREFIXES,
+        remote=VM_SUBNETS,
+        proposals=suite[1],
+        start="start" if initiates else "none",
+        rekey_seconds=child_rekey_seconds,
+    )
+    return Connection(
+        remote_address=EDGE, proposals=suite[0], children={CHILD: given.pop("child", child)}, **given
+    )
+
+
+class Gateway:
+    """The running gateway, and what it says of its sites."""
+
+    def __init__(self, lab: Datacenter, process: Process) -> None:
+        self.process = process
+        self._file = lab.directory / "edge-1.toml"
+
+    def site(self, name: str) -> dict[str, Any]:
+        """Return what `isthmus sites --json` says of a site. Raises LabError."""
+        command = [sys.executable, "-m", "gateway.cli", "sites", str(self._file), "--json"]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=20, check=False, env=environment()
+        )
+        if done.returncode:
+            raise LabError(f"isthmus sites: {done.stderr or done.stdout}\n{self.process.tail()}")
+        listed: dict[str, Any] = next(each for each in json.loads(done.stdout) if each["name"] == name)
+        return listed
+
+    def wait_until_up(self, name: str, timeout: float = 20) -> dict[str, Any]:
+        """Return what is said of a site once it is up. Raises LabError."""
+        return self.wait_for(name, lambda site: bool(site["state"] == "up"), "up", timeout)
+
+    def wait_for_error(self, name: str, pattern: str, timeout: float = 20) -> str:
+        """Return a site's last error once it matches a pattern. Raises LabError."""
+        matches = re.compile(pattern).search
+        site = self.wait_for(name, lambda site: bool(matches(site["last_error"] or "")), pattern, timeout)
+        return str(site["last_error"])
+
+    def wait_for(self, name: str, condition: Any, wanted: str, timeout: float) -> dict[str, Any]:
+        """Return what is said of a site once a condition holds of it. Raises LabError."""
+        deadline = time.monotonic() + timeout
+        while not condition(site := self.site(name)):
+            if time.monotonic() > deadline:
+                log = "\n".join(self.process.output().splitlines()[-40:])
+                raise LabError(f"{name} is not {wanted} in {timeout:g} s but {site}:\n{log}")
+            time.sleep(20 * POLL_SECONDS)
+        return site
+
+
+class World(Datacenter):
+    """The datacenter with hv1 running, and the internet; premises are added, the gateway is started."""
+
+    def __init__(self) -> None:
+        super().__init__(plan())
+        self.premises: dict[str, Premises] = {}
+
+    def build(self) -> None:
+        super().build()
+        self.internet = Internet(self)
+
+    def add_premises(self, name: str, *, nat: premises.Nat | None = None) -> Premises:
+        """Attach an enterprise, and put its secret where the gateway looks for it."""
+        added = self.premises[name] = self.internet.premises(name, nat)
+        self.put_secret(f"{name}.psk", SECRET)
+        return added
+
+    def put_secret(self, name: str, text: str | bytes) -> None:
+        """Write a file beside edge-1.toml that nobody else can read."""
+        file = self.directory / name
+        file.touch(mode=0o600)
+        file.write_bytes(text.encode() if isinstance(text, str) else text)
+
+    def start_gateway(self, *sites: Site) -> Gateway:
+        """Start hv1 and edge-1 with these sites. Raises LabError."""
+        self.plan = msgspec.structs.replace(self.plan, sites=sites)
+        return Gateway(self, nodes.start(self)["edge-1"])
+
+    def strongswan(self, name: str, connection: Connection, **settings: Any) -> StrongSwan:
+        """Make an enterprise's strongSwan with one connection; the caller starts it."""
+        device = self.premises[name].device
+        return StrongSwan(self, f"{name}-swan", device, {CONNECTION: connection}, **settings)
+
+    def server(self, name: str) -> Namespace:
+        """Return the namespace of an enterprise's server."""
+        return self.premises[name].server
+
+
+def lost(source: Namespace, target: str = SERVER, *, count: int = 3, interval: float = 0.05) -> int:
+    """Ping and return how many packets were lost."""
+    command = ("ping", "-n", "-q", "-c", str(count), "-i", f"{interval:g}", "-W", "2", target)
+    said = source.run(*command, check=False, timeout=60 + count * interval).stdout
+    sent, received = map(int, re.findall(r"(\d+) packets transmitted, (\d+) received", said)[0])
+    return int(sent - received)
+
+
+def transfers(world: World, source: Namespace, sink: Namespace, address: str, octets: int) -> bool:
+    """Whether a transfer by TCP arrives whole, with the same hash at both ends."""
+    receiver = world.start_python("receiver", sink, "gateway.lab.probe", "receive", "5001")
+    receiver.wait_for("^listening")
+    command = (sys.executable, "-m", "gateway.lab.probe", "send", address, "5001", str(octets))
+    try:
+        return "the receiver has the same" in source.run(*command, timeout=120, check=False).stdout
+    finally:
+        receiver.stop()
+        world.processes.remove(receiver)
+
+
+class Traffic:
+    """A ping flood and a TCP stream between two machines, both in the background."""
+
+    def __init__(
+        self, world: Datacenter, source: Namespace, sink: Namespace, address: str, seconds: float
+    ) -> None:
+        self.pings = int(seconds * 200)
+        self._seconds = seconds
+        server = world.start("iperf3-server", sink, "iperf3", "-s", "-1", "--forceflush")
+        server.wait_for("listening")
+        # Without a limit it would fill queues and lose packets by that, with large segments by the path's MTU.
+        stream = ("-t", f"{seconds:g}", "-b", "20M", "-M", "1200", "-J", "--connect-timeout", "5000")
+        flood = ("-n", "-q", "-c", str(self.pings), "-i", "0.005", "-W", "2")
+        self._stream = world.start("iperf3", source, "iperf3", "-c", address, *stream)
+        self._flood = world.start("ping", source, "ping", *flood, address)
+
+    def pings_lost(self) -> int:
+        """Wait until the flood ends, and return how many pings got no answer. Raises LabError."""
+        self._flood.wait(self._seconds * 2 + 20)
+        found = re.search(r"(\d+) packets transmitted, (\d+) received", self._flood.output())
+        if found is None:
+            raise LabError(f"ping said {self._flood.output()}")
+        return int(found[1]) - int(found[2])
+
+    def slowest_second(self) -> float:
+        """Wait until the stream ends, and return how much its slowest second carried, of what it should.
+
+        Retransmissions say nothing: libipsec's threads reorder packets, and TCP takes that for loss.
+        Raises LabError.
+        """
+        self._stream.wait(self._seconds + 30)
+        report = json.loads(self._stream.output())
+        if "error" in report:
+            raise LabError(f"iperf3: {report['error']}")
+        rates = [
+            each["sum"]["bits_per_second"] for each in report["intervals"] if each["sum"]["seconds"] > 0.5
+        ]
+        return float(min(rates) / 20e6)
