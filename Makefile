@@ -51,7 +51,7 @@ peers: ## install the real peers and tools that tests use (Debian or Ubuntu, as 
 	@command -v apt-get >/dev/null || { echo 'This is not Debian or Ubuntu; install by other means: $(PEERS)'; exit 1; }
 	apt-get -qq update
 	@# strongSwan comes with a service that would take ports 500 and 4500. Whoever had it already keeps it.
-	@if [ -d /run/systemd/system ] && ! systemctl cat strongswan.service >/dev/null 2>&1; then new=1; fi; \
+	@new=; if [ -d /run/systemd/system ] && ! systemctl cat strongswan.service >/dev/null 2>&1; then new=1; fi; \
 	DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends $(PEERS) </dev/null && \
 	{ [ -z "$$new" ] || systemctl disable --quiet --now strongswan.service; }
 

@@ -203,7 +203,7 @@ class Traffic:
         self._seconds = seconds
         server = world.start("iperf3-server", sink, "iperf3", "-s", "-1", "--forceflush")
         server.wait_for("listening")
-        # Without a limit it would fill queues and lose packets by that, with large segments by the path's MTU.
+        # Without a limit it would lose packets by filling queues, with large segments by the path's MTU.
         stream = ("-t", f"{seconds:g}", "-b", "20M", "-M", "1200", "-J", "--connect-timeout", "5000")
         flood = ("-n", "-q", "-c", str(self.pings), "-i", "0.005", "-W", "2")
         self._stream = world.start("iperf3", source, "iperf3", "-c", address, *stream)
