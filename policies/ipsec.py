@@ -76,7 +76,7 @@ class EspProposal(msgspec.Struct, frozen=True):
     extended_sequence_numbers: tuple[bool, ...] = (True, False)
 
     def __str__(self) -> str:
-        groups = (group for group in self.groups if group is not Group.NONE)
+        groups = () if self.groups == (Group.NONE,) else self.groups
         numbers = ("esn" if extended else "noesn" for extended in self.extended_sequence_numbers)
         return "-".join((*self.encryption, *self.integrity, *groups, *numbers))
 

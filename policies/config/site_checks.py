@@ -90,19 +90,23 @@ def unused_profile(site: SiteTable) -> Iterator[Problem]:
 
 
 def local_prefixes(site: SiteTable, tenant: TenantTable) -> Iterator[Problem]:
-    """What the peer may reach has to be in a subnet of the tenant, or at another of its sites."""
+    """What the peer may reach has to be in a subnet, at another site, or where another route leads."""
     if site.selectors is SelectorMode.ANY and "local_prefixes" in site.given:
         message = 'are not used with selectors = "any"; leave them out, and write [[tenant.access]] rules'
         yield Problem(f"{site.path}.local_prefixes", message)
         return
-    if "subnet" in tenant.unsound or any("prefixes" in each.unsound for each in tenant.subnets):
+    places = (tenant, *tenant.subnets, *tenant.sites, *tenant.routes)
+    if any(place.unsound & {"subnet", "site", "route", "prefixes", "prefix", "via"} for place in places):
         return
-    reachable = [prefix for subnet in tenant.subnets for prefix in subnet.prefixes]
-    reachable += [prefix for name, prefix in _at_sites(tenant) if name != site.name]
+    elsewhere = [prefix for subnet in tenant.subnets for prefix in subnet.prefixes]
+    elsewhere += [prefix for other in tenant.sites if other is not site for prefix in other.prefixes]
+    elsewhere += [
+        route.prefix for route in tenant.routes if route.prefix and route.via != SiteHop(site.name or "")
+    ]
     for prefix in site.local_prefixes:
-        if not any(prefix.overlaps(other) for other in reachable if other.version == prefix.version):
-            known = listed(str(other) for other in reachable) or "nothing yet"
-            message = f"{prefix} is in no subnet of the tenant, nor at another site of it; there are {known}"
+        if not any(prefix.overlaps(other) for other in elsewhere if other.version == prefix.version):
+            known = listed(str(other) for other in elsewhere) or "nothing yet"
+            message = f"{prefix} is in no subnet, at no other site and on no route; there are {known}"
             yield Problem(f"{site.path}.local_prefixes", message)
 
 

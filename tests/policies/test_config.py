@@ -9,6 +9,20 @@ import pytest
 
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.config import load, parse
+from policies.ipsec import (
+    COMPATIBLE_ESP,
+    COMPATIBLE_IKE,
+    MODERN_ESP,
+    MODERN_IKE,
+    Encryption,
+    Group,
+    IkeProposal,
+    Integrity,
+    Lifetimes,
+    Prf,
+    SelectorMode,
+    SiteStart,
+)
 from policies.model import (
     AccessRule,
     Action,
@@ -122,7 +136,40 @@ def test_every_section_reaches_the_model() -> None:
             peer=ProviderAddress.parse("203.0.113.7"),
             ike=IkeIdentity("edge-1.example", "seattle.example", Path("/etc/isthmus/seattle.psk")),
         ),
+        Site(
+            name="olympia",
+            gateway="edge-2",
+            prefixes=(ip_network("172.20.0.0/16"), ip_network("fd00:20::/48")),
+            local_prefixes=(
+                ip_network("10.0.0.0/20"),
+                ip_network("172.16.1.0/24"),
+                ip_network("fd00::/16"),
+            ),
+            peer=None,
+            start=SiteStart.RESPOND,
+            ike_proposals=(
+                IkeProposal((Encryption.AES_256_GCM,), (), (Prf.SHA2_384,), (Group.X25519, Group.ECP_384)),
+                IkeProposal(
+                    (Encryption.AES_256_CBC,), (Integrity.SHA2_256,), (Prf.SHA2_256,), (Group.MODP_2048,)
+                ),
+            ),
+            esp_proposals=COMPATIBLE_ESP,
+            selectors=SelectorMode.PAIRS,
+            liveness=90,
+            lifetimes=Lifetimes(86400, 1200, 500 * 10**9, 1_000_000),
+            force_udp=True,
+            mtu=1400,
+            ike=IkeIdentity(
+                local_id="C=CH, O=Red, CN=edge-2",
+                remote_id="keyid:0BADCAFE",
+                certificate_file=Path("/etc/isthmus/edge-2.pem"),
+                key_file=Path("/etc/isthmus/edge-2.key"),
+                authority_files=(Path("/etc/isthmus/red-ca.pem"), Path("/etc/isthmus/red-old-ca.pem")),
+                revocation_files=(Path("/etc/isthmus/red.crl"),),
+            ),
+        ),
     )
+    assert appliance.site_addresses == edge_1
     assert red.routes == (
         CustomerRoute(ip_network("10.0.2.77/32"), SiteHop("seattle")),
         CustomerRoute(ip_network("0.0.0.0/0"), AddressHop(web_address)),
@@ -188,10 +235,55 @@ def test_loopback_has_a_name_too() -> None:
     assert lookup == LookupSettings("localhost:80")
 
 
-def test_a_peer_that_dials_in_has_no_address() -> None:
+def test_a_peer_that_dials_in_has_no_address_and_is_waited_for() -> None:
     text = with_change('peer = "203.0.113.7"', 'peer = "any"')
 
-    assert parse(text).network.tenants[0].sites[0].peer is None
+    seattle = parse(text).network.tenants[0].sites[0]
+    assert seattle.peer is None
+    assert seattle.start is SiteStart.RESPOND
+
+
+def test_a_site_is_dialled_by_modern_algorithms_unless_something_else_is_said() -> None:
+    seattle = parse(WHOLE).network.tenants[0].sites[0]
+    compatible = with_change('peer = "203.0.113.7"', 'peer = "203.0.113.7"\nprofile = "compatible"')
+
+    assert seattle.start is SiteStart.START
+    assert (seattle.ike_proposals, seattle.esp_proposals) == (MODERN_IKE, MODERN_ESP)
+    seattle = parse(compatible).network.tenants[0].sites[0]
+    assert (seattle.ike_proposals, seattle.esp_proposals) == (COMPATIBLE_IKE, COMPATIBLE_ESP)
+
+
+def test_peers_may_dial_other_addresses_than_hosts() -> None:
+    text = with_change("[gateway]", '[gateway]\nsite_addresses = ["198.51.100.1"]')
+
+    assert parse(text).site_addresses == (ProviderAddress.parse("198.51.100.1"),)
+
+
+def test_a_node_that_is_no_gateway_has_no_addresses_for_sites() -> None:
+    assert parse('[appliance]\nname = "a"\n[lookup]\n').site_addresses == ()
+
+
+def test_a_certificate_may_prove_one_side_and_a_shared_secret_the_other() -> None:
+    ours = 'psk_file = "seattle.psk", certificate_file = "a.pem", key_file = "a.key"'
+    theirs = 'psk_file = "seattle.psk", authority_files = ["ca.pem"]'
+
+    for credentials in (ours, theirs):
+        ike = parse(with_change('psk_file = "seattle.psk"', credentials)).network.tenants[0].sites[0].ike
+        assert ike.psk_file == Path("seattle.psk")
+
+
+def test_sites_of_two_tenants_may_have_the_same_prefixes() -> None:
+    site = """
+[[tenant.site]]
+name = "seattle"
+gateway = "edge-2"
+prefixes = ["172.16.0.0/16", "10.0.0.0/8"]
+peer = "203.0.113.7"
+ike = { local_id = "edge-2.example", remote_id = "blue.example", psk_file = "blue.psk" }
+"""
+
+    red, blue = parse(WHOLE + site).network.tenants
+    assert red.sites[0].prefixes == blue.sites[0].prefixes
 
 
 def test_a_relative_state_folder_starts_at_the_configuration() -> None:

@@ -155,13 +155,20 @@ def test_two_sites_with_the_same_pair_of_identities_are_told() -> None:
 name = "tacoma"
 gateway = "edge-2"
 prefixes = ["172.17.0.0/16"]
-peer = "any"
+peer = "203.0.113.9"
 ike = { local_id = "edge-1.example", remote_id = "seattle.example" }
 """
 
     (said,) = problems(WHOLE + site)
     first = "tenant[red].site[seattle] has the same local_id and remote_id"
     assert said.startswith(f"tenant[blue].site[tacoma].ike.remote_id: {first}; ")
+
+
+def test_more_prefixes_than_a_selector_payload_has_room_for_are_told() -> None:
+    many = ", ".join(f'"172.17.{number}.0/24"' for number in range(256))
+
+    (said,) = problems(with_change('["172.16.0.0/16", "10.0.0.0/8"]', f"[{many}]"))
+    assert said.startswith("tenant[red].site[seattle].selectors: one side has 257 prefixes, and IKE has room")
 
 
 def test_two_tenants_with_the_same_rdid_are_told() -> None:
@@ -276,6 +283,44 @@ def test_sound_secret_files_are_accepted(configuration: Path) -> None:
     assert appliance.host is not None
     assert appliance.host.token_file == configuration.with_name("hv1.token")
     assert appliance.network.tenants[0].sites[0].ike.psk_file == configuration.with_name("seattle.psk")
+
+
+@pytest.fixture
+def with_certificates(configuration: Path) -> Path:
+    """The same, with certificates for both sides of a site."""
+    text = with_change(
+        'psk_file = "seattle.psk"',
+        'certificate_file = "a.pem", key_file = "a.key", authority_files = ["x.pem", "y.pem"],'
+        ' revocation_files = ["x.crl"]',
+    )
+    configuration.write_text(text)
+    for name in ("a.pem", "a.key", "x.pem", "y.pem", "x.crl"):
+        configuration.with_name(name).write_text("PEM")
+        configuration.with_name(name).chmod(0o600 if name == "a.key" else 0o644)
+    return configuration
+
+
+def test_certificates_may_be_read_by_others(with_certificates: Path) -> None:
+    assert load(with_certificates).network.tenants[0].sites[0].ike.authority_files == (
+        with_certificates.with_name("x.pem"),
+        with_certificates.with_name("y.pem"),
+    )
+
+
+def test_a_private_key_is_a_secret_and_an_authority_nobody_else_may_write(with_certificates: Path) -> None:
+    key, authority = with_certificates.with_name("a.key"), with_certificates.with_name("y.pem")
+    key.chmod(0o640)
+    authority.chmod(0o664)
+    with_certificates.with_name("a.pem").write_text("")
+    with_certificates.with_name("x.crl").unlink()
+
+    ike = "tenant[red].site[seattle].ike"
+    assert load_problems(with_certificates) == [
+        f"{ike}.certificate_file: {with_certificates.with_name('a.pem')} is empty; put PEM in it",
+        f"{ike}.key_file: mode 0640 lets others read it; chmod 600 {key}",
+        f"{ike}.authority_files[#2]: mode 0664 lets others write it; chmod 644 {authority}",
+        f"{ike}.revocation_files: {with_certificates.with_name('x.crl')}: No such file or directory",
+    ]
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o601, 0o777])
