@@ -18,9 +18,9 @@ from gateway.forwarding.verdicts import PortKey, ToPort
 from gateway.host import vnet
 from gateway.host.isolation import is_up, isolated, mtu_of
 from gateway.underlay.claims import claimed
-from gateway.underlay.sockets import enlarge_buffers, kernel_drops
 from policies.errors import ConfigurationError, MalformedPacket, Problem
 from policies.model import Port
+from tunnels.socket_options import enlarge_buffers, kernel_drops
 
 _log = logging.getLogger(__name__)
 

@@ -15,7 +15,21 @@ from collections.abc import Callable
 
 from gateway.forwarding.verdicts import OuterHeader, ToUnderlay
 from gateway.packets import nvgre
-from policies.addresses import Address, ProviderAddress, Vsid
+from policies.addresses import ProviderAddress, Vsid
+from tunnels.socket_options import (
+    IP_FREEBIND,
+    IP_MTU_DISCOVER,
+    IP_RECVERR,
+    IPV6_FREEBIND,
+    IPV6_HDRINCL,
+    IPV6_MTU_DISCOVER,
+    IPV6_MULTICAST_ALL,
+    IPV6_RECVERR,
+    PMTUDISC_PROBE,
+    enlarge_buffers,
+    kernel_drops,
+    queued_errors,
+)
 
 PathMtuReport = Callable[[bytes, int, int], None]
 """Takes a destination, the VSID of the packet that was too big, and what the path carries, in octets."""
@@ -24,30 +38,6 @@ IPV4_HEADER = struct.Struct("!BBHHHBBH4s4s")
 IPV6_HEADER = struct.Struct("!IHBB16s16s")
 DONT_FRAGMENT = 0x4000
 LARGEST_PACKET = 65535
-
-# What the kernel may hold for us: some 50 ms of small packets at 40,000 a second. More would
-# only be delay.
-BUFFER_SIZE = 4 << 20
-
-# Names of <linux/in.h>, <linux/in6.h> and <asm-generic/socket.h> that Python 3.11 lacks.
-SO_SNDBUFFORCE = 32
-SO_RCVBUFFORCE = 33
-SO_MEMINFO = 55
-SK_MEMINFO_DROPS = 8
-IP_MTU_DISCOVER = 10
-IP_RECVERR = 11
-IP_FREEBIND = 15
-IPV6_MTU_DISCOVER = 23
-IPV6_RECVERR = 25
-IPV6_MULTICAST_ALL = 29
-IPV6_HDRINCL = 36
-IPV6_FREEBIND = 78
-PMTUDISC_PROBE = 3
-
-# struct sock_extended_err of <linux/errqueue.h>: errno, origin, type, code, pad, info, data.
-EXTENDED_ERROR = struct.Struct("=IBBBBII")
-ERRORS_AT_ONCE = 64
-QUOTED = 64  # octets of what an error quotes: an IP header and GRE's
 
 
 class GreSocket:
@@ -120,21 +110,11 @@ class GreSocket:
         the report checks. Somebody off the path has to guess it. All of it is within
         the 8 octets behind the IP header that every router quotes (RFC 792).
         """
-        for _ in range(ERRORS_AT_ONCE):
-            try:
-                quoted, ancillary, _, address = self._socket.recvmsg(QUOTED, 512, socket.MSG_ERRQUEUE)
-            except OSError:
-                return
-            for level, kind, value in ancillary:
-                if (level, kind) not in _ERROR_REPORTS or len(value) < EXTENDED_ERROR.size:
-                    continue
-                code, origin, _, _, _, info, _ = EXTENDED_ERROR.unpack_from(value)
-                from_the_network = origin in _FROM_THE_NETWORK
-                self.icmp_errors += from_the_network
-                vsid = self._quoted_vsid_untrusted(quoted) if from_the_network else refused
-                # For an error report the address is where the packet that it is about was going.
-                if code == errno.EMSGSIZE and address and vsid is not None:
-                    self._path_mtu_reported(Address.parse(address[0]), vsid, info)
+        for error in queued_errors(self._socket):
+            self.icmp_errors += error.is_from_the_network
+            vsid = self._quoted_vsid_untrusted(error.quoted) if error.is_from_the_network else refused
+            if error.code == errno.EMSGSIZE and error.destination is not None and vsid is not None:
+                self._path_mtu_reported(error.destination, vsid, error.info)
 
     def _quoted_vsid_untrusted(self, quoted: bytes) -> Vsid | None:
         """Return whose packet an error quotes, or None if it is none that we send."""
@@ -152,8 +132,6 @@ class GreSocket:
 
 _GRE_AS_SENT = nvgre.encode(0)[:4]
 _QUEUE_FULL = (errno.EAGAIN, errno.ENOBUFS)
-_FROM_THE_NETWORK = (2, 3)  # SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6; the kernel itself is 1
-_ERROR_REPORTS = ((socket.IPPROTO_IP, IP_RECVERR), (socket.IPPROTO_IPV6, IPV6_RECVERR))
 
 
 class Ipv4Socket(GreSocket):
@@ -243,18 +221,3 @@ def open_socket(address: ProviderAddress, path_mtu_reported: PathMtuReport) -> G
     Raises PermissionError without CAP_NET_RAW, and OSError.
     """
     return (Ipv4Socket if address.version == 4 else Ipv6Socket)(address, path_mtu_reported)
-
-
-def enlarge_buffers(sock: socket.socket) -> None:
-    """Ask for `BUFFER_SIZE` both ways: beyond the machine's limit if we may, else up to it."""
-    for forced, plain in ((SO_RCVBUFFORCE, socket.SO_RCVBUF), (SO_SNDBUFFORCE, socket.SO_SNDBUF)):
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, forced, BUFFER_SIZE)
-        except PermissionError:
-            sock.setsockopt(socket.SOL_SOCKET, plain, BUFFER_SIZE)
-
-
-def kernel_drops(sock: socket.socket) -> int:
-    """How many packets the kernel dropped because this socket's buffer was full."""
-    counters = sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 4 * (SK_MEMINFO_DROPS + 1))
-    return int.from_bytes(counters[4 * SK_MEMINFO_DROPS :], sys.byteorder)
