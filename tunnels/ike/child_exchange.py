@@ -1,0 +1,256 @@
+"""How one child SA is agreed on, seen from either side (RFC 7296 sections 1.3.1, 2.9 and 2.17).
+
+An IKE_AUTH exchange makes its child SA with the nonces of IKE_SA_INIT and without a key
+exchange; a CREATE_CHILD_SA exchange brings nonces of its own and, for forward secrecy, a key exchange.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from policies.ipsec import EspProposal, EspSuite, Group
+from policies.secret import Secret
+from policies.selectors import Selectors, TrafficSelector
+from tunnels.effects import EspKeys
+from tunnels.ike.constants import FIRST_STATUS_TYPE, NotifyType
+from tunnels.ike.entropy import Entropy
+from tunnels.ike.ike_sa import IkeSa
+from tunnels.ike.keys import KeyPair, child_keys
+from tunnels.ike.payloads import (
+    KeyExchange,
+    Nonce,
+    Notify,
+    Payload,
+    SecurityAssociation,
+    TrafficSelectors,
+)
+from tunnels.ike.rejected import Refused
+from tunnels.ike.transforms import accepted_esp, choose_esp, group_name, group_number, group_of, offer_esp
+
+NONCE_OCTETS = 32
+
+_Kind = TypeVar("_Kind")
+
+
+class Nonces(msgspec.Struct, frozen=True):
+    """Of one exchange: the initiator's and the responder's."""
+
+    initiator: bytes
+    responder: bytes
+
+    @property
+    def lowest(self) -> bytes:
+        """What decides between two exchanges that collide: octet by octet (RFC 7296 section 2.8.1)."""
+        return min(self.initiator, self.responder)
+
+
+class Agreed(msgspec.Struct, frozen=True):
+    """What both sides hold after the exchange. The SPIs are those that we and the peer receive at."""
+
+    own_spi: int
+    peer_spi: int
+    suite: EspSuite
+    inbound: EspKeys
+    outbound: EspKeys
+    selectors: Selectors
+    nonces: Nonces
+    has_more: bool = False
+    """The peer would take more selectors, in a child SA of their own (ADDITIONAL_TS_POSSIBLE)."""
+
+
+def find(payloads: Iterable[Payload], kind: type[_Kind]) -> _Kind | None:
+    """Return the first payload of a kind."""
+    return next((each for each in payloads if isinstance(each, kind)), None)
+
+
+def need(payloads: Iterable[Payload], kind: type[_Kind]) -> _Kind:
+    """Return the first payload of a kind. Raises Refused where the message breaks the protocol without it."""
+    found = find(payloads, kind)
+    if found is None:
+        raise Refused(NotifyType.INVALID_SYNTAX, f"the peer's message lacks its {kind.__name__}")
+    return found
+
+
+def error_in(payloads: Iterable[Payload]) -> Notify | None:
+    """Return the peer's refusal, if the answer is one (section 3.10.1)."""
+    notifies = (each for each in payloads if isinstance(each, Notify))
+    return next((each for each in notifies if each.type < FIRST_STATUS_TYPE), None)
+
+
+def has_notify(payloads: Iterable[Payload], kind: NotifyType) -> bool:
+    """Whether a notification of a type is among the payloads."""
+    return any(isinstance(each, Notify) and each.type == kind for each in payloads)
+
+
+def group_asked(notify: Notify, allowed: Iterable[Group]) -> Group | None:
+    """Return the group that INVALID_KE_PAYLOAD asks for, where we allow it (section 1.3)."""
+    group = group_of(int.from_bytes(notify.data)) if len(notify.data) == 2 else None
+    return group if group in tuple(allowed) and group is not Group.NONE else None
+
+
+def offered_selectors(payloads: Sequence[Payload], *, by_us: bool) -> Selectors:
+    """Return TSi and TSr as seen from our side; `by_us`: we began the exchange. Raises Refused."""
+    ends = {each.of_initiator: each.selectors for each in payloads if isinstance(each, TrafficSelectors)}
+    if len(ends) != 2:
+        raise Refused(NotifyType.INVALID_SYNTAX, "the peer's message lacks its traffic selectors")
+    return Selectors(local=ends[by_us], remote=ends[not by_us])
+
+
+def tidied(selectors: Selectors) -> Selectors:
+    """Leave out what lies within another selector: an offer may begin with a packet's own (section 2.9)."""
+    return Selectors(_widest(selectors.local), _widest(selectors.remote))
+
+
+def pairs(selectors: Selectors) -> list[Selectors]:
+    """Return each pair of a local and a remote selector of one IP version."""
+    return [
+        Selectors((local,), (remote,))
+        for local in selectors.local
+        for remote in selectors.remote
+        if local.version == remote.version
+    ]
+
+
+class ChildOffer:
+    """A request of ours for a child SA, kept until its answer is here.
+
+    `group` is that of the key exchange; None stands for IKE_AUTH, which has none.
+    """
+
+    def __init__(
+        self,
+        selectors: Selectors,
+        proposals: Sequence[EspProposal],
+        spi: int,
+        group: Group | None,
+        entropy: Entropy,
+    ) -> None:
+        self.spi = spi
+        self.group = group
+        self._selectors = selectors
+        self._nonce = entropy.octets(NONCE_OCTETS)
+        self._pair = KeyPair.generate(group, entropy) if group not in (None, Group.NONE) else None
+        self._offer = offer_esp(proposals, spi.to_bytes(4), with_groups=group is not None)
+
+    def payloads(self) -> tuple[Payload, ...]:
+        """Return what the request says of the child SA."""
+        fresh: list[Payload] = [] if self.group is None else [Nonce(self._nonce)]
+        if self._pair is not None:
+            fresh.append(KeyExchange(group_number(self._pair.group), self._pair.public))
+        selectors = (
+            TrafficSelectors(True, self._selectors.local),
+            TrafficSelectors(False, self._selectors.remote),
+        )
+        return (self._offer, *fresh, *selectors)
+
+    def accepted(self, payloads: Sequence[Payload], sa: IkeSa, nonces: Nonces | None = None) -> Agreed:
+        """Return what an answer that is no refusal agrees on; `nonces` are given in IKE_AUTH.
+
+        Raises Refused where it is not what we offered: the peer then has a child SA that we don't.
+        """
+        suite, peer_spi = accepted_esp(need(payloads, SecurityAssociation), self._offer)
+        nonces = nonces or Nonces(self._nonce, need(payloads, Nonce).data)
+        shared: Secret | None = None
+        if suite.group is not Group.NONE:
+            theirs = need(payloads, KeyExchange)
+            if self._pair is None or suite.group is not self._pair.group:
+                raise Refused(
+                    NotifyType.INVALID_SYNTAX, f"the peer chose {suite.group}, which has no KE payload"
+                )
+            if theirs.group != group_number(self._pair.group):
+                raise Refused(NotifyType.INVALID_SYNTAX, f"the peer answers {suite.group} with another group")
+            shared = self._pair.shared(theirs.data)
+        answered = offered_selectors(payloads, by_us=True)
+        selectors = self._selectors.narrowed_to(answered)
+        if selectors is None:
+            words = f"the peer answers {answered}, and we offered {self._selectors}"
+            raise Refused(NotifyType.TS_UNACCEPTABLE, words)
+        forth, back = child_keys(
+            sa.suite.prf, sa.keys.derive, suite, shared, nonces.initiator, nonces.responder
+        )
+        return Agreed(
+            self.spi,
+            int.from_bytes(peer_spi),
+            suite,
+            inbound=back,
+            outbound=forth,
+            selectors=tidied(selectors),
+            nonces=nonces,
+            has_more=has_notify(payloads, NotifyType.ADDITIONAL_TS_POSSIBLE),
+        )
+
+
+def answer_child(
+    payloads: Sequence[Payload],
+    sa: IkeSa,
+    proposals: Sequence[EspProposal],
+    narrow: Callable[[Selectors], Selectors | None],
+    spi: int,
+    entropy: Entropy,
+    nonces: Nonces | None = None,
+) -> tuple[tuple[Payload, ...], Agreed]:
+    """Answer the peer's request for a child SA; `nonces` are given in IKE_AUTH.
+
+    `narrow` returns what policy allows of the peer's selectors. A request for transport
+    mode, for IPComp or for later fragments is declined by not repeating its notification
+    (sections 1.3.1 and 2.22). Raises Refused.
+    """
+    with_groups = nonces is None
+    sent = find(payloads, KeyExchange) if with_groups else None
+    suite, chosen, peer_spi = choose_esp(
+        need(payloads, SecurityAssociation),
+        proposals,
+        with_groups=with_groups,
+        sent_group=group_of(sent.group) if sent is not None else Group.NONE,
+    )
+    fresh: list[Payload] = []
+    if nonces is None:
+        nonces = Nonces(need(payloads, Nonce).data, entropy.octets(NONCE_OCTETS))
+        fresh.append(Nonce(nonces.responder))
+    offered = offered_selectors(payloads, by_us=False)
+    selectors = narrow(offered)
+    if selectors is None:
+        raise Refused(NotifyType.TS_UNACCEPTABLE, f"the peer asks for {offered}, which is not configured")
+    shared = None
+    if suite.group is not Group.NONE:
+        pair, shared = answered_exchange(suite.group, sent, entropy)
+        fresh.append(KeyExchange(group_number(suite.group), pair.public))
+    forth, back = child_keys(sa.suite.prf, sa.keys.derive, suite, shared, nonces.initiator, nonces.responder)
+    answer = (
+        SecurityAssociation((msgspec.structs.replace(chosen, spi=spi.to_bytes(4)),)),
+        *fresh,
+        TrafficSelectors(True, selectors.remote),
+        TrafficSelectors(False, selectors.local),
+    )
+    agreed = Agreed(
+        spi,
+        int.from_bytes(peer_spi),
+        suite,
+        inbound=forth,
+        outbound=back,
+        selectors=selectors,
+        nonces=nonces,
+    )
+    return answer, agreed
+
+
+def answered_exchange(group: Group, sent: KeyExchange | None, entropy: Entropy) -> tuple[KeyPair, Secret]:
+    """Do our half of the key exchange that the peer began. Raises Refused where it began with another group."""
+    number = group_number(group)
+    if sent is None or sent.group != number:
+        theirs = "no key exchange" if sent is None else group_name(sent.group)
+        words = f"the peer began with {theirs}, we ask for {group}"
+        raise Refused(NotifyType.INVALID_KE_PAYLOAD, words, number.to_bytes(2))
+    pair = KeyPair.generate(group, entropy)
+    return pair, pair.shared(sent.data)
+
+
+def _widest(selectors: tuple[TrafficSelector, ...]) -> tuple[TrafficSelector, ...]:
+    return tuple(
+        each
+        for each in selectors
+        if not any(other != each and each.within(other) == each for other in selectors)
+    )
