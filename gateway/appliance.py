@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import signal
 from collections import Counter
@@ -17,7 +18,7 @@ from gateway.forwarding.directory import configured_directory
 from gateway.forwarding.node import Node
 from gateway.forwarding.pipeline import Forwarder
 from gateway.forwarding.pmtu import LOWEST_IPV6, OVERHEAD_IPV4, OVERHEAD_IPV6
-from gateway.forwarding.verdicts import OuterHeader, PortKey
+from gateway.forwarding.verdicts import OuterHeader, PortKey, ToSite
 from gateway.host.ports import Ports
 from gateway.output import standard_output
 from gateway.report import report
@@ -71,7 +72,7 @@ async def run(
             configured_directory(appliance),
         )
         underlay, ports = Underlay(), Ports(forwarder.drops)
-        emitter = Emitter(forwarder.drops, underlay.send, ports.send)
+        emitter = Emitter(forwarder.drops, underlay.send, ports.send, _no_tunnel)
 
         def from_underlay(outer: OuterHeader, payload: bytes, now: float) -> None:
             emitter.carry_out(forwarder.from_underlay(outer, payload, now))
@@ -101,6 +102,10 @@ async def run(
                 task_status.started(traffic.cancel_scope)
             watchers.cancel_scope.cancel()
     log.info("stopped")
+
+
+def _no_tunnel(emission: ToSite) -> None:
+    raise OSError(errno.ENETUNREACH, f"no tunnel to {emission.site}")
 
 
 async def _heed_signals(

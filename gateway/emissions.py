@@ -6,7 +6,7 @@ import errno
 from collections.abc import Callable
 
 from gateway.forwarding.drops import DropReason, Drops
-from gateway.forwarding.verdicts import Emission, ToPort, ToUnderlay, Verdict
+from gateway.forwarding.verdicts import Emission, ToPort, ToSite, ToUnderlay, Verdict
 
 _REASONS = {
     errno.EAGAIN: DropReason.QUEUE_FULL,
@@ -17,18 +17,23 @@ _REASONS = {
 
 
 class Emitter:
-    """Sends each emission of a verdict at once, through the underlay or to a VM's port.
+    """Sends each emission of a verdict at once, through the underlay, to a VM's port or into a site's tunnel.
 
-    Both senders either send or raise OSError. The verdict's own drop has been
+    All senders either send or raise OSError. The verdict's own drop has been
     counted by whoever decided it.
     """
 
     def __init__(
-        self, drops: Drops, to_underlay: Callable[[ToUnderlay], None], to_port: Callable[[ToPort], None]
+        self,
+        drops: Drops,
+        to_underlay: Callable[[ToUnderlay], None],
+        to_port: Callable[[ToPort], None],
+        to_site: Callable[[ToSite], None],
     ) -> None:
         self._drops = drops
         self._to_underlay = to_underlay
         self._to_port = to_port
+        self._to_site = to_site
 
     def carry_out(self, verdict: Verdict) -> None:
         """Send what a verdict says. What cannot be sent is counted, and nothing is raised."""
@@ -40,8 +45,10 @@ class Emitter:
         try:
             if isinstance(emission, ToUnderlay):
                 self._to_underlay(emission)
-            else:
+            elif isinstance(emission, ToPort):
                 self._to_port(emission)
+            else:
+                self._to_site(emission)
         except OSError as error:
             reason = _REASONS.get(error.errno or 0, DropReason.SEND_FAILED)
             self._drops.count(reason, emission.tenant)

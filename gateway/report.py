@@ -10,7 +10,7 @@ from gateway.underlay.service import Underlay
 
 
 def report(forwarder: Forwarder, underlay: Underlay, ports: Ports) -> dict[str, Any]:
-    """Return the counters of one node: drops by reason and tenant, meters by virtual subnet.
+    """Return the counters of one node: drops by reason and tenant, meters by virtual subnet and by site.
 
     What the kernel dropped before this program saw it is counted for each side, not among the drops.
     """
@@ -34,8 +34,25 @@ def report(forwarder: Forwarder, underlay: Underlay, ports: Ports) -> dict[str, 
             for vsid, entry in forwarder.tables.subnets.items()
             for meter in (forwarder.meters[vsid],)
         ],
+        "sites": [
+            {
+                "tenant": tenant,
+                "site": site,
+                "mtu": state.mtu if state is not None else None,
+                "sent_packets": meter.sent_packets,
+                "sent_octets": meter.sent_octets,
+                "received_packets": meter.received_packets,
+                "received_octets": meter.received_octets,
+            }
+            for (tenant, site), meter in forwarder.site_meters.items()
+            for state in (forwarder.sites.find((tenant, site)),)
+        ],
         "sources_elsewhere": dict(forwarder.sources_elsewhere),
-        "notices": {"sent": forwarder.notices.sent, "suppressed": forwarder.notices.suppressed},
+        "notices": {
+            "sent": forwarder.notices.sent,
+            "suppressed": forwarder.notices.suppressed,
+            "without_source": forwarder.notices.without_source,
+        },
         "underlay": {
             "kernel_drops": underlay.kernel_drops,
             "icmp_errors": underlay.icmp_errors,

@@ -76,6 +76,8 @@ class RoutingDomain(msgspec.Struct, frozen=True, eq=False):
     gateway_provider_addresses: frozenset[bytes]
     gateways: tuple[tuple[str, tuple[ProviderAddress, ...]], ...]
     """Its gateways in order of preference, with their provider addresses."""
+    site_gateways: dict[str, str]
+    """Which gateway dials each of its sites, both by name."""
     vsids: frozenset[Vsid]
     limits: Limits | None
 
@@ -197,6 +199,7 @@ def _compile_domain(
             address for _, addresses in own_gateways for address in addresses
         ),
         gateways=own_gateways,
+        site_gateways={site.name: site.gateway for site in tenant.sites},
         vsids=frozenset(subnet.vsid for subnet in tenant.subnets),
         limits=tenant.limits,
     )

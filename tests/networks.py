@@ -29,6 +29,7 @@ from gateway.forwarding.verdicts import (
     OuterHeader,
     PortKey,
     ToPort,
+    ToSite,
     ToUnderlay,
     Verdict,
 )
@@ -49,6 +50,7 @@ from policies.model import (
     Tenant,
     VirtualSubnet,
 )
+from policies.selectors import Selectors, TrafficSelector
 from policies.tables import Tables
 
 BROADCAST = "ff:ff:ff:ff:ff:ff"
@@ -295,15 +297,69 @@ def solicitation(
     return Ether(src=own, dst=to) / IPv6(src=src, dst=destination, hlim=hop_limit) / message
 
 
-def site(name: str, *prefixes: str) -> Site:
-    """An on-premise network behind edge-1."""
+def site(name: str, *prefixes: str, gateway: str = "edge-1") -> Site:
+    """An on-premise network behind a gateway."""
     return Site(
         name=name,
-        gateway="edge-1",
+        gateway=gateway,
         prefixes=tuple(ip_network(prefix) for prefix in prefixes),
         peer=ProviderAddress.parse("203.0.113.7"),
         ike=IkeIdentity(local_id="edge-1.example", remote_id=f"{name}.example"),
     )
+
+
+SEATTLE = "172.16.0.0/16", "fd99::/16"
+OSLO = "172.17.0.0/16", "fd98::/16"
+
+
+def selectors(
+    remote: Iterable[str] = SEATTLE, local: Iterable[str] = ("10.0.0.0/16", "fd00::/16")
+) -> Selectors:
+    """Those of a child SA: all that a tenant has here, and a site's prefixes."""
+    return Selectors(
+        tuple(TrafficSelector.of(ip_network(prefix)) for prefix in local),
+        tuple(TrafficSelector.of(ip_network(prefix)) for prefix in remote),
+    )
+
+
+BY_SEATTLE = selectors()
+
+
+def connected(
+    *tenants: Tenant, mtu: int = 1400, child: Selectors = BY_SEATTLE, underlay_mtu: int = 1500
+) -> Forwarder:
+    """The pipeline of edge-1, with each tenant's site seattle up; Red and Blue have one unless given."""
+    tenants = tenants or tuple(tenant(name, sites=(site("seattle", *SEATTLE),)) for name in ("red", "blue"))
+    forwarder = gateway(network(*tenants), mtu=underlay_mtu)
+    for each in tenants:
+        forwarder.sites.site_is_up((each.name, "seattle"), mtu, [child])
+    return forwarder
+
+
+def on_premise(host: int = 5, version: int = 4) -> str:
+    """A host's address at seattle: the same for both tenants."""
+    return f"172.16.0.{host}" if version == 4 else f"fd99::{host:x}"
+
+
+def through_tunnel(
+    forwarder: Forwarder,
+    packet: Packet | bytes,
+    *,
+    tenant: str = "red",
+    name: str = "seattle",
+    child: Selectors = BY_SEATTLE,
+    ecn: int = 0,
+    now: float = 0,
+) -> Verdict:
+    """Bring a decrypted packet from a site."""
+    return forwarder.from_site((tenant, name), bytes(packet), child, ecn, now)
+
+
+def to_site(verdict: Verdict) -> tuple[ToSite, Packet]:
+    """The one emission into a tunnel, and the packet as scapy reads it."""
+    emission = only(verdict)
+    assert isinstance(emission, ToSite), emission
+    return emission, (IP if emission.packet[0] >> 4 == 4 else IPv6)(emission.packet)
 
 
 def from_host(name: str, *, to: str = "edge-1", version: int = 4, ecn: int = 0) -> OuterHeader:

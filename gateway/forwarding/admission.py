@@ -1,4 +1,4 @@
-"""Who may send a packet with which source: from the underlay, and at a VM's port."""
+"""Who may send a packet with which source: from the underlay, at a VM's port, and through a site's tunnel."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from enum import Enum
 
 from gateway.forwarding.directory import Directory
 from policies.addresses import ROUTER_LINK_LOCAL, is_group_address
-from policies.model import AddressHop, LookupRecord, Port, SubnetHop
+from policies.model import AddressHop, LookupRecord, Port, SiteHop, SubnetHop
 from policies.tables import RoutingDomain, Tables
 
 _UNSPECIFIED = frozenset((bytes(4), bytes(16)))
+_LOOPBACK = bytes(15) + b"\x01"
 
 
 class Admission(Enum):
@@ -78,6 +79,25 @@ def port_owns(port: Port, domain: RoutingDomain, mac: bytes, source: bytes, *, t
     # A default route through a VM covers the groups too, but nobody is a group.
     hop = domain.routes.lookup(source)
     return isinstance(hop, AddressHop) and hop.ca in port.addresses and not is_group_address(source)
+
+
+def site_owns(domain: RoutingDomain, site: str, source: bytes) -> bool:
+    """Whether a source address is one that packets from a site may have.
+
+    The tenant's routes lead to it by this very site, which leaves out the gateway's
+    addresses; where that is a default route, they lead to nobody's addresses too.
+    """
+    if is_group_address(source) or is_martian(source):
+        return False
+    _, hop = domain.resolve(source)
+    return isinstance(hop, SiteHop) and hop.site == site
+
+
+def is_martian(address: bytes) -> bool:
+    """Whether no packet may cross a router with this as its source (RFC 1812 section 5.3.7, RFC 4291)."""
+    if len(address) == 4:
+        return address[0] in (0, 127) or address[0] >= 240 or address[:2] == b"\xa9\xfe"
+    return is_unspecified(address) or address == _LOOPBACK or is_link_local(address)
 
 
 def is_unspecified(address: bytes) -> bool:

@@ -1,11 +1,13 @@
 """What becomes of an IP packet whose source has been admitted.
 
 It is for a neighbour, for everybody in the virtual subnet, for the gateway's
-own address, or for somebody that a route leads to. The answer is a flow, the
+own address, or for somebody that a route leads to, here or at a site. The answer is a flow, the
 decision for all packets like this one, or a verdict for this packet alone.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from gateway.forwarding.admission import is_link_local
 from gateway.forwarding.delivery import Delivery
@@ -14,17 +16,19 @@ from gateway.forwarding.drops import DropReason
 from gateway.forwarding.flows import Flow
 from gateway.forwarding.metering import Meter
 from gateway.forwarding.neighbours import Neighbours
-from gateway.forwarding.node import Arrival, Explain, Node
+from gateway.forwarding.node import Arrival, Explain, Node, Origin, SiteArrival
 from gateway.forwarding.permission import Permission
+from gateway.forwarding.sites import Sites
 from gateway.forwarding.verdicts import Drop, Emission, Forward, Verdict
-from gateway.forwarding.ways import LocalPort, Way, Ways
+from gateway.forwarding.ways import LocalPort, Tunnel, Way, Ways
 from gateway.packets import ethernet, icmp, ndp
 from gateway.packets.ethernet import EthernetHeader
 from gateway.packets.icmp import Unreachable
 from policies.addresses import ROUTER_LINK_LOCAL, CustomerAddress, MacAddress, Vsid, is_group_address
 from policies.facts import ICMPV6, TCP, UDP, PacketFacts
 from policies.model import LookupRecord, SiteHop, SubnetHop
-from policies.tables import RoutingDomain, Tables
+from policies.tables import Tables
+from tunnels.effects import SiteKey
 
 
 class Decisions:
@@ -37,9 +41,11 @@ class Decisions:
         directory: Directory,
         delivery: Delivery,
         ways: Ways,
+        sites: Sites,
+        meters: Mapping[Vsid, Meter],
+        site_meters: Mapping[SiteKey, Meter],
         explain: Explain | None = None,
     ) -> None:
-        self.meters: dict[Vsid, Meter] = {vsid: Meter() for vsid in tables.subnets}
         self.permission = Permission(tables, explain)
         self.neighbours = Neighbours(node, directory, ways, delivery, explain)
         self._node = node
@@ -47,6 +53,9 @@ class Decisions:
         self._directory = directory
         self._delivery = delivery
         self._ways = ways
+        self._sites = sites
+        self._meters = meters
+        self._site_meters = site_meters
         self._explain = explain
 
     def decide(
@@ -66,12 +75,22 @@ class Decisions:
             return self._route(arrival, facts, packet, source, now)
         return self._switch(arrival, facts, source, now)
 
-    def _to_gateway(self, arrival: Arrival, facts: PacketFacts, packet: bytes, now: float) -> Verdict:
+    def decide_from_site(
+        self, arrival: SiteArrival, facts: PacketFacts, packet: bytes, now: float
+    ) -> Flow | Verdict:
+        """Decide an IP packet whose source is at the site that it came from."""
+        if facts.destination in arrival.domain.gateway_addresses:
+            return self._to_gateway(arrival, facts, packet, now)
+        return self._route(arrival, facts, packet, None, now)
+
+    def _to_gateway(self, arrival: Origin, facts: PacketFacts, packet: bytes, now: float) -> Verdict:
         if icmp.is_echo_request(facts):
-            if not self.permission.is_within_rate(arrival.entry.domain, facts, now):
+            if not self.permission.is_within_rate(arrival.domain, facts, now):
                 return Drop(DropReason.RATE_LIMITED, arrival.tenant)
             if self._explain:
                 self._explain("gateway", "an echo request to the gateway's own address: answered")
+            if isinstance(arrival, SiteArrival):
+                return self._delivery.answer_site(arrival, icmp.echo_reply(packet, facts))
             ethertype = ethernet.OF_IP_VERSION[facts.version]
             header = EthernetHeader(arrival.source_mac, arrival.entry.gateway_mac, ethertype)
             return self._delivery.answer(arrival, header.encode() + icmp.echo_reply(packet, facts))
@@ -87,9 +106,9 @@ class Decisions:
         return Drop(DropReason.TO_GATEWAY, arrival.tenant, notice)
 
     def _route(
-        self, arrival: Arrival, facts: PacketFacts, packet: bytes, source: LookupRecord | None, now: float
+        self, arrival: Origin, facts: PacketFacts, packet: bytes, source: LookupRecord | None, now: float
     ) -> Flow | Verdict:
-        domain = arrival.entry.domain
+        domain = arrival.domain
         if (
             is_link_local(facts.source)
             or is_link_local(facts.destination)
@@ -104,20 +123,66 @@ class Decisions:
             route = domain.routes.lookup(facts.destination)
             self._explain("route", f"{prefix} -> {route}" if route else "none matches")
         next_ca, hop = domain.resolve(facts.destination)
+        if isinstance(hop, SiteHop):
+            return self._to_site(arrival, facts, packet, hop.site, source, now)
         if isinstance(hop, SubnetHop):
             record = self._directory.find(hop.vsid, next_ca)
             if record is not None:
                 return self._towards(arrival, facts, record, source, routed=True)
             reason, unreachable = DropReason.NO_RECORD, Unreachable.HOST
-        elif isinstance(hop, SiteHop):
-            reason, unreachable = DropReason.SITE_DOWN, Unreachable.NETWORK
+            passed = self._pass_to_gateway(arrival, facts) if isinstance(arrival, Arrival) else None
+            if passed is not None:
+                return passed
         else:
             reason, unreachable = DropReason.NO_ROUTE, Unreachable.NETWORK
-        passed = self._pass_to_gateway(arrival, facts) if hop is not None else None
-        if passed is not None:
-            return passed
         if self._explain:
             self._explain("record", f"none for {CustomerAddress(next_ca)}")
+        notice = self._delivery.tell(
+            arrival, facts, lambda sender: icmp.unreachable(sender, packet, facts, unreachable), now
+        )
+        return Drop(reason, domain.name, notice)
+
+    def _to_site(
+        self,
+        arrival: Origin,
+        facts: PacketFacts,
+        packet: bytes,
+        site: str,
+        source: LookupRecord | None,
+        now: float,
+    ) -> Flow | Drop:
+        """Send a packet into a site's tunnel, or to the gateway that has it."""
+        domain = arrival.domain
+        key = domain.name, site
+        if not self._ways.dials(domain, site):
+            passed = self._pass_to_site_gateway(arrival, facts, site)
+            if passed is not None:
+                return passed
+            reason, unreachable = DropReason.SITE_DOWN, Unreachable.NETWORK
+        elif isinstance(home := domain.resolve(facts.source)[1], SiteHop) and home.site == site:
+            reason, unreachable = DropReason.LOOP, Unreachable.NETWORK
+        elif (state := self._sites.find(key)) is None:
+            self._sites.wanted(key)
+            reason, unreachable = DropReason.SITE_DOWN, Unreachable.NETWORK
+        elif not state.admits(facts):
+            # RFC 4301 section 6, case a.
+            reason, unreachable = DropReason.OUTSIDE_SELECTORS, Unreachable.PROHIBITED
+        else:
+            if self._explain:
+                self._explain("site", f"{site}: its tunnel carries this packet, up to {state.mtu} octets")
+            return Flow(
+                tenant=domain.name,
+                ethernet=b"",
+                routed=True,
+                way=Tunnel(key, state, facts),
+                sent=self._meter_of_source(arrival, facts),
+                received=self._site_meters[key],
+                bucket=self.permission.buckets.get(domain.name),
+                source_record=source,
+                destination_record=None,
+            )
+        if self._explain:
+            self._explain("site", f"{site}: {reason}")
         notice = self._delivery.tell(
             arrival, facts, lambda sender: icmp.unreachable(sender, packet, facts, unreachable), now
         )
@@ -136,8 +201,8 @@ class Decisions:
             onward = self._towards(arrival, facts, record, source, routed=False)
         elif is_here:
             # A VM that has just come here may still have its record elsewhere, or none.
-            sent = self._meter_of_source(domain, facts)
-            onward = self._as_it_is(arrival, LocalPort(port), sent, self.meters[vsid])
+            sent = self._meter_of_source(arrival, facts)
+            onward = self._as_it_is(arrival, facts, LocalPort(port), sent, self._meters[vsid])
         else:
             onward = self._pass_to_gateway(arrival, facts)
         if onward is None:
@@ -156,7 +221,7 @@ class Decisions:
 
     def _towards(
         self,
-        arrival: Arrival,
+        arrival: Origin,
         facts: PacketFacts,
         record: LookupRecord,
         source: LookupRecord | None,
@@ -164,13 +229,12 @@ class Decisions:
         routed: bool,
     ) -> Flow | Drop:
         """Make the flow that leads to a record's VM, wherever that is."""
-        entry = arrival.entry
         target = self._tables.subnets[record.vsid]
         if self._explain:
             self._explain(
                 "record", f"{record.ca} is {record.mac} at {record.pa} ({record.host or 'unnamed'})"
             )
-        if routed:
+        if routed or isinstance(arrival, SiteArrival):
             ethertype = ethernet.OF_IP_VERSION[facts.version]
             header = EthernetHeader(record.mac, target.gateway_mac, ethertype).encode()
         else:
@@ -183,8 +247,8 @@ class Decisions:
             ethernet=header,
             routed=routed,
             way=way,
-            sent=self._meter_of_source(entry.domain, facts),
-            received=self.meters[record.vsid],
+            sent=self._meter_of_source(arrival, facts),
+            received=self._meters[record.vsid],
             bucket=self.permission.buckets.get(arrival.tenant),
             source_record=source,
             # One found by its MAC alone decides only until its packet's address has a record of its own.
@@ -198,14 +262,34 @@ class Decisions:
             return None
         if self._explain:
             self._explain("gateway", f"no record here: as it is to the gateway at {path.destination}")
-        return self._as_it_is(arrival, path, self.meters[arrival.entry.vsid])
+        return self._as_it_is(arrival, facts, path, self._meters[arrival.entry.vsid])
+
+    def _pass_to_site_gateway(self, arrival: Origin, facts: PacketFacts, site: str) -> Flow | None:
+        """Let the gateway that has a site's tunnel route: the packet goes there as it is."""
+        path = self._ways.to_site_gateway(arrival, facts, site)
+        if path is None:
+            return self._pass_to_gateway(arrival, facts) if isinstance(arrival, Arrival) else None
+        if self._explain:
+            self._explain("gateway", f"{site} is another's: as it is to the gateway at {path.destination}")
+        return self._as_it_is(arrival, facts, path, self._meter_of_source(arrival, facts))
 
     def _as_it_is(
-        self, arrival: Arrival, way: Way, sent: Meter | None, received: Meter | None = None
+        self,
+        arrival: Origin,
+        facts: PacketFacts,
+        way: Way,
+        sent: Meter | None,
+        received: Meter | None = None,
     ) -> Flow:
+        if isinstance(arrival, SiteArrival):
+            # As if it came from the router of the virtual subnet in which it is passed on.
+            mac = arrival.subnets[0].gateway_mac
+            header = EthernetHeader(mac, mac, ethernet.OF_IP_VERSION[facts.version]).encode()
+        else:
+            header = arrival.frame[: ethernet.HEADER_LENGTH]
         return Flow(
             tenant=arrival.tenant,
-            ethernet=arrival.frame[: ethernet.HEADER_LENGTH],
+            ethernet=header,
             routed=False,
             way=way,
             sent=sent,
@@ -215,9 +299,11 @@ class Decisions:
             destination_record=None,
         )
 
-    def _meter_of_source(self, domain: RoutingDomain, facts: PacketFacts) -> Meter | None:
-        hop = domain.routes.lookup(facts.source)
-        return self.meters[hop.vsid] if isinstance(hop, SubnetHop) else None
+    def _meter_of_source(self, arrival: Origin, facts: PacketFacts) -> Meter | None:
+        if isinstance(arrival, SiteArrival):
+            return arrival.meter
+        hop = arrival.domain.routes.lookup(facts.source)
+        return self._meters[hop.vsid] if isinstance(hop, SubnetHop) else None
 
     def _replicate(self, arrival: Arrival, facts: PacketFacts, packet: bytes, now: float) -> Verdict:
         """Carry broadcast and multicast to every node of the subnet, one by one (RFC 7637 section 4.2)."""
@@ -230,7 +316,7 @@ class Decisions:
         emissions: list[Emission] = []
         lost: list[Drop] = []
         for way in self._ways.to_all(arrival, facts):
-            flow = self._as_it_is(arrival, way, None)
+            flow = self._as_it_is(arrival, facts, way, None)
             verdict = self._delivery.carry(flow, arrival, facts, packet, now)
             if isinstance(verdict, Drop):
                 lost.append(verdict)
@@ -238,5 +324,5 @@ class Decisions:
                 emissions.extend(verdict.emissions)
         if not emissions:
             return lost[0] if lost else Drop(DropReason.NO_RECORD, arrival.tenant)
-        self.meters[entry.vsid].sent(facts.total_length)
+        self._meters[entry.vsid].sent(facts.total_length)
         return Forward(tuple(emissions), tuple(copy.reason for copy in lost))

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from gateway.forwarding.drops import DropReason
-from gateway.forwarding.flows import Flow, known_packet_untrusted
-from gateway.forwarding.node import Arrival, Explain
+from gateway.forwarding.flows import Flow
+from gateway.forwarding.node import Arrival, Explain, Origin, SiteArrival
 from gateway.forwarding.notices import Message, Notices
 from gateway.forwarding.pmtu import LOWEST_IPV6, PathMtu
+from gateway.forwarding.sites import Sites, SiteState
 from gateway.forwarding.verdicts import (
     Answer,
     Drop,
     Emission,
     Forward,
-    OuterHeader,
     PortKey,
     ToPort,
+    ToSite,
     ToUnderlay,
     Verdict,
 )
-from gateway.forwarding.ways import LocalPort, Path, Way, Ways
+from gateway.forwarding.ways import LocalPort, Path, Tunnel, Way, Ways
 from gateway.packets import fragmentation, icmp, ip, nvgre, transport
 from gateway.packets.ethernet import OF_IP_VERSION, EthernetHeader
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, gateway_mac
-from policies.facts import TCP_SYN, PacketFacts
+from policies.facts import ICMP, ICMPV6, TCP_SYN, PacketFacts
 
 _NOT_ECT = 0
 _LARGEST_PACKET = 65_535 + 40
@@ -34,15 +37,23 @@ _TCP_AND_IP = {4: 40, 6: 60}
 class Delivery:
     """Carries packets out as their flow says, and tells senders what could not be."""
 
-    def __init__(self, ways: Ways, paths: PathMtu, notices: Notices, explain: Explain | None = None) -> None:
-        self.port_mtus: dict[PortKey, int] = {}
-        """Of the VMs' interfaces, in octets of the IP packet, as far as they are known."""
+    def __init__(
+        self,
+        ways: Ways,
+        paths: PathMtu,
+        sites: Sites,
+        port_mtus: Mapping[PortKey, int],
+        notices: Notices,
+        explain: Explain | None = None,
+    ) -> None:
+        self._port_mtus = port_mtus
         self._ways = ways
         self._paths = paths
+        self._sites = sites
         self._notices = notices
         self._explain = explain
 
-    def carry(self, flow: Flow, arrival: Arrival, facts: PacketFacts, packet: bytes, now: float) -> Verdict:
+    def carry(self, flow: Flow, arrival: Origin, facts: PacketFacts, packet: bytes, now: float) -> Verdict:
         """Send a packet on: one hop older if it is routed, no larger than what comes next."""
         tenant = arrival.tenant
         if flow.routed and facts.hop_limit <= 1:
@@ -70,17 +81,17 @@ class Delivery:
         return Forward(tuple(self.emit(flow.way, tenant, flow.ethernet + piece, ecn) for piece in pieces))
 
     def carry_known_untrusted(
-        self, flow: Flow, outer: OuterHeader, payload: bytes, now: float
+        self, flow: Flow, outer_ecn: int, known: tuple[bytes, int, int], now: float
     ) -> Verdict | None:
-        """Send on an NVGRE packet of a flow that was decided before, if nothing about it is special.
+        """Send on a packet of a flow that was decided before, if nothing about it is special.
 
         None where something is: then it is decided in full. The caller has found
-        the flow by `flows.key_untrusted`.
+        the flow by the packet's key, and `known` is what that knows of the packet.
         """
-        packet, traffic_class, hop_limit = known_packet_untrusted(payload)
+        packet, traffic_class, hop_limit = known
         total_length = len(packet)
         ecn = traffic_class & 3
-        if outer.ecn and outer.ecn != ecn:
+        if outer_ecn and outer_ecn != ecn:
             return None
         if total_length > self._mtu(flow.way, packet[0] >> 4, now):
             return None
@@ -113,9 +124,14 @@ class Delivery:
         return self.emit(way, arrival.tenant, frame)
 
     def emit(self, way: Way, tenant: str, frame: bytes, ecn: int = _NOT_ECT) -> Emission:
-        """Send a frame out. The outer ECN field is the inner one's (RFC 6040 section 4.1, normal mode)."""
+        """Send a frame out. The outer ECN field is the inner one's (RFC 6040 section 4.1, normal mode).
+
+        Into a tunnel goes an IP packet alone.
+        """
         if isinstance(way, LocalPort):
             return ToPort(port=way.key, frame=frame, tenant=tenant)
+        if isinstance(way, Tunnel):
+            return ToSite(site=way.site, packet=frame, facts=way.facts, ecn=ecn, tenant=tenant)
         return ToUnderlay(
             source=way.source,
             destination=way.destination,
@@ -127,7 +143,7 @@ class Delivery:
 
     def tell(
         self,
-        arrival: Arrival,
+        arrival: Origin,
         facts: PacketFacts,
         message: Message,
         now: float,
@@ -137,21 +153,31 @@ class Delivery:
     ) -> tuple[Emission, ...]:
         """Tell a packet's sender by ICMP, from the gateway unless said otherwise.
 
-        A frame with the gateway's own MAC as its source was routed before, by a
-        node that told what a router tells. Its sender is in another virtual subnet,
-        and is sent only what `source` itself has to say. A frame for everybody in
+        What another gateway has passed on is told of by the record, for a gateway
+        switches nothing that comes from a gateway. A frame with the gateway's own MAC
+        as its source was routed before, by a node that told what a router tells. Its
+        sender is in another virtual subnet, and is sent only what `source` itself has
+        to say. A frame for everybody in
         the link layer is never answered (RFC 1122 section 3.2.2, RFC 4443 section
         2.4 (e)), nor is a packet for or from the broadcast address of a subnet
         (RFC 1812 section 4.3.2.7).
         """
+        if not arrival.domain.broadcast_addresses.isdisjoint((facts.source, facts.destination)):
+            return ()
+        if isinstance(arrival, SiteArrival):
+            return self._tell_site(arrival, facts, message, now, source)
         entry = arrival.entry
         was_routed = arrival.source_mac == entry.gateway_mac
         if arrival.is_to_group or (was_routed and source is None):
             return ()
-        if not entry.domain.broadcast_addresses.isdisjoint((facts.source, facts.destination)):
-            return ()
-        back = self._ways.back_to_sender(arrival, facts) if was_routed else None
-        if was_routed and back is None:
+        was_passed_on = (
+            arrival.outer is not None
+            and arrival.outer.source in entry.domain.gateway_provider_addresses
+            and arrival.destination_mac == entry.gateway_mac
+        )
+        by_record = was_routed or was_passed_on
+        back = self._ways.back_to_sender(arrival, facts) if by_record else None
+        if by_record and back is None:
             return ()
         speaker = source if source is not None else entry.gateway_address(facts.version)
         notice = self._notices.compose(arrival.tenant, facts, speaker, message, now)
@@ -168,8 +194,43 @@ class Delivery:
         )
         return (self.reply(arrival, header.encode() + notice),)
 
+    def _tell_site(
+        self,
+        arrival: SiteArrival,
+        facts: PacketFacts,
+        message: Message,
+        now: float,
+        source: CustomerAddress | None,
+    ) -> tuple[Emission, ...]:
+        """Tell a site's host, from an address of the gateway's that the site's selectors hold."""
+        if not icmp.may_be_told(facts):
+            return ()
+        state = self._sites.find(arrival.site)
+        if state is None:
+            return ()
+        speakers = arrival.speakers(facts) if source is None else (source,)
+        speaker = next((address for address in speakers if _may_speak(state, address, facts)), None)
+        if speaker is None:
+            self._notices.without_source += 1
+            return ()
+        notice = self._notices.compose(arrival.tenant, facts, speaker, message, now)
+        if notice is None:
+            return ()
+        way = Tunnel(arrival.site, state, ip.decode_untrusted(notice))
+        return (self.emit(way, arrival.tenant, notice),)
+
+    def answer_site(self, arrival: SiteArrival, packet: bytes) -> Answer | Drop:
+        """Answer a site's host through the tunnel, if that carries the answer."""
+        state = self._sites.find(arrival.site)
+        if state is None:
+            return Drop(DropReason.SITE_DOWN, arrival.tenant)
+        facts = ip.decode_untrusted(packet)
+        if not state.admits(facts):
+            return Drop(DropReason.OUTSIDE_SELECTORS, arrival.tenant)
+        return Answer((self.emit(Tunnel(arrival.site, state, facts), arrival.tenant, packet),))
+
     def _tell_too_big(
-        self, arrival: Arrival, facts: PacketFacts, packet: bytes, mtu: int, now: float
+        self, arrival: Origin, facts: PacketFacts, packet: bytes, mtu: int, now: float
     ) -> tuple[Emission, ...]:
         """Report the MTU: from the gateway where it routes, else from the destination.
 
@@ -183,7 +244,7 @@ class Delivery:
         def message(source: CustomerAddress) -> bytes:
             return icmp.too_big(source, packet, facts, reported)
 
-        if arrival.destination_mac == arrival.entry.gateway_mac:
+        if isinstance(arrival, SiteArrival) or arrival.destination_mac == arrival.entry.gateway_mac:
             return self.tell(arrival, facts, message, now)
         return self.tell(
             arrival,
@@ -198,9 +259,11 @@ class Delivery:
         """The largest packet of an IP version that goes out in one piece."""
         if isinstance(way, Path):
             return self._paths.customer_mtu(way.destination, version, now)
-        return self.port_mtus.get(way.key, _LARGEST_PACKET)
+        if isinstance(way, Tunnel):
+            return way.state.mtu_of(version)
+        return self._port_mtus.get(way.key, _LARGEST_PACKET)
 
-    def _clamp(self, flow: Flow, arrival: Arrival, facts: PacketFacts, packet: bytes, now: float) -> bytes:
+    def _clamp(self, flow: Flow, arrival: Origin, facts: PacketFacts, packet: bytes, now: float) -> bytes:
         """Lower the segment size that a SYN offers to what is carried, both ways.
 
         The size in a SYN limits what the other side sends, so the way back
@@ -209,8 +272,17 @@ class Delivery:
         if not facts.tcp_flags & TCP_SYN:
             return packet
         mtu = self._mtu(flow.way, facts.version, now)
-        if arrival.outer is not None:
+        if isinstance(arrival, SiteArrival):
+            state = self._sites.find(arrival.site)
+            mtu = min(mtu, state.mtu_of(facts.version)) if state is not None else mtu
+        elif arrival.outer is not None:
             mtu = min(mtu, self._paths.customer_mtu(arrival.outer.source, facts.version, now))
         elif arrival.port is not None:
-            mtu = min(mtu, self.port_mtus.get(arrival.port, _LARGEST_PACKET))
+            mtu = min(mtu, self._port_mtus.get(arrival.port, _LARGEST_PACKET))
         return transport.clamp_mss(packet, facts, mtu - _TCP_AND_IP[facts.version])
+
+
+def _may_speak(state: SiteState, address: CustomerAddress, told: PacketFacts) -> bool:
+    """Whether an ICMP error from `address` to a packet's source goes through a tunnel."""
+    protocol = ICMP if told.version == 4 else ICMPV6
+    return state.admits(PacketFacts(told.version, address, told.source, protocol, 0, 0, 0, 0))

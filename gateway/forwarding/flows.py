@@ -1,22 +1,25 @@
 """The decision for one flow as a value, and its application to each packet.
 
 Who may send, which rule and which route decided, and where the destination is:
-all that is the same for every packet of a flow until a table or one of its two
-records changes. What differs from packet to packet is done in `pipeline`.
+all that is the same for every packet of a flow until a table, one of its records
+or its tunnel changes. What differs from packet to packet is done in `pipeline`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from struct import Struct
 
 import msgspec
 
 from gateway.forwarding.directory import Directory
 from gateway.forwarding.metering import Meter, TokenBucket
-from gateway.forwarding.ways import Way
+from gateway.forwarding.sites import Sites
+from gateway.forwarding.ways import Tunnel, Way
 from gateway.packets import ethernet, ip, nvgre
 from policies.facts import TCP, TCP_SYN, UDP
 from policies.model import LookupRecord
+from policies.selectors import Selectors
 
 # The most flows that are remembered; then all are forgotten at once, which costs
 # one slow decision each and bounds what a port scan can take.
@@ -39,10 +42,10 @@ class Flow(msgspec.Struct, frozen=True, eq=False):
     bucket: TokenBucket | None
     source_record: LookupRecord | None
     destination_record: LookupRecord | None
+    admitted_by: Selectors | None = None
+    """For what comes from a site: those of the child SA that it came by."""
 
 
-# Where the inner IP packet begins, behind the GRE and the inner Ethernet header.
-_INNER = nvgre.HEADER_LENGTH + ethernet.HEADER_LENGTH
 _PORTS = 4
 
 # The GRE header, less its last octet: the FlowID.
@@ -52,71 +55,91 @@ _IPV4_WITHOUT_OPTIONS = 0x45
 _MAY_BE_FRAGMENT = 0x3FFF  # more fragments, or an offset
 _IPV4_SHAPE = Struct("!xxHxxHxB")  # total length, fragment, protocol
 _IPV4_CLASS_LENGTH_TTL = Struct("!xBHxxxxB")
-_IPV4_UPPER = _INNER + ip.IPV4_HEADER_LENGTH
-_IPV4_HEADER = slice(_INNER, _IPV4_UPPER)
-_ETHERNET_AND_FIRST = slice(nvgre.HEADER_LENGTH, _INNER + 1)  # with the octet that says there are no options
-_IPV4_PROTOCOL = slice(_INNER + 9, _INNER + 10)
-_IPV4_ADDRESSES_AND_PORTS = slice(_INNER + 12, _IPV4_UPPER + _PORTS)
 
 _IPV6_SHAPE = Struct("!4xHB")  # payload length, next header
 _IPV6_CLASS_LENGTH_HOP_LIMIT = Struct("!HxxHxB")
-_IPV6_UPPER = _INNER + ip.IPV6_HEADER_LENGTH
-_ETHERNET = slice(nvgre.HEADER_LENGTH, _INNER)
-_IPV6_NEXT_HEADER = slice(_INNER + 6, _INNER + 7)
-_IPV6_ADDRESSES_AND_PORTS = slice(_INNER + 8, _IPV6_UPPER + _PORTS)
 
-_SHORTEST = _IPV4_UPPER + 8
+_Key = Callable[[bytes, bytes], bytes | None]
+_Known = Callable[[bytes], tuple[bytes, int, int]]
 
 
-def key_untrusted(origin: bytes, payload: bytes) -> bytes | None:
-    """Return what tells an NVGRE packet's flow from all others; None where it is to be decided in full.
+def _readers(before: slice, ethernet_header: slice) -> tuple[_Key, _Known]:
+    """Make the functions that read packets which stand behind an Ethernet header, or behind nothing.
 
-    Only well-formed TCP and UDP in IP without options, fragments or extension
-    headers, and no segment that opens a connection. The key holds the outer
-    source, the GRE header without the FlowID, the inner Ethernet header, the
-    addresses, the protocol and the ports: everything that the decision for a
-    flow reads.
+    What else is before them is a part of the key too. Made for one place each,
+    for every packet goes through them.
     """
-    if len(payload) < _SHORTEST:
-        return None
-    first = payload[_INNER]
-    if first == _IPV4_WITHOUT_OPTIONS:
-        total_length, fragment, protocol = _IPV4_SHAPE.unpack_from(payload, _INNER)
-        # The words of a right header sum up to 0xFFFF (see gateway.packets.checksum).
-        if fragment & _MAY_BE_FRAGMENT or int.from_bytes(payload[_IPV4_HEADER]) % 0xFFFF:
+    inner = ethernet_header.stop
+    ethernet_and_first = slice(ethernet_header.start, inner + 1)  # that octet says there are no options
+    ipv4_upper = inner + ip.IPV4_HEADER_LENGTH
+    ipv4_header = slice(inner, ipv4_upper)
+    ipv4_protocol = slice(inner + 9, inner + 10)
+    ipv4_addresses_and_ports = slice(inner + 12, ipv4_upper + _PORTS)
+    ipv6_upper = inner + ip.IPV6_HEADER_LENGTH
+    ipv6_next_header = slice(inner + 6, inner + 7)
+    ipv6_addresses_and_ports = slice(inner + 8, ipv6_upper + _PORTS)
+    shortest = ipv4_upper + 8
+
+    def key(origin: bytes, payload: bytes) -> bytes | None:
+        if len(payload) < shortest:
             return None
-        upper, length = _IPV4_UPPER, total_length - ip.IPV4_HEADER_LENGTH
-        fixed = payload[_ETHERNET_AND_FIRST] + payload[_IPV4_PROTOCOL] + payload[_IPV4_ADDRESSES_AND_PORTS]
-    elif first >> 4 == 6:
-        length, protocol = _IPV6_SHAPE.unpack_from(payload, _INNER)
-        upper, total_length = _IPV6_UPPER, length + ip.IPV6_HEADER_LENGTH
-        fixed = payload[_ETHERNET] + payload[_IPV6_NEXT_HEADER] + payload[_IPV6_ADDRESSES_AND_PORTS]
-    else:
-        return None
-    if total_length > len(payload) - _INNER or length < 8:
-        return None
-    if protocol == UDP:
-        if not 8 <= (payload[upper + 4] << 8 | payload[upper + 5]) <= length:
+        first = payload[inner]
+        if first == _IPV4_WITHOUT_OPTIONS:
+            total_length, fragment, protocol = _IPV4_SHAPE.unpack_from(payload, inner)
+            # The words of a right header sum up to 0xFFFF (see gateway.packets.checksum).
+            if fragment & _MAY_BE_FRAGMENT or int.from_bytes(payload[ipv4_header]) % 0xFFFF:
+                return None
+            upper, length = ipv4_upper, total_length - ip.IPV4_HEADER_LENGTH
+            fixed = payload[ethernet_and_first] + payload[ipv4_protocol] + payload[ipv4_addresses_and_ports]
+        elif first >> 4 == 6:
+            length, protocol = _IPV6_SHAPE.unpack_from(payload, inner)
+            upper, total_length = ipv6_upper, length + ip.IPV6_HEADER_LENGTH
+            fixed = payload[ethernet_header] + payload[ipv6_next_header] + payload[ipv6_addresses_and_ports]
+        else:
             return None
-    elif protocol == TCP:
-        opens = payload[upper + 13] & TCP_SYN if length >= 20 else TCP_SYN
-        if opens or not 20 <= payload[upper + 12] >> 4 << 2 <= length:
+        if total_length > len(payload) - inner or length < 8:
             return None
-    else:
-        return None
-    return origin + payload[_GRE] + fixed
+        if protocol == UDP:
+            if not 8 <= (payload[upper + 4] << 8 | payload[upper + 5]) <= length:
+                return None
+        elif protocol == TCP:
+            opens = payload[upper + 13] & TCP_SYN if length >= 20 else TCP_SYN
+            if opens or not 20 <= payload[upper + 12] >> 4 << 2 <= length:
+                return None
+        else:
+            return None
+        return origin + payload[before] + fixed
+
+    def known_packet(payload: bytes) -> tuple[bytes, int, int]:
+        if payload[inner] == _IPV4_WITHOUT_OPTIONS:
+            traffic_class, total_length, hop_limit = _IPV4_CLASS_LENGTH_TTL.unpack_from(payload, inner)
+            return payload[inner : inner + total_length], traffic_class, hop_limit
+        first, length, hop_limit = _IPV6_CLASS_LENGTH_HOP_LIMIT.unpack_from(payload, inner)
+        return payload[inner : ipv6_upper + length], first >> 4 & 0xFF, hop_limit
+
+    return key, known_packet
 
 
-def known_packet_untrusted(payload: bytes) -> tuple[bytes, int, int]:
-    """Return the inner IP packet, its traffic class and its hop limit.
+key_untrusted, known_packet_untrusted = _readers(
+    _GRE, slice(nvgre.HEADER_LENGTH, nvgre.HEADER_LENGTH + ethernet.HEADER_LENGTH)
+)
+"""Two functions for NVGRE packets.
 
-    Only for what `key_untrusted` has given a key, and so knows to be whole.
-    """
-    if payload[_INNER] == _IPV4_WITHOUT_OPTIONS:
-        traffic_class, total_length, hop_limit = _IPV4_CLASS_LENGTH_TTL.unpack_from(payload, _INNER)
-        return payload[_INNER : _INNER + total_length], traffic_class, hop_limit
-    first, length, hop_limit = _IPV6_CLASS_LENGTH_HOP_LIMIT.unpack_from(payload, _INNER)
-    return payload[_INNER : _IPV6_UPPER + length], first >> 4 & 0xFF, hop_limit
+The first returns what tells a packet's flow from all others; None where it is to be
+decided in full. Only well-formed TCP and UDP in IP without options, fragments or
+extension headers has a key, and no segment that opens a connection. It holds the
+outer source, the GRE header without the FlowID, the inner Ethernet header, the
+addresses, the protocol and the ports: everything that the decision for a flow reads.
+
+The second returns the inner IP packet, its traffic class and its hop limit, of
+what the first has given a key, and so knows to be whole.
+"""
+
+site_key_untrusted, known_site_packet_untrusted = _readers(slice(0), slice(0, 0))
+"""The same for an IP packet from a site, whose origin has four octets.
+
+So these keys have 18 or 41 octets, and NVGRE's 39 or more, but never 41.
+"""
 
 
 class FlowCache:
@@ -129,24 +152,23 @@ class FlowCache:
     def __len__(self) -> int:
         return len(self._flows)
 
-    def find(self, key: bytes, directory: Directory) -> Flow | None:
-        """Return the decision, if both records that it was made by are still the same."""
+    def find(self, key: bytes, directory: Directory, sites: Sites) -> Flow | None:
+        """Return the decision, if the records and the tunnel that it was made by are still the same."""
         flow = self._flows.get(key)
         if flow is None:
             return None
-        source, destination = flow.source_record, flow.destination_record
+        source, destination, way = flow.source_record, flow.destination_record, flow.way
         if (
-            source is not None
-            and destination is not None
-            and directory.find(source.vsid, source.ca) is source
-            and directory.find(destination.vsid, destination.ca) is destination
+            (source is None or directory.find(source.vsid, source.ca) is source)
+            and (destination is None or directory.find(destination.vsid, destination.ca) is destination)
+            and (type(way) is not Tunnel or sites.find(way.site) is way.state)
         ):
             return flow
         del self._flows[key]
         return None
 
     def remember(self, key: bytes, flow: Flow) -> None:
-        """Keep a decision that was made by two records."""
+        """Keep a decision: its source is a record's, or a site's, and so is its destination."""
         if len(self._flows) >= self._capacity:
             self._flows.clear()
         self._flows[key] = flow

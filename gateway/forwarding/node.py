@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import msgspec
 
+from gateway.forwarding.metering import Meter
 from gateway.forwarding.verdicts import OuterHeader, PortKey
-from policies.addresses import MacAddress, ProviderAddress
-from policies.model import Appliance, Port
-from policies.tables import SubnetEntry
+from policies.addresses import CustomerAddress, MacAddress, ProviderAddress
+from policies.facts import PacketFacts
+from policies.model import Appliance, Port, SubnetHop
+from policies.tables import RoutingDomain, SubnetEntry
+from tunnels.effects import SiteKey
 
 Explain = Callable[[str, str], None]
 """Told each step of a decision and what decided it: for `isthmus trace`."""
@@ -53,6 +56,10 @@ class Arrival(msgspec.Struct, frozen=True, eq=False):
     port: PortKey | None = None
 
     @property
+    def domain(self) -> RoutingDomain:
+        return self.entry.domain
+
+    @property
     def tenant(self) -> str:
         return self.entry.domain.name
 
@@ -68,3 +75,32 @@ class Arrival(msgspec.Struct, frozen=True, eq=False):
     def is_to_group(self) -> bool:
         """Broadcast or multicast, by its destination MAC."""
         return bool(self.frame[0] & 1)
+
+
+class SiteArrival(msgspec.Struct, frozen=True, eq=False):
+    """Through a site's tunnel: the same for all of the site's packets."""
+
+    domain: RoutingDomain
+    site: SiteKey
+    origin: bytes
+    """Four octets that tell the site from all others, for the keys of its flows."""
+    meter: Meter
+    subnets: tuple[SubnetEntry, ...]
+    """All of the tenant's: the gateway speaks to the site by one of its addresses there."""
+
+    @property
+    def tenant(self) -> str:
+        return self.domain.name
+
+    def speakers(self, facts: PacketFacts) -> Iterator[CustomerAddress]:
+        """The gateway's addresses of a packet's family: first where the packet was to go."""
+        _, hop = self.domain.resolve(facts.destination)
+        target = hop.vsid if isinstance(hop, SubnetHop) else None
+        for entry in sorted(self.subnets, key=lambda entry: entry.vsid != target):
+            address = entry.gateway_address(facts.version)
+            if address is not None:
+                yield address
+
+
+Origin = Arrival | SiteArrival
+"""Where a packet came in."""

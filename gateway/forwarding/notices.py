@@ -25,6 +25,8 @@ class Notices:
         self._buckets: dict[str, TokenBucket] = {}
         self.sent = 0
         self.suppressed = 0
+        self.without_source = 0
+        """To a site whose selectors hold no address of the gateway's, so that none could be sent."""
 
     def compose(
         self, tenant: str, facts: PacketFacts, source: CustomerAddress | None, message: Message, now: float

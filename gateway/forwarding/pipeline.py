@@ -1,6 +1,6 @@
-"""The packet's way: one decision for each frame, from wherever it came.
+"""The packet's way: one decision for each frame or packet, from wherever it came.
 
-`Forwarder` takes a frame and the time, and returns what is to become of it. It
+`Forwarder` takes it and the time, and returns what is to become of it. It
 opens no socket and reads no clock. The fast path is a second implementation of
 the same decisions.
 """
@@ -9,25 +9,37 @@ from __future__ import annotations
 
 from collections import Counter
 
-from gateway.forwarding.admission import Admission, admit, port_owns
+import msgspec
+
+from gateway.forwarding.admission import Admission, admit, port_owns, site_owns
 from gateway.forwarding.decisions import Decisions
 from gateway.forwarding.delivery import Delivery
 from gateway.forwarding.directory import Directory
 from gateway.forwarding.drops import DropReason, Drops
-from gateway.forwarding.flows import Flow, FlowCache, key_untrusted
+from gateway.forwarding.flows import (
+    Flow,
+    FlowCache,
+    key_untrusted,
+    known_packet_untrusted,
+    known_site_packet_untrusted,
+    site_key_untrusted,
+)
 from gateway.forwarding.metering import Meter
-from gateway.forwarding.node import Arrival, Explain, Node
+from gateway.forwarding.node import Arrival, Explain, Node, SiteArrival
 from gateway.forwarding.notices import Notices
 from gateway.forwarding.pmtu import PathMtu
+from gateway.forwarding.sites import Sites
 from gateway.forwarding.verdicts import Drop, Forward, OuterHeader, PortKey, Verdict
-from gateway.forwarding.ways import Ways
+from gateway.forwarding.ways import Tunnel, Ways
 from gateway.packets import arp, ethernet, ip, nvgre
 from gateway.packets.arp import ArpPacket
 from gateway.packets.nvgre import NotNvgre
 from policies.addresses import CustomerAddress, Vsid
 from policies.errors import MalformedPacket
 from policies.facts import PacketFacts
+from policies.selectors import Selectors
 from policies.tables import Tables
+from tunnels.effects import SiteKey
 
 _NOT_ECT, _CE = 0, 3
 
@@ -39,33 +51,88 @@ class Forwarder:
         self, node: Node, tables: Tables, directory: Directory, *, explain: Explain | None = None
     ) -> None:
         self.node = node
-        self.tables = tables
         self.directory = directory
         self.drops = Drops()
         self.sources_elsewhere: Counter[str] = Counter()
         self.notices = Notices()
         self.paths = PathMtu(node.underlay_mtu)
-        self._explain = explain
-        self._ways = Ways(node, tables, directory)
-        self._delivery = Delivery(self._ways, self.paths, self.notices, explain)
-        self.decisions = Decisions(node, tables, directory, self._delivery, self._ways, explain)
-        self.flows = FlowCache()
-
-    @property
-    def meters(self) -> dict[Vsid, Meter]:
+        self.sites = Sites()
+        self.meters: dict[Vsid, Meter] = {}
         """What each virtual subnet sent and received."""
-        return self.decisions.meters
+        self.site_meters: dict[SiteKey, Meter] = {}
+        """What each site sent and received through its tunnel here."""
+        self.port_mtus: dict[PortKey, int] = {}
+        """Of the VMs' interfaces, in octets of the IP packet, as far as they are known."""
+        self._explain = explain
+        self.replace_tables(tables)
+
+    def replace_tables(self, tables: Tables) -> None:
+        """Decide by other tables from now on.
+
+        What was decided by the old ones is forgotten, and so are the buckets of
+        tenants' rates. What was learned and counted stays, for subnets and sites
+        that are still there.
+        """
+        self.tables = tables
+        self.meters = {vsid: self.meters.get(vsid) or Meter() for vsid in tables.subnets}
+        self.site_meters = {
+            key: self.site_meters.get(key) or Meter()
+            for domain in tables.domains.values()
+            for key in ((domain.name, site) for site in domain.site_gateways)
+        }
+        self.sites.keep_only(self.site_meters)
+        ways = Ways(self.node, tables, self.directory)
+        self._ways = ways
+        self._delivery = Delivery(ways, self.paths, self.sites, self.port_mtus, self.notices, self._explain)
+        self.decisions = Decisions(
+            self.node,
+            tables,
+            self.directory,
+            self._delivery,
+            ways,
+            self.sites,
+            self.meters,
+            self.site_meters,
+            self._explain,
+        )
+        self.flows = FlowCache()
+        self._site_arrivals = {
+            key: _site_arrival(number, key, tables, meter)
+            for number, (key, meter) in enumerate(self.site_meters.items())
+        }
 
     def from_underlay(self, outer: OuterHeader, payload: bytes, now: float) -> Verdict:
         """Decide an NVGRE packet: `payload` is what follows the outer IP header, GRE first."""
         key = key_untrusted(outer.source, payload)
         if key is not None and self._explain is None:
-            flow = self.flows.find(key, self.directory)
+            flow = self.flows.find(key, self.directory, self.sites)
             if flow is not None:
-                verdict = self._delivery.carry_known_untrusted(flow, outer, payload, now)
+                known = known_packet_untrusted(payload)
+                verdict = self._delivery.carry_known_untrusted(flow, outer.ecn, known, now)
                 if verdict is not None:
                     return self._counted(verdict)
         return self._counted(self._from_underlay(outer, payload, key, now))
+
+    def from_site(
+        self, site: SiteKey, packet: bytes, selectors: Selectors, outer_ecn: int, now: float
+    ) -> Verdict:
+        """Decide an IP packet, with or without padding, that has come through a site's tunnel.
+
+        `selectors` are those of the child SA that it came by; give the same object
+        for each packet of one SA.
+        """
+        arrival = self._site_arrivals.get(site)
+        if arrival is None or not self._ways.dials(arrival.domain, site[1]):
+            return self._counted(Drop(DropReason.SITE_DOWN, site[0]))
+        key = site_key_untrusted(arrival.origin, packet)
+        if key is not None and self._explain is None:
+            flow = self.flows.find(key, self.directory, self.sites)
+            if flow is not None and flow.admitted_by is selectors:
+                known = known_site_packet_untrusted(packet)
+                verdict = self._delivery.carry_known_untrusted(flow, outer_ecn, known, now)
+                if verdict is not None:
+                    return self._counted(verdict)
+        return self._counted(self._from_site(arrival, packet, selectors, outer_ecn, key, now))
 
     def from_port(self, port: PortKey, frame: bytes, now: float) -> Verdict:
         """Decide a frame that a VM sent at its port."""
@@ -90,7 +157,7 @@ class Forwarder:
 
     def port_mtu_is(self, port: PortKey, mtu: int) -> None:
         """Take note of what a VM's interface carries, in octets of the IP packet."""
-        self._delivery.port_mtus[port] = mtu
+        self.port_mtus[port] = mtu
 
     def _counted(self, verdict: Verdict) -> Verdict:
         if isinstance(verdict, Drop):
@@ -151,9 +218,49 @@ class Forwarder:
         decision = self.decisions.decide(arrival, parsed, packet, record, now)
         if not isinstance(decision, Flow):
             return decision
-        if key is not None and admission is Admission.ADMITTED and record and decision.destination_record:
+        if key is not None and admission is Admission.ADMITTED and record and _ends_the_way(decision):
             self.flows.remember(key, decision)
         return self._delivery.carry(decision, arrival, parsed, packet, now)
+
+    def _from_site(
+        self,
+        arrival: SiteArrival,
+        packet: bytes,
+        selectors: Selectors,
+        outer_ecn: int,
+        key: bytes | None,
+        now: float,
+    ) -> Verdict:
+        tenant, site = arrival.site
+        if self._explain:
+            self._explain("site", f"from {site} of tenant {tenant}")
+        try:
+            facts = ip.decode_untrusted(packet)
+        except MalformedPacket:
+            return Drop(DropReason.MALFORMED, tenant)
+        if not selectors.admit_inbound(facts):
+            return Drop(DropReason.SELECTOR_MISMATCH, tenant)
+        is_own = site_owns(arrival.domain, site, facts.source)
+        if self._explain:
+            self._explain(
+                "source",
+                f"{CustomerAddress(facts.source)} is {'' if is_own else 'not '}where routes lead to {site}",
+            )
+        if not is_own:
+            return Drop(DropReason.SPOOFED_SOURCE, tenant)
+        packet = packet[: facts.total_length]
+        ecn = _ecn_on_arrival(facts.traffic_class & 3, outer_ecn)
+        if ecn is None:
+            return Drop(DropReason.CONGESTION, tenant)
+        if ecn != facts.traffic_class & 3:
+            packet = ip.with_ecn(packet, ecn)
+            facts = ip.decode_untrusted(packet)
+        decision = self.decisions.decide_from_site(arrival, facts, packet, now)
+        if not isinstance(decision, Flow):
+            return decision
+        if key is not None and _ends_the_way(decision):
+            self.flows.remember(key, msgspec.structs.replace(decision, admitted_by=selectors))
+        return self._delivery.carry(decision, arrival, facts, packet, now)
 
     def _from_port(self, port_key: PortKey, frame: bytes, now: float) -> Verdict:
         port = self.node.ports[port_key]
@@ -177,6 +284,17 @@ class Forwarder:
         if not isinstance(decision, Flow):
             return decision
         return self._delivery.carry(decision, arrival, parsed, packet, now)
+
+
+def _site_arrival(number: int, key: SiteKey, tables: Tables, meter: Meter) -> SiteArrival:
+    domain = tables.domains[key[0]]
+    subnets = tuple(entry for entry in tables.subnets.values() if entry.domain is domain)
+    return SiteArrival(domain=domain, site=key, origin=number.to_bytes(4), meter=meter, subnets=subnets)
+
+
+def _ends_the_way(flow: Flow) -> bool:
+    """Whether a flow leads to where its packets are for, so that what it rests on can be seen to change."""
+    return flow.destination_record is not None or isinstance(flow.way, Tunnel)
 
 
 def _sender(arrival: Arrival, parsed: ArpPacket | PacketFacts) -> tuple[bytes, bytes]:

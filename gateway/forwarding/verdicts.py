@@ -6,6 +6,8 @@ import msgspec
 
 from gateway.forwarding.drops import DropReason
 from policies.addresses import MacAddress, ProviderAddress, Vsid
+from policies.facts import PacketFacts
+from tunnels.effects import SiteKey
 
 PortKey = tuple[Vsid, MacAddress]
 """What names a VM's port on a host."""
@@ -44,7 +46,22 @@ class ToPort(msgspec.Struct, frozen=True, gc=False):
     tenant: str
 
 
-Emission = ToUnderlay | ToPort
+class ToSite(msgspec.Struct, frozen=True, gc=False):
+    """Send an IP packet through a site's tunnel.
+
+    It is within the selectors of one of the site's child SAs, whichever that is.
+    """
+
+    site: SiteKey
+    packet: bytes
+    facts: PacketFacts
+    """What selectors read of it, as of every packet of its flow and of all its fragments: the
+    addresses, the protocol and the ports. The rest may be an earlier packet's of the flow."""
+    ecn: int
+    tenant: str
+
+
+Emission = ToUnderlay | ToPort | ToSite
 
 
 class Forward(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""How to reach what a frame is for: a VM, the gateway, or everybody in its virtual subnet."""
+"""How to reach what a packet is for: a VM, a site, the gateway, or everybody in its virtual subnet."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import msgspec
 
 from gateway.forwarding.directory import Directory
 from gateway.forwarding.drops import DropReason
-from gateway.forwarding.node import Arrival, Node
+from gateway.forwarding.node import Arrival, Node, Origin, SiteArrival
+from gateway.forwarding.sites import SiteState
 from gateway.forwarding.verdicts import PortKey
 from gateway.packets import nvgre, transport
 from policies.addresses import ProviderAddress, Vsid
 from policies.facts import PacketFacts
 from policies.model import LookupRecord, SubnetHop
 from policies.tables import RoutingDomain, Tables
+from tunnels.effects import SiteKey
 
 
 class Path(msgspec.Struct, frozen=True, gc=False):
@@ -33,7 +35,16 @@ class LocalPort(msgspec.Struct, frozen=True, gc=False):
     key: PortKey
 
 
-Way = Path | LocalPort
+class Tunnel(msgspec.Struct, frozen=True, gc=False):
+    """To a site."""
+
+    site: SiteKey
+    state: SiteState
+    facts: PacketFacts
+    """By which the child SA is chosen."""
+
+
+Way = Path | LocalPort | Tunnel
 
 
 class Ways:
@@ -58,7 +69,11 @@ class Ways:
         """Whether this node is the router of whoever sent a frame: a host is for its own VMs only."""
         return arrival.port is not None or self.is_gateway_of(arrival.entry.domain)
 
-    def to_record(self, arrival: Arrival, facts: PacketFacts, record: LookupRecord) -> Way | DropReason:
+    def dials(self, domain: RoutingDomain, site: str) -> bool:
+        """Whether this node is the gateway that has a site's tunnel."""
+        return self.is_gateway_of(domain) and domain.site_gateways.get(site) == self._node.name
+
+    def to_record(self, arrival: Origin, facts: PacketFacts, record: LookupRecord) -> Way | DropReason:
         """The way to a record's VM.
 
         A host passes nothing on that came from the underlay, and a gateway switches
@@ -66,13 +81,13 @@ class Ways:
         at each other for ever, since its hop limit stays. Nothing goes to a host that
         may not hold the tenant, whatever the records say.
         """
-        domain = arrival.entry.domain
+        domain = arrival.domain
         if record.pa in self.own:
             key = (record.vsid, record.mac)
             if key in self._node.ports:
                 return LocalPort(key)
             return DropReason.LOOP if self.is_gateway_of(domain) else DropReason.NOT_HERE
-        if arrival.outer is not None:
+        if isinstance(arrival, Arrival) and arrival.outer is not None:
             is_switched = arrival.destination_mac != arrival.entry.gateway_mac
             from_gateway = arrival.outer.source in domain.gateway_provider_addresses
             if not self.is_gateway_of(domain) or (is_switched and from_gateway):
@@ -88,6 +103,25 @@ class Ways:
         addresses = (address for _, all_own in arrival.entry.domain.gateways for address in all_own)
         return self._first_path(addresses, arrival.entry.vsid, facts)
 
+    def to_site_gateway(self, arrival: Origin, facts: PacketFacts, site: str) -> Path | None:
+        """The way to the gateway that has a site's tunnel: from a host's VM, or from another gateway.
+
+        What came from a gateway goes to no other: two that disagree about a site
+        could throw it at each other for ever, since passing it on costs no hop.
+        """
+        domain = arrival.domain
+        if isinstance(arrival, SiteArrival):
+            vsid = arrival.subnets[0].vsid
+        elif arrival.outer is None or (
+            self.is_gateway_of(domain) and arrival.outer.source not in domain.gateway_provider_addresses
+        ):
+            vsid = arrival.entry.vsid
+        else:
+            return None
+        dialling = domain.site_gateways.get(site)
+        addresses = (address for name, all_own in domain.gateways if name == dialling for address in all_own)
+        return self._first_path((address for address in addresses if address not in self.own), vsid, facts)
+
     def back_to_sender(self, arrival: Arrival, facts: PacketFacts) -> tuple[Way, LookupRecord] | None:
         """The way to the VM that sent what another node has routed here, by its record."""
         domain = arrival.entry.domain
@@ -96,6 +130,8 @@ class Ways:
         if record is None or record.pa not in domain.host_addresses:
             return None
         key = (record.vsid, record.mac)
+        if key not in self._node.ports and record.pa in self.own:
+            return None
         way = LocalPort(key) if key in self._node.ports else self._path(record.pa, record.vsid, None)
         return (way, record) if way is not None else None
 

@@ -45,6 +45,8 @@ class Unreachable(Enum):
     NETWORK = (UNREACHABLE, 0, V6_UNREACHABLE, 0)
     HOST = (UNREACHABLE, 1, V6_UNREACHABLE, 3)
     PORT = (UNREACHABLE, 3, V6_UNREACHABLE, 4)
+    PROHIBITED = (UNREACHABLE, 13, V6_UNREACHABLE, 1)
+    """Administratively (RFC 4301 section 6)."""
 
 
 def unreachable(source: bytes, packet: bytes, facts: PacketFacts, what: Unreachable) -> bytes:

@@ -7,11 +7,16 @@ import pytest
 
 from gateway.emissions import Emitter
 from gateway.forwarding.drops import DropReason, Drops
-from gateway.forwarding.verdicts import Drop, Forward, ToPort, ToUnderlay
-from policies.addresses import MacAddress, ProviderAddress, Vsid
+from gateway.forwarding.verdicts import Drop, Forward, ToPort, ToSite, ToUnderlay
+from gateway.packets import ip
+from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
+from policies.facts import UDP
 
 PA = ProviderAddress.parse("192.0.2.1")
+CA = CustomerAddress.parse("10.0.1.5")
 TO_UNDERLAY = ToUnderlay(PA, PA, 0, b"payload", Vsid(5001), "red")
+PACKET = ip.build(CA, CA, UDP, bytes.fromhex("c001003500080000"))
+TO_SITE = ToSite(("red", "seattle"), PACKET, ip.decode_untrusted(PACKET), 0, "red")
 TO_PORT = ToPort((Vsid(5001), MacAddress(b"\2\0\0\0\0\1")), b"frame", "blue")
 
 
@@ -25,9 +30,10 @@ def failing(number: int) -> Callable[[object], None]:
 def test_each_emission_goes_where_it_belongs() -> None:
     underlay: list[ToUnderlay] = []
     ports: list[ToPort] = []
-    emitter = Emitter(Drops(), underlay.append, ports.append)
-    emitter.carry_out(Forward((TO_UNDERLAY, TO_PORT, TO_UNDERLAY)))
-    assert (underlay, ports) == ([TO_UNDERLAY, TO_UNDERLAY], [TO_PORT])
+    sites: list[ToSite] = []
+    emitter = Emitter(Drops(), underlay.append, ports.append, sites.append)
+    emitter.carry_out(Forward((TO_UNDERLAY, TO_PORT, TO_SITE, TO_UNDERLAY)))
+    assert (underlay, ports, sites) == ([TO_UNDERLAY, TO_UNDERLAY], [TO_PORT], [TO_SITE])
 
 
 @pytest.mark.parametrize(
@@ -43,19 +49,21 @@ def test_each_emission_goes_where_it_belongs() -> None:
 )
 def test_what_cannot_be_sent_is_counted_for_its_tenant(number: int, reason: DropReason) -> None:
     drops = Drops()
-    Emitter(drops, failing(number), failing(number)).carry_out(Forward((TO_UNDERLAY, TO_PORT)))
-    assert drops.counts == {(reason, "red"): 1, (reason, "blue"): 1}
+    emitter = Emitter(drops, failing(number), failing(number), failing(number))
+    emitter.carry_out(Forward((TO_UNDERLAY, TO_PORT, TO_SITE)))
+    assert drops.counts == {(reason, "red"): 2, (reason, "blue"): 1}
 
 
 def test_one_failure_does_not_keep_the_others_from_being_sent() -> None:
     ports: list[ToPort] = []
-    Emitter(Drops(), failing(errno.EPERM), ports.append).carry_out(Forward((TO_UNDERLAY, TO_PORT)))
+    emitter = Emitter(Drops(), failing(errno.EPERM), ports.append, failing(errno.EPERM))
+    emitter.carry_out(Forward((TO_UNDERLAY, TO_SITE, TO_PORT)))
     assert ports == [TO_PORT]
 
 
 def test_a_drop_tells_its_sender_and_is_not_counted_again() -> None:
     drops, underlay = Drops(), list[ToUnderlay]()
-    Emitter(drops, underlay.append, failing(errno.EPERM)).carry_out(
+    Emitter(drops, underlay.append, failing(errno.EPERM), failing(errno.EPERM)).carry_out(
         Drop(DropReason.HOP_LIMIT, "red", (TO_UNDERLAY,))
     )
     assert underlay == [TO_UNDERLAY]

@@ -20,7 +20,7 @@ import trio
 
 from gateway.emissions import Emitter
 from gateway.forwarding.drops import DropReason, Drops
-from gateway.forwarding.verdicts import Forward, PortKey, ToPort, ToUnderlay
+from gateway.forwarding.verdicts import Forward, PortKey, ToPort, ToSite, ToUnderlay
 from gateway.host import isolation
 from gateway.host.ports import READ_MTUS, Ports
 from gateway.lab.namespaces import Namespace, connect
@@ -85,7 +85,7 @@ class Host:
         self.largest = 0
         self.received: list[tuple[PortKey, bytes]] = []
         self.mtus: list[tuple[MacAddress, int]] = []
-        self._emitter = Emitter(self.drops, _no_underlay, self.ports.send)
+        self._emitter = Emitter(self.drops, _no_underlay, self.ports.send, _no_sites)
 
     def send(self, number: int, frame: bytes) -> None:
         self._emitter.carry_out(Forward((ToPort((Vsid(5001), MACS[number]), frame, "red"),)))
@@ -114,6 +114,10 @@ class Host:
 
 def _no_underlay(packet: ToUnderlay) -> None:
     raise AssertionError(f"there is no underlay for {packet}")
+
+
+def _no_sites(packet: ToSite) -> None:
+    raise AssertionError(f"there is no tunnel for {packet}")
 
 
 Scene = Callable[[Host], Awaitable[None]]

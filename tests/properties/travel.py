@@ -225,8 +225,15 @@ def _check_told(node: Forwarder, sent: Sent, verdict: Answer | Drop, emission: E
     """Check that an answer goes back where the frame came from, is no flood, and may be given."""
     frame, out = _inner(sent), _frame(emission)
     assert len(verdict.emissions) == 1
-    if frame[6:12] == node.tables.subnets[_vsid(sent)].gateway_mac:
-        _check_told_by_record(node, sent, verdict, emission)
+    entry = node.tables.subnets[_vsid(sent)]
+    from_gateway = sent.outer is not None and sent.outer.source in entry.domain.gateway_provider_addresses
+    was_passed_on = from_gateway and frame[:6] == entry.gateway_mac
+    if frame[6:12] == entry.gateway_mac:
+        assert isinstance(verdict, Drop)
+        assert verdict.reason is DropReason.TOO_BIG
+        _check_told_by_record(node, sent, emission)
+    elif was_passed_on and isinstance(verdict, Drop):
+        _check_told_by_record(node, sent, emission)
     elif sent.port is not None:
         assert isinstance(emission, ToPort)
         assert emission.port == sent.port
@@ -269,10 +276,8 @@ def _check_told(node: Forwarder, sent: Sent, verdict: Answer | Drop, emission: E
     assert addresses == facts.source + facts.destination
 
 
-def _check_told_by_record(node: Forwarder, sent: Sent, verdict: Answer | Drop, emission: Emission) -> None:
-    """Check that what another node has routed is told of only for its size, and to its sender's VM."""
-    assert isinstance(verdict, Drop)
-    assert verdict.reason is DropReason.TOO_BIG
+def _check_told_by_record(node: Forwarder, sent: Sent, emission: Emission) -> None:
+    """Check that what another node has routed or passed on is told of to its sender's VM."""
     facts = _facts(_inner(sent))
     assert facts is not None
     hop = node.tables.subnets[_vsid(sent)].domain.routes.lookup(facts.source)

@@ -79,10 +79,16 @@ def to_our_own_address() -> tuple[Forwarder, Verdict]:
     return here, n.receive(here, routed())
 
 
+def by_another_child_sa() -> tuple[Forwarder, Verdict]:
+    here = n.connected(n.tenant("red", sites=(n.site("seattle", "172.16.0.0/12"),)))
+    return here, n.through_tunnel(here, IP(src="172.17.0.5", dst=n.ca("web", 5)) / UDP())
+
+
 SITE = {
     "sites": (n.site("seattle", "172.16.0.0/16"),),
     "routes": (CustomerRoute(ip_network("10.0.2.50/32"), SiteHop("seattle")),),
 }
+AROUND = n.tenant("red", sites=(n.site("seattle", "172.16.0.0/12"),))
 DENY = {"access": (AccessRule("nothing", Action.DENY),)}
 SELF = str(n.mac("red", "web", 5))
 
@@ -136,6 +142,10 @@ CASES = [
     pytest.param(framed(to("10.0.2.99")), DropReason.NO_RECORD, "red", id="no record"),
     pytest.param(framed(to("172.16.0.5"), ruled(**SITE)), DropReason.SITE_DOWN, "red", id="site"),
     pytest.param(framed(to("10.0.2.50"), ruled(**SITE)), DropReason.SITE_DOWN, "red", id="moved to the site"),
+    pytest.param(
+        framed(to("172.17.0.5"), n.connected(AROUND)), DropReason.OUTSIDE_SELECTORS, "red", id="selectors"
+    ),
+    pytest.param(by_another_child_sa, DropReason.SELECTOR_MISMATCH, "red", id="another child SA"),
     pytest.param(framed(routed(), n.host("hv2")), DropReason.NOT_HERE, "red", id="another host's VM"),
     pytest.param(to_a_family_that_we_have_none_of, DropReason.NO_PROVIDER_ADDRESS, "red", id="family"),
     pytest.param(

@@ -12,6 +12,7 @@ from gateway.forwarding.directory import Delete, Directory, Put
 from gateway.forwarding.drops import DropReason
 from gateway.forwarding.flows import Flow, FlowCache, key_untrusted
 from gateway.forwarding.pipeline import Forwarder
+from gateway.forwarding.sites import Sites
 from gateway.forwarding.verdicts import Drop, Forward, OuterHeader
 from gateway.forwarding.ways import LocalPort
 from gateway.packets.checksum import internet_checksum
@@ -227,11 +228,11 @@ def test_cache_forgets_everything_at_once_when_it_is_full() -> None:
 
     for number in range(3):
         cache.remember(bytes([number]), flow)
-    assert cache.find(b"\x00", known) is flow
+    assert cache.find(b"\x00", known, Sites()) is flow
     cache.remember(b"\x03", flow)
 
     assert len(cache) == 1
-    assert cache.find(b"\x00", known) is None
+    assert cache.find(b"\x00", known, Sites()) is None
 
 
 @pytest.mark.parametrize(
