@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -25,6 +28,7 @@ from gateway.lab.premises import Internet, Premises
 from gateway.lab.processes import POLL_SECONDS, Process
 from gateway.lab.strongswan import Child, Connection, StrongSwan
 from gateway.lab.topology import Datacenter, Plan, Site, standard_plan
+from gateway.sites.status import SiteStatus
 
 EDGE = "192.0.2.254"
 EDGE_ID = "edge-1.example"
@@ -45,6 +49,13 @@ SUITES = {
     "cbc128-sha512-ecp521": ("aes128-sha512-ecp521", "aes128-sha512-ecp521"),
     "gcm128-ecp256": ("aes128gcm16-prfsha256-ecp256", "aes128gcm16-ecp256"),
 }
+
+
+class Initiator(StrEnum):
+    """Who dials."""
+
+    ISTHMUS = "isthmus"
+    STRONGSWAN = "strongswan"
 
 
 def plan() -> Plan:
@@ -83,7 +94,8 @@ def connection_of(
     **others: Any,
 ) -> Connection:
     """The enterprise's side of `site_named`."""
-    given = {"local_id": f"{name}.example", "remote_id": EDGE_ID, "psk": SECRET, **others}
+    secret = None if "certificate" in others else SECRET
+    given = {"local_id": f"{name}.example", "remote_id": EDGE_ID, "psk": secret, **others}
     child = Child(
         local=premises.PREFIXES,
         remote=VM_SUBNETS,
@@ -91,9 +103,8 @@ def connection_of(
         start="start" if initiates else "none",
         rekey_seconds=child_rekey_seconds,
     )
-    return Connection(
-        remote_address=EDGE, proposals=suite[0], children={CHILD: given.pop("child", child)}, **given
-    )
+    given.setdefault("children", {CHILD: child})
+    return Connection(remote_address=EDGE, proposals=suite[0], **given)
 
 
 class Gateway:
@@ -103,7 +114,7 @@ class Gateway:
         self.process = process
         self._file = lab.directory / "edge-1.toml"
 
-    def site(self, name: str) -> dict[str, Any]:
+    def site(self, name: str) -> SiteStatus:
         """Return what `isthmus sites --json` says of a site. Raises LabError."""
         command = [sys.executable, "-m", "gateway.cli", "sites", str(self._file), "--json"]
         done = subprocess.run(
@@ -111,26 +122,46 @@ class Gateway:
         )
         if done.returncode:
             raise LabError(f"isthmus sites: {done.stderr or done.stdout}\n{self.process.tail()}")
-        listed: dict[str, Any] = next(each for each in json.loads(done.stdout) if each["name"] == name)
-        return listed
+        sites = msgspec.json.decode(done.stdout, type=list[SiteStatus])
+        return next(each for each in sites if each.site == name)
 
-    def wait_until_up(self, name: str, timeout: float = 20) -> dict[str, Any]:
+    def reload(self) -> None:
+        """Have it read its configuration and secrets again. Raises LabError."""
+        command = [sys.executable, "-m", "gateway.cli", "reload", str(self._file)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=20, check=False, env=environment()
+        )
+        if done.returncode:
+            raise LabError(f"isthmus reload: {done.stderr or done.stdout}")
+
+    def kill(self) -> None:
+        """End it at once: its peers learn nothing. Raises LabError."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def wait_until_up(self, name: str, timeout: float = 20) -> SiteStatus:
         """Return what is said of a site once it is up. Raises LabError."""
-        return self.wait_for(name, lambda site: bool(site["state"] == "up"), "up", timeout)
+        return self.wait_for(name, lambda site: site.state == "up", "up", timeout)
 
     def wait_for_error(self, name: str, pattern: str, timeout: float = 20) -> str:
-        """Return a site's last error once it matches a pattern. Raises LabError."""
-        matches = re.compile(pattern).search
-        site = self.wait_for(name, lambda site: bool(matches(site["last_error"] or "")), pattern, timeout)
-        return str(site["last_error"])
+        """Return a site's last error once it matches a pattern, whatever the case. Raises LabError."""
 
-    def wait_for(self, name: str, condition: Any, wanted: str, timeout: float) -> dict[str, Any]:
+        def matches(site: SiteStatus) -> bool:
+            return site.last_error is not None and bool(
+                re.search(pattern, site.last_error.why, re.IGNORECASE)
+            )
+
+        last = self.wait_for(name, matches, f"wrong by {pattern!r}", timeout).last_error
+        return last.why if last is not None else ""
+
+    def wait_for(
+        self, name: str, condition: Callable[[SiteStatus], bool], wanted: str, timeout: float = 20
+    ) -> SiteStatus:
         """Return what is said of a site once a condition holds of it. Raises LabError."""
         deadline = time.monotonic() + timeout
         while not condition(site := self.site(name)):
             if time.monotonic() > deadline:
-                log = "\n".join(self.process.output().splitlines()[-40:])
-                raise LabError(f"{name} is not {wanted} in {timeout:g} s but {site}:\n{log}")
+                raise LabError(f"{name} is not {wanted} in {timeout:g} s: {site}\n{self.process.tail(40)}")
             time.sleep(20 * POLL_SECONDS)
         return site
 
@@ -145,6 +176,11 @@ class World(Datacenter):
     def build(self) -> None:
         super().build()
         self.internet = Internet(self)
+
+    @cached_property
+    def nat(self) -> premises.Nat:
+        """The one NAT router."""
+        return self.internet.nat()
 
     def add_premises(self, name: str, *, nat: premises.Nat | None = None) -> Premises:
         """Attach an enterprise, and put its secret where the gateway looks for it."""
@@ -163,14 +199,70 @@ class World(Datacenter):
         self.plan = msgspec.structs.replace(self.plan, sites=sites)
         return Gateway(self, nodes.start(self)["edge-1"])
 
+    def restart_gateway(self) -> Gateway:
+        """Start edge-1 again with the configuration that it has. Raises LabError."""
+        file = self.directory / "edge-1.toml"
+        process = self.start("edge-1-again", self.node("edge-1"), *nodes.run_command(file))
+        process.wait_for(r"\bready\b")
+        return Gateway(self, process)
+
     def strongswan(self, name: str, connection: Connection, **settings: Any) -> StrongSwan:
         """Make an enterprise's strongSwan with one connection; the caller starts it."""
         device = self.premises[name].device
         return StrongSwan(self, f"{name}-swan", device, {CONNECTION: connection}, **settings)
 
+    def let_speak(self, machine: Namespace, words: str) -> None:
+        """Have a machine say something to whoever asks."""
+        name = f"{machine.name}-says"
+        self.start_python(name, machine, "gateway.lab.probe", "say", "80", words).wait_for("^listening")
+
+    def ask(self, machine: Namespace, address: str) -> str:
+        """Return what the machine with an address says to another. Raises LabError."""
+        command = (sys.executable, "-m", "gateway.lab.probe", "ask", address, "80", "--timeout", "5")
+        return machine.run(*command).stdout.strip()
+
     def server(self, name: str) -> Namespace:
         """Return the namespace of an enterprise's server."""
         return self.premises[name].server
+
+
+def started(
+    world: World,
+    initiator: Initiator,
+    *,
+    suite: tuple[str, str] = GCM,
+    site: Mapping[str, Any] | None = None,
+    connection: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    prepare: Callable[[StrongSwan], None] = lambda _: None,
+    child: str = CHILD,
+) -> tuple[Gateway, StrongSwan]:
+    """Start both ends of Red's site seattle; whoever dials is the last.
+
+    `site` and `connection` are keys of the two configurations, and `settings` those of StrongSwan.
+    Raises LabError where an end does not start; the tunnel may still fail.
+    """
+    place = world.premises.get("seattle") or world.add_premises("seattle")
+    start = "start" if initiator is Initiator.ISTHMUS else "respond"
+    ours = site_named("seattle", suite=suite, **{"peer": place.public, "start": start, **(site or {})})
+    theirs = connection_of("seattle", suite=suite, **(connection or {}))
+    swan = world.strongswan("seattle", theirs, **(settings or {}))
+    prepare(swan)
+    if initiator is Initiator.ISTHMUS:
+        swan.start()
+        return world.start_gateway(ours), swan
+    gateway = world.start_gateway(ours)
+    swan.start()
+    swan.initiate(child, check=False)
+    return gateway, swan
+
+
+def connected(world: World, initiator: Initiator, **options: Any) -> tuple[Gateway, StrongSwan]:
+    """Do what `started` does, and wait until the tunnel is up. Raises LabError."""
+    gateway, swan = started(world, initiator, **options)
+    gateway.wait_until_up("seattle")
+    swan.wait_until_up(CONNECTION)
+    return gateway, swan
 
 
 def lost(source: Namespace, target: str = SERVER, *, count: int = 3, interval: float = 0.05) -> int:
@@ -208,6 +300,11 @@ class Traffic:
         flood = ("-n", "-q", "-c", str(self.pings), "-i", "0.005", "-W", "2")
         self._stream = world.start("iperf3", source, "iperf3", "-c", address, *stream)
         self._flood = world.start("ping", source, "ping", *flood, address)
+        self._begun = time.monotonic()
+
+    def wait(self, seconds: float) -> None:
+        """Wait until so many seconds after the start."""
+        time.sleep(max(0.0, self._begun + seconds - time.monotonic()))
 
     def pings_lost(self) -> int:
         """Wait until the flood ends, and return how many pings got no answer. Raises LabError."""
