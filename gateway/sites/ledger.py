@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import msgspec
 
 from policies.ipsec import IkeSuite
-from tunnels.effects import Effect, Path, SiteDown, SiteKey, SiteRekeyed, SiteTrouble, SiteUp
+from tunnels.effects import Path, SiteDown, SiteKey, SiteRekeyed, SiteTrouble, SiteUp
 
 REMEMBERED = 20
 """Turns of events that are kept for each site."""
@@ -48,36 +48,38 @@ class Ledger:
         """Keep the entries of these sites, and only these. Times are in seconds since 1970, UTC."""
         self.entries = {site: self.entries.get(site) or Entry(since=now) for site in sites}
 
-    def note(self, effect: Effect, now: float) -> None:
-        """Write down what an effect says of a site."""
-        if not isinstance(effect, SiteUp | SiteDown | SiteTrouble | SiteRekeyed):
-            return
+    def note(self, effect: SiteUp | SiteDown | SiteTrouble | SiteRekeyed, now: float) -> Turn | None:
+        """Write down what an effect says of a site, and return it if it is news."""
         entry = self.entries.get(effect.site)
         if entry is None:
-            return
+            return None
         match effect:
             case SiteUp(suite=suite, path=path):
                 if not entry.is_up:
                     entry.since = now
                 entry.is_up, entry.suite, entry.path, entry.failures = True, suite, path, 0
-                entry.history.append(Turn(now, "up"))
+                return self._append(entry, Turn(now, "up", f"{suite}, {path}"))
             case SiteDown(reason=reason):
                 if entry.is_up:
                     entry.since = now
                 entry.is_up = False
-                self._trouble(entry, Turn(now, "down", reason))
+                entry.last_error = Turn(now, "down", reason)
+                return self._append(entry, entry.last_error)
             case SiteTrouble(reason=reason):
                 entry.failures += 1
-                self._trouble(entry, Turn(now, "trouble", reason))
+                entry.last_error = Turn(now, "trouble", reason)
+                return self._append(entry, entry.last_error)
             case SiteRekeyed(what=what):
                 if what == "ike":
                     entry.ike_rekeys += 1
                 else:
                     entry.child_rekeys += 1
+        return None
 
-    def _trouble(self, entry: Entry, turn: Turn) -> None:
-        entry.last_error = turn
+    def _append(self, entry: Entry, turn: Turn) -> Turn | None:
         last = entry.history[-1] if entry.history else None
         # A site that stays down for a day would fill its history with one sentence.
-        if last is None or (last.what, last.why) != (turn.what, turn.why):
-            entry.history.append(turn)
+        if last is not None and (last.what, last.why) == (turn.what, turn.why):
+            return None
+        entry.history.append(turn)
+        return turn

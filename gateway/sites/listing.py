@@ -54,9 +54,8 @@ def _state(site: SiteStatus, now: float) -> str:
 
 def _child(child: ChildStatus) -> str:
     carrier = "in UDP" if child.in_udp else "ESP"
-    state = "" if child.is_sending else ", receiving only"
     selectors = f"{' '.join(child.local)} === {' '.join(child.remote)}"
-    return f"{child.name}: {child.suite} {carrier}, MTU {child.mtu}, {selectors}{state}"
+    return f"{child.name}: {child.suite} {carrier}, MTU {child.mtu}, {selectors}"
 
 
 def _times(count: int) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from policies.addresses import Prefix
 from policies.errors import ConfigurationError, Problem
 from policies.ipsec import SelectorMode
-from policies.model import Appliance, Site, SiteHop, Tenant
+from policies.model import Appliance, IkeIdentity, Site, SiteHop, Tenant
 from policies.selectors import Selectors, TrafficSelector
 from tunnels.ike import credentials
 from tunnels.ike.identities import Identity
@@ -75,7 +75,7 @@ def _policy(appliance: Appliance, tenant: Tenant, site: Site) -> PeerPolicy:
     try:
         loaded = credentials.load(site.ike)
     except ConfigurationError as error:
-        problems += (Problem(".".join(filter(None, (path, one.path))), one.message) for one in error.problems)
+        problems += (_at_its_key(each, path, site.ike) for each in error.problems)
         raise ConfigurationError(problems) from error
     if problems:
         raise ConfigurationError(problems)
@@ -95,6 +95,20 @@ def _policy(appliance: Appliance, tenant: Tenant, site: Site) -> PeerPolicy:
         liveness=site.liveness,
         force_udp=site.force_udp,
     )
+
+
+def _at_its_key(problem: Problem, path: str, ike: IkeIdentity) -> Problem:
+    """A problem that stands at a file, at the key that names the file."""
+    keys = {
+        str(ike.psk_file): "psk_file",
+        str(ike.certificate_file): "certificate_file",
+        str(ike.key_file): "key_file",
+        **{str(file): "authority_files" for file in ike.authority_files},
+        **{str(file): "revocation_files" for file in ike.revocation_files},
+    }
+    if problem.path not in keys:
+        return Problem(path, f"{problem.path} {problem.message}".lstrip())
+    return Problem(f"{path}.{keys[problem.path]}", f"{problem.path} {problem.message}")
 
 
 def _remote_prefixes(tenant: Tenant, site: Site) -> tuple[Prefix, ...]:

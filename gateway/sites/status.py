@@ -22,7 +22,6 @@ class ChildStatus(msgspec.Struct, frozen=True):
     outbound_spi: str
     local: list[str]
     remote: list[str]
-    is_sending: bool
     in_udp: bool
     mtu: int
     """Of a customer's packet, in octets."""

@@ -216,6 +216,11 @@ class Associations:
         for association in [each for each in self._lingering if each.ends_at <= now]:
             self._forget(association)
 
+    @property
+    def has_news(self) -> bool:
+        """Whether `take_expiring` or `take_moved` has something to say."""
+        return bool(self._expiring or self._moved)
+
     def take_expiring(self) -> list[int]:
         """Return the inbound SPIs of the child SAs that have reached a soft limit since the last call."""
         expiring, self._expiring = self._expiring, []

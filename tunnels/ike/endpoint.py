@@ -29,8 +29,6 @@ from tunnels.ike.session import IkeSession, State
 
 MAJOR_VERSION = 2
 NO_SPI = bytes(8)
-# Seconds that a peer has to prove itself after its first message.
-HALF_OPEN_FOR = 15.0
 # Answers a second to messages that belong to no session: enough for peers that we have
 # forgotten, too few to be of use to anybody else.
 STRAY_ANSWERS = 20.0
@@ -113,18 +111,21 @@ class IkeEndpoint:
         peer = self.peers.get(site)
         return self._after(peer, peer.wanted(now), now) if peer is not None else []
 
-    def expiring(self, site: SiteKey, inbound_spi: int, now: float) -> list[Effect]:
+    def expiring(self, inbound_spi: int, now: float) -> list[Effect]:
         """A child SA has carried so much that it is to be replaced."""
         effects: list[Effect] = []
-        for session in self._sessions_of(site):
-            effects += self._heed(session, session.expiring(inbound_spi, now), now)
+        for session in list(self._sessions.values()):
+            if session.children is not None and inbound_spi in session.children.spis:
+                effects += self._heed(session, session.expiring(inbound_spi, now), now)
         return effects
 
-    def moved(self, site: SiteKey, path: Path, now: float) -> list[Effect]:
-        """Authentic packets of a site's come from another place (RFC 7296 section 2.23)."""
-        peer = self.peers.get(site)
-        session = peer.session if peer is not None else None
-        return self._heed(session, session.moved(path, now), now) if session is not None else []
+    def moved(self, site: SiteKey, inbound_spi: int, path: Path, now: float) -> list[Effect]:
+        """Authentic packets of a child SA come from another place (RFC 7296 section 2.23)."""
+        effects: list[Effect] = []
+        for session in self._sessions_of(site):
+            if session.children is not None and inbound_spi in session.children.spis:
+                effects += self._heed(session, session.moved(path, now), now)
+        return effects
 
     def close(self, now: float) -> list[Effect]:
         """End every session, at the peers too."""
@@ -132,8 +133,8 @@ class IkeEndpoint:
 
     @property
     def is_closed(self) -> bool:
-        """Whether no session is left."""
-        return not self._sessions
+        """Whether no session is left that waits for its peer."""
+        return all(session.state is State.CLOSED for session in self._sessions.values())
 
     def handle_datagram_untrusted(
         self, path: Path, datagram: bytes, now: float, utc: datetime
@@ -216,8 +217,8 @@ class IkeEndpoint:
         ]
         return [policy for policy in found if policy.ike_proposals == found[0].ike_proposals]
 
-    def _dial(self, policy: PeerPolicy, path: Path, now: float) -> IkeSession:
-        return IkeSession.initiate(policy, path, self._entropy, now)
+    def _dial(self, policy: PeerPolicy, path: Path, is_only_one: bool) -> IkeSession:
+        return IkeSession.initiate(policy, path, self._entropy, 0.0, initial_contact=is_only_one)
 
     def _sessions_of(self, site: SiteKey) -> list[IkeSession]:
         peer = self.peers.get(site)
@@ -257,12 +258,12 @@ class IkeEndpoint:
         return effects
 
     def _file(self, session: IkeSession) -> None:
-        if session.state is State.CLOSED:
+        self._deadlines.set(session, session.deadline)
+        if session.state is State.CLOSED and session.deadline is None:
             self._sessions.pop(session.own_spi, None)
-            self._deadlines.set(session, None)
         else:
+            # One that has ended may still repeat its last response for a peer that missed it.
             self._sessions[session.own_spi] = session
-            self._deadlines.set(session, session.deadline)
         if session.state is not State.HALF_OPEN and session in self._first_of:
             self._admission.settled(session.own_spi)
             del self._half_open[self._first_of.pop(session)]

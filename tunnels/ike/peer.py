@@ -27,7 +27,8 @@ AT_ONCE = 10.0
 # How long a session by an old secret may stand while none by the new one can be had, in seconds.
 REAUTHENTICATE_WITHIN = 300.0
 
-Dial = Callable[[PeerPolicy, Path, float], IkeSession]
+Dial = Callable[[PeerPolicy, Path, bool], IkeSession]
+"""Makes a session that calls the peer, and may say that it is the only one."""
 
 
 class Peer:
@@ -87,9 +88,9 @@ class Peer:
         self._retry_at = None
         effects: list[Effect] = []
         for each in list(self.sessions):
-            if each.state is not State.ESTABLISHED:
+            if each.state in (State.CONNECTING, State.HALF_OPEN):
                 effects += self._drop(each, now)
-            elif self._may_dial:
+            elif each.state is State.ESTABLISHED and self._may_dial:
                 self._redundant.setdefault(each, now + REAUTHENTICATE_WITHIN)
             else:
                 effects += each.close(now)
@@ -104,7 +105,8 @@ class Peer:
         self._retry_at = None
         effects: list[Effect] = []
         for each in list(self.sessions):
-            effects += each.close(now) if each.state is State.ESTABLISHED else self._drop(each, now)
+            is_begun = each.state in (State.CONNECTING, State.HALF_OPEN)
+            effects += self._drop(each, now) if is_begun else each.close(now)
         self._reckon()
         return effects
 
@@ -144,7 +146,8 @@ class Peer:
         path = self._path()
         if path is None or self._is_removed:
             return []
-        session = self._dial(self.policy, path, now)
+        is_only_one = not any(each.state is State.ESTABLISHED for each in self.sessions)
+        session = self._dial(self.policy, path, is_only_one)
         self.sessions.append(session)
         return session.start(now)
 
@@ -162,7 +165,7 @@ class Peer:
         self._retry_at = None
         effects: list[Effect] = []
         for other in list(self.sessions):
-            if other is session:
+            if other is session or other.state is State.CLOSING:
                 continue
             if other.state is not State.ESTABLISHED:
                 # Ours is not needed any more; what the peer has begun is its own affair.

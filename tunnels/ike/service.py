@@ -52,13 +52,13 @@ class IkeService:
         """A packet wants to go to a site that has no tunnel."""
         self._perform(self.endpoint.wanted(site, trio.current_time()))
 
-    def expiring(self, site: SiteKey, inbound_spi: int) -> None:
+    def expiring(self, inbound_spi: int) -> None:
         """A child SA has carried so much that it is to be replaced."""
-        self._perform(self.endpoint.expiring(site, inbound_spi, trio.current_time()))
+        self._perform(self.endpoint.expiring(inbound_spi, trio.current_time()))
 
-    def moved(self, site: SiteKey, path: Path) -> None:
-        """Authentic packets of a site's come from another place."""
-        self._perform(self.endpoint.moved(site, path, trio.current_time()))
+    def moved(self, site: SiteKey, inbound_spi: int, path: Path) -> None:
+        """Authentic packets of a child SA come from another place."""
+        self._perform(self.endpoint.moved(site, inbound_spi, path, trio.current_time()))
 
     async def run(self) -> None:
         """Wake the endpoint whenever it wants to be, until cancelled."""

@@ -1,0 +1,286 @@
+"""The sites of one gateway at work: the key exchange, the child SAs and the pipeline, joined.
+
+What the key exchange decides is carried out here; decrypted packets go to the
+pipeline, and what the pipeline sends to a site is encrypted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+
+import trio
+
+from gateway.forwarding.drops import DropReason
+from gateway.forwarding.pipeline import Forwarder
+from gateway.forwarding.pmtu import PathMtu
+from gateway.forwarding.verdicts import ToSite, Verdict
+from gateway.sites.ledger import Ledger, Turn
+from gateway.sites.status import ChildStatus, Moment, SiteStatus
+from policies.addresses import ProviderAddress
+from policies.ipsec import SiteStart
+from policies.model import Appliance, Site
+from tunnels.effects import (
+    ChildSa,
+    Effect,
+    Endpoint,
+    InstallChild,
+    MoveChildren,
+    Path,
+    RemoveChild,
+    SendBy,
+    SendDatagram,
+    SendKeepalive,
+    SiteKey,
+)
+from tunnels.esp.associations import Associations, inner_mtu
+from tunnels.esp.drops import EspDrop
+from tunnels.esp.service import TunnelSockets
+from tunnels.ike.liveness import Traffic
+from tunnels.ike.policy import PeerPolicy
+from tunnels.ike.service import IkeService
+
+log = logging.getLogger("isthmus.sites")
+
+# Seconds between two looks at what time alone changes: child SAs that linger, path MTUs that age.
+TICK = 1.0
+
+_REASONS = {EspDrop.NO_CHILD: DropReason.OUTSIDE_SELECTORS, EspDrop.EXHAUSTED: DropReason.SITE_DOWN}
+
+
+class SiteTunnels:
+    """All sites that this gateway dials. They are up while `serve` runs."""
+
+    def __init__(self, forwarder: Forwarder, carry_out: Callable[[Verdict], None]) -> None:
+        self.associations = Associations()
+        self.sockets = TunnelSockets()
+        self.ledger = Ledger()
+        self._ike = IkeService(self._traffic_of, self._perform)
+        self._forwarder = forwarder
+        self._carry_out = carry_out
+        self._sites: dict[SiteKey, Site] = {}
+        self._policies: dict[SiteKey, PeerPolicy] = {}
+        self._trapped: frozenset[SiteKey] = frozenset()
+        self._paths: dict[ProviderAddress, PathMtu] = {}
+        self._is_flush_due = False
+        forwarder.sites.on_wanted = self._wanted
+
+    async def serve(
+        self,
+        addresses: Mapping[ProviderAddress, int],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Carry the sites' packets until cancelled; started once all sockets are open.
+
+        `addresses` are those that peers dial, each with its interface's MTU in octets.
+        Raises ConfigurationError where a socket cannot be opened.
+        """
+        self._paths = {address: PathMtu(mtu) for address, mtu in addresses.items()}
+        async with trio.open_nursery() as nursery:
+            await nursery.start(
+                self.sockets.serve,
+                addresses,
+                self._receive_ike,
+                self._receive_esp,
+                self._path_mtu_reported,
+            )
+            nursery.start_soon(self._ike.run)
+            nursery.start_soon(self._tick)
+            task_status.started()
+
+    def configure(self, appliance: Appliance, policies: Iterable[PeerPolicy]) -> None:
+        """Take these sites, and only these; those that have not changed are left alone."""
+        self._policies = {policy.site: policy for policy in policies}
+        self._sites = {
+            (tenant.name, site.name): site
+            for tenant in appliance.network.tenants
+            for site in tenant.sites
+            if (tenant.name, site.name) in self._policies
+        }
+        self._trapped = frozenset(
+            key for key, policy in self._policies.items() if policy.start is SiteStart.TRAP
+        )
+        self.ledger.configure(self._sites, _wall_clock())
+        self._ike.configure(self._policies.values())
+        for key in self._sites:
+            self._refresh(key)
+
+    async def say_goodbye(self) -> None:
+        """End every tunnel at its peer too, as far as peers answer soon."""
+        await self._ike.say_goodbye()
+
+    def send(self, packet: ToSite) -> None:
+        """Encrypt a packet; it leaves when the task that sent it makes a pause."""
+        sealed = self.associations.seal(packet.site, packet.facts, packet.packet, trio.current_time())
+        if isinstance(sealed, EspDrop):
+            self._forwarder.drops.count(_REASONS.get(sealed, DropReason.SITE_DOWN), packet.tenant)
+            return
+        self.sockets.send_esp(sealed, packet.ecn)
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            trio.lowlevel.current_trio_token().run_sync_soon(self._flush)
+        if self.associations.has_news:
+            self._heed_news()
+
+    def statuses(self) -> list[SiteStatus]:
+        """Say how each configured site is."""
+        now = trio.current_time()
+        return [self._status(key, site, now) for key, site in self._sites.items()]
+
+    def _flush(self) -> None:
+        self._is_flush_due = False
+        self.sockets.flush()
+
+    def _receive_ike(self, path: Path, message: bytes, _now: float) -> None:
+        self._ike.receive_untrusted(path, message)
+
+    def _receive_esp(self, path: Path, packet: bytes, ecn: int, now: float) -> None:
+        opened = self.associations.open_untrusted(path, packet, now)
+        if self.associations.has_news:
+            self._heed_news()
+        if isinstance(opened, EspDrop):
+            return
+        child = opened.child
+        self._carry_out(self._forwarder.from_site(child.site, opened.packet, child.selectors, ecn, now))
+
+    def _heed_news(self) -> None:
+        """Tell the key exchange which child SAs near their end, and which peers have moved."""
+        for inbound_spi in self.associations.take_expiring():
+            self._ike.expiring(inbound_spi)
+        for moved in self.associations.take_moved():
+            self._ike.moved(moved.site, moved.inbound_spi, moved.path)
+
+    def _wanted(self, site: SiteKey) -> None:
+        if site in self._trapped:
+            self._ike.wanted(site)
+
+    def _traffic_of(self, site: SiteKey) -> Traffic:
+        traffic = self.associations.traffic(site)
+        return Traffic(traffic.last_received, traffic.last_sent)
+
+    def _perform(self, effect: Effect) -> None:
+        """Carry out what the key exchange asks for."""
+        match effect:
+            case SendDatagram(path=path, message=message):
+                self.sockets.send_ike(path, message)
+            case SendKeepalive(path=path):
+                self.sockets.send_keepalive(path)
+            case InstallChild(child=child):
+                self.associations.install(effect)
+                self._refresh(child.site)
+            case SendBy(inbound_spi=inbound_spi):
+                self.associations.send_by(inbound_spi)
+                self._refresh_all()
+            case RemoveChild(inbound_spi=inbound_spi, linger=linger):
+                self.associations.remove(inbound_spi, linger=linger, now=trio.current_time())
+                self._refresh_all()
+            case MoveChildren(inbound_spis=inbound_spis, path=path):
+                self.associations.move(inbound_spis, path)
+                self._refresh_all()
+            case _:
+                turn = self.ledger.note(effect, _wall_clock())
+                if turn is not None:
+                    _log(effect.site, turn)
+
+    def _refresh_all(self) -> None:
+        for key in self._sites:
+            self._refresh(key)
+
+    def _refresh(self, key: SiteKey) -> None:
+        """Tell the pipeline what a site's child SAs carry now."""
+        children = self.associations.children(key)
+        site = self._sites.get(key)
+        if not children or site is None:
+            self._forwarder.sites.site_is_down(key)
+            return
+        mtu = min(self._mtu(child, site) for child in children)
+        selectors = dict.fromkeys(child.selectors for child in children)
+        self._forwarder.sites.site_is_up(key, mtu, tuple(selectors))
+
+    def _mtu(self, child: ChildSa, site: Site) -> int:
+        """The largest customer's packet that goes through a child SA, in octets."""
+        path = self._paths[child.path.local.address]
+        carried = inner_mtu(child, path.outer_mtu(child.path.remote.address, trio.current_time()))
+        return min(carried, site.mtu or carried)
+
+    def _path_mtu_reported(self, destination: Endpoint, spi: int, mtu: int, now: float) -> None:
+        """Heed what the network says of the path to a peer, if it has seen one of our packets."""
+        if self.associations.site_sent_to(destination.address, spi) is None:
+            return
+        for address, path in self._paths.items():
+            if address.version == destination.address.version:
+                path.report(destination.address, mtu, now, (destination.address,))
+        self._refresh_all()
+
+    async def _tick(self) -> None:
+        while True:
+            await trio.sleep(TICK)
+            self.associations.handle_timeout(trio.current_time())
+            self._refresh_all()
+
+    def _status(self, key: SiteKey, site: Site, now: float) -> SiteStatus:
+        entry = self.ledger.entries[key]
+        peer = self._ike.endpoint.peers[key]
+        session = peer.session
+        traffic = self.associations.traffic(key)
+        if entry.is_up:
+            state = "up"
+        elif peer.is_connecting:
+            state = "connecting"
+        elif site.start is SiteStart.START:
+            state = "down"
+        else:
+            state = "waiting"
+        tenant, name = key
+        return SiteStatus(
+            tenant=tenant,
+            site=name,
+            state=state,
+            since=entry.since,
+            start=site.start.value,
+            peer=str(site.peer) if site.peer is not None else "any",
+            local_id=site.ike.local_id,
+            remote_id=site.ike.remote_id,
+            prefixes=[str(prefix) for prefix in site.prefixes],
+            path=str(session.path) if session is not None else None,
+            ike_suite=str(session.suite) if session is not None else None,
+            children=[self._child_status(child, site) for child in self.associations.children(key)],
+            sent_packets=traffic.sent_packets,
+            sent_octets=traffic.sent_bytes,
+            received_packets=traffic.received_packets,
+            received_octets=traffic.received_bytes,
+            ike_rekeys=entry.ike_rekeys,
+            child_rekeys=entry.child_rekeys,
+            failures=entry.failures,
+            retry_in=max(0.0, peer.retry_at - now) if peer.retry_at is not None else None,
+            last_error=_moment(entry.last_error) if entry.last_error is not None else None,
+            history=[_moment(turn) for turn in entry.history],
+        )
+
+    def _child_status(self, child: ChildSa, site: Site) -> ChildStatus:
+        return ChildStatus(
+            name=child.name,
+            suite=str(child.suite),
+            inbound_spi=f"{child.inbound_spi:08x}",
+            outbound_spi=f"{child.outbound_spi:08x}",
+            local=[str(selector) for selector in child.selectors.local],
+            remote=[str(selector) for selector in child.selectors.remote],
+            in_udp=child.in_udp,
+            mtu=self._mtu(child, site),
+        )
+
+
+def _wall_clock() -> float:
+    return datetime.now(UTC).timestamp()
+
+
+def _moment(turn: Turn) -> Moment:
+    return Moment(turn.at, turn.what, turn.why)
+
+
+def _log(site: SiteKey, turn: Turn) -> None:
+    level = logging.INFO if turn.what == "up" else logging.WARNING
+    tenant, name = site
+    log.log(level, "tenant %s site %s: %s%s", tenant, name, turn.what, f": {turn.why}" if turn.why else "")
