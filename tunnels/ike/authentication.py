@@ -48,12 +48,13 @@ def sign(
     the site has one, else by the shared secret.
     """
     octets = _signed_octets(message, peer_nonce, own_id_body, auth_key, prf)
-    if policy.credentials.key is not None:
-        method, data = signatures.sign(policy.credentials.key.key, octets, peer_hashes)
+    ours = policy.credentials
+    if ours.key is not None:
+        method, data = signatures.sign(ours.key.key, octets, peer_hashes, pss=ours.signs_by_pss)
         return Authentication(method, data)
-    if policy.credentials.psk is None:
+    if ours.psk is None:
         raise ValueError(f"site {policy.site} has neither a key nor a shared secret")
-    return Authentication(AuthMethod.SHARED_KEY, _by_secret(policy.credentials.psk, octets, prf))
+    return Authentication(AuthMethod.SHARED_KEY, _by_secret(ours.psk, octets, prf))
 
 
 def verify(

@@ -6,7 +6,6 @@ certificate only helps to find the way from it to one of them.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from hashlib import sha1
@@ -19,9 +18,9 @@ from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tunnels.ike import names
-from tunnels.ike.constants import CertificateEncoding, IdType
+from tunnels.ike.constants import CertificateEncoding
 from tunnels.ike.credentials import CURVES, Credentials, public_octets
-from tunnels.ike.identities import Identity
+from tunnels.ike.identities import Identity, identities_of
 from tunnels.ike.payloads import Certificate, CertificateRequest
 from tunnels.ike.signatures import LEAST_RSA_BITS, PublicKey
 
@@ -54,34 +53,9 @@ def verified_key_untrusted(
     _check_dates(leaf, now_utc)
     chain = _chain(leaf, others, credentials.authorities, now_utc)
     _check_revocation(chain, credentials.revocations, now_utc)
-    if not names_identity(leaf, identity):
+    if not any(each.matches(identity) for each in identities_of(leaf)):
         raise NotTrusted(f"{_who(leaf)} is not for {identity}: it names {_listed(identities_of(leaf))}")
     return _usable_key(leaf)
-
-
-def names_identity(certificate: x509.Certificate, identity: Identity) -> bool:
-    """Whether a certificate's subject or an alternative name is the identity (RFC 4945 section 3.1)."""
-    return any(each.matches(identity) for each in identities_of(certificate))
-
-
-def identities_of(certificate: x509.Certificate) -> list[Identity]:
-    """Return everybody whom a certificate names. Raises ValueError where it cannot be read."""
-    found = [Identity(IdType.DER_DN, certificate.subject.public_bytes())] if certificate.subject.rdns else []
-    try:
-        alternative = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return found
-    for each in alternative:
-        if isinstance(each, x509.DNSName):
-            found.append(Identity(IdType.FQDN, each.value.encode()))
-        elif isinstance(each, x509.RFC822Name):
-            found.append(Identity(IdType.RFC822_ADDRESS, each.value.encode()))
-        elif isinstance(each, x509.IPAddress):
-            if isinstance(each.value, ipaddress.IPv4Address):
-                found.append(Identity(IdType.IPV4_ADDRESS, each.value.packed))
-            elif isinstance(each.value, ipaddress.IPv6Address):
-                found.append(Identity(IdType.IPV6_ADDRESS, each.value.packed))
-    return found
 
 
 def own_payloads(credentials: Credentials) -> tuple[Certificate, ...]:
@@ -112,10 +86,12 @@ def is_requested(credentials: Credentials, requests: Sequence[CertificateRequest
     }
     if not asked:
         return not requests
-    issuers = {_name_of(each.issuer) for each in credentials.certificates}
-    chain = {authority_hash(each) for each in credentials.certificates}
-    ours = {authority_hash(each) for each in credentials.authorities if _name_of(each.subject) in issuers}
-    return bool(asked & (chain | ours))
+    issuers = {names.folded(_name_of(each.issuer)) for each in credentials.certificates}
+    ours = {authority_hash(each) for each in credentials.certificates}
+    for each in credentials.authorities:
+        if names.folded(_name_of(each.subject)) in issuers:
+            ours.add(authority_hash(each))
+    return not asked.isdisjoint(ours)
 
 
 def authority_hash(authority: x509.Certificate) -> bytes:
@@ -216,8 +192,9 @@ def _check_revocation(
 ) -> None:
     """Look each certificate up in the lists of its authority. Where none is given, nothing is checked."""
     for certificate, issuer in pairwise(chain):
-        lists = [each for each in revocations if each.issuer == certificate.issuer]
-        for each in lists:
+        for each in revocations:
+            if not _is_same(each.issuer, certificate.issuer):
+                continue
             _check_list(each, issuer, now_utc)
             entry = each.get_revoked_certificate_by_serial_number(certificate.serial_number)
             if entry is not None:
@@ -229,12 +206,20 @@ def _check_list(
 ) -> None:
     what = f"the revocation list of {_shown(revocations.issuer)}"
     key = issuer.public_key()
-    if not isinstance(key, PublicKey) or not revocations.is_signature_valid(key):
+    if not isinstance(key, PublicKey) or not revocations.is_signature_valid(key) or not _may_revoke(issuer):
         raise NotTrusted(f"{what} is not signed by that authority; give the right one")
     if now_utc < revocations.last_update_utc:
         raise NotTrusted(f"{what} is not valid before {_day(revocations.last_update_utc)}")
     if revocations.next_update_utc is not None and now_utc > revocations.next_update_utc:
         raise NotTrusted(f"{what} expired on {_day(revocations.next_update_utc)}; fetch a newer one")
+
+
+def _may_revoke(issuer: x509.Certificate) -> bool:
+    """Section 4.2.1.3 of RFC 5280."""
+    try:
+        return issuer.extensions.get_extension_for_class(x509.KeyUsage).value.crl_sign
+    except x509.ExtensionNotFound:
+        return True
 
 
 def _check_key_usage(
@@ -300,6 +285,10 @@ def _shown(name: x509.Name) -> str:
 
 def _name_of(name: x509.Name) -> names.Name:
     return names.decode_untrusted(name.public_bytes())
+
+
+def _is_same(name: x509.Name, other: x509.Name) -> bool:
+    return names.folded(_name_of(name)) == names.folded(_name_of(other))
 
 
 def _subjects(authorities: Sequence[x509.Certificate]) -> str:

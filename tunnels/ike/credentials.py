@@ -5,7 +5,6 @@ No word of a problem comes from a file's content, nor from a library that has se
 
 from __future__ import annotations
 
-import base64
 import binascii
 import re
 from collections.abc import Callable
@@ -16,13 +15,16 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.x509.oid import SignatureAlgorithmOID
 
 from policies.errors import ConfigurationError, Problem
 from policies.model import IkeIdentity
 from policies.secret import Secret
+from tunnels.ike.identities import Identity, identities_of
 from tunnels.ike.signatures import LEAST_RSA_BITS, PrivateKey, PublicKey
 
 CURVES = ("secp256r1", "secp384r1", "secp521r1")
+_ENCODINGS = {b"0x": "hexadecimal", b"0s": "base64"}
 _Loaded = TypeVar("_Loaded")
 
 
@@ -54,6 +56,12 @@ class Credentials(msgspec.Struct, frozen=True):
     """The only ones that may vouch for the peer; empty: it has to know the shared secret."""
     revocations: tuple[x509.CertificateRevocationList, ...] = ()
 
+    @property
+    def signs_by_pss(self) -> bool:
+        """Whether our authority signs by RSA-PSS, so that whoever believes our certificate knows it."""
+        oids = (each.signature_algorithm_oid for each in self.certificates[:1])
+        return SignatureAlgorithmOID.RSASSA_PSS in oids
+
 
 def load(ike: IkeIdentity) -> Credentials:
     """Read a site's files. Raises ConfigurationError with a problem for each file that is not right."""
@@ -81,6 +89,11 @@ def load(ike: IkeIdentity) -> Credentials:
     if own and key is not None and public_octets(own[0].public_key()) != public_octets(key.key.public_key()):
         problems.append(
             Problem(str(ike.key_file), f"is not the key of the first certificate in {ike.certificate_file}")
+        )
+    if own and not any(each.matches(Identity.parse(ike.local_id)) for each in identities_of(own[0])):
+        named = "; ".join(map(str, identities_of(own[0]))) or "nobody"
+        problems.append(
+            Problem(str(ike.certificate_file), f"is not for local_id {ike.local_id}; it names {named}")
         )
     if (ike.key_file is None) != (ike.certificate_file is None):
         problems.append(
@@ -111,14 +124,16 @@ class _Unusable(Exception):
 def _shared_secret(content: bytes) -> Secret:
     """Read hexadecimal after "0x" and base64 after "0s", as swanctl does; cut off a last newline."""
     text = content.removesuffix(b"\n").removesuffix(b"\r")
-    try:
-        if text[:2] == b"0x":
-            text = bytes.fromhex(text[2:].decode("ascii"))
-        elif text[:2] == b"0s":
-            text = base64.b64decode(text[2:], validate=True)
-    except (ValueError, binascii.Error):
-        kind = "hexadecimal" if text[:2] == b"0x" else "base64"
-        raise _Unusable(f"begins as {kind} and does not go on so") from None
+    kind = _ENCODINGS.get(text[:2])
+    if kind is not None:
+        try:
+            text = (
+                binascii.unhexlify(text[2:])
+                if kind == "hexadecimal"
+                else binascii.a2b_base64(text[2:], strict_mode=True)
+            )
+        except binascii.Error:
+            raise _Unusable(f"begins as {kind} and does not go on so") from None
     if not text:
         raise _Unusable("is empty; put the secret in it")
     return Secret(text)
@@ -129,6 +144,7 @@ def _certificates(content: bytes) -> tuple[x509.Certificate, ...]:
         found = tuple(x509.load_pem_x509_certificates(content))
         for each in found:
             each.public_key()
+            identities_of(each)
     except Exception:
         raise _Unusable("is not a certificate in PEM, or several") from None
     return found

@@ -10,6 +10,7 @@ import ipaddress
 import re
 
 import msgspec
+from cryptography import x509
 
 from policies.errors import MalformedPacket
 from tunnels.ike import names
@@ -79,6 +80,29 @@ class Identity(msgspec.Struct, frozen=True):
             except MalformedPacket:
                 pass
         return f"identity of type {int(self.type)}: {self.data.hex()}"
+
+
+def identities_of(certificate: x509.Certificate) -> list[Identity]:
+    """Return whom a certificate names: its subject and its alternative names (RFC 4945 section 3.1).
+
+    Raises ValueError, or what else the library says of a certificate that cannot be read.
+    """
+    found = [Identity(IdType.DER_DN, certificate.subject.public_bytes())] if certificate.subject.rdns else []
+    try:
+        alternative = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return found
+    for each in alternative:
+        if isinstance(each, x509.DNSName):
+            found.append(Identity(IdType.FQDN, each.value.encode()))
+        elif isinstance(each, x509.RFC822Name):
+            found.append(Identity(IdType.RFC822_ADDRESS, each.value.encode()))
+        elif isinstance(each, x509.IPAddress):
+            if isinstance(each.value, ipaddress.IPv4Address):
+                found.append(Identity(IdType.IPV4_ADDRESS, each.value.packed))
+            elif isinstance(each.value, ipaddress.IPv6Address):
+                found.append(Identity(IdType.IPV6_ADDRESS, each.value.packed))
+    return found
 
 
 def _hexadecimal(text: str) -> bytes:

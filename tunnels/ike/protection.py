@@ -1,45 +1,30 @@
 """What keeps IKE's messages secret and whole: the Encrypted payload, of one direction.
 
-RFC 7296 section 3.14, RFC 7383 section 2.5 for fragments, RFC 5282 for AEAD and
-RFC 7634 section 2 for ChaCha20. Only what the peer holds the key for gets through
-`open_untrusted`: everything else leaves no trace.
+RFC 7296 section 3.14, and RFC 7383 section 2.5 for fragments. Only what the peer holds
+the key for gets through `open_untrusted`: everything else leaves no trace.
 """
 
 from __future__ import annotations
 
-import hmac
 import struct
 from collections.abc import Sequence
-from typing import Protocol
 
 import msgspec
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
-from policies.errors import MalformedPacket, Rejected
-from policies.ipsec import Encryption, IkeSuite, Integrity
+from policies.errors import MalformedPacket
+from policies.ipsec import IkeSuite
 from policies.secret import Secret
 from tunnels.ike import fragments, wire
+from tunnels.ike.ciphers import NotAuthentic, cipher_of
 from tunnels.ike.constants import PayloadType
 from tunnels.ike.entropy import Entropy
 from tunnels.ike.payloads import Header, Payload
 
+__all__ = ["NotAuthentic", "Opened", "Protection"]
+
 _PAYLOAD = struct.Struct("!BBH")  # next payload, critical bit, length with this header
 _FRAGMENT = struct.Struct("!HH")  # number, total; from 1
-
-_SALT_OCTETS = 4
-_TAG_OCTETS = 16
-_BLOCK_OCTETS = 16
-_HMACS = {
-    Integrity.SHA2_256: ("sha256", 16),
-    Integrity.SHA2_384: ("sha384", 24),
-    Integrity.SHA2_512: ("sha512", 32),
-}
-
-
-class NotAuthentic(Rejected):
-    """The octets are not the peer's, or not as it sent them: drop them, and change nothing."""
+_START = wire.HEADER_LENGTH + _PAYLOAD.size
 
 
 class Opened(msgspec.Struct, frozen=True):
@@ -59,16 +44,10 @@ class Protection:
     """
 
     def __init__(self, suite: IkeSuite, encryption: Secret, integrity: Secret) -> None:
-        self._algorithm: _Algorithm
-        if suite.encryption.is_aead:
-            self._algorithm = _Aead(suite.encryption, encryption)
-        else:
-            if suite.integrity is None:
-                raise ValueError(f"{suite.encryption} needs an integrity algorithm beside it")
-            self._algorithm = _CbcHmac(encryption, suite.integrity, integrity)
+        self._cipher = cipher_of(suite, encryption, integrity)
 
     def __repr__(self) -> str:
-        return f"<Protection by {self._algorithm.name}>"
+        return f"<Protection by {self._cipher.name}>"
 
     def seal(self, header: Header, payloads: Sequence[Payload], entropy: Entropy) -> bytes:
         """Return the whole message with all payloads in one Encrypted payload."""
@@ -84,10 +63,9 @@ class Protection:
         leaves no room.
         """
         first, plaintext = wire.encode_payloads(payloads)
-        overhead = wire.HEADER_LENGTH + _PAYLOAD.size
-        if overhead + self._algorithm.sealed_octets(len(plaintext)) <= limit:
+        if _START + self._sealed_octets(len(plaintext)) <= limit:
             return [self._sealed(header, first, plaintext, None, entropy)]
-        room = self._algorithm.plaintext_octets(limit - overhead - _FRAGMENT.size)
+        room = self._room_in(limit - _START - _FRAGMENT.size)
         if room < 1:
             raise ValueError(f"{limit} octets leave no room for a fragment")
         pieces = fragments.split(plaintext, room)
@@ -106,7 +84,7 @@ class Protection:
         header = wire.decode_header_untrusted(datagram)
         if header.next_payload not in (PayloadType.ENCRYPTED, PayloadType.ENCRYPTED_FRAGMENT):
             raise MalformedPacket(f"a message starts with payload {header.next_payload} instead of Encrypted")
-        start = wire.HEADER_LENGTH + _PAYLOAD.size
+        start = _START
         if len(datagram) < start:
             raise MalformedPacket("the message ends in the header of its Encrypted payload")
         first, _, length = _PAYLOAD.unpack_from(datagram, wire.HEADER_LENGTH)
@@ -121,8 +99,8 @@ class Protection:
                 raise MalformedPacket(f"fragment {number} of {total} cannot be")
             fragment = (number, total)
             start += _FRAGMENT.size
-        plaintext = self._algorithm.open_untrusted(datagram[:start], datagram[start:])
-        return Opened(header, first, plaintext, fragment)
+        padded = self._cipher.open_untrusted(datagram[:start], datagram[start:])
+        return Opened(header, first, _unpadded(padded), fragment)
 
     def _sealed(
         self,
@@ -134,108 +112,30 @@ class Protection:
     ) -> bytes:
         kind = PayloadType.ENCRYPTED if fragment is None else PayloadType.ENCRYPTED_FRAGMENT
         behind = b"" if fragment is None else _FRAGMENT.pack(*fragment)
-        length = _PAYLOAD.size + len(behind) + self._algorithm.sealed_octets(len(plaintext))
-        header = msgspec.structs.replace(header, next_payload=kind)
-        clear = wire.encode_header(header, wire.HEADER_LENGTH + length)
+        length = _PAYLOAD.size + len(behind) + self._sealed_octets(len(plaintext))
+        clear = wire.encode_header(
+            msgspec.structs.replace(header, next_payload=kind), wire.HEADER_LENGTH + length
+        )
         clear += _PAYLOAD.pack(first, 0, length) + behind
-        return clear + self._algorithm.seal(clear, plaintext, entropy)
-
-
-class _Algorithm(Protocol):
-    name: str
-
-    def sealed_octets(self, plaintext: int) -> int:
-        """How long IV, ciphertext and ICV are for so many octets."""
-        ...
-
-    def plaintext_octets(self, room: int) -> int:
-        """How many octets at most can be sealed into so many."""
-        ...
-
-    def seal(self, clear: bytes, plaintext: bytes, entropy: Entropy) -> bytes: ...
-
-    def open_untrusted(self, clear: bytes, sealed: bytes) -> bytes: ...
-
-
-class _Aead:
-    """AES-GCM with its whole tag, or ChaCha20-Poly1305: the nonce is salt and IV (RFC 5282 section 4)."""
-
-    _IV_OCTETS = 8
-
-    def __init__(self, encryption: Encryption, key: Secret) -> None:
-        kind = ChaCha20Poly1305 if encryption is Encryption.CHACHA20_POLY1305 else AESGCM
-        self.name = str(encryption)
-        self._cipher = kind(key[:-_SALT_OCTETS])
-        self._salt = key[-_SALT_OCTETS:]
-        self._sent = 0
-
-    def sealed_octets(self, plaintext: int) -> int:
-        return self._IV_OCTETS + plaintext + 1 + _TAG_OCTETS
-
-    def plaintext_octets(self, room: int) -> int:
-        return room - self._IV_OCTETS - 1 - _TAG_OCTETS
-
-    def seal(self, clear: bytes, plaintext: bytes, _entropy: Entropy) -> bytes:
-        self._sent += 1
-        iv = self._sent.to_bytes(self._IV_OCTETS)
-        # No padding is needed, only the octet that says so (RFC 5282 section 3).
-        return iv + self._cipher.encrypt(self._salt + iv, plaintext + b"\0", clear)
-
-    def open_untrusted(self, clear: bytes, sealed: bytes) -> bytes:
-        if len(sealed) < self.sealed_octets(0):
-            raise MalformedPacket(f"{len(sealed)} octets are too short for anything encrypted")
-        iv, ciphertext = sealed[: self._IV_OCTETS], sealed[self._IV_OCTETS :]
-        try:
-            padded = self._cipher.decrypt(self._salt + iv, ciphertext, clear)
-        except InvalidTag:
-            raise NotAuthentic("the message is not the peer's, or was changed on its way") from None
-        return _unpadded(padded)
-
-
-class _CbcHmac:
-    """AES-CBC, then HMAC over everything before it (RFC 7296 section 3.14, RFC 4868 section 2.3)."""
-
-    def __init__(self, key: Secret, integrity: Integrity, integrity_key: Secret) -> None:
-        self.name = f"aes{len(key) * 8}-{integrity}"
-        self._cipher = algorithms.AES(key)
-        self._hmac, self._icv_octets = _HMACS[integrity]
-        self._hmac_key = integrity_key
-
-    def sealed_octets(self, plaintext: int) -> int:
-        return _BLOCK_OCTETS + plaintext + self._padding(plaintext) + 1 + self._icv_octets
-
-    def plaintext_octets(self, room: int) -> int:
-        return (room - _BLOCK_OCTETS - self._icv_octets) // _BLOCK_OCTETS * _BLOCK_OCTETS - 1
-
-    def seal(self, clear: bytes, plaintext: bytes, entropy: Entropy) -> bytes:
-        # An IV that can be foreseen would break CBC (RFC 7296 section 3.14).
-        iv = entropy.octets(_BLOCK_OCTETS)
         padding = self._padding(len(plaintext))
-        encryptor = Cipher(self._cipher, modes.CBC(iv)).encryptor()
-        sealed = iv + encryptor.update(plaintext + bytes(padding) + bytes((padding,))) + encryptor.finalize()
-        return sealed + self._icv(clear, sealed)
+        return clear + self._cipher.seal(clear, plaintext + bytes(padding) + bytes((padding,)), entropy)
 
-    def open_untrusted(self, clear: bytes, sealed: bytes) -> bytes:
-        blocks = len(sealed) - _BLOCK_OCTETS - self._icv_octets
-        if blocks < _BLOCK_OCTETS or blocks % _BLOCK_OCTETS:
-            raise MalformedPacket(f"{len(sealed)} octets cannot be IV, whole blocks and ICV")
-        covered, icv = sealed[: -self._icv_octets], sealed[-self._icv_octets :]
-        if not hmac.compare_digest(icv, self._icv(clear, covered)):
-            raise NotAuthentic("the message is not the peer's, or was changed on its way")
-        decryptor = Cipher(self._cipher, modes.CBC(covered[:_BLOCK_OCTETS])).decryptor()
-        return _unpadded(decryptor.update(covered[_BLOCK_OCTETS:]) + decryptor.finalize())
+    def _padding(self, plaintext: int) -> int:
+        """How many octets bring it, with the one that tells their number, to whole blocks."""
+        return -(plaintext + 1) % self._cipher.block_octets
 
-    def _icv(self, clear: bytes, sealed: bytes) -> bytes:
-        return hmac.digest(self._hmac_key, clear + sealed, self._hmac)[: self._icv_octets]
+    def _sealed_octets(self, plaintext: int) -> int:
+        padded = plaintext + self._padding(plaintext) + 1
+        return self._cipher.iv_octets + padded + self._cipher.icv_octets
 
-    @staticmethod
-    def _padding(plaintext: int) -> int:
-        return -(plaintext + 1) % _BLOCK_OCTETS
+    def _room_in(self, sealed: int) -> int:
+        """How many octets, at most, are no longer than this when they are sealed."""
+        padded = sealed - self._cipher.iv_octets - self._cipher.icv_octets
+        return padded - padded % self._cipher.block_octets - 1
 
 
 def _unpadded(padded: bytes) -> bytes:
     """Cut off the padding, of any content, and its length in the last octet (RFC 7296 section 3.14)."""
-    end = len(padded) - 1 - padded[-1]
-    if end < 0:
-        raise MalformedPacket(f"{padded[-1]} octets of padding are more than there is")
-    return padded[:end]
+    if not padded or padded[-1] >= len(padded):
+        raise MalformedPacket(f"the padding is longer than the {len(padded)} octets that it ends")
+    return padded[: len(padded) - 1 - padded[-1]]

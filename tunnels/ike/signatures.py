@@ -102,18 +102,20 @@ _REFUSED = {
 }
 
 
-def sign(key: PrivateKey, octets: bytes, peer_hashes: frozenset[int]) -> tuple[AuthMethod, bytes]:
+def sign(
+    key: PrivateKey, octets: bytes, peer_hashes: frozenset[int], *, pss: bool = False
+) -> tuple[AuthMethod, bytes]:
     """Sign for the AUTH payload; return the method and the payload's data.
 
     Method 14 if the peer announced a hash algorithm of SHA-2, else the key's older method.
-    RSA keys sign as PKCS#1 v1.5, which every peer verifies: RFC 7427 lets nobody say that it
-    knows PSS.
+    RSA keys sign as PKCS#1 v1.5 unless `pss`: every peer verifies that, and RFC 7427 lets
+    nobody say whether it knows PSS.
     """
     ecdsa = isinstance(key, ec.EllipticCurvePrivateKey)
     best = _CURVES[key.curve.name] if isinstance(key, ec.EllipticCurvePrivateKey) else 2
     known = sorted(peer_hashes & _HASHES.keys(), key=lambda number: (number != best, number))
     if known:
-        scheme = _Scheme("ecdsa" if ecdsa else "rsa", known[0])
+        scheme = _Scheme("ecdsa" if ecdsa else "pss" if pss else "rsa", known[0])
         identifier = _IDENTIFIER_OF[scheme]
         data = bytes((len(identifier),)) + identifier + _signed(key, scheme, octets)
         return AuthMethod.DIGITAL_SIGNATURE, data
@@ -150,7 +152,13 @@ def _signed(key: PrivateKey, scheme: _Scheme, octets: bytes) -> bytes:
     digest = _HASHES[scheme.hash]
     if isinstance(key, ec.EllipticCurvePrivateKey):
         return key.sign(octets, ec.ECDSA(digest))
+    if scheme.kind == "pss":
+        return key.sign(octets, _salted(digest), digest)
     return key.sign(octets, padding.PKCS1v15(), digest)
+
+
+def _salted(digest: hashes.HashAlgorithm) -> padding.PSS:
+    return padding.PSS(padding.MGF1(digest), digest.digest_size)
 
 
 def _verify_named(key: PublicKey, data: bytes, octets: bytes) -> None:
@@ -207,8 +215,7 @@ def _verify(key: PublicKey, scheme: _Scheme, signature: bytes, octets: bytes) ->
         elif isinstance(key, rsa.RSAPublicKey) and scheme.kind == "rsa":
             key.verify(signature, octets, padding.PKCS1v15(), digest)
         elif isinstance(key, rsa.RSAPublicKey) and scheme.kind == "pss":
-            salted = padding.PSS(padding.MGF1(digest), digest.digest_size)
-            key.verify(signature, octets, salted, digest)
+            key.verify(signature, octets, _salted(digest), digest)
         else:
             raise BadSignature(f"{scheme} cannot be by the certificate's key")
     except (InvalidSignature, ValueError):
