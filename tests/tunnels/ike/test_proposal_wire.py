@@ -88,6 +88,11 @@ def test_proposal_for_an_unknown_protocol_may_have_any_spi() -> None:
     assert proposal_wire.decode_untrusted(proposal_wire.encode(offer)) == offer
 
 
+def test_proposal_shorter_than_its_spi_is_malformed() -> None:
+    with pytest.raises(MalformedPacket):
+        proposal_wire.decode_untrusted(bytes.fromhex("0000000a 01090500 abcd"))
+
+
 @pytest.mark.parametrize("size", [1, 4, 7, 9])
 def test_ike_proposal_with_an_spi_of_another_size_than_0_or_8_is_malformed(size: int) -> None:
     with pytest.raises(MalformedPacket):

@@ -52,6 +52,12 @@ def test_selector_of_another_length_than_its_type_has_is_malformed(length: int) 
         selector_wire.decode_untrusted(b"\1\0\0\0" + selector + bytes(max(0, length - len(V4))))
 
 
+def test_selector_that_ends_inside_its_own_header_is_malformed() -> None:
+    """Even of an unknown type: its last octet would be the first of another selector."""
+    with pytest.raises(MalformedPacket):
+        selector_wire.decode_untrusted(bytes.fromhex("02000000 f1000003 000004"))
+
+
 def test_selector_that_ends_before_it_begins_is_malformed() -> None:
     backwards = TrafficSelector(m.V4_SELECTOR.end, m.V4_SELECTOR.start)
 

@@ -122,6 +122,15 @@ def test_payload_whose_length_cannot_be_is_malformed(length: int) -> None:
         wire.decode_payloads_untrusted(PayloadType.VENDOR_ID, b"\0\0" + length.to_bytes(2))
 
 
+def test_payload_that_ends_inside_its_own_header_is_malformed() -> None:
+    """Its last octet would be the first of another payload, of type 43."""
+    body = bytes.fromhex("2b000003 000004 00000004")
+    assert body[3:7] == bytes((3, 0, 0, 4))
+
+    with pytest.raises(MalformedPacket):
+        wire.decode_payloads_untrusted(PayloadType.VENDOR_ID, body)
+
+
 def test_as_many_payloads_as_are_allowed_are_read_and_no_more() -> None:
     payloads = [VendorId(b"")] * wire.MOST_PAYLOADS
 
