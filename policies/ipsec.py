@@ -6,6 +6,7 @@ which most documents of other vendors can be translated to.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 import msgspec
@@ -160,4 +161,7 @@ COMPATIBLE_ESP = (
     EspProposal(_AEAD, (), (*_DEFAULT_GROUPS, Group.MODP_2048, Group.NONE)),
     EspProposal(_CBC, _HMACS, (*_DEFAULT_GROUPS, Group.MODP_2048, Group.NONE)),
 )
-PROFILES = {"modern": (MODERN_IKE, MODERN_ESP), "compatible": (COMPATIBLE_IKE, COMPATIBLE_ESP)}
+PROFILES: Mapping[str, tuple[tuple[IkeProposal, ...], tuple[EspProposal, ...]]] = {
+    "modern": (MODERN_IKE, MODERN_ESP),
+    "compatible": (COMPATIBLE_IKE, COMPATIBLE_ESP),
+}

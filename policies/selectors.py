@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Self
 
 import msgspec
 
 from policies.addresses import Prefix
-from policies.facts import ICMP, ICMPV6, PacketFacts
+from policies.facts import ICMP, ICMPV6, TCP, UDP, PacketFacts
 
 ANY_PROTOCOL = 0
 LAST_PORT = 65535
+
+# The number of traffic selectors of a side has one octet (RFC 7296 section 3.13).
+MOST_SELECTORS = 255
+
 _ICMP_OF = {4: ICMP, 6: ICMPV6}
+_PROTOCOL_NAMES = {ANY_PROTOCOL: "any", ICMP: "icmp", TCP: "tcp", UDP: "udp", ICMPV6: "icmpv6"}
 
 
 class TrafficSelector(msgspec.Struct, frozen=True, gc=False):
@@ -79,8 +85,15 @@ class TrafficSelector(msgspec.Struct, frozen=True, gc=False):
         addresses = prefixes[0] if len(prefixes) == 1 else f"{first}-{last}"
         if self.protocol == ANY_PROTOCOL and self.has_any_port:
             return addresses
-        ports = "" if self.has_any_port else f"/{self.start_port}-{self.end_port}"
-        return f"{addresses}[{self.protocol}{ports}]"
+        protocol = _PROTOCOL_NAMES.get(self.protocol, str(self.protocol))
+        if self.has_any_port:
+            return f"{addresses}[{protocol}]"
+        ports = f"{self.start_port}-{self.end_port}"
+        if self.is_opaque:
+            ports = "opaque"
+        elif self.start_port == self.end_port:
+            ports = str(self.start_port)
+        return f"{addresses}[{protocol}/{ports}]"
 
 
 class Selectors(msgspec.Struct, frozen=True):
@@ -90,10 +103,19 @@ class Selectors(msgspec.Struct, frozen=True):
     remote: tuple[TrafficSelector, ...]
 
     def narrowed_to(self, offered: Selectors) -> Selectors | None:
-        """Return what an offer, seen from our side, and these have in common; None where that is nothing."""
+        """Return what an offer, seen from our side, and these have in common; None where that is nothing.
+
+        A family that is left to one side only is nothing in common.
+        """
         local = _intersection(offered.local, self.local)
         remote = _intersection(offered.remote, self.remote)
-        return Selectors(local, remote) if local and remote else None
+        families = {each.version for each in local} & {each.version for each in remote}
+        if not families:
+            return None
+        return Selectors(
+            tuple(each for each in local if each.version in families),
+            tuple(each for each in remote if each.version in families),
+        )
 
     def admit_outbound(self, facts: PacketFacts) -> bool:
         """Whether a packet towards the site belongs to the child SA."""
@@ -110,8 +132,14 @@ class Selectors(msgspec.Struct, frozen=True):
 def _intersection(
     offered: Iterable[TrafficSelector], own: Sequence[TrafficSelector]
 ) -> tuple[TrafficSelector, ...]:
+    """What both select, in the order of the offer, without what lies in another of them anyway."""
     common = (each.within(ours) for each in offered for ours in own)
-    return tuple(dict.fromkeys(each for each in common if each is not None))
+    distinct = list(islice(dict.fromkeys(each for each in common if each is not None), MOST_SELECTORS))
+    return tuple(
+        each
+        for each in distinct
+        if not any(each.within(other) == each for other in distinct if other is not each)
+    )
 
 
 def _admit(
@@ -134,4 +162,6 @@ def _holds_port(selector: TrafficSelector, facts: PacketFacts, port: int) -> boo
         return selector.is_opaque
     if facts.protocol == _ICMP_OF[facts.version]:
         port = facts.icmp_type << 8 | facts.icmp_code
+    elif facts.protocol not in (TCP, UDP):
+        return selector.is_opaque
     return selector.start_port <= port <= selector.end_port

@@ -18,11 +18,9 @@ from policies.config.site_tables import IkeTable, SiteTable
 from policies.errors import Problem
 from policies.ipsec import SelectorMode, SiteStart
 from policies.model import SiteHop
+from policies.selectors import MOST_SELECTORS
 
 _LEAST_MTU_OF_IPV6 = 1280
-
-# The number of traffic selectors of a side has one octet (RFC 7296 section 3.13).
-_MOST_SELECTORS = 255
 
 
 def site_problems(file: File) -> Iterator[Problem]:
@@ -147,8 +145,8 @@ def selectors_without_traffic(site: SiteTable, tenant: TenantTable) -> Iterator[
         here, there = (f"IPv{prefixes[0].version}" if prefixes else "nothing" for prefixes in (local, remote))
         message = f"{there} is there and {here} is here, so that nothing can pass; give both sides one family"
         yield Problem(f"{site.path}.prefixes", message)
-    elif (most := max(len(local), len(remote))) > _MOST_SELECTORS:
-        message = f"one side has {most} prefixes, and IKE has room for {_MOST_SELECTORS}"
+    elif (most := max(len(local), len(remote))) > MOST_SELECTORS:
+        message = f"one side has {most} prefixes, and IKE has room for {MOST_SELECTORS}"
         yield Problem(f"{site.path}.selectors", f'{message}; use "pairs" or "any", or fewer prefixes')
 
 
