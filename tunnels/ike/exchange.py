@@ -57,14 +57,14 @@ class Task(Protocol):
 class Retransmission:
     """One request of ours, the same octets each time, until it is answered or given up."""
 
-    def __init__(self, messages: Sequence[bytes], backoff: Backoff = PATIENT) -> None:
+    def __init__(self, messages: Sequence[bytes]) -> None:
         self.deadline: float | None = None
         self.is_given_up = False
         self.is_urgent = False
         self.began = math.inf
         """When it was first sent."""
         self._messages = messages
-        self._backoff, self._attempt = backoff, 0
+        self._backoff, self._attempt = PATIENT, 0
 
     def transmit(self, path: Path, now: float) -> list[Effect]:
         self._attempt += 1
@@ -73,7 +73,7 @@ class Retransmission:
         return [SendDatagram(path, message) for message in self._messages]
 
     def begin_again(self, backoff: Backoff, path: Path, now: float, *, urgent: bool) -> list[Effect]:
-        """Repeat it now, and from now on by another backoff."""
+        """Send it now, and from now on by this backoff."""
         self._backoff, self._attempt = backoff, 0
         self.is_given_up, self.is_urgent = False, urgent
         return self.transmit(path, now)
@@ -159,12 +159,38 @@ class Exchanges:
         """Have something asked after all that was submitted before."""
         self._waiting.append(task)
 
+    @property
+    def has_responded(self) -> bool:
+        """Whether there is a response that the peer could want once more."""
+        return bool(self._response)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is asked and nothing waits for being asked."""
+        return self._task is None and not self._waiting
+
+    def withdraw(self) -> list[Task]:
+        """Take back what was submitted and has not been sent."""
+        waiting = list(self._waiting)
+        self._waiting.clear()
+        return waiting
+
     def discard(self) -> None:
         """Ask nothing more, and don't wait for an answer."""
         self._waiting.clear()
         self._task = self._retransmission = None
 
-    def send_next(self, path: Path, now: float, backoff: Backoff = PATIENT) -> list[Effect]:
+    def hasten(self, backoff: Backoff, path: Path, now: float) -> list[Effect]:
+        """Repeat what is unanswered, or send what is next, by a backoff that is more urgent."""
+        if self._retransmission is None:
+            return self.send_next(path, now, backoff, urgent=True)
+        if self._retransmission.is_urgent:
+            return []
+        return self._retransmission.begin_again(backoff, path, now, urgent=True)
+
+    def send_next(
+        self, path: Path, now: float, backoff: Backoff = PATIENT, *, urgent: bool = False
+    ) -> list[Effect]:
         """Send the next request, if there is one and its turn has come."""
         while self._task is None and self._waiting:
             task = self._waiting.popleft()
@@ -173,8 +199,8 @@ class Exchanges:
                 continue
             self._task = task
             messages = self._seal(task.exchange, self._next_own, payloads, path, is_response=False)
-            self._retransmission = Retransmission(messages, backoff)
-            return self._retransmission.transmit(path, now)
+            self._retransmission = Retransmission(messages)
+            return self._retransmission.begin_again(backoff, path, now, urgent=urgent)
         return []
 
     def handle_timeout(self, path: Path, now: float) -> list[Effect]:
@@ -219,9 +245,7 @@ class Exchanges:
         if header.is_response:
             task = self._task
             return (
-                task is not None
-                and header.message_id == self._next_own
-                and header.exchange == task.exchange
+                task is not None and header.message_id == self._next_own and header.exchange == task.exchange
             )
         # Outside the window a request is dropped; to say INVALID_MESSAGE_ID is optional (section 2.3).
         return header.message_id in (self._next_peers, self._next_peers - 1)

@@ -32,6 +32,32 @@ class Nat(msgspec.Struct, frozen=True):
         return self.ours or self.peers
 
 
+class Route:
+    """Where IKE and ESP of a site go now; shared by the IKE SAs that follow one another by rekeying."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.nat = Nat()
+        self.is_forced = False
+        """Whether ESP goes in UDP though no NAT needs that."""
+
+    @property
+    def in_udp(self) -> bool:
+        """Whether ESP goes in UDP: behind a NAT it has to, and never on port 500."""
+        return (self.nat.is_there or self.is_forced) and self.path.local.port == NAT_PORT
+
+    def follow(self, path: Path) -> bool:
+        """Go where an authentic, new message of the peer's has come from; return whether that is elsewhere.
+
+        Who is behind a NAT itself stays, as it would otherwise follow an attacker who has
+        caught and sent on one message. From 4500 there is no way back to 500.
+        """
+        if path == self.path or self.nat.ours or (self.in_udp and path.local.port != NAT_PORT):
+            return False
+        self.path = path
+        return True
+
+
 def detection_payloads(
     initiator_spi: bytes, responder_spi: bytes, path: Path, *, pretend: bool
 ) -> tuple[Notify, Notify]:
@@ -81,5 +107,5 @@ def fragment_limit(path: Path) -> int:
 
 def _digest(initiator_spi: bytes, responder_spi: bytes, endpoint: Endpoint) -> bytes:
     # SHA-1 is what the RFC says; nothing is kept secret or proved by it.
-    octets = initiator_spi + responder_spi + endpoint.address.packed + endpoint.port.to_bytes(2)
+    octets = initiator_spi + responder_spi + endpoint.address + endpoint.port.to_bytes(2)
     return hashlib.sha1(octets, usedforsecurity=False).digest()

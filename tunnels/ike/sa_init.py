@@ -9,16 +9,17 @@ How often that is done is bounded.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import msgspec
 
 from policies.errors import MalformedPacket
-from policies.ipsec import Group
 from policies.secret import Secret
 from tunnels.effects import Effect, Path, SiteKey, SiteTrouble
-from tunnels.ike import authentication, nat, transforms, wire
+from tunnels.ike import authentication, credentials, nat, transforms, wire
+from tunnels.ike.child_exchange import Nonces
 from tunnels.ike.constants import CertificateEncoding, ExchangeType, NotifyType
 from tunnels.ike.entropy import Entropy
 from tunnels.ike.exchange import Retransmission
@@ -65,15 +66,13 @@ class Agreed(msgspec.Struct, frozen=True):
     own_nonce: bytes
     peer_nonce: bytes
     peer_hashes: frozenset[int]
-    """With which the peer can verify signatures (RFC 7427 section 4); empty: it only knows the old methods."""
+    """With which the peer can verify signatures (RFC 7427 section 4); empty: only the old way."""
     may_fragment: bool
-    wants_certificate: bool
 
     @property
-    def nonces(self) -> tuple[bytes, bytes]:
-        """The initiator's and the responder's."""
+    def nonces(self) -> Nonces:
         own, peers = self.own_nonce, self.peer_nonce
-        return (own, peers) if self.sa.is_initiator else (peers, own)
+        return Nonces(own, peers) if self.sa.is_initiator else Nonces(peers, own)
 
 
 class Initiation:
@@ -164,7 +163,6 @@ class Initiation:
             peer_nonce=nonce.data,
             peer_hashes=_hashes(payloads),
             may_fragment=notified(NotifyType.FRAGMENTATION_SUPPORTED, payloads) is not None,
-            wants_certificate=first_of(CertificateRequest, payloads) is not None,
         )
 
     def _heed(self, payloads: tuple[Payload, ...], now: float) -> list[Effect]:
@@ -244,11 +242,7 @@ def respond(
     ]
     if _knows_nat(request.payloads):
         answer += nat.detection_payloads(initiator_spi, own_spi, path, pretend=pretend)
-    authorities = b"".join(
-        dict.fromkeys(each for policy in policies for each in policy.credentials.authority_hashes)
-    )
-    if authorities:
-        answer.append(CertificateRequest(CertificateEncoding.X509_SIGNATURE, authorities))
+    answer += certificate_request(policies)
     may_fragment = notified(NotifyType.FRAGMENTATION_SUPPORTED, request.payloads) is not None
     if may_fragment:
         answer.append(Notify(NotifyType.FRAGMENTATION_SUPPORTED))
@@ -270,8 +264,19 @@ def respond(
         peer_nonce=nonce.data,
         peer_hashes=peer_hashes,
         may_fragment=may_fragment,
-        wants_certificate=False,
     )
+
+
+def certificate_request(policies: Iterable[PeerPolicy]) -> tuple[CertificateRequest, ...]:
+    """Ask for a certificate, where authorities may vouch for the peer (section 3.7)."""
+    keys = dict.fromkeys(
+        credentials.public_octets(authority.public_key())
+        for policy in policies
+        for authority in policy.credentials.authorities
+    )
+    # It names keys and protects nothing, so SHA-1 does.
+    hashes = b"".join(hashlib.sha1(key, usedforsecurity=False).digest() for key in keys)
+    return (CertificateRequest(CertificateEncoding.X509_SIGNATURE, hashes),) if hashes else ()
 
 
 def error_response(request: Header, refused: Refused) -> bytes:
@@ -288,7 +293,7 @@ def refusal_words(notify: NotifyType | int, policy: PeerPolicy) -> str:
         ours = ", ".join(map(str, policy.ike_proposals))
         return f"the peer accepted none of our proposals ({ours})"
     if notify == NotifyType.AUTHENTICATION_FAILED:
-        proof = "secret" if policy.credentials.private_key is None else "certificate"
+        proof = "secret" if policy.credentials.key is None else "certificate"
         return (
             f"the peer says AUTHENTICATION_FAILED: it does not accept our identity {policy.local_id} "
             f"or our {proof}"
