@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import closing
 
 import msgspec
 import trio
 
-from gateway import signals
+from gateway import control, signals
 from gateway.emissions import Emitter
 from gateway.forwarding.directory import configured_directory
 from gateway.forwarding.node import Node
 from gateway.forwarding.pipeline import Forwarder
 from gateway.forwarding.pmtu import LOWEST_IPV6, OVERHEAD_IPV4, OVERHEAD_IPV6
-from gateway.forwarding.verdicts import OuterHeader, PortKey, ToSite
+from gateway.forwarding.verdicts import OuterHeader, PortKey
 from gateway.host.ports import Ports
 from gateway.output import standard_output
+from gateway.reload import Reload
 from gateway.report import report
-from gateway.underlay.interfaces import Attachment, check_ports, choose, read_links
+from gateway.sites.policies import peer_policies
+from gateway.sites.tunnels import SiteTunnels
+from gateway.underlay.interfaces import Attachment, check_ports, choose, mtus_of, read_links
 from gateway.underlay.service import Underlay
 from policies.errors import ConfigurationError, Problem
 from policies.model import Appliance
@@ -34,19 +36,23 @@ log = logging.getLogger("isthmus")
 WATCH_EVERY = 10.0
 
 
-def main(appliance: Appliance) -> int:
-    """Run an appliance until it is told to stop, and return the process's exit code."""
+def main(appliance: Appliance, reread: Callable[[], Appliance]) -> int:
+    """Run an appliance until it is told to stop, and return the process's exit code.
+
+    `reread` reads the configuration once more, when a reload is asked for.
+    """
     with closing(standard_output()) as output:
         logging.basicConfig(
             stream=output, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
         )
-        trio.run(run, appliance, output.write)
+        trio.run(run, appliance, output.write, reread)
     return 0
 
 
 async def run(
     appliance: Appliance,
     write: Callable[[str], None],
+    reread: Callable[[], Appliance],
     *,
     task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -71,8 +77,8 @@ async def run(
             Tables.compile(appliance.network),
             configured_directory(appliance),
         )
-        underlay, ports = Underlay(), Ports(forwarder.drops)
-        emitter = Emitter(forwarder.drops, underlay.send, ports.send, _no_tunnel)
+        underlay, ports, tunnels = Underlay(), Ports(forwarder.drops), SiteTunnels(forwarder)
+        emitter = Emitter(forwarder.drops, underlay.send, ports.send, tunnels.send)
 
         def from_underlay(outer: OuterHeader, payload: bytes, now: float) -> None:
             emitter.carry_out(forwarder.from_underlay(outer, payload, now))
@@ -81,11 +87,25 @@ async def run(
             emitter.carry_out(forwarder.from_port(port, frame, now))
 
         def print_report() -> None:
-            write(msgspec.json.encode(report(forwarder, underlay, ports)).decode() + "\n")
+            write(msgspec.json.encode(report(forwarder, underlay, ports, tunnels)).decode() + "\n")
 
         async with trio.open_nursery() as watchers:
             async with trio.open_nursery() as traffic:
-                watchers.start_soon(_heed_signals, received, print_report, traffic.cancel_scope)
+
+                async def take_sites(wanted: Appliance) -> None:
+                    """Hold the sites to a configuration, and route by it; or raise, and change nothing."""
+                    policies = await trio.to_thread.run_sync(peer_policies, wanted)
+                    if policies and not tunnels.is_serving:
+                        mtus = mtus_of(wanted.site_addresses, links, attachment)
+                        await traffic.start(tunnels.serve, mtus, emitter.carry_out)
+                    forwarder.replace_tables(Tables.compile(wanted.network))
+                    tunnels.configure(wanted, policies)
+
+                async def stop() -> None:
+                    await tunnels.say_goodbye()
+                    traffic.cancel_scope.cancel()
+
+                watchers.start_soon(_heed_signals, received, print_report, stop)
                 await traffic.start(
                     underlay.serve,
                     appliance.underlay.provider_addresses,
@@ -97,6 +117,9 @@ async def run(
                 for port in vm_ports:
                     await traffic.start(ports.serve, port, from_port, forwarder.port_mtu_is)
                 traffic.start_soon(ports.watch_mtus)
+                await take_sites(appliance)
+                commands = {"sites": tunnels.answer, "reload": Reload(appliance, reread, take_sites).answer}
+                await _open_control(traffic, appliance, commands)
                 watchers.start_soon(_watch_drops, forwarder)
                 log.info("ready: %s", _in_words(appliance, attachment))
                 task_status.started(traffic.cancel_scope)
@@ -104,19 +127,25 @@ async def run(
     log.info("stopped")
 
 
-def _no_tunnel(emission: ToSite) -> None:
-    raise OSError(errno.ENETUNREACH, f"no tunnel to {emission.site}")
+async def _open_control(
+    nursery: trio.Nursery, appliance: Appliance, commands: Mapping[str, control.Command]
+) -> None:
+    """Listen to the command line, where that can be: forwarding is worth more than being asked about it."""
+    try:
+        await nursery.start(control.serve, control.socket_path(appliance.state, appliance.name), commands)
+    except ConfigurationError as error:
+        log.warning("the command line cannot ask this appliance: %s", error)
 
 
 async def _heed_signals(
-    received: AsyncIterator[int], print_report: Callable[[], None], traffic: trio.CancelScope
+    received: AsyncIterator[int], print_report: Callable[[], None], stop: Callable[[], Awaitable[None]]
 ) -> None:
     async for number in received:
         if number == signal.SIGUSR1:
             print_report()
         else:
             log.info("stopping: %s", signal.Signals(number).name)
-            traffic.cancel()
+            await stop()
 
 
 async def _watch_drops(forwarder: Forwarder) -> None:

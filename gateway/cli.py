@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
-from policies.errors import ConfigurationError
+from policies.errors import ConfigurationError, Unanswered
 
 if TYPE_CHECKING:
     from policies.model import Appliance
@@ -43,7 +43,7 @@ def run(file: Path) -> int:
     signals.hold()  # before what takes time: loading the rest, and reading the configuration
     from gateway import appliance
 
-    return appliance.main(_load(file))
+    return appliance.main(_load(file), lambda: _load(file))
 
 
 @app.command
@@ -62,6 +62,50 @@ def check(file: Path) -> int:
         f"{file}: sound: {configuration.name}, {len(network.tenants)} tenants,"
         f" {subnets} virtual subnets, {len(network.hosts)} hosts"
     )
+    return 0
+
+
+@app.command
+def sites(file: Path, *, json: bool = False) -> int:
+    """Show the sites of the appliance that runs by FILE: up or down since when, and why.
+
+    Parameters
+    ----------
+    file
+        The configuration, appliance.toml.
+    json
+        Print one JSON array.
+    """
+    import time
+
+    import msgspec
+
+    from gateway.sites import listing
+    from gateway.sites.status import SiteStatus
+
+    answer = _ask(file, "sites")
+    if json:
+        print(msgspec.json.encode(answer).decode())
+    else:
+        for line in listing.lines(msgspec.convert(answer, list[SiteStatus]), time.time()):
+            print(line)
+    return 0
+
+
+@app.command
+def reload(file: Path) -> int:
+    """Have the appliance that runs by FILE read it again: sites, routes and access rules.
+
+    A site whose secret, certificate or settings have changed authenticates again;
+    one that is gone is deleted at its peer; the others are left alone. Whatever is
+    wrong is listed, and then nothing has changed.
+
+    Parameters
+    ----------
+    file
+        The configuration, appliance.toml.
+    """
+    print(_ask(file, "reload"))
     return 0
 
 
@@ -168,6 +212,13 @@ def demo(*, keep: bool = False, pcap: Path | None = None) -> int:
     return demonstration.run(keep=keep, pcap=pcap)
 
 
+def _ask(file: Path, command: str) -> Any:
+    from gateway import control
+
+    appliance = _load(file)
+    return control.ask(control.socket_path(appliance.state, appliance.name), command)
+
+
 def _load(file: Path) -> Appliance:
     from policies.config import load
 
@@ -178,6 +229,9 @@ def main() -> None:
     """Run one command, and exit with its code."""
     try:
         sys.exit(app())
+    except* Unanswered as unanswered:
+        print(f"isthmus: {unanswered.exceptions[0]}", file=sys.stderr)
+        sys.exit(1)
     except* ConfigurationError as group:
         problems = [
             problem

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import trio
 
-from policies.errors import ConfigurationError, Problem
+from policies.errors import ConfigurationError, Problem, Unanswered
 
 Command = Callable[[], Awaitable[Any]]
 """Answers with plain values. Raises ConfigurationError for what the asker can put right."""
@@ -36,10 +36,6 @@ class Answer(msgspec.Struct, frozen=True):
 
     result: Any = None
     problems: list[Problem] = []
-
-
-class Unanswered(Exception):
-    """No appliance answers, and why."""
 
 
 def socket_path(state: Path, name: str) -> Path:

@@ -1,14 +1,40 @@
-"""Which changes of the configuration a running appliance can take."""
+"""The configuration read once more, and which of its changes a running appliance can take."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+
+import trio
 
 from policies.errors import ConfigurationError, Problem
 from policies.model import Appliance, Tenant
 
 # A tenant's sites, and what may name them.
 _TAKEN = ("sites", "routes", "access")
+
+
+class Reload:
+    """Takes a changed configuration over, whole or not at all."""
+
+    def __init__(
+        self,
+        running: Appliance,
+        reread: Callable[[], Appliance],
+        take: Callable[[Appliance], Awaitable[None]],
+    ) -> None:
+        self._running = running
+        self._reread = reread
+        self._take = take
+        self._one_at_a_time = trio.Lock()
+
+    async def answer(self) -> str:
+        """Read the configuration, and take what has changed. If it raises ConfigurationError, nothing has."""
+        async with self._one_at_a_time:
+            wanted = await trio.to_thread.run_sync(self._reread)
+            check_reloadable(self._running, wanted)
+            await self._take(wanted)
+            self._running = wanted
+        return "reloaded"
 
 
 def check_reloadable(running: Appliance, wanted: Appliance) -> None:

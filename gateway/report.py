@@ -6,10 +6,11 @@ from typing import Any
 
 from gateway.forwarding.pipeline import Forwarder
 from gateway.host.ports import Ports
+from gateway.sites.tunnels import SiteTunnels
 from gateway.underlay.service import Underlay
 
 
-def report(forwarder: Forwarder, underlay: Underlay, ports: Ports) -> dict[str, Any]:
+def report(forwarder: Forwarder, underlay: Underlay, ports: Ports, tunnels: SiteTunnels) -> dict[str, Any]:
     """Return the counters of one node: drops by reason and tenant, meters by virtual subnet and by site.
 
     What the kernel dropped before this program saw it is counted for each side, not among the drops.
@@ -57,6 +58,19 @@ def report(forwarder: Forwarder, underlay: Underlay, ports: Ports) -> dict[str, 
             "kernel_drops": underlay.kernel_drops,
             "icmp_errors": underlay.icmp_errors,
             "merged": underlay.merged,
+        },
+        "tunnels": {
+            "esp_drops": [
+                {
+                    "reason": reason.value,
+                    "site": "/".join(site) if site is not None else "",
+                    "packets": packets,
+                }
+                for (reason, site), packets in tunnels.associations.drops.items()
+            ],
+            "ike_drops": {reason.value: messages for reason, messages in tunnels.ike_drops.items()},
+            "kernel_drops": tunnels.sockets.kernel_drops,
+            "icmp_errors": tunnels.sockets.icmp_errors,
         },
         "ports": {"kernel_drops": ports.kernel_drops, "unreadable": ports.unreadable},
     }

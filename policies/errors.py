@@ -31,3 +31,7 @@ class ConfigurationError(Exception):
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
         self.problems = tuple(problems)
+
+
+class Unanswered(Exception):
+    """No running appliance answers the command line, and why."""

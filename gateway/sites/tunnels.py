@@ -7,6 +7,7 @@ pipeline, and what the pipeline sends to a site is encrypted.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 
@@ -34,9 +35,10 @@ from tunnels.effects import (
     SendKeepalive,
     SiteKey,
 )
-from tunnels.esp.associations import Associations, inner_mtu
+from tunnels.esp.associations import Associations, Opened, inner_mtu
 from tunnels.esp.drops import EspDrop
 from tunnels.esp.service import TunnelSockets
+from tunnels.ike.endpoint import IkeDrop
 from tunnels.ike.liveness import Traffic
 from tunnels.ike.policy import PeerPolicy
 from tunnels.ike.service import IkeService
@@ -52,13 +54,13 @@ _REASONS = {EspDrop.NO_CHILD: DropReason.OUTSIDE_SELECTORS, EspDrop.EXHAUSTED: D
 class SiteTunnels:
     """All sites that this gateway dials. They are up while `serve` runs."""
 
-    def __init__(self, forwarder: Forwarder, carry_out: Callable[[Verdict], None]) -> None:
+    def __init__(self, forwarder: Forwarder) -> None:
         self.associations = Associations()
         self.sockets = TunnelSockets()
         self.ledger = Ledger()
         self._ike = IkeService(self._traffic_of, self._perform)
         self._forwarder = forwarder
-        self._carry_out = carry_out
+        self.is_serving = False
         self._sites: dict[SiteKey, Site] = {}
         self._policies: dict[SiteKey, PeerPolicy] = {}
         self._trapped: frozenset[SiteKey] = frozenset()
@@ -66,28 +68,43 @@ class SiteTunnels:
         self._is_flush_due = False
         forwarder.sites.on_wanted = self._wanted
 
+    @property
+    def ike_drops(self) -> Counter[IkeDrop]:
+        """How many IKE messages came to nothing, by why."""
+        return self._ike.endpoint.drops
+
     async def serve(
         self,
         addresses: Mapping[ProviderAddress, int],
+        carry_out: Callable[[Verdict], None],
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Carry the sites' packets until cancelled; started once all sockets are open.
 
-        `addresses` are those that peers dial, each with its interface's MTU in octets.
+        `addresses` are those that peers dial, each with its interface's MTU in octets;
+        `carry_out` takes what the pipeline decides of their packets.
         Raises ConfigurationError where a socket cannot be opened.
         """
         self._paths = {address: PathMtu(mtu) for address, mtu in addresses.items()}
+
+        def receive_esp(path: Path, packet: bytes, ecn: int, now: float) -> None:
+            opened = self._open_untrusted(path, packet, now)
+            if opened is not None:
+                site, selectors = opened.child.site, opened.child.selectors
+                carry_out(self._forwarder.from_site(site, opened.packet, selectors, ecn, now))
+
         async with trio.open_nursery() as nursery:
             await nursery.start(
                 self.sockets.serve,
                 addresses,
                 self._receive_ike,
-                self._receive_esp,
+                receive_esp,
                 self._path_mtu_reported,
             )
             nursery.start_soon(self._ike.run)
             nursery.start_soon(self._tick)
+            self.is_serving = True
             task_status.started()
 
     def configure(self, appliance: Appliance, policies: Iterable[PeerPolicy]) -> None:
@@ -124,6 +141,10 @@ class SiteTunnels:
         if self.associations.has_news:
             self._heed_news()
 
+    async def answer(self) -> list[SiteStatus]:
+        """Answer the command line."""
+        return self.statuses()
+
     def statuses(self) -> list[SiteStatus]:
         """Say how each configured site is."""
         now = trio.current_time()
@@ -136,14 +157,11 @@ class SiteTunnels:
     def _receive_ike(self, path: Path, message: bytes, _now: float) -> None:
         self._ike.receive_untrusted(path, message)
 
-    def _receive_esp(self, path: Path, packet: bytes, ecn: int, now: float) -> None:
+    def _open_untrusted(self, path: Path, packet: bytes, now: float) -> Opened | None:
         opened = self.associations.open_untrusted(path, packet, now)
         if self.associations.has_news:
             self._heed_news()
-        if isinstance(opened, EspDrop):
-            return
-        child = opened.child
-        self._carry_out(self._forwarder.from_site(child.site, opened.packet, child.selectors, ecn, now))
+        return opened if isinstance(opened, Opened) else None
 
     def _heed_news(self) -> None:
         """Tell the key exchange which child SAs near their end, and which peers have moved."""

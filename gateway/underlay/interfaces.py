@@ -98,6 +98,26 @@ def choose(settings: Underlay, links: Sequence[Link]) -> Attachment:
     return Attachment(tuple(chosen), settings.mtu or min(link.mtu for link in chosen.values()))
 
 
+def mtus_of(
+    addresses: Iterable[ProviderAddress], links: Sequence[Link], attachment: Attachment
+) -> dict[ProviderAddress, int]:
+    """The MTU of the interface that has each address; where that is lo, the underlay's.
+
+    Raises ConfigurationError with all that is wrong.
+    """
+    found: dict[ProviderAddress, int] = {}
+    problems: list[Problem] = []
+    for address in addresses:
+        holder = _holder(address, links)
+        if isinstance(holder, str):
+            problems.append(Problem("gateway.site_addresses", holder))
+        else:
+            found[address] = attachment.mtu if holder.is_loopback else holder.mtu
+    if problems:
+        raise ConfigurationError(problems)
+    return found
+
+
 def check_ports(ports: Iterable[Port], attachment: Attachment, links: Iterable[Link]) -> None:
     """Refuse ports that are the machine's own interfaces: kept apart from it, they would cut it off.
 

@@ -10,8 +10,8 @@ import pytest
 import trio
 
 from gateway import control
-from gateway.control import Command, Unanswered
-from policies.errors import ConfigurationError, Problem
+from gateway.control import Command
+from policies.errors import ConfigurationError, Problem, Unanswered
 
 
 async def sites() -> list[str]:
