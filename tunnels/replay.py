@@ -38,7 +38,12 @@ class ReplayWindow:
         """
         bottom = self.newest - _SLOT
         sequence = bottom + (low - bottom & _LOW) if self._extended else low
-        if sequence < bottom or sequence > self._last or self._seen[sequence & _SLOT] == sequence:
+        if (
+            sequence < 1
+            or sequence < bottom
+            or sequence > self._last
+            or self._seen[sequence & _SLOT] == sequence
+        ):
             return None
         return sequence
 

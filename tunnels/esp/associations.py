@@ -79,12 +79,15 @@ class _Association:
 
     __slots__ = (
         "admitted",
+        "byte_limit",
         "child",
         "ends_at",
         "hard_bytes",
         "hard_packets",
         "in_udp",
+        "is_reported",
         "opening",
+        "packet_limit",
         "path",
         "received_bytes",
         "received_packets",
@@ -93,8 +96,6 @@ class _Association:
         "sent_bytes",
         "sent_packets",
         "site",
-        "warn_bytes",
-        "warn_packets",
         "window",
     )
 
@@ -111,13 +112,12 @@ class _Association:
         self.hard_bytes = child.soft_bytes + child.soft_bytes // 10
         last = _LAST_SEQUENCE[child.suite.extended_sequence_numbers]
         self.hard_packets = min(child.soft_packets + child.soft_packets // 10, last)
-        self.warn_bytes = child.soft_bytes
-        self.warn_packets = min(child.soft_packets, last - last // 10)
+        # The soft ones, and the hard ones once the soft ones are reported.
+        self.is_reported = False
+        self.byte_limit = child.soft_bytes
+        self.packet_limit = min(child.soft_packets, last - last // 10)
         self.ends_at = math.inf
         self.admitted: set[tuple[object, ...]] = set()
-
-    def is_spent(self, packets: int, octets: int) -> bool:
-        return packets >= self.hard_packets or octets >= self.hard_bytes
 
 
 class _Site:
@@ -288,7 +288,10 @@ class Associations:
             return self._drop(EspDrop.REPLAYED, site)
         if len(packet) < association.opening.shortest:
             return self._drop(EspDrop.MALFORMED, site)
-        if association.is_spent(association.received_packets, association.received_bytes):
+        if (
+            association.received_packets >= association.packet_limit
+            or association.received_bytes >= association.byte_limit
+        ) and self._is_spent(association, association.received_packets, association.received_bytes):
             return self._drop(EspDrop.EXHAUSTED, site)
         try:
             payload = association.opening.open_untrusted(sequence, packet)
@@ -300,11 +303,6 @@ class Associations:
         site.traffic.last_received = now
         association.received_packets += 1
         association.received_bytes += len(payload)
-        if (
-            association.received_packets >= association.warn_packets
-            or association.received_bytes >= association.warn_bytes
-        ):
-            self._warn(association)
         if association.sent_packets == 0 and association not in site.sending:
             self.send_by(spi)
         try:
@@ -339,14 +337,14 @@ class Associations:
         association = site.choose(facts) if site is not None else None
         if site is None or association is None:
             return self._drop(EspDrop.NO_CHILD, site)
-        sequence = association.sent_packets + 1
-        if association.is_spent(association.sent_packets, association.sent_bytes):
+        sent = association.sent_packets
+        if (
+            sent >= association.packet_limit or association.sent_bytes >= association.byte_limit
+        ) and self._is_spent(association, sent, association.sent_bytes):
             return self._drop(EspDrop.EXHAUSTED, site)
-        sealed = association.sealing.seal(sequence, packet)
-        association.sent_packets = sequence
+        sealed = association.sealing.seal(sent + 1, packet)
+        association.sent_packets = sent + 1
         association.sent_bytes += len(packet)
-        if sequence >= association.warn_packets or association.sent_bytes >= association.warn_bytes:
-            self._warn(association)
         traffic = site.traffic
         traffic.last_sent = now
         traffic.sent_packets += 1
@@ -368,9 +366,16 @@ class Associations:
             association.site.sending.remove(association)
         association.site.changed()
 
-    def _warn(self, association: _Association) -> None:
-        association.warn_bytes, association.warn_packets = association.hard_bytes, association.hard_packets
-        self._expiring.append(association.child.inbound_spi)
+    def _is_spent(self, association: _Association, packets: int, octets: int) -> bool:
+        """Report a child SA that has come to its soft limits, and say whether it is at the hard ones."""
+        if not association.is_reported:
+            association.is_reported = True
+            association.byte_limit, association.packet_limit = (
+                association.hard_bytes,
+                association.hard_packets,
+            )
+            self._expiring.append(association.child.inbound_spi)
+        return packets >= association.hard_packets or octets >= association.hard_bytes
 
     def _notice_path(self, association: _Association, path: Path) -> None:
         association.seen_path = path
