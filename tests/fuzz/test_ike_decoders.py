@@ -7,8 +7,9 @@ import pytest
 from policies.errors import MalformedPacket
 from tests.fuzz.decoding import Target, fuzz
 from tests.tunnels.ike import messages as m
-from tunnels.ike import proposal_wire, selector_wire, wire
-from tunnels.ike.constants import PayloadType
+from tunnels.ike import names, proposal_wire, selector_wire, wire
+from tunnels.ike.constants import IdType, PayloadType
+from tunnels.ike.identities import Identity
 from tunnels.ike.payloads import SecurityAssociation, TrafficSelectors
 from tunnels.ike.rejected import UnsupportedCriticalPayload
 
@@ -34,6 +35,13 @@ def read_selectors(body: bytes) -> None:
     assert all(each.within(each) == each for each in selectors)
 
 
+def read_name(data: bytes) -> None:
+    identity = Identity(IdType.DER_DN, data)
+    assert identity.matches(identity)
+    assert str(identity).isprintable()
+    names.shown(names.folded(names.decode_untrusted(data)))
+
+
 def right_lengths(datagram: bytearray) -> None:
     """End the chain of payloads where it breaks, and put the lengths of payload and message right."""
     position, has_more = wire.HEADER_LENGTH, len(datagram) > 16 and datagram[16] != 0
@@ -53,10 +61,18 @@ MESSAGES = [m.with_header(payloads) for payloads in m.CHAINS_OF_PEERS]
 PAYLOADS = [payload for chain in m.CHAINS_OF_PEERS for payload in chain]
 OFFERS = [proposal_wire.encode(each) for each in PAYLOADS if isinstance(each, SecurityAssociation)]
 SELECTORS = [selector_wire.encode(each.selectors) for each in PAYLOADS if isinstance(each, TrafficSelectors)]
+NAMES = [
+    Identity.parse(text).data
+    for text in (
+        "C=CH, O=Red, CN=edge-1.example",
+        "DC=example, DC=red, CN=paris+SERIALNUMBER=7, E=a@b.example",
+    )
+]
 TARGETS = {
     "message": Target(read_message, MESSAGES, right_lengths),
     "offer": Target(read_offer, OFFERS),
     "selectors": Target(read_selectors, SELECTORS),
+    "name": Target(read_name, NAMES),
 }
 
 
