@@ -9,6 +9,9 @@ from cryptography.x509.oid import NameOID
 
 from policies.errors import MalformedPacket
 
+# Python refuses to write numbers of some thousand digits, and no type that anybody uses is half as long.
+_LONGEST_TYPE = 64
+
 Name = tuple[tuple[tuple[str, str], ...], ...]
 """Relative names in order, each of attributes: the dotted number of its type, and its value."""
 
@@ -113,6 +116,8 @@ def _pair(encoded: bytes) -> tuple[str, str]:
 def _dotted(encoded: bytes) -> str:
     if not encoded or encoded[-1] & 0x80:
         raise MalformedPacket("a name has an attribute whose type ends early")
+    if len(encoded) > _LONGEST_TYPE:
+        raise MalformedPacket("a name has an attribute whose type is too long to write down")
     numbers, number = [], 0
     for octet in encoded:
         number = number << 7 | octet & 0x7F
