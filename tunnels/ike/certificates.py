@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import verification
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, SignatureAlgorithmOID
 
 from tunnels.ike import names
 from tunnels.ike.constants import CertificateEncoding
@@ -35,6 +35,14 @@ _PURPOSES = {
     ExtendedKeyUsageOID.IPSEC_IKE,
     ExtendedKeyUsageOID.SERVER_AUTH,
     ExtendedKeyUsageOID.CLIENT_AUTH,
+}
+
+
+_BROKEN = {
+    SignatureAlgorithmOID.RSA_WITH_MD5: "MD5",
+    SignatureAlgorithmOID.RSA_WITH_SHA1: "SHA-1",
+    SignatureAlgorithmOID.ECDSA_WITH_SHA1: "SHA-1",
+    SignatureAlgorithmOID.DSA_WITH_SHA1: "SHA-1",
 }
 
 
@@ -160,11 +168,13 @@ def _why_no_chain(
     """Follow the issuers' names and signatures, to say where it breaks."""
     certificate, way = leaf, [leaf]
     while len(way) <= MOST_CERTIFICATES and certificate not in authorities:
+        if (broken := _BROKEN.get(certificate.signature_algorithm_oid)) is not None:
+            return f"{_who(certificate)} is signed with {broken}, which is not accepted"
         issuer = next((each for each in (*authorities, *others) if _is_issued_by(certificate, each)), None)
         if issuer is None or issuer in way:
-            last = "" if certificate is leaf else f", over {_who(certificate)},"
+            end = "" if certificate is leaf else f"; its chain ends with {_shown(certificate.subject)}"
             return (
-                f"{_who(leaf)} is signed{last} by none of this site's authorities ({_subjects(authorities)})"
+                f"{_who(leaf)} is signed by none of this site's authorities ({_subjects(authorities)}){end}"
             )
         way.append(issuer)
         certificate = issuer

@@ -90,10 +90,10 @@ def load(ike: IkeIdentity) -> Credentials:
         problems.append(
             Problem(str(ike.key_file), f"is not the key of the first certificate in {ike.certificate_file}")
         )
-    if own and not any(each.matches(Identity.parse(ike.local_id)) for each in identities_of(own[0])):
+    if own and not _is_for(own[0], ike.local_id):
         named = "; ".join(map(str, identities_of(own[0]))) or "nobody"
         problems.append(
-            Problem(str(ike.certificate_file), f"is not for local_id {ike.local_id}; it names {named}")
+            Problem(str(ike.certificate_file), f"is not for local_id {ike.local_id}: it names {named}")
         )
     if (ike.key_file is None) != (ike.certificate_file is None):
         problems.append(
@@ -115,6 +115,14 @@ def public_octets(key: object) -> bytes:
     if not isinstance(key, PublicKey):
         return b""
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _is_for(certificate: x509.Certificate, written: str) -> bool:
+    try:
+        identity = Identity.parse(written)
+    except ValueError:
+        return True  # that is another problem, of the configuration
+    return any(each.matches(identity) for each in identities_of(certificate))
 
 
 class _Unusable(Exception):
