@@ -238,7 +238,7 @@ def answer_child(
 
 
 def answered_exchange(group: Group, sent: KeyExchange | None, entropy: Entropy) -> tuple[KeyPair, Secret]:
-    """Do our half of the key exchange that the peer began. Raises Refused where it began with another group."""
+    """Do our half of the key exchange that the peer began. Raises Refused where it is of another group."""
     number = group_number(group)
     if sent is None or sent.group != number:
         theirs = "no key exchange" if sent is None else group_name(sent.group)

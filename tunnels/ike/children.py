@@ -102,6 +102,7 @@ class Children:
         self._tasks: list[Task] = []
         self._outcomes: list[Outcome] = []
         self._asked: Task | None = None
+        self._deleted_early: set[int] = set()
         self._unwanted: list[int] = []
         self._is_deletion_queued = False
         self._is_closed = False
@@ -220,6 +221,9 @@ class Children:
         for spi in delete.spis:
             child = self._by_peers(spi)
             if child is None:
+                # It may be the one whose making we have not heard of, as the answer is lost.
+                if self._may_make():
+                    self._deleted_early.add(int.from_bytes(spi))
                 continue
             # Where our own deletion is on its way, its answer stands for this one (section 1.4.1).
             if not child.is_delete_sent:
@@ -282,7 +286,7 @@ class Children:
     def demand(self, now: float) -> list[Effect]:
         """Ask for each child SA of the policy that is missing: a packet wants to go there."""
         for want in self._wants:
-            if not want.is_asked and want.due is None and not self.covers(want):
+            if not want.is_asked and not want.failures and not self.covers(want):
                 want.due = now
         self._plan(now)
         return []
@@ -301,6 +305,7 @@ class Children:
     def begin(self, task: Task) -> None:
         """Remember that a request about child SAs is unanswered."""
         self._asked = task
+        self._deleted_early.clear()
 
     def end(self, task: Task) -> None:
         """Forget it."""
@@ -337,9 +342,8 @@ class Children:
             effects = self._not_created(want, offer, error, now)
         else:
             try:
-                agreed = offer.accepted(payloads, self.sa, nonces)
+                agreed = self._accepted(offer, payloads, nonces)
             except Refused as refused:
-                self._unwanted.append(offer.spi)
                 effects = self._try_later(want, refused.words, now)
             else:
                 want.failures, want.due = 0, None
@@ -357,9 +361,8 @@ class Children:
             effects = self._not_rekeyed(old, offer, error, now)
         else:
             try:
-                agreed = offer.accepted(payloads, self.sa)
+                agreed = self._accepted(offer, payloads, None)
             except Refused as refused:
-                self._unwanted.append(offer.spi)
                 effects = self._rekey_later(old, refused.words, now)
             else:
                 self._put_off_since = None
@@ -432,6 +435,9 @@ class Children:
                 )
             return self._accept(payloads, None, now)
         old = self._by_peers(rekey.spi)
+        if old is None and self._may_make():
+            # It may be the one whose making we have not heard of, as the answer is lost.
+            raise Refused(NotifyType.TEMPORARY_FAILURE, "the peer rekeys a child SA that we don't have yet")
         if old is None or rekey.protocol != Protocol.ESP:
             missing = Notify(NotifyType.CHILD_SA_NOT_FOUND, b"", rekey.protocol, rekey.spi)
             return (missing,), []
@@ -532,6 +538,17 @@ class Children:
         if self.has(old):
             old.state, old.successor = State.DELETING, new
         return [*effects, SiteRekeyed(self._policy.site, new.sa.name)]
+
+    def _accepted(self, offer: ChildOffer, payloads: Sequence[Payload], nonces: Nonces | None) -> Agreed:
+        early, self._deleted_early = self._deleted_early, set()
+        try:
+            agreed = offer.accepted(payloads, self.sa, nonces)
+        except Refused:
+            self._unwanted.append(offer.spi)
+            raise
+        if agreed.peer_spi in early:
+            raise Refused(NotifyType.CHILD_SA_NOT_FOUND, "the peer has deleted the child SA that it has made")
+        return agreed
 
     def _not_created(self, want: Want, offer: ChildOffer, error: Notify, now: float) -> list[Effect]:
         group = self._other_group(error, offer)
@@ -667,6 +684,10 @@ class Children:
         if self._policy.start is SiteStart.START and want.due is None and not want.is_asked:
             want.due = now + REMAKE.delay(1, self._entropy.fraction())
         return [] if who is None else [SiteTrouble(self._policy.site, f"{who} child SA {child.sa.name}")]
+
+    def _may_make(self) -> bool:
+        """Whether the peer may have made a child SA for us that we don't know yet."""
+        return isinstance(self._asked, CreateChild | RekeyChild)
 
     def _by_peers(self, spi: bytes) -> Child | None:
         """Find a child SA by the SPI that the peer receives at."""
