@@ -53,6 +53,8 @@ LEFT, RIGHT = ProviderAddress.parse("192.0.2.1"), ProviderAddress.parse("198.51.
 LEFT_6, RIGHT_6 = ProviderAddress.parse("2001:db8::1"), ProviderAddress.parse("2001:db8:ffff::1")
 PSK = Credentials(psk=Secret(b"correct horse battery staple"))
 
+ALWAYS = Lifetimes()
+
 _Kind = TypeVar("_Kind")
 
 
@@ -97,12 +99,12 @@ def policy(
     start: SiteStart | None = None,
     ike: tuple[IkeProposal, ...] = MODERN_IKE,
     esp: tuple[EspProposal, ...] = MODERN_ESP,
-    lifetimes: Lifetimes = Lifetimes(),
+    lifetimes: Lifetimes = ALWAYS,
     liveness: float = 10.0,
     force_udp: bool = False,
     addresses: tuple[ProviderAddress, ProviderAddress] = (LEFT, RIGHT),
 ) -> PeerPolicy:
-    """Return one side's policy. `ids`, `addresses` and the selectors' ends are given as the left side has them."""
+    """Return one side's policy; `ids` and `addresses` are given as the left side has them."""
     order = (0, 1) if is_left else (1, 0)
     net = ("10.0.1.0/24", "10.20.0.0/16")
     if children is None:
