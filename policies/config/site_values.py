@@ -13,8 +13,12 @@ from policies.config.reader import Parse, shown
 
 _KEY_ID = re.compile(r"keyid:(?:[0-9A-Fa-f]{2}){1,128}")
 _NAME_OR_ADDRESS = re.compile(r"[!-~]{1,255}")
-_ATTRIBUTE = r" ?[A-Za-z][A-Za-z0-9.]{0,31} ?= ?[^=,\x00-\x1f\x7f]{1,128}"
-_DISTINGUISHED_NAME = re.compile(rf"{_ATTRIBUTE}(?:,{_ATTRIBUTE}){{0,31}}")
+_NAME_SEPARATOR = re.compile(r"(?<!\\)[,+]")
+_ATTRIBUTES = (
+    *("C", "ST", "S", "L", "STREET", "O", "OU", "CN", "SN", "G", "T"),
+    *("SERIALNUMBER", "DC", "UID", "E", "EMAIL", "EMAILADDRESS"),
+)
+_ASCII_ATTRIBUTES = ("C", "SERIALNUMBER", "DC", "E", "EMAIL", "EMAILADDRESS")
 
 _VOLUME_UNITS = {**values.SIZE_UNITS, "tb": 10**12, "tib": 1 << 40}
 _TIME_UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
@@ -27,11 +31,25 @@ def identity(value: object) -> str:
         if not _KEY_ID.fullmatch(written):
             raise ValueError(f'{shown(value)} is not a key ID such as "keyid:0badcafe", in hexadecimal')
     elif "=" in written:
-        if not _DISTINGUISHED_NAME.fullmatch(written):
-            raise ValueError(f'{shown(value)} is not a distinguished name such as "C=CH, O=Red, CN=edge-1"')
+        for attribute in _NAME_SEPARATOR.split(written):
+            _check_attribute(attribute, value)
     elif not _NAME_OR_ADDRESS.fullmatch(written):
         raise ValueError(f'{shown(value)} is not an identity such as "edge-1.example"')
     return written
+
+
+def _check_attribute(written: str, name: object) -> None:
+    word, equals, value = (part.strip() for part in written.partition("="))
+    word = word.upper()
+    if not equals or not value or not written.isprintable() or len(value) > 128:
+        raise ValueError(f'{shown(name)} is not a distinguished name such as "C=CH, O=Red, CN=edge-1"')
+    if word not in _ATTRIBUTES:
+        raise ValueError(f"{shown(word)} is no attribute of a name; known: {', '.join(_ATTRIBUTES)}")
+    if word in _ASCII_ATTRIBUTES and not value.isascii():
+        raise ValueError(f"{word} in {shown(name)} is not in ASCII")
+    if (word == "C" and len(value) != 2) or (word == "CN" and len(value) > 64):
+        right = "two letters" if word == "C" else "at most 64 characters"
+        raise ValueError(f"{word} in {shown(name)} is too long or too short; use {right}")
 
 
 def volume(value: object) -> int:

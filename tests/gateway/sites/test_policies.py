@@ -12,10 +12,12 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.sites.policies import children, peer_policies
 from policies.addresses import ProviderAddress
-from policies.config import load, parse
+from policies.config import load, parse, site_values
 from policies.errors import ConfigurationError
 from policies.ipsec import COMPATIBLE_IKE, MODERN_ESP, Lifetimes, SiteStart
 from policies.model import Appliance
@@ -194,25 +196,46 @@ def test_a_node_that_is_no_gateway_has_no_peers() -> None:
     assert peer_policies(parse('[appliance]\nname = "a"\n[lookup]\n')) == ()
 
 
-def test_what_is_wrong_with_files_and_identities_is_said_at_their_keys(folder: Path) -> None:
+def test_what_is_wrong_with_files_is_said_at_their_keys(folder: Path) -> None:
     (folder / "seattle.psk").write_text("0xno hexadecimal")
     (folder / "tacoma.psk").write_text("0sno base64!")
     (folder / "tacoma.psk").chmod(0o600)
     tacoma = SEATTLE.replace("seattle", "tacoma").replace("172.16", "172.20")
-    name = ('local_id = "edge-1.example"', 'local_id = "Q=CH, CN=edge"')
 
     with pytest.raises(ConfigurationError) as caught:
-        peer_policies(read(folder, changed(name) + tacoma))
+        peer_policies(read(folder, changed() + tacoma))
 
     assert [problem.path for problem in caught.value.problems] == [
-        "tenant[red].site[seattle].ike.local_id",
         "tenant[red].site[seattle].ike.psk_file",
         "tenant[red].site[tacoma].ike.psk_file",
     ]
-    message = caught.value.problems[1].message
+    message = caught.value.problems[0].message
     assert message.startswith(str(folder / "seattle.psk"))
     assert "no hexadecimal" not in str(caught.value)
     assert "no base64" not in str(caught.value)
+
+
+@given(
+    st.one_of(
+        st.text(max_size=40),
+        st.lists(
+            st.builds(
+                "{}={}".format,
+                st.sampled_from(["C", "cn", "O", "DC", "E", "serialNumber", "UID", "S", "X"]),
+                st.text(max_size=70),
+            ),
+            max_size=4,
+        ).map(", ".join),
+        st.text("0123456789abcdef", max_size=8).map("keyid:{}".format),
+        st.ip_addresses().map(str),
+    )
+)
+def test_every_identity_that_the_configuration_takes_is_one(text: str) -> None:
+    try:
+        taken = site_values.identity(text)
+    except ValueError:
+        return
+    assert Identity.parse(taken).data
 
 
 def test_certificates_are_read_and_a_key_of_another_is_told(folder: Path) -> None:
