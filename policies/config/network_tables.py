@@ -306,6 +306,22 @@ class TenantTable(Table, frozen=True, dict=True):
             if prefix.prefixlen == prefix.max_prefixlen
         }
 
+    @cached_property
+    def gateway_addresses(self) -> tuple[CustomerAddress, ...]:
+        """Those of all its subnets."""
+        return tuple(address for subnet in self.subnets for address in subnet.gateway_addresses)
+
+    @cached_property
+    def site_prefixes(self) -> dict[str, list[Prefix]]:
+        """What leads to each site: its own prefixes, and those of routes."""
+        found: dict[str, list[Prefix]] = {}
+        for site in self.sites:
+            found.setdefault(site.name or "", []).extend(site.prefixes)
+        for route in self.routes:
+            if isinstance(route.via, SiteHop) and route.prefix is not None:
+                found.setdefault(route.via.site, []).append(route.prefix)
+        return found
+
     def subnet_with(self, address: CustomerAddress) -> SubnetTable | None:
         """The subnet that an address is in."""
         bits, number = 8 * len(address), int.from_bytes(address)

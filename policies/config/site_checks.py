@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator
+from itertools import chain
 
 from policies.addresses import CustomerAddress, Prefix, ProviderAddress
 from policies.config.network_checks import used_twice
@@ -28,10 +29,11 @@ def site_problems(file: File) -> Iterator[Problem]:
     yield from identities_used_twice(file)
     yield from unlike_proposals(file)
     for tenant in file.tenants:
+        yield from local_prefixes(tenant)
         for site in tenant.sites:
             yield from dialling(site)
             yield from unused_profile(site)
-            yield from local_prefixes(site, tenant)
+            yield from ignored_local_prefixes(site)
             yield from gateway_outside_the_selectors(site, tenant)
             yield from selectors_without_traffic(site, tenant)
             yield from mtu_too_small_for_ipv6(site, tenant)
@@ -87,24 +89,26 @@ def unused_profile(site: SiteTable) -> Iterator[Problem]:
         yield Problem(f"{site.path}.profile", message)
 
 
-def local_prefixes(site: SiteTable, tenant: TenantTable) -> Iterator[Problem]:
-    """What the peer may reach has to be in a subnet, at another site, or where another route leads."""
+def ignored_local_prefixes(site: SiteTable) -> Iterator[Problem]:
+    """Prefixes beside a selector for everything."""
     if site.selectors is SelectorMode.ANY and "local_prefixes" in site.given:
         message = 'are not used with selectors = "any"; leave them out, and write [[tenant.access]] rules'
         yield Problem(f"{site.path}.local_prefixes", message)
-        return
+
+
+def local_prefixes(tenant: TenantTable) -> Iterator[Problem]:
+    """What a peer may reach has to be in a subnet, at another site, or where another route leads."""
     places = (tenant, *tenant.subnets, *tenant.sites, *tenant.routes)
     if any(place.unsound & {"subnet", "site", "route", "prefixes", "prefix", "via"} for place in places):
         return
-    elsewhere = [prefix for subnet in tenant.subnets for prefix in subnet.prefixes]
-    elsewhere += [prefix for other in tenant.sites if other is not site for prefix in other.prefixes]
-    elsewhere += [
-        route.prefix for route in tenant.routes if route.prefix and route.via != SiteHop(site.name or "")
-    ]
-    for prefix in site.local_prefixes:
-        if not any(prefix.overlaps(other) for other in elsewhere if other.version == prefix.version):
-            known = listed(str(other) for other in elsewhere) or "nothing yet"
-            message = f"{prefix} is in no subnet, at no other site and on no route; there are {known}"
+    for site in tenant.sites:
+        for prefix in site.local_prefixes if site.selectors is not SelectorMode.ANY else ():
+            if any(prefix.overlaps(other) for other in _elsewhere(site, tenant, prefix.version)):
+                continue
+            known = listed(str(other) for version in (4, 6) for other in _elsewhere(site, tenant, version))
+            message = (
+                f"{prefix} is in no subnet, at no other site and on no route; there are {known or 'none'}"
+            )
             yield Problem(f"{site.path}.local_prefixes", message)
 
 
@@ -114,9 +118,8 @@ def gateway_outside_the_selectors(site: SiteTable, tenant: TenantTable) -> Itera
         return
     if any(each.unsound & {"prefixes", "gateway"} for each in tenant.subnets):
         return
-    gateways = [address for subnet in tenant.subnets for address in subnet.gateway_addresses]
     for version in (4, 6):
-        candidates = [address for address in gateways if address.version == version]
+        candidates = [address for address in tenant.gateway_addresses if address.version == version]
         local = [prefix for prefix in site.local_prefixes if prefix.version == version]
         remote = any(prefix.version == version for prefix in site.prefixes)
         if local and remote and candidates and not any(g.ip in p for g in candidates for p in local):
@@ -136,7 +139,7 @@ def selectors_without_traffic(site: SiteTable, tenant: TenantTable) -> Iterator[
         return
     if "local_prefixes" in site.unsound or any("prefixes" in each.unsound for each in tenant.subnets):
         return
-    remote = [prefix for name, prefix in _at_sites(tenant) if name == site.name]
+    remote = tenant.site_prefixes.get(site.name or "", [])
     local = list(site.local_prefixes) or [prefix for each in tenant.subnets for prefix in each.prefixes]
     if not remote:
         right = 'write prefixes, or a [[tenant.route]] there, or selectors = "any"'
@@ -154,7 +157,7 @@ def mtu_too_small_for_ipv6(site: SiteTable, tenant: TenantTable) -> Iterator[Pro
     """An MTU that leaves IPv6 fewer octets than each of its links must carry (RFC 8200 section 5)."""
     if site.mtu is None or site.mtu >= _LEAST_MTU_OF_IPV6:
         return
-    if any(prefix.version == 6 for name, prefix in _at_sites(tenant) if name == site.name):
+    if any(prefix.version == 6 for prefix in tenant.site_prefixes.get(site.name or "", ())):
         message = f"{site.mtu} is less than IPv6's {_LEAST_MTU_OF_IPV6} octets, and IPv6 leads there"
         yield Problem(f"{site.path}.mtu", f"{message}; use {_LEAST_MTU_OF_IPV6} or more")
 
@@ -224,14 +227,14 @@ def _same_identity(written: str) -> str:
         return written.replace(", ", ",").casefold()
 
 
-def _at_sites(tenant: TenantTable) -> Iterator[tuple[str | None, Prefix]]:
-    """Every prefix that leads to a site, and the site's name."""
-    for site in tenant.sites:
-        for prefix in site.prefixes:
-            yield site.name, prefix
-    for route in tenant.routes:
-        if isinstance(route.via, SiteHop) and route.prefix is not None:
-            yield route.via.site, route.prefix
+def _elsewhere(site: SiteTable, tenant: TenantTable, version: int) -> Iterator[Prefix]:
+    """The prefixes of a family that lead anywhere in the tenant but to the site."""
+    prefixes = chain(
+        (prefix for subnet in tenant.subnets for prefix in subnet.prefixes),
+        (prefix for other in tenant.sites if other is not site for prefix in other.prefixes),
+        (route.prefix for route in tenant.routes if route.prefix and route.via != SiteHop(site.name or "")),
+    )
+    return (prefix for prefix in prefixes if prefix.version == version)
 
 
 def _nearest_gateway(
