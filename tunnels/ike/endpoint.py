@@ -226,13 +226,17 @@ class IkeEndpoint:
 
     def _heed(self, session: IkeSession, effects: list[Effect], now: float) -> list[Effect]:
         """File a session after something happened to it, and tell its peer's keeper."""
-        self._file(session)
-        if session.successor is not None:
-            self._file(session.successor)
+        # The one that has been replaced comes first: it says who follows.
+        family = sorted((session, *session.kin), key=lambda each: each.successor is None)
+        for each in family:
+            self._file(each)
         peer = self._peer_of(session)
         if peer is None:
             return effects
-        return self._after(peer, effects + peer.heed(session, now), now)
+        for each in family:
+            if each.state is not State.CONNECTING or each is session:
+                effects = effects + peer.heed(each, now)
+        return self._after(peer, effects, now)
 
     def _peer_of(self, session: IkeSession) -> Peer | None:
         if session.policy is None:
