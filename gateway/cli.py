@@ -55,7 +55,10 @@ def check(file: Path) -> int:
     file
         The configuration, appliance.toml.
     """
+    from gateway.sites.policies import peer_policies
+
     configuration = _load(file)
+    peer_policies(configuration)  # for what is in the credentials' files
     network = configuration.network
     subnets = sum(len(tenant.subnets) for tenant in network.tenants)
     print(

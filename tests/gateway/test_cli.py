@@ -31,6 +31,26 @@ def test_sound_configuration_is_said_to_be_sound() -> None:
     assert "sound: edge-1, 2 tenants, 4 virtual subnets, 2 hosts" in result.stdout
 
 
+def test_check_looks_into_the_files_that_sites_are_proved_by(tmp_path: Path) -> None:
+    site = """
+[[tenant.site]]
+name = "seattle"
+gateway = "edge-1"
+prefixes = ["172.16.0.0/16"]
+peer = "203.0.113.7"
+ike = { local_id = "edge-1.example", remote_id = "seattle.example", psk_file = "seattle.psk" }
+"""
+    (tmp_path / "appliance.toml").write_text(REFERENCE.read_text() + site)
+    (tmp_path / "seattle.psk").write_text("0x12 is not hexadecimal")
+    (tmp_path / "seattle.psk").chmod(0o600)
+
+    result = isthmus("check", tmp_path / "appliance.toml")
+
+    assert result.returncode == 2
+    assert "tenant[blue].site[seattle].ike.psk_file: " in result.stderr + result.stdout
+    assert "0x12" not in result.stderr + result.stdout
+
+
 def test_every_problem_of_a_configuration_is_listed_and_the_exit_code_is_2(tmp_path: Path) -> None:
     broken = tmp_path / "appliance.toml"
     text = REFERENCE.read_text().replace("vsid = 5002", "vsid = 5001").replace('host = "hv2"', 'host = "hv9"')
