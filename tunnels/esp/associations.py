@@ -93,6 +93,7 @@ class _Association:
         "received_packets",
         "sealing",
         "seen_path",
+        "sees_flows",
         "sent_bytes",
         "sent_packets",
         "site",
@@ -117,6 +118,7 @@ class _Association:
         self.byte_limit = child.soft_bytes
         self.packet_limit = min(child.soft_packets, last - last // 10)
         self.ends_at = math.inf
+        self.sees_flows = _sees_flows(child.selectors)
         self.admitted: set[tuple[object, ...]] = set()
 
 
@@ -134,7 +136,7 @@ class _Site:
     def changed(self) -> None:
         """Forget what was chosen, after the child SAs have changed."""
         self.chosen: dict[tuple[object, ...], _Association] = {}
-        self.sees_flows = any(_sees_flows(each.child.selectors) for each in self.sending)
+        self.sees_flows = any(each.sees_flows for each in self.sending)
 
     def choose(self, facts: PacketFacts) -> _Association | None:
         key = _flow(facts) if self.sees_flows else (facts.source, facts.destination)
@@ -320,7 +322,7 @@ class Associations:
         association = self._inbound.get(child.inbound_spi)
         if association is None:
             return child.selectors.admit_inbound(facts)
-        key = _flow(facts) if _sees_flows(child.selectors) else (facts.source, facts.destination)
+        key = _flow(facts) if association.sees_flows else (facts.source, facts.destination)
         if key in association.admitted:
             return True
         if not child.selectors.admit_inbound(facts):
