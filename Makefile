@@ -26,7 +26,7 @@ endef
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.* ## /\1\t/p' Makefile | expand -t 12
 
-demo: .venv/ready ## show two tenants with the same addresses, isolated and connected, in under a minute
+demo: .venv/ready ## show two tenants with the same addresses, isolated and connected, in under two minutes
 	@command -v ip >/dev/null || { echo 'The demo needs the command ip: sudo apt install iproute2'; exit 1; }
 	@$(BIN)/isthmus demo
 

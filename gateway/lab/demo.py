@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from gateway.lab import nodes, wire
+from gateway.lab.demo_sites import SitesDemo, with_sites, write_secrets
 from gateway.lab.namespaces import LabError
 from gateway.lab.narration import Narrator
 from gateway.lab.processes import Process
@@ -80,7 +81,7 @@ def run(*, keep: bool = False, pcap: Path | None = None) -> int:
         ensure_privileged()
         if pcap is not None:
             pcap.mkdir(parents=True, exist_ok=True)
-        with Datacenter(demo_plan()) as lab:
+        with Datacenter(with_sites(demo_plan())) as lab:
             narrator = Narrator()
             try:
                 Demo(lab, narrator, pcap).show(begun)
@@ -122,10 +123,12 @@ class Demo:
         self.learn_mtu()
         self.stop_captures()
         self.transfer()
+        SitesDemo(self.lab, self.tell, self.terminal).show()
         self.summary(begun)
 
     def start_nodes(self) -> None:
         self.tell.heading("Three machines start: two hosts and a gateway, one process each")
+        write_secrets(self.lab)
         self.nodes = nodes.start(self.lab, knows)
         for name, process in self.nodes.items():
             ready = process.wait_for(r"\bready\b.*")

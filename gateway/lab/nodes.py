@@ -32,7 +32,7 @@ def configuration(plan: Plan, node: Node, *, state: Path, knows: Knows = everyth
     ]
     if node in plan.gateways:
         lines += _table("[gateway]")
-    else:
+    if node in plan.hosts:
         lines += _table("[host]", name=node.name)
         for vm in plan.vms_on(node.name):
             lines += _table(

@@ -18,6 +18,7 @@ from gateway.lab.topology import UPLINK, VM_INTERFACE, Datacenter
 
 PREFIXES = ("172.16.0.0/16", "fd16::/64")
 SERVER = ("172.16.0.10", "fd16::10")
+SERVER_MAC = "02:00:00:00:ac:10"
 DEVICE = ("172.16.0.1", "fd16::1")
 
 # What the datacenter's underlay knows as the internet, and what it uses between the two routers.
@@ -99,17 +100,25 @@ class Internet:
         namespace = self.lab.namespace(name)
         return Nat(namespace, self._attach(namespace))
 
-    def premises(self, name: str, behind: Nat | None = None) -> Premises:
-        """Attach an enterprise's premises, directly or behind a NAT router."""
-        device = self.lab.namespace(name)
-        device.sysctl({"net/ipv4/ip_forward": 1, "net/ipv6/conf/all/forwarding": 1})
+    def premises(self, name: str, behind: Nat | None = None, *, routed: bool = True) -> Premises:
+        """Attach an enterprise's premises, directly or behind a NAT router.
+
+        With `routed` the device's own kernel routes; else its LAN interface is left to what runs there.
+        """
+        device, server = self.lab.namespace(name), self.lab.namespace(f"{name}-server")
         address = self._attach(device) if behind is None else self._attach_behind(behind, device)
-        server = self.lab.namespace(f"{name}-server")
         self.lab.link(server, VM_INTERFACE, device, LAN)
+        server.ip(f"link set {VM_INTERFACE} address {SERVER_MAC}")
+        if routed:
+            device.sysctl({"net/ipv4/ip_forward": 1, "net/ipv6/conf/all/forwarding": 1})
+        else:
+            device.sysctl({f"net/ipv6/conf/{LAN}/disable_ipv6": 1})
+            device.ip(f"link set {LAN} arp off")
         for own, gateway, prefix in zip(SERVER, DEVICE, PREFIXES, strict=True):
             length = prefix.partition("/")[2]
             everything = "::/0" if ":" in own else "0.0.0.0/0"
-            device.ip(f"address add {gateway}/{length} dev {LAN}")
+            if routed:
+                device.ip(f"address add {gateway}/{length} dev {LAN}")
             server.ip(f"address add {own}/{length} dev {VM_INTERFACE}")
             server.ip(f"route add {everything} via {gateway}")
         self.lab.wait_until_ready([device, server])

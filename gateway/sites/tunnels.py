@@ -243,7 +243,8 @@ class SiteTunnels:
         peer = self._ike.endpoint.peers[key]
         session = peer.session
         traffic = self.associations.traffic(key)
-        if entry.is_up:
+        children = self.associations.children(key)
+        if entry.is_up and children:  # what carries nothing is not up, whatever the key exchange says
             state = "up"
         elif peer.is_connecting:
             state = "connecting"
@@ -264,7 +265,7 @@ class SiteTunnels:
             prefixes=[str(prefix) for prefix in site.prefixes],
             path=str(session.path) if session is not None else None,
             ike_suite=str(session.suite) if session is not None else None,
-            children=[self._child_status(child, site) for child in self.associations.children(key)],
+            children=[self._child_status(child, site) for child in children],
             sent_packets=traffic.sent_packets,
             sent_octets=traffic.sent_bytes,
             received_packets=traffic.received_packets,

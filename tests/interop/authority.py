@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from functools import cache
 
 import msgspec
 from cryptography import x509
@@ -24,7 +23,6 @@ class KeyKind(StrEnum):
     """The keys that certificates are for."""
 
     RSA = "rsa"
-    RSA_4096 = "rsa4096"
     ECDSA_256 = "ecdsa256"
     ECDSA_384 = "ecdsa384"
 
@@ -113,18 +111,10 @@ class Authority:
         return [] if self._issuer is None else [self.pem, *self._issuer._path()]
 
 
-@cache
-def root(name: str) -> Authority:
-    """The authority of this name, the same each time."""
-    return Authority(name)
-
-
 def _key(kind: KeyKind) -> PrivateKey:
     match kind:
         case KeyKind.RSA:
             return rsa.generate_private_key(65537, 2048)
-        case KeyKind.RSA_4096:
-            return rsa.generate_private_key(65537, 4096)
         case KeyKind.ECDSA_256:
             return ec.generate_private_key(ec.SECP256R1())
         case KeyKind.ECDSA_384:

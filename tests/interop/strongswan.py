@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -22,13 +21,15 @@ from typing import Any
 
 import msgspec
 
+from gateway import control
 from gateway.lab import nodes, premises
-from gateway.lab.namespaces import LabError, Namespace, environment
+from gateway.lab.namespaces import LabError, Namespace
 from gateway.lab.premises import Internet, Premises
 from gateway.lab.processes import POLL_SECONDS, Process
 from gateway.lab.strongswan import Child, Connection, StrongSwan
 from gateway.lab.topology import Datacenter, Plan, Site, standard_plan
 from gateway.sites.status import SiteStatus
+from policies.errors import ConfigurationError, Unanswered
 
 EDGE = "192.0.2.254"
 EDGE_ID = "edge-1.example"
@@ -95,7 +96,13 @@ def connection_of(
 ) -> Connection:
     """The enterprise's side of `site_named`."""
     secret = None if "certificate" in others else SECRET
-    given = {"local_id": f"{name}.example", "remote_id": EDGE_ID, "psk": secret, **others}
+    given: dict[str, Any] = {
+        "local_id": f"{name}.example",
+        "remote_id": EDGE_ID,
+        "psk": secret,
+        "proposals": suite[0],
+    }
+    given |= others
     child = Child(
         local=premises.PREFIXES,
         remote=VM_SUBNETS,
@@ -104,7 +111,7 @@ def connection_of(
         rekey_seconds=child_rekey_seconds,
     )
     given.setdefault("children", {CHILD: child})
-    return Connection(remote_address=EDGE, proposals=suite[0], **given)
+    return Connection(remote_address=EDGE, **given)
 
 
 class Gateway:
@@ -112,27 +119,23 @@ class Gateway:
 
     def __init__(self, lab: Datacenter, process: Process) -> None:
         self.process = process
-        self._file = lab.directory / "edge-1.toml"
+        self._socket = control.socket_path(lab.directory / "edge-1", "edge-1")
 
     def site(self, name: str) -> SiteStatus:
-        """Return what `isthmus sites --json` says of a site. Raises LabError."""
-        command = [sys.executable, "-m", "gateway.cli", "sites", str(self._file), "--json"]
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=20, check=False, env=environment()
-        )
-        if done.returncode:
-            raise LabError(f"isthmus sites: {done.stderr or done.stdout}\n{self.process.tail()}")
-        sites = msgspec.json.decode(done.stdout, type=list[SiteStatus])
+        """Return what it says of a site. Raises LabError."""
+        sites = msgspec.convert(self._ask("sites"), list[SiteStatus])
         return next(each for each in sites if each.site == name)
 
     def reload(self) -> None:
         """Have it read its configuration and secrets again. Raises LabError."""
-        command = [sys.executable, "-m", "gateway.cli", "reload", str(self._file)]
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=20, check=False, env=environment()
-        )
-        if done.returncode:
-            raise LabError(f"isthmus reload: {done.stderr or done.stdout}")
+        self._ask("reload")
+
+    def _ask(self, question: str) -> Any:
+        """Ask as the command line does."""
+        try:
+            return control.ask(self._socket, question)
+        except (Unanswered, ConfigurationError) as error:
+            raise LabError(f"{question}: {error}\n{self.process.tail(40)}") from error
 
     def kill(self) -> None:
         """End it at once: its peers learn nothing. Raises LabError."""

@@ -121,9 +121,8 @@ def test_certificates_of_one_authority_bring_the_tunnel_up(
 )
 def test_long_chains_cross_in_fragments_of_ike(world: World, initiator: Initiator) -> None:
     authority = root("laboratory")
-    first = authority.below("first", KeyKind.RSA_4096)
-    second = first.below("second", KeyKind.RSA_4096)
-    edge, seattle = second.issue(EDGE_ID, KeyKind.RSA_4096), second.issue(SEATTLE_ID, KeyKind.RSA_4096)
+    issuer = authority.below("first", KeyKind.RSA).below("second", KeyKind.RSA)
+    edge, seattle = issuer.issue(EDGE_ID, KeyKind.RSA), issuer.issue(SEATTLE_ID, KeyKind.RSA)
     _, swan = tunnel(world, initiator, edge=edge, seattle=seattle)
     assert lost(world.vm("red-web1"), SERVER) == 0
     assert "received fragment #1" in swan.log

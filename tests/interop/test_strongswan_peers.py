@@ -53,7 +53,13 @@ def in_the_gateways_place(world: World, *names: str, suite: tuple[str, str] = GC
     return edge
 
 
-@pytest.mark.parametrize("suite", SUITES.values(), ids=SUITES)
+@pytest.mark.parametrize(
+    "suite",
+    [
+        pytest.param(suite, id=name, marks=() if suite == GCM else pytest.mark.long)
+        for name, suite in SUITES.items()
+    ],
+)
 def test_tunnel_carries_packets(world: World, suite: tuple[str, str]) -> None:
     world.add_premises("seattle")
     in_the_gateways_place(world, "seattle", suite=suite)
