@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from itertools import islice
 
 from policies.errors import MalformedPacket
 from tunnels.ike.constants import AttributeType, Protocol, TransformType, named
@@ -16,6 +17,8 @@ from tunnels.ike.payloads import Proposal, SecurityAssociation, Transform
 MOST_PROPOSALS = 64
 MOST_TRANSFORMS = 512
 """Of all proposals of a payload together."""
+MOST_ATTRIBUTES = 16
+"""Of one transform, beside the key length."""
 
 _SUBSTRUCTURE = struct.Struct("!BxH")  # what follows, length
 _PROPOSAL = struct.Struct("!BBBB")  # number, protocol, size of the SPI, count of transforms
@@ -63,9 +66,11 @@ def _proposal(content: bytes) -> Proposal:
         raise MalformedPacket("a proposal is too short for its SPI")
     if spi_size not in _SPI_SIZES.get(protocol, (spi_size,)):
         raise MalformedPacket(f"a proposal for protocol {protocol} has an SPI of {spi_size} octets")
-    transforms = tuple(map(_transform, _substructures(content[end:], _ANOTHER_TRANSFORM)))
+    substructures = _substructures(content[end:], _ANOTHER_TRANSFORM)
+    # One more than there should be is enough to know, however many follow.
+    transforms = tuple(map(_transform, islice(substructures, count + 1)))
     if len(transforms) != count:
-        raise MalformedPacket(f"a proposal has {len(transforms)} transforms and says {count}")
+        raise MalformedPacket(f"a proposal does not have the {count} transforms that it counts")
     return Proposal(number, named(Protocol, protocol), content[_PROPOSAL.size : end], transforms)
 
 
@@ -79,14 +84,17 @@ def _transform(content: bytes) -> Transform:
     if len(content) < _TRANSFORM.size:
         raise MalformedPacket("a transform is too short")
     kind, number = _TRANSFORM.unpack_from(content)
-    key_length, unknown = None, b""
-    for attribute in _attributes(content[_TRANSFORM.size :]):
+    key_length: int | None = None
+    unknown: list[bytes] = []
+    for attribute in _attributes(content):
         name, value = _ATTRIBUTE.unpack_from(attribute)
         if name == _KEY_LENGTH and key_length is None:
             key_length = value
+        elif len(unknown) < MOST_ATTRIBUTES:
+            unknown.append(attribute)
         else:
-            unknown += attribute
-    return Transform(named(TransformType, kind), number, key_length, unknown)
+            raise MalformedPacket("a transform has more attributes than anybody can mean")
+    return Transform(named(TransformType, kind), number, key_length, b"".join(unknown))
 
 
 def _encode_transform(transform: Transform) -> bytes:
@@ -94,29 +102,32 @@ def _encode_transform(transform: Transform) -> bytes:
     return _TRANSFORM.pack(transform.type, transform.id) + attributes + transform.unknown_attributes
 
 
-def _attributes(content: bytes) -> Iterator[bytes]:
-    while content:
-        if len(content) < _ATTRIBUTE.size:
+def _attributes(transform: bytes) -> Iterator[bytes]:
+    position = _TRANSFORM.size
+    while position < len(transform):
+        if len(transform) < position + _ATTRIBUTE.size:
             raise MalformedPacket("an attribute is too short")
-        name, value = _ATTRIBUTE.unpack_from(content)
-        length = _ATTRIBUTE.size if name & _SHORT_FORMAT else _ATTRIBUTE.size + value
-        if len(content) < length:
+        name, value = _ATTRIBUTE.unpack_from(transform, position)
+        end = position + _ATTRIBUTE.size + (0 if name & _SHORT_FORMAT else value)
+        if end > len(transform):
             raise MalformedPacket("an attribute is longer than its transform")
-        yield content[:length]
-        content = content[length:]
+        yield transform[position:end]
+        position = end
 
 
 def _substructures(content: bytes, another: int) -> Iterator[bytes]:
     follows = another if content else _LAST
+    position = 0
     while follows == another:
-        if len(content) < _SUBSTRUCTURE.size:
+        if len(content) < position + _SUBSTRUCTURE.size:
             raise MalformedPacket("an SA payload ends where it says that more follows")
-        follows, length = _SUBSTRUCTURE.unpack_from(content)
-        if not _SUBSTRUCTURE.size <= length <= len(content):
-            raise MalformedPacket(f"{length} octets of an SA payload's {len(content)} cannot be")
-        yield content[_SUBSTRUCTURE.size : length]
-        content = content[length:]
-    if follows != _LAST or content:
+        follows, length = _SUBSTRUCTURE.unpack_from(content, position)
+        end = position + length
+        if length < _SUBSTRUCTURE.size or end > len(content):
+            raise MalformedPacket(f"{length} octets cannot be the length of a part of an SA payload")
+        yield content[position + _SUBSTRUCTURE.size : end]
+        position = end
+    if follows != _LAST or position != len(content):
         raise MalformedPacket("an SA payload goes on where it says that it ends")
 
 

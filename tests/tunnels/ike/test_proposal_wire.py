@@ -122,6 +122,15 @@ def test_second_key_length_is_not_understood() -> None:
     )
 
 
+@pytest.mark.parametrize("key_length", ["", "800e0100"])
+def test_as_many_unknown_attributes_as_are_allowed_are_kept_and_no_more(key_length: str) -> None:
+    most = "800f0001" * proposal_wire.MOST_ATTRIBUTES
+
+    assert the_transform("01000014" + key_length + most).unknown_attributes == bytes.fromhex(most)
+    with pytest.raises(MalformedPacket):
+        the_transform("01000014" + key_length + most + "800f0001")
+
+
 @pytest.mark.parametrize("attribute", ["80", "800e", "800e01", "00100001", "0010ffff00"])
 def test_attribute_that_does_not_fit_is_malformed(attribute: str) -> None:
     with pytest.raises(MalformedPacket):
