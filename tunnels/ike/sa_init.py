@@ -49,6 +49,10 @@ _LONGEST_COOKIE = 64
 _MOST_COOKIES = 5
 _MOST_GROUPS = 4
 
+# In the clear a responder names no more: what it sends to strangers stays short, can't be fragmented
+# (RFC 7383 section 2.1), and need not list the customers' authorities.
+_MOST_AUTHORITIES = 4
+
 UNKNOWN_SITE: SiteKey = ("", "")
 """Whose IKE SA it is, until IKE_AUTH has shown it to a responder."""
 
@@ -242,7 +246,7 @@ def respond(
     ]
     if _knows_nat(request.payloads):
         answer += nat.detection_payloads(initiator_spi, own_spi, path, pretend=pretend)
-    answer += certificate_request(policies)
+    answer += certificate_request(policies, most=_MOST_AUTHORITIES)
     may_fragment = notified(NotifyType.FRAGMENTATION_SUPPORTED, request.payloads) is not None
     if may_fragment:
         answer.append(Notify(NotifyType.FRAGMENTATION_SUPPORTED))
@@ -267,16 +271,24 @@ def respond(
     )
 
 
-def certificate_request(policies: Iterable[PeerPolicy]) -> tuple[CertificateRequest, ...]:
-    """Ask for a certificate, where authorities may vouch for the peer (section 3.7)."""
+def certificate_request(
+    policies: Iterable[PeerPolicy], most: int | None = None
+) -> tuple[CertificateRequest, ...]:
+    """Ask for a certificate, where authorities may vouch for the peer (section 3.7).
+
+    Of more than `most` authorities none is named: any certificate is asked for.
+    """
     keys = dict.fromkeys(
         credentials.public_octets(authority.public_key())
         for policy in policies
         for authority in policy.credentials.authorities
     )
+    if not keys:
+        return ()
+    named = keys if most is None or len(keys) <= most else ()
     # It names keys and protects nothing, so SHA-1 does.
-    hashes = b"".join(hashlib.sha1(key, usedforsecurity=False).digest() for key in keys)
-    return (CertificateRequest(CertificateEncoding.X509_SIGNATURE, hashes),) if hashes else ()
+    hashes = b"".join(hashlib.sha1(key, usedforsecurity=False).digest() for key in named)
+    return (CertificateRequest(CertificateEncoding.X509_SIGNATURE, hashes),)
 
 
 def error_response(request: Header, refused: Refused) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -78,6 +79,21 @@ def test_a_certificate_is_asked_for_in_the_clear_answer() -> None:
     payloads = wire.decode_message_untrusted(answer.message).payloads
     (request,) = (each for each in payloads if isinstance(each, CertificateRequest))
     assert len(request.authorities) == 20
+
+
+def test_many_authorities_are_not_listed_to_strangers() -> None:
+    roots = [make(f"CN=root {number}", authority=True, validity=VALID) for number in range(4)]
+    left = by(gateway("left.example"), BETWEEN)
+    right = msgspec.structs.replace(
+        by(gateway("right.example"), BETWEEN),
+        authorities=tuple(each.certificate for each in (*roots, ROOT)),
+    )
+    both = pair(policy(credentials=left), policy(is_left=False, credentials=right))
+    both.connect()
+    (answer,) = both.of(ExchangeType.IKE_SA_INIT, is_response=True)
+    payloads = wire.decode_message_untrusted(answer.message).payloads
+    assert [each.authorities for each in payloads if isinstance(each, CertificateRequest)] == [b""]
+    assert both.right.is_up
 
 
 def test_another_authority_cannot_vouch_and_the_caller_hears_only_that_it_failed() -> None:
