@@ -14,8 +14,10 @@ from gateway.packets.ethernet import ARP, IPV4, IPV6, EthernetHeader
 from policies.addresses import BROADCAST_MAC, ROUTER_LINK_LOCAL, CustomerAddress, gateway_mac
 from policies.facts import ICMP, ICMPV6, TCP, UDP
 from policies.model import SiteHop, Tenant
+from policies.selectors import Selectors
 from tests.fuzz.mutation import ipv4_checksum_at, mutations
-from tests.properties.worlds import PORTS, Vm, World
+from tests.properties.worlds import PORTS, Vm, World, gateway_of
+from tunnels.effects import SiteKey
 
 _MARK = b"\xfa\xce this belongs to %s \xfa\xce"
 
@@ -27,12 +29,17 @@ _ODD_SOURCES = {4: ("0.0.0.0", "127.0.0.1", "224.0.0.1"), 6: ("::", "::1", "ff02
 
 
 class Sent(msgspec.Struct, frozen=True):
-    """A frame at a VM's port, or an NVGRE packet from the underlay, on its way into a node."""
+    """A frame at a VM's port, an NVGRE packet from the underlay, or a packet from a site: on its way in."""
 
     node: str
     data: bytes
     port: PortKey | None = None
     outer: OuterHeader | None = None
+    site: SiteKey | None = None
+    child: Selectors | None = None
+    """The selectors of the child SA that a site's packet comes by."""
+    outer_ecn: int = 0
+    """Of what comes from a site."""
 
 
 def mark(tenant: str) -> bytes:
@@ -44,6 +51,8 @@ def throw(chance: random.Random, world: World) -> Sent | None:
     """Make one frame up and choose where it comes in; None if the network has no VM at all."""
     if not world.vms:
         return None
+    if world.children and chance.random() < 0.3:
+        return from_site(chance, world)
     if chance.random() < 0.4:
         vm = chance.choice(world.vms)
         return Sent(vm.host, _maybe_damaged(chance, frame(chance, world, vm), 14), port=vm.port)
@@ -74,12 +83,45 @@ def frame(chance: random.Random, world: World, vm: Vm) -> bytes:
     return header.encode() + _packet(chance, vm.tenant, source, destination) + padding
 
 
+def from_site(chance: random.Random, world: World) -> Sent:
+    """A packet out of a site's tunnel, true or false, by one of its child SAs."""
+    site = chance.choice(sorted(world.children))
+    tenant = world.tenant(site[0])
+    version = chance.choice([prefix.version for subnet in tenant.subnets for prefix in subnet.prefixes])
+    there = [
+        CustomerAddress(prefix[chance.choice((0, 5, 260))].packed)
+        for prefix, hop in world.tables.domains[tenant.name].routes
+        if hop == SiteHop(site[1]) and prefix.version == version and prefix.num_addresses > 260
+    ]
+    moved = [
+        CustomerAddress(route.prefix.network_address.packed)
+        for route in tenant.routes
+        if route.next_hop == SiteHop(site[1]) and route.prefix.version == version
+    ]
+    strange = CustomerAddress.parse(chance.choice(_ODD_SOURCES[version] + _OUTSIDE[version]))
+    true = there + moved
+    source = chance.choice(true) if true and chance.random() < 0.9 else _false_source(chance, world, strange)
+    destination = _destination(chance, world, tenant, version)
+    packet = _packet(chance, tenant.name, source, destination) + bytes(chance.choice((0, 0, 100)))
+    name = gateway_of(world, site) if chance.random() < 0.98 else chance.choice(sorted(world.nodes))
+    return Sent(
+        name,
+        _maybe_damaged(chance, packet, 0),
+        site=site,
+        child=chance.choice(world.children[site]),
+        outer_ecn=chance.choice((0, 0, 0, 0, 1, 2, 3)),
+    )
+
+
 def _destination(chance: random.Random, world: World, tenant: Tenant, version: int) -> CustomerAddress:
     """Mostly a VM of the tenant; else whatever else its routes may lead to, and what they may not."""
-    if chance.random() < 0.6:
-        addresses = [ca for vm in world.vms_of(tenant.name) for ca in vm.addresses if ca.version == version]
+    addresses = [ca for vm in world.vms_of(tenant.name) for ca in vm.addresses if ca.version == version]
+    if addresses and chance.random() < 0.6:
         return chance.choice(addresses)
     prefixes = [prefix for one in tenant.subnets for prefix in one.prefixes if prefix.version == version]
+    remote = [prefix for site in tenant.sites for prefix in site.prefixes if prefix.version == version]
+    if remote and chance.random() < 0.5:
+        return CustomerAddress(chance.choice(remote)[chance.choice((5, 300))].packed)
     moved = [
         CustomerAddress(route.prefix.network_address.packed)
         for route in tenant.routes
@@ -100,7 +142,7 @@ def _destination(chance: random.Random, world: World, tenant: Tenant, version: i
 
 
 def _false_source(chance: random.Random, world: World, own: CustomerAddress) -> CustomerAddress:
-    others = [ca for vm in world.vms for ca in vm.addresses if ca.version == own.version]
+    others = [ca for vm in world.vms for ca in vm.addresses if ca.version == own.version] or [own]
     texts = _ODD_SOURCES[own.version] + _OUTSIDE[own.version]
     return chance.choice([chance.choice(others), CustomerAddress.parse(chance.choice(texts))])
 

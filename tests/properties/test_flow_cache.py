@@ -12,18 +12,21 @@ from hypothesis import strategies as st
 
 from gateway.forwarding.delivery import Delivery
 from gateway.forwarding.directory import Change, Delete, Put
-from gateway.forwarding.flows import Flow, key_untrusted
+from gateway.forwarding.flows import Flow, key_untrusted, site_key_untrusted
 from gateway.forwarding.pipeline import Forwarder
-from gateway.forwarding.verdicts import OuterHeader, Verdict
+from gateway.forwarding.verdicts import OuterHeader, ToSite, Verdict
+from gateway.forwarding.ways import Tunnel
 from gateway.packets import nvgre
+from policies.facts import PacketFacts
 from policies.model import LookupRecord
 from tests.fuzz.mutation import INPUTS, ipv4_checksum_at, mutations
-from tests.properties.frames import Sent, frame
+from tests.properties.frames import Sent, frame, from_site
 from tests.properties.travel import put_in
-from tests.properties.worlds import World, generate, moved, twin
+from tests.properties.worlds import World, bring_up, gateway_of, generate, moved, twin
 
 FLOWS = 5
-STEPS = 40
+SITE_FLOWS = 3
+STEPS = 80
 
 
 class Pair(msgspec.Struct, frozen=True):
@@ -34,7 +37,7 @@ class Pair(msgspec.Struct, frozen=True):
 
     def send(self, sent: Sent, now: float) -> Verdict:
         verdict = put_in(self.cached, sent, now)
-        assert verdict == put_in(self.uncached, sent, now)
+        assert as_promised(verdict) == as_promised(put_in(self.uncached, sent, now))
         return verdict
 
     def change(self, change: Change) -> None:
@@ -50,6 +53,32 @@ class Pair(msgspec.Struct, frozen=True):
         assert counters(self.cached) == counters(self.uncached)
 
 
+def as_promised(verdict: Verdict) -> Verdict:
+    """The verdict with no more facts than selectors read: the rest may be an earlier packet's."""
+    return msgspec.structs.replace(
+        verdict,
+        emissions=tuple(
+            msgspec.structs.replace(each, facts=_for_selectors(each.facts))
+            if isinstance(each, ToSite)
+            else each
+            for each in verdict.emissions
+        ),
+    )
+
+
+def _for_selectors(facts: PacketFacts) -> PacketFacts:
+    return msgspec.structs.replace(
+        facts,
+        traffic_class=0,
+        hop_limit=0,
+        header_length=0,
+        total_length=0,
+        tcp_flags=0,
+        identification=0,
+        dont_fragment=False,
+    )
+
+
 def counters(forwarder: Forwarder) -> dict[str, object]:
     return {
         "drops": forwarder.drops.counts,
@@ -58,7 +87,15 @@ def counters(forwarder: Forwarder) -> dict[str, object]:
             for vsid, meter in forwarder.meters.items()
         },
         "elsewhere": forwarder.sources_elsewhere,
-        "notices": (forwarder.notices.sent, forwarder.notices.suppressed),
+        "sites": {
+            site: [getattr(meter, slot) for slot in meter.__slots__]
+            for site, meter in forwarder.site_meters.items()
+        },
+        "notices": (
+            forwarder.notices.sent,
+            forwarder.notices.suppressed,
+            forwarder.notices.without_source,
+        ),
     }
 
 
@@ -83,15 +120,22 @@ def flows(chance: random.Random, world: World) -> list[Sent]:
         outer = OuterHeader(source, destination, ecn=chance.choice((0, 0, 2, 3)))
         if key_untrusted(outer.source, payload) is not None:
             found.append(Sent(node.name, payload, outer=outer))
-    return found[:FLOWS]
+    from_sites = []
+    for _ in range(30 if world.children else 0):
+        sent = from_site(chance, world)
+        if site_key_untrusted(bytes(4), sent.data) is not None:
+            from_sites.append(sent)
+    return found[:FLOWS] + from_sites[:SITE_FLOWS]
 
 
 def varied(chance: random.Random, world: World, sent: Sent) -> Sent:
     """The same flow's next packet: as before, from elsewhere, with one field changed, or damaged."""
-    assert sent.outer is not None
     fate = chance.random()
     if fate < 0.5:
         return sent
+    if sent.site is not None:
+        return varied_from_site(chance, world, sent, fate)
+    assert sent.outer is not None
     if fate < 0.6:
         elsewhere = chance.choice([pa for pa in world.at if len(pa) == len(sent.outer.source)])
         return msgspec.structs.replace(sent, outer=msgspec.structs.replace(sent.outer, source=elsewhere))
@@ -111,6 +155,20 @@ def varied(chance: random.Random, world: World, sent: Sent) -> Sent:
     return msgspec.structs.replace(sent, data=bytes(data))
 
 
+def varied_from_site(chance: random.Random, world: World, sent: Sent, fate: float) -> Sent:
+    """The same for a site's packet: by another child SA, from another site, with another ECN, or damaged."""
+    assert sent.site is not None
+    if fate < 0.6:
+        return msgspec.structs.replace(sent, child=chance.choice(world.children[sent.site]))
+    if fate < 0.7:
+        site = chance.choice(sorted(world.children))
+        return msgspec.structs.replace(sent, site=site, child=chance.choice(world.children[site]))
+    if fate < 0.8:
+        return msgspec.structs.replace(sent, outer_ecn=chance.randrange(4))
+    data = next(mutations([sent.data], chance.getrandbits(32), 1, ipv4_checksum_at(0)))
+    return msgspec.structs.replace(sent, data=data)
+
+
 def change(chance: random.Random, world: World, sent: Sent, records: list[LookupRecord]) -> Change | None:
     """A record that appears, moves, goes, comes back, or takes another MAC."""
     if not records:
@@ -126,7 +184,8 @@ def change(chance: random.Random, world: World, sent: Sent, records: list[Lookup
     if fate < 0.8:
         return Put(msgspec.structs.replace(record, mac=chance.choice(records).mac))
     # A further address of a VM, which a flow of the pool may be for.
-    destination = sent.data[38:42] if sent.data[22] >> 4 == 4 else sent.data[46:62]
+    packet = sent.data if sent.site is not None else sent.data[22:]
+    destination = packet[16:20] if packet[0] >> 4 == 4 else packet[24:40]
     further = msgspec.structs.replace(record, ca=type(record.ca)(destination))
     return Put(moved(chance, further, world.network.hosts))
 
@@ -149,6 +208,14 @@ def play(chance: random.Random) -> None:
         fate = chance.random()
         if fate < 0.8:
             pairs[sent.node].send(varied(chance, world, sent), now)
+        elif fate < 0.84 and world.children:
+            site = chance.choice(sorted(world.children))
+            both = pairs.get(gateway_of(world, site))
+            if both is not None and chance.random() < 0.4:
+                both.cached.sites.site_is_down(site)
+                both.uncached.sites.site_is_down(site)
+            elif both is not None:
+                bring_up(chance, world, site, both.cached, both.uncached)
         elif fate < 0.94:
             changed = change(chance, world, sent, records)
             if changed is not None:
@@ -178,6 +245,9 @@ def run(monkeypatch: pytest.MonkeyPatch, seed: int, worlds: int) -> Counter[str]
     ) -> Verdict | None:
         verdict = original(self, flow, outer_ecn, known, now)
         used[type(verdict).__name__] += 1
+        if verdict is not None:
+            used["to a site"] += isinstance(flow.way, Tunnel)
+            used["from a site"] += flow.admitted_by is not None
         return verdict
 
     monkeypatch.setattr(Delivery, "carry_known_untrusted", counting)
@@ -196,6 +266,8 @@ def test_cache_that_decides_often_is_not_to_be_seen(monkeypatch: pytest.MonkeyPa
     used = run(monkeypatch, 7637, worlds)
 
     assert used["Forward"] > worlds
+    assert used["to a site"] > 0
+    assert used["from a site"] > 0
     assert used["Drop"] > 0  # above the tenant's rate
     assert used["NoneType"] > 0  # something about the packet was special
 

@@ -31,6 +31,12 @@ EVERYTHING = {reason.value for reason in DropReason if reason not in _NOT_DECIDE
     "SYN changed",
     "to a port",
     "to the underlay",
+    "to a site",
+    "from a site",
+    "from site to site",
+    "site answered",
+    "site told",
+    "passed on for another gateway's site",
 }
 
 

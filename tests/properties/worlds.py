@@ -1,4 +1,4 @@
-"""Whole networks, made up by chance: tenants that overlap in every way, and a node for each machine.
+"""Whole networks, made up by chance: tenants and sites that overlap in every way, a node for each machine.
 
 What is generated is what a configuration's checks accept. Besides, records may be
 missing, old, or at a host that may no longer hold the tenant, and differ from node to
@@ -39,7 +39,9 @@ from policies.model import (
     Tenant,
     VirtualSubnet,
 )
+from policies.selectors import Selectors, TrafficSelector
 from policies.tables import RoutingDomain, Tables
+from tunnels.effects import SiteKey
 
 # Every tenant draws from these, so that most addresses mean something to several of them.
 _IPV4 = ("10.0.1.0/24", "10.0.2.0/24", "10.0.3.0/28", "192.168.0.0/20")
@@ -48,6 +50,8 @@ _AT_SITES = ("10.0.0.0/8", "172.16.0.0/16", "fd00::/16", "2001:db8:99::/48")
 _BEHIND_A_VM = ("198.18.0.0/15", "0.0.0.0/0", "fd77::/32", "::/0")
 _VSIDS = (0x1000, 0x1001, 0x10FF, 0x1100, 5001, 5002, 6001, 6002, 0x80_0000, 0xFFFF00, 0xFFFFFD, 0xFFFFFE)
 _MTUS = (1500, 1500, 1500, 1600, 1342, 9000)
+_SITE_MTUS = (1422, 1400, 1000, 9000)
+_ALL = tuple(TrafficSelector.of(ipaddress.ip_network(prefix)) for prefix in ("0.0.0.0/0", "::/0"))
 PORTS = (22, 53, 80, 5432)
 
 
@@ -74,6 +78,8 @@ class World(msgspec.Struct):
     nodes: dict[str, Forwarder]
     at: dict[bytes, str]
     """Which node has a provider address."""
+    children: dict[SiteKey, tuple[Selectors, ...]]
+    """The child SAs of each site, whether it is up or not."""
 
     def tenant(self, name: str) -> Tenant:
         return next(tenant for tenant in self.network.tenants if tenant.name == name)
@@ -106,7 +112,28 @@ def generate(chance: random.Random) -> World:
     at: dict[bytes, str] = {}
     for name, forwarder in nodes.items():
         at.update(dict.fromkeys(forwarder.node.provider_addresses, name))
-    return World(network, tables, vms, nodes, at)
+    children = {
+        (tenant.name, site.name): tuple(_selectors(chance, tenant, site))
+        for tenant in network.tenants
+        for site in tenant.sites
+    }
+    world = World(network, tables, vms, nodes, at, children)
+    for key in children:
+        if chance.random() < 0.85:
+            bring_up(chance, world, key, nodes[gateway_of(world, key)])
+    return world
+
+
+def gateway_of(world: World, site: SiteKey) -> str:
+    """Which node has a site's tunnel."""
+    return world.tables.domains[site[0]].site_gateways[site[1]]
+
+
+def bring_up(chance: random.Random, world: World, site: SiteKey, *nodes: Forwarder) -> None:
+    """Have a site's tunnel stand at a node, or at twins of it."""
+    mtu, children = chance.choice(_SITE_MTUS), world.children[site]
+    for node in nodes:
+        node.sites.site_is_up(site, mtu, children)
 
 
 def make_stale(chance: random.Random, directory: Directory, hosts: tuple[ProviderHost, ...]) -> None:
@@ -129,7 +156,10 @@ def moved(chance: random.Random, record: LookupRecord, hosts: tuple[ProviderHost
 
 def twin(forwarder: Forwarder, explain: Explain | None = None) -> Forwarder:
     """The same node with the same records, and nothing that it has learned or counted."""
-    return Forwarder(forwarder.node, forwarder.tables, Directory(forwarder.directory), explain=explain)
+    same = Forwarder(forwarder.node, forwarder.tables, Directory(forwarder.directory), explain=explain)
+    for site, state in forwarder.sites:
+        same.sites.site_is_up(site, state.mtu, state.selectors)
+    return same
 
 
 def _addresses(chance: random.Random, number: int) -> tuple[ProviderAddress, ...]:
@@ -177,7 +207,7 @@ def _tenant(
             )
         )
     own = tuple(gateway.name for gateway in chance.sample(gateways, chance.randint(1, len(gateways))))
-    sites = _sites(chance, own[0])
+    sites = _sites(chance, own)
     return Tenant(
         name=name,
         gateways=own,
@@ -189,12 +219,32 @@ def _tenant(
     )
 
 
-def _sites(chance: random.Random, gateway: str) -> tuple[Site, ...]:
-    prefixes = chance.sample(_AT_SITES, chance.choice((0, 1, 2)))
+def _sites(chance: random.Random, gateways: tuple[str, ...]) -> tuple[Site, ...]:
+    prefixes = [
+        ipaddress.ip_network(prefix) for prefix in chance.sample(_AT_SITES, chance.choice((0, 1, 2, 3)))
+    ]
     return tuple(
-        Site(f"site-{n}", gateway, (ipaddress.ip_network(prefix),), None, IkeIdentity("us", f"them-{n}"))
+        Site(f"site-{n}", chance.choice(gateways), (prefix,), None, IkeIdentity("us", f"them-{n}"))
         for n, prefix in enumerate(prefixes)
     )
+
+
+def _selectors(chance: random.Random, tenant: Tenant, site: Site) -> Iterator[Selectors]:
+    """Those of a site's child SAs: for everything, for what the configuration says, or for less."""
+    kind = chance.random()
+    if kind < 0.5:
+        yield Selectors(_ALL, _ALL)
+        return
+    remote = tuple(TrafficSelector.of(prefix) for prefix in site.prefixes)
+    for subnet in tenant.subnets:
+        local = tuple(TrafficSelector.of(prefix) for prefix in subnet.prefixes)
+        if kind < 0.8:
+            yield Selectors(local, remote)
+        else:
+            yield Selectors(
+                tuple(msgspec.structs.replace(each, protocol=chance.choice((0, UDP, TCP))) for each in local),
+                tuple(msgspec.structs.replace(each, start_port=0, end_port=1023) for each in remote),
+            )
 
 
 def _routes(
