@@ -11,6 +11,8 @@ from policies.errors import MalformedPacket
 
 # Python refuses to write numbers of some thousand digits, and no type that anybody uses is half as long.
 _LONGEST_TYPE = 64
+# Whoever sends a longer one wants us to be busy: names are read before anybody has proved anything.
+_LONGEST_NAME = 4096
 
 Name = tuple[tuple[tuple[str, str], ...], ...]
 """Relative names in order, each of attributes: the dotted number of its type, and its value."""
@@ -64,6 +66,8 @@ def parse(text: str) -> x509.Name:
 
 def decode_untrusted(data: bytes) -> Name:
     """Return a name's attributes. Raises MalformedPacket and nothing else."""
+    if len(data) > _LONGEST_NAME:
+        raise MalformedPacket(f"a name in DER has {len(data)} octets")
     whole = _whole(_SEQUENCE, data)
     return tuple(
         tuple(sorted(_pair(each) for each in _elements(_SEQUENCE, relative)))

@@ -50,6 +50,8 @@ SPI_LENGTH = 8
 
 MOST_PAYLOADS = 128
 MOST_DELETED = 1024
+LONGEST_IDENTIFICATION = 2048
+"""In octets. Names are looked at and logged before they are proved."""
 
 # SPIs, first payload, versions, exchange, flags, message ID, length of all.
 _HEADER = struct.Struct("!8s8sBBBBII")
@@ -183,6 +185,8 @@ def _identification(content: bytes, *, of_initiator: bool) -> Identification:
     kind, data = named(IdType, content[0]), content[4:]
     if len(data) != _ADDRESS_SIZES.get(kind, len(data)):
         raise MalformedPacket(f"an identification by address has {len(data)} octets")
+    if len(data) > LONGEST_IDENTIFICATION:
+        raise MalformedPacket(f"an identification has {len(data)} octets")
     return Identification(of_initiator, kind, data, reserved=content[1:4])
 
 

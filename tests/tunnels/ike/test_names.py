@@ -32,3 +32,11 @@ def test_name_with_a_long_type_is_read() -> None:
 
     assert attribute[0].startswith("1.2.")
     assert attribute[1] == "value"
+
+
+def test_name_of_thousands_of_octets_is_malformed() -> None:
+    empty = element(0x31, b"")
+
+    assert len(names.decode_untrusted(element(0x30, empty * 1000))) == 1000
+    with pytest.raises(MalformedPacket):
+        names.decode_untrusted(element(0x30, empty * 1100))

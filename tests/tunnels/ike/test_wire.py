@@ -177,6 +177,14 @@ def test_identification_by_address_has_the_size_of_one(kind: IdType, size: int) 
             decode_one(35, bytes((kind, 0, 0, 0)) + bytes(wrong))
 
 
+def test_identification_of_thousands_of_octets_is_malformed() -> None:
+    longest = Identification(True, IdType.KEY_ID, bytes(wire.LONGEST_IDENTIFICATION))
+
+    assert decode_one(35, longest.body) == longest
+    with pytest.raises(MalformedPacket):
+        decode_one(35, longest.body + b"x")
+
+
 def test_reserved_octets_of_an_identification_stay_in_what_is_signed() -> None:
     identification = decode_one(PayloadType.IDENTIFICATION_RESPONDER, b"\2\1\2\3name")
 
