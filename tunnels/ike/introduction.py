@@ -102,13 +102,9 @@ class Introduction(Succession):
     def _introduce(self, agreed: Agreed, now: float) -> list[Effect]:
         """Keys are agreed on: say who we are, and prove it."""
         exchanges = self._agree(agreed, next_own=1, next_peers=0)
-        self.children = self._new_children(agreed.sa, self._site_policy, now)
-        payloads = auth.request(
-            agreed,
-            self._site_policy,
-            self.children.first_offer(now),
-            initial_contact=self._says_initial_contact,
-        )
+        children = self._give_children(self._site_policy, agreed.sa, now)
+        offer = children.first_offer(now)
+        payloads = auth.request(agreed, self._site_policy, offer, initial_contact=self._says_initial_contact)
         self._introduction = Telling(*payloads, exchange=ExchangeType.IKE_AUTH)
         exchanges.submit(self._introduction)
         return exchanges.send_next(self.path, now)
@@ -138,8 +134,8 @@ class Introduction(Succession):
         self.policy = policy
         self.is_initial_contact = notified(NotifyType.INITIAL_CONTACT, request.payloads) is not None
         self._sa = msgspec.structs.replace(agreed.sa, site=policy.site)
-        self.children = self._new_children(self._sa, policy, now)
-        answer, made = self.children.first_request(request.payloads, agreed.nonces, now)
+        children = self._give_children(policy, self._sa, now)
+        answer, made = children.first_request(request.payloads, agreed.nonces, now)
         response = auth.response(agreed, policy, answer)
         effects = [*self._establish(now), *made, *self._protected.respond(request, response, path, now)]
         return effects + self.go_on(now)
@@ -172,7 +168,6 @@ class Introduction(Succession):
         self.become_established(now)
         # What is only for IKE_AUTH has secrets in it.
         self._agreed = self._introduction = None
-        self._route.is_forced = policy.force_udp
         return [SiteUp(policy.site, self._the_sa.suite, self.path)]
 
     def _fail(self, words: str, now: float, policy: PeerPolicy | None = None) -> list[Effect]:
@@ -181,5 +176,3 @@ class Introduction(Succession):
         self.failure = words
         self.finish(now)
         return [SiteTrouble(policy.site, words)] if policy is not None else []
-
-    # Messages that are authentic, whole and new.

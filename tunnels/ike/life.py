@@ -180,11 +180,13 @@ class Life:
             if each.state is State.CONNECTING:
                 each.finish(now)
 
-    def _new_children(self, sa: IkeSa, policy: PeerPolicy, now: float) -> Children:
+    def _give_children(self, policy: PeerPolicy, sa: IkeSa, now: float) -> Children:
         route = self._route
-        return Children(
+        route.is_forced = policy.force_udp
+        self.children = Children(
             sa, policy, self._entropy, lambda: (route.path, route.in_udp), self._allocate_spi, now
         )
+        return self.children
 
     @property
     def _site_policy(self) -> PeerPolicy:

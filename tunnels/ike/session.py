@@ -172,6 +172,8 @@ class IkeSession(Introduction):
             if self.state is State.ESTABLISHED:
                 return self.close(now, f"the peer's answer makes no sense: {message.words}")
             return self._fail(message.words, now) if self.state is State.CONNECTING else self.abandon(now)
+        if self._introduction is not None:
+            return []  # not before it has proved who it is
         effects = self._protected.respond(message, (message.notify,), path, now)
         if self.state is State.HALF_OPEN:
             return effects + self._fail(message.words, now)
@@ -224,5 +226,3 @@ class IkeSession(Introduction):
             unanswered = self._exchanges.unanswered if self._exchanges is not None else None
             began = unanswered.began if unanswered is not None else now
         return f"no answer from {self.path.remote.address} in {now - began:.0f} s"
-
-    # Common steps.

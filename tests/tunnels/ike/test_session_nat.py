@@ -58,6 +58,7 @@ def test_force_udp_is_a_pretended_nat(forcing: str) -> None:
     both.connect()
     assert both.left.session.in_udp
     assert both.right.session.in_udp
+    assert all(each.in_udp for side in (both.left, both.right) for each in side.installed.values())
     assert both.left.session.path == path(LEFT, RIGHT, NAT_PORT)
     assert not both.left.session.nat.ours
     assert not both.right.session.nat.ours
