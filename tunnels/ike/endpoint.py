@@ -21,6 +21,7 @@ from tunnels.ike.admission import Admission, Admitted
 from tunnels.ike.constants import ExchangeType, NotifyType
 from tunnels.ike.cookies import CookieJar
 from tunnels.ike.entropy import Entropy
+from tunnels.ike.life import never_twice
 from tunnels.ike.liveness import Traffic
 from tunnels.ike.payloads import Header, Message, Notify
 from tunnels.ike.peer import Peer
@@ -63,6 +64,7 @@ class IkeEndpoint:
         self.drops: Counter[IkeDrop] = Counter()
         self.peers: dict[SiteKey, Peer] = {}
         self._entropy = entropy
+        self._allocate_spi = never_twice(entropy)
         self._traffic_of = traffic_of
         self._admission = Admission(CookieJar(Secret(entropy.octets(32))))
         self._sessions: dict[bytes, IkeSession] = {}
@@ -200,7 +202,9 @@ class IkeEndpoint:
         if admitted is Admitted.COOKIE:
             cookie = Notify(NotifyType.COOKIE, self._admission.cookie(source, request, now))
             return self._answer(IkeDrop.COOKIE_ASKED, cookie, path, header, datagram)
-        session, effects = IkeSession.respond(candidates, path, request, datagram, self._entropy, now)
+        session, effects = IkeSession.respond(
+            candidates, path, request, datagram, self._entropy, now, allocate_spi=self._allocate_spi
+        )
         if session is None:
             return effects
         first = (header.initiator_spi, source)
@@ -218,7 +222,14 @@ class IkeEndpoint:
         return [policy for policy in found if policy.ike_proposals == found[0].ike_proposals]
 
     def _dial(self, policy: PeerPolicy, path: Path, is_only_one: bool) -> IkeSession:
-        return IkeSession.initiate(policy, path, self._entropy, 0.0, initial_contact=is_only_one)
+        return IkeSession.initiate(
+            policy,
+            path,
+            self._entropy,
+            0.0,
+            initial_contact=is_only_one,
+            allocate_spi=self._allocate_spi,
+        )
 
     def _sessions_of(self, site: SiteKey) -> list[IkeSession]:
         peer = self.peers.get(site)

@@ -15,7 +15,7 @@ from tunnels.ike.constants import ExchangeType, NotifyType
 from tunnels.ike.entropy import Entropy
 from tunnels.ike.exchange import Exchanges, Request
 from tunnels.ike.informational import Telling
-from tunnels.ike.life import SpiAllocator, State, drawn_from
+from tunnels.ike.life import SpiAllocator, State, never_twice
 from tunnels.ike.nat import Route
 from tunnels.ike.payloads import Message, Notify, Payload
 from tunnels.ike.policy import PeerPolicy
@@ -45,10 +45,10 @@ class Introduction(Succession):
 
         `initial_contact` says that we know of no other IKE SA with it: the peer may
         forget those that it has. `allocate_spi` gives an SPI for ESP that nobody else on the
-        node receives at; without it, one is drawn at random.
+        node receives at; without it, the session sees only to its own.
         """
         initiation = Initiation(policy, path, entropy)
-        session = cls(policy, initiation.own_spi, Route(path), entropy, allocate_spi or drawn_from(entropy))
+        session = cls(policy, initiation.own_spi, Route(path), entropy, allocate_spi or never_twice(entropy))
         session._initiation = initiation
         session._says_initial_contact = initial_contact
         return session
@@ -79,7 +79,7 @@ class Introduction(Succession):
             if len(policies) == 1 and refused.notify != NotifyType.INVALID_KE_PAYLOAD:
                 answer.append(SiteTrouble(policies[0].site, refused.words))
             return None, answer
-        allocate = allocate_spi or drawn_from(entropy)
+        allocate = allocate_spi or never_twice(entropy)
         session = cls(None, agreed.sa.own_spi, Route(path), entropy, allocate)
         session._policies = policies
         session.is_initiator = False

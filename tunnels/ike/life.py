@@ -207,13 +207,19 @@ class Life:
         return self._exchanges
 
 
-def drawn_from(entropy: Entropy) -> SpiAllocator:
-    """Draw SPIs at random: on a node with many sites, two of them might meet."""
+def never_twice(entropy: Entropy) -> SpiAllocator:
+    """Give each SPI once in four thousand million, without remembering any.
+
+    They have to differ, not to be unforeseeable: packets are told to be genuine by their keys.
+    """
+    step = int.from_bytes(entropy.octets(4)) | 1  # odd, so that all of them come
+    last = int.from_bytes(entropy.octets(4))
 
     def allocate() -> int:
-        # The first 255 are reserved (RFC 4303 section 2.1).
-        while (spi := int.from_bytes(entropy.octets(4))) <= 255:
-            continue
-        return spi
+        nonlocal last
+        last = (last + step) % (1 << 32)
+        while last <= 255:  # reserved (RFC 4303 section 2.1)
+            last = (last + step) % (1 << 32)
+        return last
 
     return allocate
