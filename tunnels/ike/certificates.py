@@ -6,28 +6,25 @@ certificate only helps to find the way from it to one of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from hashlib import sha1
 from itertools import pairwise
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID, SignatureAlgorithmOID
 
 from tunnels.ike import names
 from tunnels.ike.constants import CertificateEncoding
-from tunnels.ike.credentials import CURVES, Credentials, public_octets
+from tunnels.ike.credentials import CURVES, Credentials
 from tunnels.ike.identities import Identity, identities_of
-from tunnels.ike.payloads import Certificate, CertificateRequest
+from tunnels.ike.payloads import Certificate
 from tunnels.ike.signatures import LEAST_RSA_BITS, PublicKey
 
 MOST_CERTIFICATES = 10
 """As many of a peer are looked at; a chain has seldom more than four."""
 
-_SHA1_OCTETS = 20
 # Section 5.1.3.12 of RFC 4945 wants ipsecIKE or any, if there are any; what real VPN devices have is often
 # a certificate for TLS.
 _PURPOSES = {
@@ -64,47 +61,6 @@ def verified_key_untrusted(
     if not any(each.matches(identity) for each in identities_of(leaf)):
         raise NotTrusted(f"{_who(leaf)} is not for {identity}: it names {_listed(identities_of(leaf))}")
     return _usable_key(leaf)
-
-
-def own_payloads(credentials: Credentials) -> tuple[Certificate, ...]:
-    """Return our CERT payloads: our own certificate first, no authority that signed itself."""
-    return tuple(
-        Certificate(CertificateEncoding.X509_SIGNATURE, each.public_bytes(Encoding.DER))
-        for number, each in enumerate(credentials.certificates)
-        if number == 0 or each.subject != each.issuer
-    )
-
-
-def request(authorities: Iterable[x509.Certificate]) -> tuple[CertificateRequest, ...]:
-    """Return the CERTREQ payload that names these authorities; none where there are none."""
-    hashes = b"".join(sorted({authority_hash(each) for each in authorities}))
-    return (CertificateRequest(CertificateEncoding.X509_SIGNATURE, hashes),) if hashes else ()
-
-
-def is_requested(credentials: Credentials, requests: Sequence[CertificateRequest]) -> bool:
-    """Whether the peer asked for a certificate such as ours; without any request it may want it still.
-
-    It is a hint only (RFC 7296 section 3.7): a peer may not name the authority that it would accept.
-    """
-    asked = {
-        each.authorities[start : start + _SHA1_OCTETS]
-        for each in requests
-        if each.encoding == CertificateEncoding.X509_SIGNATURE
-        for start in range(0, len(each.authorities), _SHA1_OCTETS)
-    }
-    if not asked:
-        return not requests
-    issuers = {names.folded(_name_of(each.issuer)) for each in credentials.certificates}
-    ours = {authority_hash(each) for each in credentials.certificates}
-    for each in credentials.authorities:
-        if names.folded(_name_of(each.subject)) in issuers:
-            ours.add(authority_hash(each))
-    return not asked.isdisjoint(ours)
-
-
-def authority_hash(authority: x509.Certificate) -> bytes:
-    """Return the SHA-1 of an authority's public key, by which CERTREQ names it (RFC 7296 section 3.7)."""
-    return sha1(public_octets(authority.public_key()), usedforsecurity=False).digest()
 
 
 def _decoded(payloads: Sequence[Certificate]) -> list[x509.Certificate]:

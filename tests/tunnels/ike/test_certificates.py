@@ -14,7 +14,7 @@ from tunnels.ike.certificates import NotTrusted
 from tunnels.ike.constants import CertificateEncoding
 from tunnels.ike.credentials import Credentials
 from tunnels.ike.identities import Identity
-from tunnels.ike.payloads import Certificate, CertificateRequest
+from tunnels.ike.payloads import Certificate
 
 AUTHORITY = make("C=CH, O=Red, CN=Red root", authority=True)
 OTHER = make("C=CH, O=Blue, CN=Blue root", authority=True)
@@ -286,47 +286,6 @@ def test_time_may_be_in_any_zone() -> None:
     elsewhere = (NOW + 29.9 * DAY).astimezone(timezone(timedelta(hours=13)))
     payloads = [GATEWAY.payload]
     certificates.verified_key_untrusted(payloads, Identity.parse("192.0.2.7"), trusting(AUTHORITY), elsewhere)
-
-
-def test_request_names_authorities_by_the_sha1_of_their_keys() -> None:
-    [request] = certificates.request([AUTHORITY.certificate, OTHER.certificate, AUTHORITY.certificate])
-
-    hashes_of = {
-        x509.SubjectKeyIdentifier.from_public_key(each.key.public_key()).digest for each in (AUTHORITY,)
-    }
-    assert len(request.authorities) == 40
-    assert certificates.authority_hash(AUTHORITY.certificate) in request.authorities
-    # The identifier that most authorities use is of the key alone, without its algorithm: not this one.
-    assert certificates.authority_hash(AUTHORITY.certificate) not in hashes_of
-    assert certificates.request([]) == ()
-
-
-def test_request_for_one_of_our_chain_is_one_for_our_certificate() -> None:
-    sub = make("CN=Red sub", AUTHORITY, authority=True)
-    own = make("CN=edge", sub)
-    ours = Credentials(
-        certificates=(own.certificate, sub.certificate),
-        authorities=(AUTHORITY.certificate, OTHER.certificate),
-    )
-
-    def asked(*authorities: Holder) -> bool:
-        return certificates.is_requested(ours, certificates.request(each.certificate for each in authorities))
-
-    assert asked(AUTHORITY)
-    assert asked(OTHER, sub)
-    assert not asked(OTHER)
-    assert asked()
-    assert not certificates.is_requested(
-        ours, [CertificateRequest(CertificateEncoding.HASH_AND_URL, bytes(20))]
-    )
-
-
-def test_our_chain_is_sent_own_certificate_first_and_without_the_root() -> None:
-    sub = make("CN=Red sub", AUTHORITY, authority=True)
-    own = make("CN=edge", sub)
-    ours = Credentials(certificates=(own.certificate, sub.certificate, AUTHORITY.certificate))
-
-    assert certificates.own_payloads(ours) == (own.payload, sub.payload)
 
 
 def test_certificate_with_a_key_that_cannot_sign_in_ike_is_refused() -> None:
