@@ -24,7 +24,7 @@ def fuzz(suite: EspSuite, seed: int, count: int) -> None:
     traffic = us.traffic(SITE)
     opened = 0
     for octets in mutations(corpus, seed, count):
-        before = (us._inbound[OUR_SPI].window.newest, traffic.last_received, us.is_up(SITE))
+        before = (us._inbound[OUR_SPI].window.newest, traffic.last_received, us.children(SITE))
         try:
             result = us.open_untrusted(PATH, octets, 7.0)
         except Exception as failure:  # whatever is raised is what we look for
@@ -34,7 +34,7 @@ def fuzz(suite: EspSuite, seed: int, count: int) -> None:
             assert octets in corpus
             opened += 1
         else:
-            after = (us._inbound[OUR_SPI].window.newest, traffic.last_received, us.is_up(SITE))
+            after = (us._inbound[OUR_SPI].window.newest, traffic.last_received, us.children(SITE))
             assert after == before, octets.hex()
     assert opened <= len(corpus)
     assert us.drops[EspDrop.NOT_AUTHENTIC, SITE] > count // 50

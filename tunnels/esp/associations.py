@@ -33,7 +33,7 @@ _LAST_SEQUENCE = {False: (1 << 32) - 1, True: (1 << 64) - 1}
 
 
 class Opened(msgspec.Struct, frozen=True, gc=False):
-    """An authentic packet. Whether it fits the child SA's selectors is still to be asked: `admit_inbound`."""
+    """An authentic packet. Whether it fits the child SA's selectors is for whoever reads it to ask."""
 
     child: ChildSa
     packet: bytes
@@ -78,7 +78,6 @@ class _Association:
     """One child SA at work."""
 
     __slots__ = (
-        "admitted",
         "byte_limit",
         "child",
         "ends_at",
@@ -119,7 +118,6 @@ class _Association:
         self.packet_limit = min(child.soft_packets, last - last // 10)
         self.ends_at = math.inf
         self.sees_flows = _sees_flows(child.selectors)
-        self.admitted: set[tuple[object, ...]] = set()
 
 
 class _Site:
@@ -167,11 +165,6 @@ class Associations:
 
     def __contains__(self, inbound_spi: int) -> bool:
         return inbound_spi in self._inbound
-
-    @property
-    def deadline(self) -> float:
-        """When `handle_timeout` has something to do, `math.inf` if never."""
-        return min((each.ends_at for each in self._lingering), default=math.inf)
 
     def install(self, order: InstallChild) -> None:
         """Accept packets of a child SA, and send by it if told so.
@@ -238,21 +231,10 @@ class Associations:
         found = self._sites.get(site)
         return found.traffic if found is not None else Traffic()
 
-    def is_up(self, site: SiteKey) -> bool:
-        """Whether anything can be sent to a site now."""
-        found = self._sites.get(site)
-        return found is not None and bool(found.sending)
-
     def children(self, site: SiteKey) -> tuple[ChildSa, ...]:
         """Return the child SAs by which a site is sent to, the newest first."""
         found = self._sites.get(site)
         return tuple(each.child for each in found.sending) if found is not None else ()
-
-    def child_for(self, site: SiteKey, facts: PacketFacts) -> ChildSa | None:
-        """Return the child SA that a packet to a site would take now."""
-        found = self._sites.get(site)
-        association = found.choose(facts) if found is not None else None
-        return association.child if association is not None else None
 
     def site_sent_to(self, address: bytes, outbound_spi: int) -> SiteKey | None:
         """Return which site is sent to at an address with this SPI.
@@ -264,14 +246,6 @@ class Associations:
                 if each.child.outbound_spi == outbound_spi and each.path.remote.address == address:
                     return site.key
         return None
-
-    def forget_site(self, site: SiteKey) -> None:
-        """Drop all child SAs of a site that is no longer configured, and what was counted of it."""
-        for association in [each for each in self._inbound.values() if each.site.key == site]:
-            self._forget(association)
-        self._sites.pop(site, None)
-        for counted in [key for key in self.drops if key[1] == site]:
-            del self.drops[counted]
 
     def open_untrusted(self, path: Path, packet: bytes, now: float) -> Opened | EspDrop:
         """Check, decrypt and unwrap an ESP packet that came by a path; port 0 is outside UDP.
@@ -316,22 +290,6 @@ class Associations:
         site.traffic.received_packets += 1
         site.traffic.received_bytes += len(inner)
         return Opened(association.child, inner)
-
-    def admit_inbound(self, child: ChildSa, facts: PacketFacts) -> bool:
-        """Whether a packet that came by a child SA may have; if not it is counted, and to be dropped."""
-        association = self._inbound.get(child.inbound_spi)
-        if association is None:
-            return child.selectors.admit_inbound(facts)
-        key = _flow(facts) if association.sees_flows else (facts.source, facts.destination)
-        if key in association.admitted:
-            return True
-        if not child.selectors.admit_inbound(facts):
-            self._drop(EspDrop.SELECTOR_MISMATCH, association.site)
-            return False
-        if len(association.admitted) >= _REMEMBERED:
-            association.admitted.clear()
-        association.admitted.add(key)
-        return True
 
     def seal(self, key: SiteKey, facts: PacketFacts, packet: bytes, now: float) -> Sealed | EspDrop:
         """Encrypt an IP packet to a site, by the child SA whose selectors it fits."""

@@ -16,8 +16,6 @@ class EspDrop(StrEnum):
     """It has come before, or is too old to tell."""
     NOT_AUTHENTIC = "not-authentic"
     """The integrity check failed."""
-    SELECTOR_MISMATCH = "selector-mismatch"
-    """It came through a child SA that is not for packets like it (RFC 4301 section 5.2)."""
     DUMMY = "dummy"
     """Only sent to hide how much traffic there is (RFC 4303 section 2.6); nothing is wrong."""
     NO_CHILD = "no-child"
