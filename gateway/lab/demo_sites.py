@@ -14,7 +14,7 @@ from gateway.lab.premises import Internet, Premises
 from gateway.lab.processes import Process
 from gateway.lab.strongswan import Child, Connection, StrongSwan
 from gateway.lab.terminal import Terminal
-from gateway.lab.topology import Datacenter, Node, Plan, Site, Subnet, Vm
+from gateway.lab.topology import Datacenter, Plan, Site
 
 EDGE = "edge-1"
 EDGE_ID = "edge-1.example"
@@ -208,21 +208,7 @@ class SitesDemo:
         return tuple(prefix for subnet in subnets for prefix in subnet.prefixes)
 
     def _premises_plan(self, site: Site, place: Premises) -> Plan:
-        """The enterprise as a datacenter: one host with one VM, which is the server, and a site: ours."""
         _, vsid = SITES[site.tenant]
-        node = Node(site.name, (f"{place.address}/24",))
-        lan = Subnet(site.tenant, "lan", vsid, site.prefixes, premises.DEVICE)
-        server = Vm(
-            name=f"{site.name}-server",
-            tenant=site.tenant,
-            subnet=lan.name,
-            vsid=vsid,
-            host=site.name,
-            port=premises.LAN,
-            mac=premises.SERVER_MAC,
-            addresses=premises.SERVER,
-            gateways=premises.DEVICE,
-        )
         datacenter = Site(
             tenant=site.tenant,
             name="datacenter",
@@ -235,7 +221,7 @@ class SitesDemo:
                 "psk_file": site.ike["psk_file"],
             },
         )
-        return Plan(hosts=(node,), gateways=(node,), subnets=(lan,), vms=(server,), sites=(datacenter,))
+        return premises.as_datacenter(place, site.tenant, vsid, datacenter)
 
 
 def _secret_file(site: str) -> str:

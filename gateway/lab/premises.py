@@ -14,7 +14,7 @@ import ipaddress
 from pyroute2 import NFCTSocket
 
 from gateway.lab.namespaces import Namespace
-from gateway.lab.topology import UPLINK, VM_INTERFACE, Datacenter
+from gateway.lab.topology import UPLINK, VM_INTERFACE, Datacenter, Node, Plan, Site, Subnet, Vm
 
 PREFIXES = ("172.16.0.0/16", "fd16::/64")
 SERVER = ("172.16.0.10", "fd16::10")
@@ -24,6 +24,8 @@ DEVICE = ("172.16.0.1", "fd16::1")
 # What the datacenter's underlay knows as the internet, and what it uses between the two routers.
 INTERNET = ("198.18.0.0/15", "2001:db8:f000::/36")
 LAN = "lan"
+
+_LENGTHS = {False: 24, True: 64}  # of the device's outer network, by whether it is IPv6
 
 
 class Nat:
@@ -63,14 +65,34 @@ class Nat:
 class Premises:
     """One enterprise's network: its VPN device, and a server behind it."""
 
-    def __init__(self, name: str, device: Namespace, server: Namespace, address: str, public: str) -> None:
+    def __init__(
+        self, name: str, device: Namespace, server: Namespace, addresses: tuple[str, ...], public: str
+    ) -> None:
         self.name = name
         self.device = device
         self.server = server
-        self.address = address
-        """The device's own, outside."""
+        self.addresses = addresses
+        """The device's own, outside; behind a NAT router of IPv4 only."""
         self.public = public
         """What others see of it: a NAT router's, where there is one."""
+
+
+def as_datacenter(place: Premises, tenant: str, vsid: int, datacenter: Site) -> Plan:
+    """Plan the premises for an isthmus as the device: a gateway that is its own one host, of the server."""
+    node = Node(place.name, tuple(f"{address}/{_LENGTHS[':' in address]}" for address in place.addresses))
+    lan = Subnet(tenant, "lan", vsid, PREFIXES, DEVICE)
+    server = Vm(
+        name=place.server.name,
+        tenant=tenant,
+        subnet=lan.name,
+        vsid=vsid,
+        host=place.name,
+        port=LAN,
+        mac=SERVER_MAC,
+        addresses=SERVER,
+        gateways=DEVICE,
+    )
+    return Plan(hosts=(node,), gateways=(node,), subnets=(lan,), vms=(server,), sites=(datacenter,))
 
 
 class Internet:
@@ -98,7 +120,7 @@ class Internet:
     def nat(self, name: str = "nat") -> Nat:
         """Attach a NAT router."""
         namespace = self.lab.namespace(name)
-        return Nat(namespace, self._attach(namespace))
+        return Nat(namespace, self._attach(namespace)[0])
 
     def premises(self, name: str, behind: Nat | None = None, *, routed: bool = True) -> Premises:
         """Attach an enterprise's premises, directly or behind a NAT router.
@@ -106,7 +128,7 @@ class Internet:
         With `routed` the device's own kernel routes; else its LAN interface is left to what runs there.
         """
         device, server = self.lab.namespace(name), self.lab.namespace(f"{name}-server")
-        address = self._attach(device) if behind is None else self._attach_behind(behind, device)
+        addresses = self._attach(device) if behind is None else self._attach_behind(behind, device)
         self.lab.link(server, VM_INTERFACE, device, LAN)
         server.ip(f"link set {VM_INTERFACE} address {SERVER_MAC}")
         if routed:
@@ -122,9 +144,9 @@ class Internet:
             server.ip(f"address add {own}/{length} dev {VM_INTERFACE}")
             server.ip(f"route add {everything} via {gateway}")
         self.lab.wait_until_ready([device, server])
-        return Premises(name, device, server, address, address if behind is None else behind.address)
+        return Premises(name, device, server, addresses, behind.address if behind else addresses[0])
 
-    def _attach(self, namespace: Namespace) -> str:
+    def _attach(self, namespace: Namespace) -> tuple[str, ...]:
         self._attached += 1
         n = self._attached
         self.lab.link(namespace, UPLINK, self.router, namespace.name)
@@ -138,14 +160,14 @@ class Internet:
             f"route add 0.0.0.0/0 via 198.18.{n}.1",
             f"route add ::/0 via 2001:db8:f{n:03x}::1",
         )
-        return f"198.18.{n}.2"
+        return f"198.18.{n}.2", f"2001:db8:f{n:03x}::2"
 
-    def _attach_behind(self, nat: Nat, device: Namespace) -> str:
+    def _attach_behind(self, nat: Nat, device: Namespace) -> tuple[str, ...]:
         interface, network = nat.next_network()
         self.lab.link(device, UPLINK, nat.namespace, interface)
         nat.namespace.ip(f"address add {network[1]}/24 dev {interface}")
         device.ip(f"address add {network[2]}/24 dev {UPLINK}", f"route add 0.0.0.0/0 via {network[1]}")
-        return str(network[2])
+        return (str(network[2]),)
 
 
 def _flush_connections() -> None:

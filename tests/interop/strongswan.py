@@ -14,7 +14,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
@@ -59,9 +59,9 @@ class Initiator(StrEnum):
     STRONGSWAN = "strongswan"
 
 
-def plan() -> Plan:
+def plan(underlay: Sequence[int]) -> Plan:
     """One host with a VM each of Red and Blue, which have the same address, and the gateway."""
-    standard = standard_plan(subnets=("web",), vms_per_subnet=1, underlay=(4,))
+    standard = standard_plan(subnets=("web",), vms_per_subnet=1, underlay=underlay)
     return msgspec.structs.replace(standard, hosts=standard.hosts[:1])
 
 
@@ -117,9 +117,9 @@ def connection_of(
 class Gateway:
     """The running gateway, and what it says of its sites."""
 
-    def __init__(self, lab: Datacenter, process: Process) -> None:
+    def __init__(self, lab: Datacenter, process: Process, name: str = "edge-1") -> None:
         self.process = process
-        self._socket = control.socket_path(lab.directory / "edge-1", "edge-1")
+        self._socket = control.socket_path(lab.directory / name, name)
 
     def site(self, name: str) -> SiteStatus:
         """Return what it says of a site. Raises LabError."""
@@ -172,8 +172,8 @@ class Gateway:
 class World(Datacenter):
     """The datacenter with hv1 running, and the internet; premises are added, the gateway is started."""
 
-    def __init__(self) -> None:
-        super().__init__(plan())
+    def __init__(self, underlay: Sequence[int] = (4,)) -> None:
+        super().__init__(plan(underlay))
         self.premises: dict[str, Premises] = {}
 
     def build(self) -> None:
