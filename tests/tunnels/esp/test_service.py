@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterator, Sequence
 
 import pytest
 import trio
@@ -10,54 +9,14 @@ import trio
 from policies.addresses import ProviderAddress
 from policies.errors import ConfigurationError
 from tests.tunnels.esp.pairs import PATH
+from tests.tunnels.esp.scripted import LOCAL, RecordingSocket, ScriptedSocket, receive_batch, with_recorder
 from tunnels.effects import Endpoint, Path
 from tunnels.esp.associations import Sealed
 from tunnels.esp.service import BATCH, TunnelSockets
-from tunnels.sockets import LARGEST_RUN, MOST_SEGMENTS, Destination, TunnelSocket, UdpSocket
+from tunnels.sockets import LARGEST_RUN, MOST_SEGMENTS
 
-LOCAL = PATH.local
 RAW = Path(Endpoint(LOCAL.address, 0), Endpoint(PATH.remote.address, 0))
 OTHER = Path(LOCAL, Endpoint(PATH.remote.address, 61000))
-
-
-class RecordingSocket(UdpSocket):
-    """Remembers what is sent by it, call by call."""
-
-    def __init__(self) -> None:
-        self.sent: list[tuple[Destination, list[bytes], int]] = []
-
-    def send(self, destination: Destination, packets: Sequence[bytes], ecn: int) -> None:
-        self.sent.append((destination, list(packets), ecn))
-
-    def send_fragmentable(self, destination: Destination, datagram: bytes) -> None:
-        self.sent.append((destination, [datagram], -1))
-
-
-class ScriptedSocket(TunnelSocket):
-    """Hands out packets and errors in order, and then has nothing more."""
-
-    def __init__(self, port: int, *script: Sequence[bytes] | OSError) -> None:
-        self.local = Endpoint(LOCAL.address, port)
-        self.times_heeded = 0
-        self._script: Iterator[Sequence[bytes] | OSError] = iter(script)
-
-    def receive(self) -> tuple[Path, int, Sequence[bytes]]:
-        happening = next(self._script, None)
-        if happening is None:
-            raise BlockingIOError
-        if isinstance(happening, OSError):
-            raise happening
-        return PATH, 2, happening
-
-    def heed_errors(self, refused: int | None = None) -> None:
-        self.times_heeded += 1
-
-
-def with_recorder() -> tuple[TunnelSockets, RecordingSocket]:
-    sockets, recorder = TunnelSockets(), RecordingSocket()
-    for port in (500, 4500):
-        sockets._udp[Endpoint(LOCAL.address, port)] = recorder
-    return sockets, recorder
 
 
 def send(sockets: TunnelSockets, *sizes: int, path: Path = PATH, ecn: int = 0) -> None:
@@ -67,20 +26,6 @@ def send(sockets: TunnelSockets, *sizes: int, path: Path = PATH, ecn: int = 0) -
 
 def sizes(recorder: RecordingSocket) -> list[list[int]]:
     return [[len(each) for each in packets] for _, packets, _ in recorder.sent]
-
-
-def receive_batch(source: ScriptedSocket) -> tuple[bool, list[tuple[str, bytes]]]:
-    received: list[tuple[str, bytes]] = []
-
-    def ike(path: Path, message: bytes, now: float) -> None:
-        assert (path, now) == (PATH, 12.5)
-        received.append(("ike", message))
-
-    def esp(path: Path, packet: bytes, ecn: int, now: float) -> None:
-        assert (path, ecn, now) == (PATH, 2, 12.5)
-        received.append(("esp", packet))
-
-    return TunnelSockets()._receive_batch(source, ike, esp, 12.5), received
 
 
 def test_packets_for_one_peer_leave_together_at_the_end_of_the_batch() -> None:
