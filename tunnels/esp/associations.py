@@ -162,6 +162,8 @@ class Associations:
         self._expiring: list[int] = []
         self._moved: list[Moved] = []
         self._lingering: list[_Association] = []
+        # By address and outbound SPI; made when it is asked for, as forged reports may ask often.
+        self._sent_to: dict[tuple[bytes, int], SiteKey] | None = None
 
     def __contains__(self, inbound_spi: int) -> bool:
         return inbound_spi in self._inbound
@@ -194,7 +196,7 @@ class Associations:
         site = association.site
         if association in site.sending:
             site.sending.remove(association)
-            site.changed()
+            self._changed(site)
         if not linger:
             self._forget(association)
         elif association.ends_at == math.inf:
@@ -205,6 +207,7 @@ class Associations:
         """Send by another path from now on; the child SAs that are unknown have ended meanwhile."""
         for association in filter(None, map(self._inbound.get, inbound_spis)):
             association.path = association.seen_path = path
+        self._sent_to = None
 
     def handle_timeout(self, now: float) -> None:
         """Forget the removed child SAs whose time is up."""
@@ -241,11 +244,13 @@ class Associations:
 
         Whoever reports a path MTU about any other packet has not seen ours (RFC 4301 section 8.2.1).
         """
-        for site in self._sites.values():
-            for each in site.sending:
-                if each.child.outbound_spi == outbound_spi and each.path.remote.address == address:
-                    return site.key
-        return None
+        if self._sent_to is None:
+            self._sent_to = {
+                (each.path.remote.address, each.child.outbound_spi): site.key
+                for site in self._sites.values()
+                for each in site.sending
+            }
+        return self._sent_to.get((address, outbound_spi))
 
     def open_untrusted(self, path: Path, packet: bytes, now: float) -> Opened | EspDrop:
         """Check, decrypt and unwrap an ESP packet that came by a path; port 0 is outside UDP.
@@ -316,7 +321,11 @@ class Associations:
         if association in site.sending:
             site.sending.remove(association)
         site.sending.insert(0, association)
+        self._changed(site)
+
+    def _changed(self, site: _Site) -> None:
         site.changed()
+        self._sent_to = None
 
     def _forget(self, association: _Association) -> None:
         self._inbound.pop(association.child.inbound_spi, None)
@@ -324,7 +333,7 @@ class Associations:
             self._lingering.remove(association)
         if association in association.site.sending:
             association.site.sending.remove(association)
-        association.site.changed()
+        self._changed(association.site)
 
     def _is_spent(self, association: _Association, packets: int, octets: int) -> bool:
         """Report a child SA that has come to its soft limits, and say whether it is at the hard ones."""

@@ -295,6 +295,11 @@ def test_site_that_a_reported_packet_was_for_is_found_by_address_and_spi() -> No
     assert us.site_sent_to(address, PEER_SPI) == SITE
     assert us.site_sent_to(address, OUR_SPI) is None
     assert us.site_sent_to(ProviderAddress.parse("198.51.100.2"), PEER_SPI) is None
+    us.move([OUR_SPI], path(remote="198.51.100.2"))
+    assert us.site_sent_to(address, PEER_SPI) is None
+    assert us.site_sent_to(ProviderAddress.parse("198.51.100.2"), PEER_SPI) == SITE
+    us.remove(OUR_SPI, linger=True, now=0.0)
+    assert us.site_sent_to(ProviderAddress.parse("198.51.100.2"), PEER_SPI) is None
 
 
 @pytest.mark.parametrize("in_udp", [True, False])
