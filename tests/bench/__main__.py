@@ -10,12 +10,13 @@ from rich.console import Console
 
 from gateway.lab.namespaces import LabError
 from gateway.lab.userns import ensure_privileged
-from tests.bench import esp, live, pipeline, records, vm_to_vm
+from tests.bench import esp, handshakes, live, pipeline, records, vm_to_vm
 from tests.bench.results import Benchmark, CannotMeasure, Result, to_json, to_table
 
 BENCHMARKS: dict[str, Benchmark] = {
     "pipeline": pipeline.benchmark,
     "esp": esp.benchmark,
+    "handshakes": handshakes.benchmark,
     "records": records.benchmark,
     "live": live.benchmark,
     "vm-to-vm": vm_to_vm.benchmark,
