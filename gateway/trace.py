@@ -13,8 +13,9 @@ from scapy.packet import Packet, Raw
 from gateway.forwarding.directory import Directory
 from gateway.forwarding.node import Node
 from gateway.forwarding.pipeline import Forwarder
-from gateway.forwarding.verdicts import Answer, Drop, Emission, Forward, OuterHeader, ToPort, Verdict
+from gateway.forwarding.verdicts import Answer, Drop, Emission, Forward, OuterHeader, ToPort, ToSite, Verdict
 from gateway.packets import nvgre
+from gateway.sites.policies import children
 from policies.addresses import (
     BROADCAST_MAC,
     CustomerAddress,
@@ -25,13 +26,18 @@ from policies.addresses import (
     is_group_address,
 )
 from policies.errors import ConfigurationError, Problem
-from policies.model import Appliance, LookupRecord, SubnetHop
+from policies.model import Appliance, LookupRecord, SiteHop, SubnetHop
+from policies.selectors import Selectors
 from policies.tables import RoutingDomain, Tables
 
 PROTOCOLS = ("tcp", "udp", "icmp")
 
 # Taken where the configuration names no MTU: the machine is not asked.
 _DEFAULT_MTU = 1500
+
+# What a tunnel carries is known when it stands. The most that ESP adds: IPv6 and UDP, SPI and
+# number, the initialization vector and padding of AES-CBC, and half of an HMAC-SHA2-512.
+_MOST_OF_ESP = 40 + 8 + 8 + 16 + 17 + 32
 
 _OUTCOMES = {Forward: "forwarded", Answer: "answered", Drop: "dropped"}
 
@@ -52,6 +58,8 @@ class Question(msgspec.Struct, frozen=True):
     established: bool = False
     """For TCP: not the segment that opens the connection."""
     via: ProviderAddress | None = None
+    site: str | None = None
+    """The site that it comes from, if not the one that routes lead to its source by."""
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -73,7 +81,8 @@ class Explanation(msgspec.Struct, frozen=True):
 def explain(appliance: Appliance, directory: Directory, question: Question) -> Explanation:
     """Send a packet through this node's pipeline, and tell what happened.
 
-    Raises ConfigurationError where the question does not fit the configuration.
+    The tunnels of the sites that this node dials are taken to be up. Raises
+    ConfigurationError where the question does not fit the configuration.
     """
     steps: list[Step] = []
     tables = Tables.compile(appliance.network)
@@ -83,6 +92,16 @@ def explain(appliance: Appliance, directory: Directory, question: Question) -> E
         node, tables, directory, explain=lambda name, detail: steps.append(Step(name, detail))
     )
     domain = _domain(tables, question)
+    sites = _take_for_up(appliance, forwarder, domain)
+    site = _site_of(domain, question)
+    if site is not None:
+        child = sites.get(site)
+        if child is None:
+            known = f"those are: {', '.join(sorted(sites)) or 'none'}"
+            raise _unfit("from-site", f"{site} is no site of {domain.name} whose gateway this is; {known}")
+        packet = bytes(_padded(_packet(question), question))
+        verdict = forwarder.from_site((domain.name, site), packet, child, 0, now=0)
+        return Explanation(tuple(steps), _OUTCOMES[type(verdict)], _in_words(verdict, tables))
     source = _subnet_of(domain, question.source)
     record = directory.find(source.vsid, question.source) if source else None
     arrival_vsid = question.vsid or _arrival_vsid(node, domain, question, record)
@@ -93,6 +112,30 @@ def explain(appliance: Appliance, directory: Directory, question: Question) -> E
         outer = _outer(node, record, question)
         verdict = forwarder.from_underlay(outer, nvgre.encode(arrival_vsid) + frame, now=0)
     return Explanation(tuple(steps), _OUTCOMES[type(verdict)], _in_words(verdict, tables))
+
+
+def _take_for_up(appliance: Appliance, forwarder: Forwarder, domain: RoutingDomain) -> dict[str, Selectors]:
+    """Have the tenant's tunnels stand, as configured; return the selectors of each by its site's name."""
+    by_site: dict[str, Selectors] = {}
+    for tenant in appliance.network.tenants:
+        for site in tenant.sites if tenant.name == domain.name and appliance.gateway else ():
+            if site.gateway == appliance.name:
+                selectors = [child.selectors for child in children(tenant, site)]
+                mtu = site.mtu or forwarder.node.underlay_mtu - _MOST_OF_ESP
+                forwarder.sites.site_is_up((tenant.name, site.name), mtu, selectors)
+                by_site[site.name] = Selectors(
+                    tuple(local for each in selectors for local in each.local),
+                    tuple(remote for each in selectors for remote in each.remote),
+                )
+    return by_site
+
+
+def _site_of(domain: RoutingDomain, question: Question) -> str | None:
+    """The site that a packet comes from, if it comes from one."""
+    if question.site is not None or question.via is not None:
+        return question.site
+    _, hop = domain.resolve(question.source)
+    return hop.site if isinstance(hop, SiteHop) else None
 
 
 def _domain(tables: Tables, question: Question) -> RoutingDomain:
@@ -149,11 +192,14 @@ def _frame(
         dst=str(_destination_mac(tables, directory, vsid, question.destination)),
         src=str(record.mac if record is not None else gateway_mac(vsid)),
     )
-    packet = _packet(question)
+    return bytes(header / _padded(_packet(question), question))
+
+
+def _padded(packet: Packet, question: Question) -> Packet:
     padding = question.size - len(packet)
     if padding < 0:
         raise _unfit("size", f"this {question.protocol} packet has at least {len(packet)} octets")
-    return bytes(header / packet / Raw(bytes(padding)))
+    return packet / Raw(bytes(padding))
 
 
 def _destination_mac(
@@ -213,6 +259,8 @@ def _way_in_words(emission: Emission, tables: Tables) -> str:
     if isinstance(emission, ToPort):
         vsid, mac = emission.port
         return f"to the port of {mac} in {tables.subnets[vsid].name} here"
+    if isinstance(emission, ToSite):
+        return f"into the tunnel to {emission.site[1]}, {len(emission.packet)} octets before encryption"
     name = tables.subnets[emission.vsid].name
     octets = len(emission.payload)
     return (

@@ -44,9 +44,10 @@ class Decisions:
         sites: Sites,
         meters: Mapping[Vsid, Meter],
         site_meters: Mapping[SiteKey, Meter],
+        permission: Permission,
         explain: Explain | None = None,
     ) -> None:
-        self.permission = Permission(tables, explain)
+        self.permission = permission
         self.neighbours = Neighbours(node, directory, ways, delivery, explain)
         self._node = node
         self._tables = tables

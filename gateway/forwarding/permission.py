@@ -13,12 +13,19 @@ from policies.tables import RoutingDomain, Tables
 class Permission:
     """Judges packets, and keeps what that needs: first fragments and token buckets by tenant."""
 
-    def __init__(self, tables: Tables, explain: Explain | None = None) -> None:
+    def __init__(
+        self, tables: Tables, explain: Explain | None = None, before: Permission | None = None
+    ) -> None:
+        """Judge by tables. A bucket of `before` stays as it is if its tenant's limits do."""
         self._explain = explain
-        self.buckets = {
-            domain.name: TokenBucket.of(domain.limits)
-            for domain in tables.domains.values()
-            if domain.limits is not None
+        self.limits = {
+            domain.name: domain.limits for domain in tables.domains.values() if domain.limits is not None
+        }
+        self.buckets: dict[str, TokenBucket] = {
+            name: before.buckets[name]
+            if before is not None and before.limits.get(name) == limits
+            else TokenBucket.of(limits)
+            for name, limits in self.limits.items()
         }
         self.first_fragments = {
             domain.name: FirstFragments() for domain in tables.domains.values() if domain.access

@@ -27,6 +27,7 @@ from gateway.forwarding.flows import (
 from gateway.forwarding.metering import Meter
 from gateway.forwarding.node import Arrival, Explain, Node, SiteArrival
 from gateway.forwarding.notices import Notices
+from gateway.forwarding.permission import Permission
 from gateway.forwarding.pmtu import PathMtu
 from gateway.forwarding.sites import Sites
 from gateway.forwarding.verdicts import Drop, Forward, OuterHeader, PortKey, Verdict
@@ -64,14 +65,14 @@ class Forwarder:
         self.port_mtus: dict[PortKey, int] = {}
         """Of the VMs' interfaces, in octets of the IP packet, as far as they are known."""
         self._explain = explain
+        self._permission: Permission | None = None
         self.replace_tables(tables)
 
     def replace_tables(self, tables: Tables) -> None:
         """Decide by other tables from now on.
 
-        What was decided by the old ones is forgotten, and so are the buckets of
-        tenants' rates. What was learned and counted stays, for subnets and sites
-        that are still there.
+        What was decided by the old ones is forgotten. What was learned and counted
+        stays, for tenants, subnets and sites that are still there.
         """
         self.tables = tables
         self.meters = {vsid: self.meters.get(vsid) or Meter() for vsid in tables.subnets}
@@ -81,6 +82,7 @@ class Forwarder:
             for key in ((domain.name, site) for site in domain.site_gateways)
         }
         self.sites.keep_only(self.site_meters)
+        self._permission = Permission(tables, self._explain, self._permission)
         ways = Ways(self.node, tables, self.directory)
         self._ways = ways
         self._delivery = Delivery(ways, self.paths, self.sites, self.port_mtus, self.notices, self._explain)
@@ -93,6 +95,7 @@ class Forwarder:
             self.sites,
             self.meters,
             self.site_meters,
+            self._permission,
             self._explain,
         )
         self.flows = FlowCache()

@@ -123,7 +123,13 @@ def network() -> Network:
         AccessRule("tunnels", Action.DENY, protocol=47),
         AccessRule("the rest", Action.ALLOW),
     )
-    red = n.tenant("red", access=rules, broadcast=True, limits=Limits(rate=10**8, burst=10**6))
+    red = n.tenant(
+        "red",
+        access=rules,
+        broadcast=True,
+        limits=Limits(rate=10**8, burst=10**6),
+        sites=(n.site("seattle", *n.SEATTLE), n.site("oslo", *n.OSLO)),
+    )
     net = n.network(red, n.tenant("blue"))
     both = ProviderGateway("hv2", (n.pa("hv2"), n.pa("hv2", 6)))
     tenants = tuple(msgspec.structs.replace(each, gateways=("edge-1", "hv2")) for each in net.tenants)
@@ -157,6 +163,41 @@ def from_first_vm(forwarder: Forwarder, data: bytes, now: float) -> Verdict:
     return forwarder.from_port(n.port("red", *SENDER), data, now)
 
 
+def gateway_with_tunnels(net: Network) -> Forwarder:
+    forwarder = n.gateway(net)
+    for name, prefixes in (("seattle", n.SEATTLE), ("oslo", n.OSLO)):
+        everywhere = n.selectors(prefixes, ["0.0.0.0/0", "::/0"])
+        forwarder.sites.site_is_up(("red", name), 1400, [everywhere])
+    return forwarder
+
+
+def from_seattle(forwarder: Forwarder, data: bytes, now: float) -> Verdict:
+    """The first octet holds the ECN field outside, and says whether the child SA is the wrong one."""
+    chosen = data[0] if data else 0
+    child = WRONG_CHILD if chosen >> 5 == 7 else CHILD
+    return forwarder.from_site(("red", "seattle"), data[1:], child, chosen & 3, now)
+
+
+CHILD = n.selectors(["0.0.0.0/0", "::/0"], ["0.0.0.0/0", "::/0"])
+WRONG_CHILD = n.selectors(["192.168.0.0/16"])
+
+
+def site_packets() -> list[bytes]:
+    """Packets of each kind from a host at the site: to VMs, to the gateway, to another site and back."""
+    valid = []
+    for version in (4, 6):
+        source = CustomerAddress.parse(n.on_premise(version=version))
+        others = n.on_premise(9, version), "172.17.0.5" if version == 4 else "fd98::5"
+        destinations = [
+            address(SENDER, version),
+            address((SENDER[0], 1), version),
+            address((SERVER[0], 99), version),
+        ]
+        for destination in (*destinations, *(CustomerAddress.parse(other) for other in others)):
+            valid += [b"\0" + packet for packet in packets(source, destination)]
+    return valid
+
+
 Input = Callable[[Forwarder, bytes, float], Verdict]
 
 FRAMES = frames()
@@ -170,6 +211,7 @@ TARGETS: dict[str, tuple[Callable[[Network], Forwarder], Input, list[bytes], Rep
     "host": (lambda net: n.host("hv2", net), from_hv1, NVGRE, ipv4_checksum_at(23)),
     "host and gateway": (combined, from_hv1, NVGRE, ipv4_checksum_at(23)),
     "port": (lambda net: n.host("hv1", net), from_first_vm, FRAMES, ipv4_checksum_at(14)),
+    "site": (gateway_with_tunnels, from_seattle, site_packets(), ipv4_checksum_at(1)),
     "port of a host that knows half": (host_that_knows_half, from_first_vm, FRAMES, ipv4_checksum_at(14)),
 }
 
@@ -179,9 +221,9 @@ REACHED_BY_EACH = {
     "forwarded",
     DropReason.MALFORMED,
     DropReason.SPOOFED_SOURCE,
-    DropReason.NOT_IP,
-    DropReason.VLAN_TAGGED,
 }
+REACHED_BY_FRAMES = {DropReason.NOT_IP, DropReason.VLAN_TAGGED}
+REACHED_BY_SITES = {DropReason.SELECTOR_MISMATCH, DropReason.LOOP, "answered"}
 
 
 def fuzz(name: str, seed: int) -> Counter[str]:
@@ -230,7 +272,8 @@ def check_bounds(forwarder: Forwarder) -> None:
 def test_any_input_ends_in_one_verdict(name: str) -> None:
     outcomes = fuzz(name, seed=7637)
 
-    assert REACHED_BY_EACH - outcomes.keys() == set()
+    further = REACHED_BY_SITES if name == "site" else REACHED_BY_FRAMES
+    assert (REACHED_BY_EACH | further) - outcomes.keys() == set()
     # A host is nobody's router but its own VMs'.
     assert (outcomes["answered"] == 0) is (name == "host")
 

@@ -171,3 +171,51 @@ def test_sender_without_a_record_has_to_be_placed() -> None:
 
     placed = ask("10.0.1.77", "10.0.2.5", tenant="blue", via=ProviderAddress.parse("198.51.100.11"))
     assert placed.outcome == "forwarded"
+
+
+SITES = """
+[[tenant.site]]
+name = "seattle"
+gateway = "edge-1"
+prefixes = ["172.16.0.0/16"]
+peer = "203.0.113.7"
+mtu = 1380
+ike = { local_id = "edge-1.example", remote_id = "seattle.example", psk_file = "seattle.psk" }
+
+[[tenant.site]]
+name = "oslo"
+gateway = "edge-1"
+prefixes = ["172.17.0.0/16"]
+peer = "203.0.113.8"
+ike = { local_id = "edge-1.example", remote_id = "oslo.example", psk_file = "oslo.psk" }
+"""
+WITH_SITES = parse((ROOT / "appliance.toml").read_text() + SITES)
+
+
+def test_packet_for_a_site_is_shown_on_its_way_into_the_tunnel() -> None:
+    explanation = ask("10.0.1.5", "172.16.0.5", at=WITH_SITES, tenant="blue", size=1380)
+
+    assert explanation.outcome == "forwarded"
+    assert "route" in names(explanation)
+    assert "into the tunnel to seattle, 1380 octets" in explanation.verdict
+    assert any("up to 1380 octets" in step.detail for step in explanation.steps if step.name == "site")
+    assert ask("10.0.1.5", "172.16.0.5", at=WITH_SITES, tenant="blue", size=1381).outcome == "dropped"
+
+
+def test_packet_of_a_host_at_a_site_comes_through_its_tunnel() -> None:
+    explanation = ask("172.16.0.5", "10.0.1.5", at=WITH_SITES, tenant="blue")
+
+    assert explanation.outcome == "forwarded"
+    assert names(explanation)[:2] == ["site", "source"]
+    assert "in NVGRE" in explanation.verdict
+
+
+def test_packet_from_another_site_than_its_source_is_at_is_refused() -> None:
+    explanation = ask("172.16.0.5", "10.0.1.5", at=WITH_SITES, tenant="blue", site="oslo")
+
+    assert "selector-mismatch" in explanation.verdict
+
+
+def test_site_that_there_is_none_of_is_a_mistake() -> None:
+    with pytest.raises(ConfigurationError, match="those are: oslo, seattle"):
+        ask("172.16.0.5", "10.0.1.5", at=WITH_SITES, tenant="blue", site="rome")

@@ -10,7 +10,7 @@ from scapy.packet import Packet, Raw
 
 from gateway.forwarding.drops import DropReason
 from gateway.forwarding.pipeline import Forwarder
-from gateway.forwarding.verdicts import Answer, Forward, ToPort, ToUnderlay, Verdict
+from gateway.forwarding.verdicts import Answer, Emission, Forward, ToPort, ToUnderlay, Verdict
 from tests import networks as n
 
 ROUTED, SWITCHED = ("db", 5), ("web", 6)
@@ -24,7 +24,7 @@ def sized(total: int, destination: tuple[str, int] = ROUTED, version: int = 4, *
     return n.frame("red", ("web", 5), destination, version=version, upper=upper, **fields)
 
 
-def inner_of(emission: ToUnderlay | ToPort) -> Packet:
+def inner_of(emission: Emission) -> Packet:
     assert isinstance(emission, ToUnderlay)
     return Ether(bytes(GRE(emission.payload).payload))
 

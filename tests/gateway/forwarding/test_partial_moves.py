@@ -127,6 +127,41 @@ def test_host_passes_a_frame_for_the_site_to_the_gateway_as_it_is() -> None:
     assert bytes(inner) == bytes(frame)
 
 
+def test_address_that_has_moved_and_a_vm_of_its_subnet_talk_one_hop_apart() -> None:
+    """The VM takes the address for a neighbour: the gateway answers ARP for it, and routes both ways."""
+    net, child = moved(), n.selectors(["10.0.1.50/32"], ["10.0.1.0/24"])
+    gateway, host = n.gateway(net), n.host("hv1", net)
+    gateway.sites.site_is_up(("red", "seattle"), 1400, [child])
+    _, reply = n.to_port(n.send(host, ("red", "web", 5), n.arp_request("red", ("web", 5), "10.0.1.50")))
+    frame = n.frame("red", ("web", 5), ("web", 6))
+    frame.dst, frame[IP].dst = reply[ARP].hwsrc, "10.0.1.50"
+
+    to_gateway, _ = n.to_underlay(n.send(host, ("red", "web", 5), frame))
+    outer = n.from_host("hv1")
+    to_site, there = n.to_site(gateway.from_underlay(outer, to_gateway.payload, 0))
+    answer = IP(src="10.0.1.50", dst=n.ca("web", 5)) / there.payload
+    to_host, _ = n.to_underlay(n.through_tunnel(gateway, answer, child=child))
+    _, back = n.to_port(host.from_underlay(n.from_host("edge-1", to="hv1"), to_host.payload, 0))
+
+    assert (to_site.site, there.ttl) == (("red", "seattle"), 63)
+    assert (back.src, back[IP].src, back[IP].ttl) == (ROUTER, "10.0.1.50", 63)
+
+
+def test_subnet_within_the_sites_prefix_and_the_site_talk() -> None:
+    net, child = around(), n.selectors(["10.0.0.0/16"], ["10.0.1.0/24"])
+    gateway = n.gateway(net)
+    gateway.sites.site_is_up(("red", "seattle"), 1400, [child])
+    frame = n.frame("red", ("web", 5), ("db", 5))
+    frame[IP].dst = "10.0.77.7"
+
+    _, there = n.to_site(n.receive(gateway, frame))
+    n.to_underlay(
+        n.through_tunnel(gateway, IP(src="10.0.77.7", dst=n.ca("web", 5)) / there.payload, child=child)
+    )
+    false = IP(src=n.ca("web", 6), dst=n.ca("web", 5)) / there.payload
+    n.dropped(n.through_tunnel(gateway, false, child=child), DropReason.SPOOFED_SOURCE)
+
+
 def test_host_may_no_longer_send_from_an_address_that_is_at_the_site() -> None:
     frame = n.frame("red", ("web", 6), ("db", 5))
 

@@ -15,7 +15,7 @@ from scapy.packet import Packet, Raw
 from gateway.forwarding.directory import Directory, Put
 from gateway.forwarding.drops import DropReason
 from gateway.forwarding.pipeline import Forwarder
-from gateway.forwarding.verdicts import Emission, Forward, ToPort, Verdict
+from gateway.forwarding.verdicts import Emission, Forward, ToPort, ToUnderlay, Verdict
 from policies.addresses import CustomerAddress, ProviderAddress, Vsid
 from policies.model import LookupRecord, Network, Port, ProviderHost
 from tests import networks as n
@@ -53,7 +53,13 @@ def copies(verdict: Verdict) -> Counter[object]:
 
 
 def where(emission: Emission) -> object:
-    return emission.port if isinstance(emission, ToPort) else emission.destination
+    match emission:
+        case ToPort():
+            return emission.port
+        case ToUnderlay():
+            return emission.destination
+        case _:
+            return emission.site
 
 
 def with_third(*records: LookupRecord) -> tuple[Network, Directory]:

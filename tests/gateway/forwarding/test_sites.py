@@ -360,3 +360,51 @@ def test_meters_count_a_site_each_way() -> None:
     assert (site.received_packets, site.received_octets) == (1, len(outward) - 14)
     assert (web.sent_packets, web.received_packets) == (1, 3)
     assert forwarder.site_meters["blue", "seattle"].sent_packets == 0
+
+
+def established(version: int = 4) -> Packet:
+    return at_seattle(version=version, upper=n.tcp("A", size=8))
+
+
+def test_known_flow_ends_with_its_tunnel_and_is_decided_anew_by_the_next() -> None:
+    forwarder = n.connected()
+    frame = from_vm(upper=n.tcp("A", size=1350), flags="DF")
+    for _ in range(3):
+        n.to_site(n.receive(forwarder, frame))
+    assert len(forwarder.flows) == 1
+
+    forwarder.sites.site_is_up(("red", "seattle"), 1300, [n.BY_SEATTLE])
+    n.dropped(n.receive(forwarder, frame), DropReason.TOO_BIG)
+    forwarder.sites.site_is_up(("red", "seattle"), 1400, [n.selectors(["172.16.9.0/24"])])
+    n.dropped(n.receive(forwarder, frame), DropReason.OUTSIDE_SELECTORS)
+    forwarder.sites.site_is_down(("red", "seattle"))
+    n.dropped(n.receive(forwarder, frame), DropReason.SITE_DOWN)
+    forwarder.sites.site_is_up(("red", "seattle"), 1400, [n.BY_SEATTLE])
+    n.to_site(n.receive(forwarder, frame))
+
+
+def test_saying_again_that_a_site_is_up_forgets_nothing() -> None:
+    forwarder = n.connected()
+    before = forwarder.sites.find(("red", "seattle"))
+
+    forwarder.sites.site_is_up(("red", "seattle"), 1400, [n.selectors()])
+
+    assert forwarder.sites.find(("red", "seattle")) is before
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_known_flow_from_a_site_is_still_held_to_its_child_sa(version: int) -> None:
+    forwarder = n.connected()
+    for _ in range(3):
+        n.to_underlay(n.through_tunnel(forwarder, established(version)))
+    assert len(forwarder.flows) == 1
+
+    other = n.selectors(["172.16.9.0/24"])
+    n.dropped(n.through_tunnel(forwarder, established(version), child=other), DropReason.SELECTOR_MISMATCH)
+
+
+def test_known_flow_of_one_tenants_site_is_none_of_the_others() -> None:
+    forwarder = n.connected()
+    for tenant in ("red", "blue") * 3:
+        emission, _ = n.to_underlay(n.through_tunnel(forwarder, established(), tenant=tenant))
+        assert emission.vsid == n.VSIDS[tenant, "web"]
