@@ -128,6 +128,7 @@ def trace(
     fragment: bool = False,
     established: bool = False,
     via: str | None = None,
+    from_site: str | None = None,
     json: bool = False,
 ) -> int:
     """Show what would happen to a packet, step by step, and which rule or route decided.
@@ -160,6 +161,9 @@ def trace(
         For TCP: a segment of an open connection instead of a SYN.
     via
         The provider address that it comes from; the one of the sender's record, if not given.
+    from_site
+        The site whose tunnel it comes through; the one that the sender is at, if not given. All
+        tunnels are taken to be up.
     json
         Print one JSON object.
     """
@@ -182,6 +186,7 @@ def trace(
             dont_fragment=not fragment,
             established=established,
             via=ProviderAddress.parse(via) if via is not None else None,
+            site=from_site,
         )
     except ValueError as error:
         print(f"isthmus: {error}", file=sys.stderr)
