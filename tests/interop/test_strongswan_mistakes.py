@@ -16,6 +16,7 @@ from tests.interop.strongswan import (
     VM_SUBNETS,
     Initiator,
     World,
+    connection_of,
     started,
 )
 
@@ -74,7 +75,22 @@ def test_no_common_proposal_is_told_with_what_was_offered(
 def test_selectors_that_do_not_match_are_told(world: World, initiator: Initiator) -> None:
     other = {"local": ("172.31.0.0/16",), "remote": ("10.99.0.0/16",)}
     gateway, _ = started(world, initiator, connection={"children": {CHILD: child(**other)}})
-    gateway.wait_for_error("seattle", "selector")
+    if initiator is Initiator.ISTHMUS:
+        gateway.wait_for_error("seattle", "selectors have nothing in common")
+    else:
+        gateway.wait_for_error("seattle", "asks for 10.99.0.0/16 === 172.31.0.0/16, which is not configured")
+    assert gateway.site("seattle").state != "up"
+
+
+@pytest.mark.long
+def test_selectors_put_right_at_the_peer_need_nothing_of_us(world: World) -> None:
+    right = connection_of("seattle")
+    wrong = {CHILD: child(local=("172.31.0.0/16",), remote=("10.99.0.0/16",))}
+    gateway, swan = started(world, Initiator.ISTHMUS, connection={"children": wrong})
+    gateway.wait_for_error("seattle", "selectors")
+    swan.connections[CONNECTION] = right
+    swan.reload()
+    gateway.wait_until_up("seattle", 60)
 
 
 @pytest.mark.long

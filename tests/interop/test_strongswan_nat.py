@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -36,12 +37,12 @@ def world(require_tools: Callable[..., None], require_tun: None) -> Iterator[Wor
         yield world
 
 
-def behind_one_nat(world: World, *names: str) -> tuple[Gateway, list[StrongSwan]]:
-    """Sites that dial in from behind `world.internet`'s one NAT router, all up."""
+def behind_one_nat(world: World, *names: str, **keys: Any) -> tuple[Gateway, list[StrongSwan]]:
+    """Sites that dial in from behind the one NAT router, all up; `keys` are of their connections."""
     for name in names:
         world.add_premises(name, nat=world.nat)
     gateway = world.start_gateway(*(site_named(name, tenant=TENANTS[name]) for name in names))
-    swans = [world.strongswan(name, connection_of(name)) for name in names]
+    swans = [world.strongswan(name, connection_of(name, **keys)) for name in names]
     for name, swan in zip(names, swans, strict=True):
         swan.start()
         swan.initiate(CHILD)
@@ -92,8 +93,9 @@ def test_nat_rebooted_under_traffic_is_followed_to_its_new_port(world: World, re
 
 
 @pytest.mark.long
-def test_nat_that_forgets_an_idle_site_learns_it_again_from_keepalives(world: World) -> None:
-    gateway, _ = behind_one_nat(world, "seattle")
+def test_nat_rebooted_while_all_is_quiet_is_followed_once_the_device_probes(world: World) -> None:
+    """Keepalives prove nothing, so that they move nothing; a probe of IKE does."""
+    gateway, _ = behind_one_nat(world, "seattle", liveness_seconds=2)
     world.nat.reboot(31000)
     wait_for_port(gateway, "seattle", 31)
     assert lost(world.vm("red-web1"), SERVER) == 0
