@@ -104,16 +104,6 @@ def tidied(selectors: Selectors) -> Selectors:
     return Selectors(_widest(selectors.local), _widest(selectors.remote))
 
 
-def pairs(selectors: Selectors) -> list[Selectors]:
-    """Return each pair of a local and a remote selector of one IP version."""
-    return [
-        Selectors((local,), (remote,))
-        for local in selectors.local
-        for remote in selectors.remote
-        if local.version == remote.version
-    ]
-
-
 class ChildOffer:
     """A request of ours for a child SA, kept until its answer is here.
 

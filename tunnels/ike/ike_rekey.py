@@ -23,7 +23,7 @@ from tunnels.ike.constants import NotifyType
 from tunnels.ike.entropy import Entropy
 from tunnels.ike.ike_sa import IkeSa
 from tunnels.ike.keys import KeyPair, rekeyed_ike_keys
-from tunnels.ike.payloads import KeyExchange, Nonce, Notify, Payload, SecurityAssociation
+from tunnels.ike.payloads import KeyExchange, Nonce, Payload, SecurityAssociation
 from tunnels.ike.rejected import Refused
 from tunnels.ike.transforms import accepted_ike, choose_ike, group_number, group_of, offer_ike
 
@@ -202,14 +202,8 @@ class IkeRekey:
         error = error_in(payloads)
         if error is None:
             return attempt.accepted(payloads, self.sa)
-        kind, group = self._read(error, attempt)
-        if group is not None:
-            self.group = group
-        raise Refused(kind, f"the peer refuses to rekey the IKE SA: {kind.name}", error.data)
-
-    def _read(self, error: Notify, attempt: _Attempt) -> tuple[NotifyType, Group | None]:
-        known = set(NotifyType)
-        kind = NotifyType(error.type) if error.type in known else NotifyType.NO_PROPOSAL_CHOSEN
-        allowed = [group for proposal in self._proposals for group in proposal.groups]
-        group = group_asked(error, allowed) if kind is NotifyType.INVALID_KE_PAYLOAD else None
-        return kind, group if group is not attempt.group else None
+        kind = error.type if isinstance(error.type, NotifyType) else NotifyType.NO_PROPOSAL_CHOSEN
+        if kind is NotifyType.INVALID_KE_PAYLOAD:
+            allowed = [group for proposal in self._proposals for group in proposal.groups]
+            self.group = group_asked(error, allowed) or self.group
+        raise Refused(kind, f"the peer refuses to rekey the IKE SA: {kind.name}")

@@ -333,9 +333,7 @@ class Duo:
 
     def authenticate(self) -> tuple[Payload, ...]:
         """Make the first child SA, as IKE_AUTH does; return what the responder said of it."""
-        answer, effects = self.b.children.first_request(
-            self.a.children.first_offer(self.now), NONCES, self.now
-        )
+        answer, effects = self.b.children.first_request(self.a.children.first_offer(0), NONCES, self.now)
         self.b.take(effects)
         self.a.take(self.a.children.first_answered(answer, NONCES, self.now))
         return answer
