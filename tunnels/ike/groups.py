@@ -26,7 +26,7 @@ _PRIME = int(
     16,
 )
 _PRIME_OCTETS = 256
-_EXPONENT_OCTETS = 40  # RFC 3526 section 8: 320 bits at the higher of its estimates
+_EXPONENT_OCTETS = 32  # RFC 3526 section 8 asks for 220 to 320 bits
 
 _CURVES: dict[Group, tuple[ec.EllipticCurve, int]] = {
     Group.ECP_256: (
