@@ -110,6 +110,7 @@ class SiteTunnels:
     def configure(self, appliance: Appliance, policies: Iterable[PeerPolicy]) -> None:
         """Take these sites, and only these; those that have not changed are left alone."""
         self._policies = {policy.site: policy for policy in policies}
+        before = self._sites.keys()
         self._sites = {
             (tenant.name, site.name): site
             for tenant in appliance.network.tenants
@@ -121,8 +122,9 @@ class SiteTunnels:
         )
         self.ledger.configure(self._sites, _wall_clock())
         self._ike.configure(self._policies.values())
-        for key in self._sites:
-            self._refresh(key)
+        for key in before - self._sites.keys():
+            self.associations.forget_site(key)
+        self._refresh_all()
 
     async def say_goodbye(self) -> None:
         """End every tunnel at its peer too, as far as peers answer soon."""

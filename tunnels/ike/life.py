@@ -121,7 +121,7 @@ class Life:
             return self.abandon(now, reason)
         self.state = State.CLOSING
         self.failure = reason
-        effects = [*self.children.close(linger=False), SiteDown(self._site_policy.site, reason)]
+        effects = [*self.children.close(linger=True), SiteDown(self._site_policy.site, reason)]
         return effects + self._say_last(informational.goodbye(), now)
 
     def abandon(self, now: float, reason: str = "closed here") -> list[Effect]:

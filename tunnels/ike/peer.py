@@ -15,6 +15,7 @@ from policies.ipsec import SiteStart
 from tunnels.effects import IKE_PORT, Effect, Endpoint, Path
 from tunnels.ike.entropy import Entropy
 from tunnels.ike.policy import PeerPolicy
+from tunnels.ike.sa_init import NO_SPI
 from tunnels.ike.session import IkeSession, State
 from tunnels.retransmit import Backoff
 
@@ -37,7 +38,7 @@ class Peer:
     def __init__(self, policy: PeerPolicy, entropy: Entropy, dial: Dial) -> None:
         self.policy = policy
         self.sessions: list[IkeSession] = []
-        """Those that are not closed, oldest first."""
+        """Oldest first. What has closed is forgotten by `heed`."""
         self.deadline: float | None = None
         """When `handle_timeout` wants calling."""
         self._entropy = entropy
@@ -168,8 +169,9 @@ class Peer:
             if other is session or other.state is State.CLOSING:
                 continue
             if other.state is not State.ESTABLISHED:
-                # Ours is not needed any more; what the peer has begun is its own affair.
-                if session.policy == self.policy and other.is_initiator and not session.is_initiator:
+                # A call of ours that the peer has not answered is not needed any more. Once it has, it may
+                # take the IKE SA for established; and what the peer has begun is its own affair.
+                if session.policy == self.policy and other.is_initiator and other.peer_spi == NO_SPI:
                     effects += self._drop(other, now)
             elif self._called_at_once(session, other, now):
                 loser = max(session, other, key=lambda each: each.initiator_spi)
@@ -216,9 +218,7 @@ class Peer:
         return []
 
     def _drop(self, session: IkeSession, now: float) -> list[Effect]:
-        """Forget a session without a word to the peer."""
-        self.sessions.remove(session)
-        self._established.discard(session)
+        """End a session without a word to the peer; `heed` forgets it."""
         self._redundant.pop(session, None)
         return session.abandon(now)
 

@@ -36,6 +36,7 @@ class IkeService:
         self._carry_out = carry_out
         self._nap = trio.CancelScope()
         self._ended = trio.Event()
+        self._is_leaving = False
 
     def receive_untrusted(self, path: Path, message: bytes) -> None:
         """Take an IKE message, without a Non-ESP Marker, from anyone."""
@@ -69,7 +70,7 @@ class IkeService:
 
     async def say_goodbye(self) -> None:
         """End every session at its peer too; those that don't answer in time are forgotten."""
-        self._ended = trio.Event()
+        self._is_leaving = True
         self._perform(self.endpoint.close(trio.current_time()))
         with trio.move_on_after(GOODBYE):
             await self._ended.wait()
@@ -78,5 +79,5 @@ class IkeService:
         for effect in effects:
             self._carry_out(effect)
         self._nap.deadline = self.endpoint.deadline
-        if self.endpoint.is_closed:
+        if self._is_leaving and self.endpoint.is_closed:
             self._ended.set()
