@@ -10,7 +10,7 @@ from rich.console import Console
 
 from gateway.lab.namespaces import LabError
 from gateway.lab.userns import ensure_privileged
-from tests.bench import esp, handshakes, live, pipeline, records, vm_to_vm
+from tests.bench import esp, handshakes, live, pipeline, records, sites, vm_to_vm
 from tests.bench.results import Benchmark, CannotMeasure, Result, to_json, to_table
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -19,6 +19,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "handshakes": handshakes.benchmark,
     "records": records.benchmark,
     "live": live.benchmark,
+    "sites": sites.benchmark,
     "vm-to-vm": vm_to_vm.benchmark,
 }
 

@@ -32,6 +32,7 @@ SEND_REQUEST = (1).to_bytes(4, "little")
 
 SLOT = 2048
 SLOTS = 1024
+STREAM_SLOTS = 16 * 1024
 BLOCK = 64 * 1024
 
 # How many flows `udp_frames` are of.
@@ -44,17 +45,19 @@ TICK = 0.0005
 class Generator:
     """Sends the same frames over and over, in turn, from one interface of the namespace it is made in."""
 
-    def __init__(self, interface: str, frames: Sequence[bytes]) -> None:
-        if SLOTS % len(frames):
-            raise ValueError(f"{len(frames)} frames do not fill a ring of {SLOTS} evenly")
+    def __init__(self, interface: str, frames: Sequence[bytes], slots: int = SLOTS) -> None:
+        """`slots` is how many frames the ring holds. Raises ValueError if these don't fill it evenly."""
+        if slots % len(frames):
+            raise ValueError(f"{len(frames)} frames do not fill a ring of {slots} evenly")
+        self._slots = slots
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         self._socket.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V2)
         self._socket.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, 1)
-        ring = struct.pack("=IIII", BLOCK, SLOT * SLOTS // BLOCK, SLOT, SLOTS)
+        ring = struct.pack("=IIII", BLOCK, SLOT * slots // BLOCK, SLOT, slots)
         self._socket.setsockopt(SOL_PACKET, PACKET_TX_RING, ring)
         self._socket.bind((interface, 0))
-        self._ring = mmap.mmap(self._socket.fileno(), SLOT * SLOTS)
-        for slot in range(SLOTS):
+        self._ring = mmap.mmap(self._socket.fileno(), SLOT * slots)
+        for slot in range(slots):
             frame = frames[slot % len(frames)]
             HEADER.pack_into(self._ring, slot * SLOT, 0, len(frame), len(frame))
             start = slot * SLOT + DATA_OFFSET
@@ -78,7 +81,7 @@ class Generator:
         ring, slot = self._ring, self._next
         for _ in range(count):
             ring[slot * SLOT : slot * SLOT + 4] = SEND_REQUEST
-            slot = (slot + 1) % SLOTS
+            slot = (slot + 1) % self._slots
         self._next = slot
         dropped = 0
         while True:
@@ -102,6 +105,27 @@ class Generator:
                 time.sleep(TICK)
             elapsed = time.perf_counter() - began
         return sent, elapsed
+
+
+class StreamGenerator(Generator):
+    """Sends each frame once; all have the same length."""
+
+    def __init__(self, interface: str, frames: Sequence[bytes]) -> None:
+        # What was sent is still read from the ring until its receiver takes it: so there is
+        # room for more frames than wait anywhere on the way.
+        super().__init__(interface, frames[:1], STREAM_SLOTS)
+        self._frames = frames
+        self._sent = 0
+
+    def send(self, count: int) -> int:
+        """Send the next `count` frames; return how many more the next hop dropped."""
+        ring, slot = self._ring, self._next
+        for frame in self._frames[self._sent : self._sent + count]:
+            start = slot * SLOT + DATA_OFFSET
+            ring[start : start + len(frame)] = frame
+            slot = (slot + 1) % STREAM_SLOTS
+        self._sent += count
+        return super().send(count)
 
 
 def udp_frames(

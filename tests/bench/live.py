@@ -110,11 +110,15 @@ class Line(Laboratory):
     def start_gateway(self) -> Process:
         """Run the gateway in edge."""
         file = self.directory / "appliance.toml"
-        file.write_text(CONFIGURATION.format(state=self.directory / "state"))
+        file.write_text(self.configuration())
         gateway = self.start_python("gateway", self.namespaces["edge"], "gateway.cli", "run", str(file))
         os.sched_setaffinity(gateway.pid, [self._processor])
         gateway.wait_for("ready: ")
         return gateway
+
+    def configuration(self) -> str:
+        """The gateway's appliance.toml."""
+        return CONFIGURATION.format(state=self.directory / "state")
 
     def way(
         self, destination: ProviderAddress, size: int, next_hop: MacAddress = LINK_MACS["to-sender"]

@@ -44,10 +44,14 @@ class Way(msgspec.Struct, frozen=True):
     receiver: Namespace
     frames: Sequence[bytes]
 
+    def send(self, rate: float, seconds: float) -> tuple[int, float]:
+        """Send at a rate; return how many were sent, and in how many seconds."""
+        return self.sender.call(_send, self.frames, rate, seconds)
+
     def carry(self, rate: float, seconds: float) -> tuple[int, int, float]:
         """Send at a rate; return how many were sent, how many arrived, and in how many seconds."""
         before = self._at_rest()
-        sent, elapsed = self.sender.call(_send, self.frames, rate, seconds)
+        sent, elapsed = self.send(rate, seconds)
         time.sleep(LATEST)
         return sent, received_packets(self.receiver) - before, elapsed
 
