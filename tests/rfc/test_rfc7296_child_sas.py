@@ -198,12 +198,14 @@ def test_section_2_8_2_the_ike_sa_with_the_lowest_nonce_goes_and_the_other_inher
     duo = Duo(seed=seed)
     rekey_ike(duo, "a", "b")
     pairs = duo.a.pairs()
-    duo.run()
+    first, second, to_first, to_second, *_ = duo.run()
+    lowest = min(map(nonce_of, (first, second, to_first, to_second)))
     winners = [[each.sa for each in side.outcomes if isinstance(each, ReplacedBy)] for side in (duo.a, duo.b)]
     losers = [[each.sa for each in side.outcomes if isinstance(each, Discard)] for side in (duo.a, duo.b)]
     assert len(winners[0]) == len(winners[1]) == len(losers[0]) == len(losers[1]) == 1
     assert winners[0][0].own_spi == winners[1][0].peer_spi
     assert winners[0][0].is_initiator is not losers[0][0].is_initiator
+    assert losers[0][0].is_initiator is (lowest in (nonce_of(first), nonce_of(to_first)))
     assert duo.a.pairs() == pairs
     expire(duo, "a")
     duo.run()
@@ -237,6 +239,22 @@ def test_section_2_8_2_a_rekey_of_an_ike_sa_that_has_been_rekeyed_is_put_off() -
     duo.wire.clear()
     duo.arrive(unnoticed)
     assert notified(duo.wire[0]) == [NotifyType.TEMPORARY_FAILURE]
+
+
+def test_section_2_8_2_a_request_by_the_peers_new_ike_sa_says_that_it_is_the_one() -> None:
+    duo = Duo()
+    rekey_ike(duo, "b")
+    duo.wire.clear()  # b's own request is lost
+    rekey_ike(duo, "a")
+    duo.deliver()
+    duo.deliver()
+    duo.wire.clear()  # and so is a's deletion of the old one
+    expire(duo, "a")
+    duo.deliver()
+    assert duo.b.outcomes[-1] == ReplacedBy(duo.b.children.sa)
+    assert not notified(duo.wire[0])
+    duo.run()
+    assert duo.agree()
 
 
 def test_section_2_9_2_a_rekey_asks_for_the_selectors_that_are_in_use() -> None:

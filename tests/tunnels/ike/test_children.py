@@ -420,3 +420,24 @@ def test_an_esp_limit_that_is_told_again_and_again_asks_once() -> None:
     assert len(duo.a.pairs()) == 1
     assert duo.a.children.expiring(spi, duo.now) == []
     assert duo.a.children.take_tasks() == []
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_of_two_that_both_sides_make_at_once_one_goes_and_is_not_sent_by_first(seed: int) -> None:
+    ours = policy([NET], start=SiteStart.RESPOND)
+    duo = Duo(ours, policy(mirrored([NET]), start=SiteStart.RESPOND), seed=seed)
+    duo.a.take(duo.a.children.delete(duo.a.child().inbound_spi, 0))
+    duo.run()
+    duo.a.effects.clear()
+    duo.b.effects.clear()
+    for side in (duo.a, duo.b):
+        side.take(side.children.demand(0))
+    duo.run()
+    assert len(duo.a.pairs()) == 1
+    assert duo.agree()
+    for side in (duo.a, duo.b):
+        installed = [each for each in side.effects if isinstance(each, InstallChild)]
+        assert len(installed) == 2
+        last = installed[-1]
+        is_left = last.child.inbound_spi == side.child().inbound_spi
+        assert last.sending is is_left, "our own, made last, is sent by only if it wins"
