@@ -110,7 +110,6 @@ class SiteTunnels:
     def configure(self, appliance: Appliance, policies: Iterable[PeerPolicy]) -> None:
         """Take these sites, and only these; those that have not changed are left alone."""
         self._policies = {policy.site: policy for policy in policies}
-        before = self._sites.keys()
         self._sites = {
             (tenant.name, site.name): site
             for tenant in appliance.network.tenants
@@ -122,8 +121,7 @@ class SiteTunnels:
         )
         self.ledger.configure(self._sites, _wall_clock())
         self._ike.configure(self._policies.values())
-        for key in before - self._sites.keys():
-            self.associations.forget_site(key)
+        self.associations.keep_only(self._sites)
         self._refresh_all()
 
     async def say_goodbye(self) -> None:

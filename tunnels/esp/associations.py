@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import msgspec
 
@@ -207,7 +207,17 @@ class Associations:
         """Send by another path from now on; the child SAs that are unknown have ended meanwhile."""
         for association in filter(None, map(self._inbound.get, inbound_spis)):
             association.path = association.seen_path = path
+            association.child = msgspec.structs.replace(association.child, path=path)
         self._sent_to = None
+
+    def keep_only(self, sites: Collection[SiteKey]) -> None:
+        """Forget all other sites, which are not configured any more, with what was counted of them."""
+        for association in [each for each in self._inbound.values() if each.site.key not in sites]:
+            self._forget(association)
+        for site in self._sites.keys() - set(sites):
+            del self._sites[site]
+        for counted in [key for key in self.drops if key[1] is not None and key[1] not in sites]:
+            del self.drops[counted]
 
     def handle_timeout(self, now: float) -> None:
         """Forget the removed child SAs whose time is up."""

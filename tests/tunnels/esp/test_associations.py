@@ -325,3 +325,29 @@ def test_flows_are_not_remembered_without_bound() -> None:
         other = msgspec.structs.replace(facts, source=bytes([10, 0, n >> 8, n & 255]))
         sealed(us, (other, octets))
     assert len(us._sites[SITE].chosen) <= 4096
+
+
+def test_site_that_is_not_configured_any_more_is_forgotten_with_its_counters() -> None:
+    us, peer = joined(child())
+    first = sealed(peer, back()).packet
+    opened(us, first)
+    assert us.open_untrusted(PATH, first, 9.0) is EspDrop.REPLAYED
+    us.keep_only([("blue", "oslo")])
+    assert OUR_SPI not in us
+    assert us.children(SITE) == ()
+    assert us.traffic(SITE).received_packets == 0
+    assert not us.drops
+    assert us.open_untrusted(PATH, first, 9.0) is EspDrop.UNKNOWN_SPI
+
+
+def test_site_that_is_kept_keeps_everything() -> None:
+    us, peer = joined(child())
+    us.keep_only([SITE])
+    assert opened(us, sealed(peer, back()).packet)
+
+
+def test_child_sa_that_has_moved_says_where_it_is() -> None:
+    us, _ = joined(child())
+    us.move([OUR_SPI], BACK)
+    (moved,) = us.children(SITE)
+    assert moved.path == BACK
