@@ -76,6 +76,8 @@ class Peer:
 
     def wanted(self, now: float) -> list[Effect]:
         """A packet wants to go there: dial, unless that is under way or has just failed."""
+        if self.session is not None:
+            return self.session.wanted(now)
         if self.sessions or self._retry_at is not None or self.policy.start is SiteStart.RESPOND:
             return []
         return self._connect(now)

@@ -99,6 +99,12 @@ class IkeSession(Introduction):
             return []
         return self.children.expiring(inbound_spi, now) + self.go_on(now)
 
+    def wanted(self, now: float) -> list[Effect]:
+        """A packet wants to go where no child SA goes: ask for those of the policy that are missing."""
+        if self.state is not State.ESTABLISHED or self.children is None:
+            return []
+        return self.children.demand(now) + self.go_on(now)
+
     def moved(self, path: Path, _now: float) -> list[Effect]:
         """An authentic, new packet of a child SA has come along another path (RFC 7296 section 2.23)."""
         return self._follow(path) if self.state is State.ESTABLISHED and self.in_udp else []

@@ -239,6 +239,27 @@ def test_trapped_site_is_called_when_a_packet_wants_to_go_there(
     assert_one_tunnel(edge, device)
 
 
+def test_trapped_site_whose_child_sa_was_deleted_gets_it_back_with_the_next_packet(
+    net: Network, edge: Node, device: Node
+) -> None:
+    device.configure(cloud())
+    edge.configure(site(start=SiteStart.TRAP))
+    edge.take(edge.endpoint.wanted(SEATTLE, net.now))
+    net.run(2)
+    (session,) = device.sessions(HEADQUARTERS)
+    assert session.children is not None
+    (spi,) = session.children.spis
+    device.take(session.children.delete(spi, net.now))
+    device.take(session.go_on(net.now))
+    net.run(100)
+    assert not edge.is_up(SEATTLE)
+    for _ in range(3):
+        edge.take(edge.endpoint.wanted(SEATTLE, net.now))
+    net.run(2)
+
+    assert_one_tunnel(edge, device)
+
+
 def test_responding_site_never_calls(net: Network, edge: Node) -> None:
     edge.configure(site(start=SiteStart.RESPOND))
     edge.take(edge.endpoint.wanted(SEATTLE, net.now))
