@@ -1,4 +1,4 @@
-"""A site's VPN device of which only the key exchange runs.
+"""Sites' VPN devices of which only the key exchange runs.
 
 What arrives as ESP is left to counters, and what it sends as ESP is sealed by the
 benchmark, by the child SA that is agreed on here.
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import selectors
 import socket
+import struct
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
@@ -27,6 +28,7 @@ from tunnels.effects import (
     Path,
     SendDatagram,
     SendKeepalive,
+    SiteKey,
     SiteTrouble,
 )
 from tunnels.ike.endpoint import IkeEndpoint
@@ -37,6 +39,9 @@ from tunnels.sockets import NON_ESP_MARKER
 
 KEEPALIVE = b"\xff"
 LARGEST = 65535
+IP_PKTINFO = 8
+ANCILLARY = 64
+PACKET_INFO = struct.Struct("=i4s4s")  # in_pktinfo of ip(7): interface, our address, destination
 LONGEST_NAP = 0.1
 
 # ESP in UDP, by its SPI, which is not 0: counted by the interface, and then of no use to anybody.
@@ -50,21 +55,22 @@ table ip esp-counted {{
 """
 
 
-class Device:
-    """Use it as a context manager: it dials and answers in a thread of its own meanwhile."""
+class Devices:
+    """All that one namespace has the addresses of.
 
-    def __init__(self, namespace: Namespace, policy: PeerPolicy) -> None:
+    Use it as a context manager: they dial and answer in a thread of their own meanwhile.
+    """
+
+    def __init__(self, namespace: Namespace, policies: Sequence[PeerPolicy]) -> None:
         namespace.run("nft", "-f", "-", stdin=DROP_ESP)
-        (address,) = policy.local_addresses
-        self.child: ChildSa | None = None
-        """The newest child SA."""
+        self.children: dict[SiteKey, ChildSa] = {}
+        """The newest child SA of each."""
         self.troubles: list[str] = []
-        self._address = address
-        self._policy = policy
+        self._policies = policies
         self._endpoint = IkeEndpoint(SystemEntropy(), lambda _site: Traffic.none())
-        self._sockets = {port: namespace.call(_open, address, port) for port in (IKE_PORT, NAT_PORT)}
+        self._sockets = {port: namespace.call(_open, port) for port in (IKE_PORT, NAT_PORT)}
         self._is_over = threading.Event()
-        self._is_up = threading.Event()
+        self._are_up = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
     def __enter__(self) -> Self:
@@ -79,32 +85,32 @@ class Device:
         for each in self._sockets.values():
             each.close()
 
-    def wait_until_up(self, timeout: float = 10) -> ChildSa:
-        """Return the child SA that is agreed on. Raises LabError."""
-        if not self._is_up.wait(timeout) or self.child is None:
-            raise LabError(f"the device has no child SA in {timeout:g} s: {self.troubles}")
-        return self.child
+    def wait_until_up(self, timeout: float = 10) -> None:
+        """Wait until each has a child SA. Raises LabError."""
+        if not self._are_up.wait(timeout):
+            count = f"{len(self.children)} of {len(self._policies)} devices"
+            raise LabError(f"{count} have a child SA in {timeout:g} s: {self.troubles[-3:]}")
 
     def _run(self) -> None:
         with selectors.DefaultSelector() as selector:
-            for each in self._sockets.values():
-                selector.register(each, selectors.EVENT_READ)
-            self._perform(self._endpoint.configure([self._policy], time.monotonic()))
+            for port, each in self._sockets.items():
+                selector.register(each, selectors.EVENT_READ, port)
+            self._perform(self._endpoint.configure(self._policies, time.monotonic()))
             while not self._is_over.is_set():
                 pause = min(LONGEST_NAP, self._endpoint.deadline - time.monotonic())
                 for key, _ in selector.select(max(0.0, pause)):
-                    self._receive(self._sockets[key.fileobj.getsockname()[1]])  # type: ignore[union-attr]
+                    self._receive(key.data)
                 if self._endpoint.deadline <= time.monotonic():
                     self._perform(self._endpoint.handle_timeout(time.monotonic()))
 
-    def _receive(self, receiver: socket.socket) -> None:
-        datagram, (host, remote_port) = receiver.recvfrom(LARGEST)
-        port = receiver.getsockname()[1]
+    def _receive(self, port: int) -> None:
+        datagram, ancillary, _, (host, remote_port) = self._sockets[port].recvmsg(LARGEST, ANCILLARY)
         if port == NAT_PORT:
             if not datagram.startswith(NON_ESP_MARKER):
                 return
             datagram = datagram[len(NON_ESP_MARKER) :]
-        path = Path(Endpoint(self._address, port), Endpoint(ProviderAddress.parse(host), remote_port))
+        _, own, _ = PACKET_INFO.unpack(ancillary[0][2])
+        path = Path(Endpoint(ProviderAddress(own), port), Endpoint(ProviderAddress.parse(host), remote_port))
         self._perform(
             self._endpoint.handle_datagram_untrusted(path, datagram, time.monotonic(), datetime.now(UTC))
         )
@@ -118,19 +124,22 @@ class Device:
                 case SendKeepalive(path=path):
                     self._send(path, KEEPALIVE)
                 case InstallChild(child=child):
-                    self.child = child
-                    self._is_up.set()
+                    self.children[child.site] = child
+                    if len(self.children) == len(self._policies):
+                        self._are_up.set()
                 case SiteTrouble(reason=reason):
                     self.troubles.append(reason)
                 case _:
                     continue
 
     def _send(self, path: Path, datagram: bytes) -> None:
-        remote = path.remote
-        self._sockets[path.local.port].sendto(datagram, (str(remote.address), remote.port))
+        local, remote = path.local, path.remote
+        own = (socket.IPPROTO_IP, IP_PKTINFO, PACKET_INFO.pack(0, local.address, bytes(4)))
+        self._sockets[local.port].sendmsg((datagram,), (own,), 0, (str(remote.address), remote.port))
 
 
-def _open(address: ProviderAddress, port: int) -> socket.socket:
+def _open(port: int) -> socket.socket:
     opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    opened.bind((str(address), port))
+    opened.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+    opened.bind(("", port))
     return opened

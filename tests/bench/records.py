@@ -43,11 +43,11 @@ def benchmark() -> Iterator[Result]:
 
 def measure() -> Cost:
     """Fill a directory, then read and change records spread over all of it."""
-    before = _resident()
+    before = resident_octets()
     began = time.perf_counter()
     directory = Directory(_record(n, 0) for n in range(RECORDS))
     load = time.perf_counter() - began
-    resident = _resident()
+    resident = resident_octets()
 
     generator = random.Random(7637)
     chosen = [generator.randrange(RECORDS) for _ in range(SAMPLES)]
@@ -81,8 +81,9 @@ def _ca(number: int) -> CustomerAddress:
     return CustomerAddress(b"\x0a" + (number // SUBNETS + 2).to_bytes(3))
 
 
-def _resident() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
+def resident_octets(process: int | str = "self") -> int:
+    """Return how many octets of memory a process takes."""
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
-    raise RuntimeError("/proc/self/status has no VmRSS")
+    raise RuntimeError(f"/proc/{process}/status has no VmRSS")

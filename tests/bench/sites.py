@@ -36,7 +36,7 @@ from policies.facts import UDP
 from policies.ipsec import MODERN_ESP, MODERN_IKE, Lifetimes, SiteStart
 from policies.secret import Secret
 from policies.selectors import Selectors, TrafficSelector
-from tests.bench.device import Device
+from tests.bench.device import Devices
 from tests.bench.generator import StreamGenerator, udp_frames
 from tests.bench.live import CLIENT, CLIENT_MAC, EDGE, GRE, LINK_MACS, RECEIVER, SENDER, WEB, Line
 from tests.bench.rates import Way, generator_apart
@@ -135,10 +135,14 @@ class SiteLine(Line):
         edge.run("ethtool", "-K", "to-receiver", "tx-udp-segmentation", "off")
 
     def configuration(self) -> str:
+        self.put_secret()
+        return CONFIGURATION.format(state=self.directory / "state")
+
+    def put_secret(self) -> None:
+        """Write the pre-shared key where the configuration looks for it."""
         secret = self.directory / "seattle.psk"
         secret.touch(mode=0o600)
         secret.write_text(SECRET)
-        return CONFIGURATION.format(state=self.directory / "state")
 
     def start_strongswan(self) -> Process:
         """Run strongSwan in edge, which forwards plainly on its other side. Raises LabError."""
@@ -164,9 +168,9 @@ class SiteLine(Line):
             os.sched_setaffinity(int(task.name), [self._processor])
         return swan.process
 
-    def device(self) -> Device:
+    def device(self) -> Devices:
         """The site's device, which dials edge."""
-        return Device(self.namespaces["receiver"], _policy())
+        return Devices(self.namespaces["receiver"], [device_policy()])
 
     def to_site(self, size: int) -> Way:
         """The way of NVGRE packets to the site, their inner frames of `size` octets."""
@@ -200,9 +204,7 @@ def benchmark() -> Iterator[Result]:
     with generator_apart() as processor, SiteLine(processor) as theirs, SiteLine(processor) as ours:
         swan, gateway = theirs.start_strongswan(), ours.start_gateway()
         with theirs.device() as their_device, ours.device() as our_device:
-            their_sealer, our_sealer = (
-                Sealer(device.wait_until_up()) for device in (their_device, our_device)
-            )
+            their_sealer, our_sealer = (_sealer(device) for device in (their_device, our_device))
             for size in SIZES:
                 yield from _compared(
                     "to a site", size, theirs.plain_to_site(size), swan, ours.to_site(size), gateway
@@ -249,12 +251,19 @@ def _compared(
     )
 
 
+def _sealer(device: Devices) -> Sealer:
+    device.wait_until_up()
+    (child,) = device.children.values()
+    return Sealer(child)
+
+
 def _stream(frames: Sequence[bytes], rate: float, seconds: float) -> tuple[int, float]:
     with StreamGenerator("eth0", frames) as generator:
         return generator.run(rate, seconds)
 
 
-def _policy() -> PeerPolicy:
+def device_policy() -> PeerPolicy:
+    """What the site's device holds edge to."""
     near, far = (TrafficSelector.of(ipaddress.ip_network(each)) for each in (NEAR, FAR))
     return PeerPolicy(
         site=("device", "edge-1"),
