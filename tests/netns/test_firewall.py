@@ -1,4 +1,4 @@
-"""docs/isthmus.nft: no word from the kernel about NVGRE while nothing takes it.
+"""docs/isthmus.nft: no word from the kernel about NVGRE, ESP and IKE while nothing takes them.
 
 sender eth1 ---- eth1 edge-1
 """
@@ -17,7 +17,16 @@ pytestmark = pytest.mark.netns
 
 RULES = Path(__file__).parents[2] / "docs" / "isthmus.nft"
 NVGRE = b"\x20\x00\x65\x58" + bytes(60)
-PROTOCOL_UNREACHABLE, UNRECOGNISED_NEXT_HEADER = b"\x03\x02", b"\x04\x01"
+ESP = b"\x12\x34\x56\x78" + bytes(60)
+# By IP version: protocol unreachable or unrecognised next header, and port unreachable.
+NO_PROTOCOL = {4: b"\x03\x02", 6: b"\x04\x01"}
+NO_PORT = {4: b"\x03\x03", 6: b"\x01\x04"}
+SENT = {
+    "nvgre": (socket.SOCK_RAW, socket.IPPROTO_GRE, 0, NVGRE, NO_PROTOCOL),
+    "esp": (socket.SOCK_RAW, socket.IPPROTO_ESP, 0, ESP, NO_PROTOCOL),
+    "ike": (socket.SOCK_DGRAM, 0, 500, bytes(28), NO_PORT),
+    "esp in udp": (socket.SOCK_DGRAM, 0, 4500, ESP, NO_PORT),
+}
 
 
 @pytest.fixture
@@ -31,24 +40,24 @@ def laboratory() -> Iterator[Laboratory]:
         yield lab
 
 
-def complaints(lab: Laboratory, version: int) -> list[bytes]:
-    """Send NVGRE to edge-1, then something that is surely answered; return the ICMP errors before that."""
+def complaints(lab: Laboratory, version: int, what: str) -> list[bytes]:
+    """Send something to edge-1, then what is surely answered; return the ICMP errors before that answer."""
     ours, theirs = ("192.0.2.11", "192.0.2.254") if version == 4 else ("2001:db8::11", "2001:db8::254")
     family = socket.AF_INET if version == 4 else socket.AF_INET6
     protocol = socket.IPPROTO_ICMP if version == 4 else socket.IPPROTO_ICMPV6
     offset = 20 if version == 4 else 0
-    error = PROTOCOL_UNREACHABLE if version == 4 else UNRECOGNISED_NEXT_HEADER
     reply_type = 0 if version == 4 else 129
+    kind, carried_by, port, octets, errors = SENT[what]
 
     def exchange() -> list[bytes]:
         with (
             socket.socket(family, socket.SOCK_RAW, protocol) as icmp,
-            socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_GRE) as gre,
+            socket.socket(family, kind, carried_by) as sender,
         ):
             icmp.settimeout(5)
-            gre.bind((ours, 0))
+            sender.bind((ours, 0))
             heard: list[bytes] = []
-            gre.sendto(NVGRE, (theirs, 0))
+            sender.sendto(octets, (theirs, port))
             # The checksum of ICMPv6 is the kernel's to fill in; that of ICMP is 0xF7FF here.
             request = bytes((8, 0, 0xF7, 0xFF)) if version == 4 else bytes((128, 0, 0, 0))
             icmp.sendto(request + bytes(4), (theirs, 0))
@@ -56,23 +65,24 @@ def complaints(lab: Laboratory, version: int) -> list[bytes]:
                 message = icmp.recv(2048)[offset:]
                 if message[0] == reply_type:
                     return heard
-                if message[:2] == error:
+                if message[:2] == errors[version]:
                     heard.append(message)
 
     result: list[bytes] = lab.namespaces["sender"].call(exchange)
     return result
 
 
+@pytest.mark.parametrize("what", SENT)
 @pytest.mark.parametrize("version", [4, 6])
-def test_kernel_is_silent_about_nvgre_behind_the_packaged_rules(
-    laboratory: Laboratory, require_tools: Callable[..., None], version: int
+def test_kernel_is_silent_behind_the_packaged_rules(
+    laboratory: Laboratory, require_tools: Callable[..., None], version: int, what: str
 ) -> None:
     require_tools("nft")
-    assert len(complaints(laboratory, version)) == 1  # without the rules it complains
+    assert len(complaints(laboratory, version, what)) == 1  # without the rules it complains
 
     edge = laboratory.namespaces["edge-1"]
     edge.run("nft", "-f", str(RULES))
 
-    assert complaints(laboratory, version) == []
+    assert complaints(laboratory, version, what) == []
     # It was the rules that kept it silent, and not the kernel's own limit on such errors.
     assert "counter packets 1 " in edge.run("nft", "list", "ruleset").stdout
