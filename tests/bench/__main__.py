@@ -10,7 +10,7 @@ from rich.console import Console
 
 from gateway.lab.namespaces import LabError
 from gateway.lab.userns import ensure_privileged
-from tests.bench import esp, handshakes, live, many_sites, pipeline, records, sites, vm_to_vm
+from tests.bench import esp, handshakes, live, many_sites, pipeline, records, site_stream, sites, vm_to_vm
 from tests.bench.results import Benchmark, CannotMeasure, Result, to_json, to_table
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -20,6 +20,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "records": records.benchmark,
     "live": live.benchmark,
     "sites": sites.benchmark,
+    "site-stream": site_stream.benchmark,
     "many-sites": many_sites.benchmark,
     "vm-to-vm": vm_to_vm.benchmark,
 }

@@ -16,15 +16,10 @@ nodes each would have the figure of the slowest.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
-import threading
-import time
 from collections.abc import Iterator
 
 from gateway.lab import nodes
-from gateway.lab.namespaces import Namespace
 from gateway.lab.topology import UPLINK, VM_INTERFACE, Datacenter, Node, Vm, standard_plan
 from gateway.packets import ethernet
 from gateway.packets.ethernet import EthernetHeader
@@ -32,6 +27,7 @@ from policies.addresses import CustomerAddress, MacAddress, Vsid, gateway_mac
 from tests.bench.generator import udp_frames
 from tests.bench.rates import RUNS, Way, generator_apart, receive_on
 from tests.bench.results import Result
+from tests.bench.streams import megabits_per_second
 
 CLIENT, SERVER = "red-web1", "red-db2"
 
@@ -41,11 +37,6 @@ PLAIN_PORT = "plain"
 PLAIN_MAC = MacAddress(b"\x02\0\0\0\xff\1")
 PLAIN_PORT_MAC = MacAddress(b"\x02\0\0\0\xff\2")
 VIA_GATEWAY = 100  # a routing table
-
-STREAM_SECONDS = 3.0
-STREAM_WARM_UP = 0.5
-STREAM_PATIENCE = 10.0
-BLOCK = 1 << 18
 
 
 class PlainDatacenter(Datacenter):
@@ -139,50 +130,17 @@ def benchmark() -> Iterator[Result]:
         stream = Result(
             f"VM to VM: kernel forwarding, one TCP stream{lab.remark}",
             "Mbit/s",
-            tuple(_stream(lab.vm("plain1"), lab.vm("plain2"), "10.8.2.5") for _ in range(RUNS)),
+            tuple(megabits_per_second(lab.vm("plain1"), lab.vm("plain2"), "10.8.2.5") for _ in range(RUNS)),
         )
         yield stream
         server = next(vm for vm in lab.plan.vms if vm.name == SERVER)
         yield Result(
             f"VM to VM across subnets: {by_isthmus}, one TCP stream",
             "Mbit/s",
-            tuple(_stream(lab.vm(CLIENT), lab.vm(SERVER), server.address()) for _ in range(RUNS)),
+            tuple(megabits_per_second(lab.vm(CLIENT), lab.vm(SERVER), server.address()) for _ in range(RUNS)),
             against=stream.name,
         )
 
 
 def _knows(node: Node, vm: Vm) -> bool:
     return vm.subnet == "web" or node.name == "edge-1"
-
-
-def _stream(sender: Namespace, receiver: Namespace, address: str) -> float:
-    """Return how much one TCP stream carries, in Mbit/s."""
-    with receiver.call(socket.create_server, (address, 0)) as listener:
-        port = listener.getsockname()[1]
-        source = sender.call(socket.create_connection, (address, port), STREAM_PATIENCE)
-        destination, _ = listener.accept()
-    sending = threading.Thread(target=_send_until_closed, args=[source])
-    sending.start()
-    try:
-        with destination:
-            destination.settimeout(STREAM_PATIENCE)
-            _receive(destination, STREAM_WARM_UP)
-            return _receive(destination, STREAM_SECONDS) * 8 / 1e6
-    finally:
-        sending.join()
-
-
-def _send_until_closed(source: socket.socket) -> None:
-    with source, contextlib.suppress(ConnectionError):  # which is the receiver's way to say that it is enough
-        while True:
-            source.sendall(bytes(BLOCK))
-
-
-def _receive(destination: socket.socket, seconds: float) -> float:
-    """Receive for a time, and return how many octets a second came."""
-    buffer = bytearray(BLOCK)
-    count = 0
-    began = time.perf_counter()
-    while (elapsed := time.perf_counter() - began) < seconds:
-        count += destination.recv_into(buffer)
-    return count / elapsed
