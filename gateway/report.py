@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 from gateway.forwarding.pipeline import Forwarder
@@ -69,6 +70,12 @@ def report(forwarder: Forwarder, underlay: Underlay, ports: Ports, tunnels: Site
                 for (reason, site), packets in tunnels.associations.drops.items()
             ],
             "ike_drops": {reason.value: messages for reason, messages in tunnels.ike_drops.items()},
+            "keepalives": tunnels.sockets.keepalives,
+            "unsent": {
+                errno.errorcode.get(code, str(code)): packets
+                for code, packets in tunnels.sockets.unsent.items()
+                if packets
+            },
             "kernel_drops": tunnels.sockets.kernel_drops,
             "icmp_errors": tunnels.sockets.icmp_errors,
         },
