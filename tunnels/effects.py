@@ -133,6 +133,13 @@ class SiteTrouble(msgspec.Struct, frozen=True):
     reason: str
 
 
+class StrangerRefused(msgspec.Struct, frozen=True):
+    """Somebody who called has proved to be no site's peer; the reason is for people."""
+
+    path: Path
+    reason: str
+
+
 class SiteRekeyed(msgspec.Struct, frozen=True):
     """An SA has been replaced: `what` is "ike" or the child's name."""
 
@@ -151,4 +158,5 @@ Effect = (
     | SiteDown
     | SiteTrouble
     | SiteRekeyed
+    | StrangerRefused
 )

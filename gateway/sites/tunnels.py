@@ -7,6 +7,7 @@ pipeline, and what the pipeline sends to a site is encrypted.
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -34,6 +35,7 @@ from tunnels.effects import (
     SendDatagram,
     SendKeepalive,
     SiteKey,
+    StrangerRefused,
 )
 from tunnels.esp.associations import Associations, Opened, inner_mtu
 from tunnels.esp.drops import EspDrop
@@ -47,6 +49,8 @@ log = logging.getLogger("isthmus.sites")
 
 # Seconds between two looks at what time alone changes: child SAs that linger, path MTUs that age.
 TICK = 1.0
+# Seconds between two lines about strangers that were refused.
+STRANGERS_EVERY = 10.0
 
 _REASONS = {EspDrop.NO_CHILD: DropReason.OUTSIDE_SELECTORS, EspDrop.EXHAUSTED: DropReason.SITE_DOWN}
 
@@ -66,6 +70,7 @@ class SiteTunnels:
         self._trapped: frozenset[SiteKey] = frozenset()
         self._paths: dict[ProviderAddress, PathMtu] = {}
         self._is_flush_due = False
+        self._quiet_until = -math.inf
         forwarder.sites.on_wanted = self._wanted
 
     @property
@@ -197,10 +202,19 @@ class SiteTunnels:
             case MoveChildren(inbound_spis=inbound_spis, path=path):
                 self.associations.move(inbound_spis, path)
                 self._refresh_all()
+            case StrangerRefused(path=path, reason=reason):
+                self._log_stranger(path, reason)
             case _:
                 turn = self.ledger.note(effect, _wall_clock())
                 if turn is not None:
                     _log(effect.site, turn)
+
+    def _log_stranger(self, path: Path, reason: str) -> None:
+        """Say it, but not so often that strangers could fill a disk."""
+        now = trio.current_time()
+        if now >= self._quiet_until:
+            self._quiet_until = now + STRANGERS_EVERY
+            log.warning("refused a peer at %s: %s", path.remote, reason)
 
     def _refresh_all(self) -> None:
         for key in self._sites:

@@ -22,10 +22,12 @@ from tunnels.ike.payloads import (
     Identification,
     Notify,
     Payload,
+    error_in,
+    first_of,
 )
 from tunnels.ike.policy import PeerPolicy
 from tunnels.ike.rejected import Refused
-from tunnels.ike.sa_init import Agreed, certificate_request, first_of, is_error, refusal_words
+from tunnels.ike.sa_init import Agreed, certificate_request, refusal_words
 
 
 def request(
@@ -80,7 +82,7 @@ def verify_initiator(
         with suppress(Refused):
             _verify(agreed, decoy, payloads, utc)
     calling = "" if wanted is None else f" and calls us {wanted}"
-    known = ", ".join(dict.fromkeys(str(each.remote_id) for each in policies))
+    known = str(policies[0].remote_id) if len(policies) == 1 else "one of the sites that dial in from there"
     raise Refused(
         NotifyType.AUTHENTICATION_FAILED,
         f"the peer calls itself {identity or 'nothing'}{calling}, we expect {known}",
@@ -90,7 +92,7 @@ def verify_initiator(
 def verify_responder(agreed: Agreed, policy: PeerPolicy, payloads: Sequence[Payload], utc: datetime) -> None:
     """Return only if the responder has proved that it is whom we called. Raises Refused."""
     if not has_proof(payloads):
-        error = next((each for each in payloads if isinstance(each, Notify) and is_error(each)), None)
+        error = error_in(payloads)
         words = "the peer proves nothing" if error is None else refusal_words(error.type, policy)
         raise Refused(NotifyType.AUTHENTICATION_FAILED, words)
     identity = _identity(False, payloads)

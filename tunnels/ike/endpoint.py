@@ -15,21 +15,20 @@ from policies.addresses import ProviderAddress
 from policies.errors import MalformedPacket, Rejected
 from policies.secret import Secret
 from tunnels.deadlines import Deadlines
-from tunnels.effects import Effect, Path, SendDatagram, SiteDown, SiteKey
+from tunnels.effects import Effect, Path, SendDatagram, SiteDown, SiteKey, SiteTrouble, StrangerRefused
 from tunnels.ike import wire
 from tunnels.ike.admission import Admission, Admitted
-from tunnels.ike.constants import ExchangeType, NotifyType
+from tunnels.ike.constants import MAJOR_VERSION, ExchangeType, NotifyType
 from tunnels.ike.cookies import CookieJar
 from tunnels.ike.entropy import Entropy
-from tunnels.ike.life import never_twice
+from tunnels.ike.life import State
 from tunnels.ike.liveness import Traffic
 from tunnels.ike.payloads import Header, Message, Notify
 from tunnels.ike.peer import Peer
 from tunnels.ike.policy import PeerPolicy
-from tunnels.ike.session import IkeSession, State
+from tunnels.ike.session import IkeSession
+from tunnels.ike.spis import NO_SPI, never_twice
 
-MAJOR_VERSION = 2
-NO_SPI = bytes(8)
 # Answers a second to messages that belong to no session: enough for peers that we have
 # forgotten, too few to be of use to anybody else.
 STRAY_ANSWERS = 20.0
@@ -126,7 +125,7 @@ class IkeEndpoint:
         effects: list[Effect] = []
         for session in self._sessions_of(site):
             if session.children is not None and inbound_spi in session.children.spis:
-                effects += self._heed(session, session.moved(path, now), now)
+                effects += self._heed(session, session.moved(path), now)
         return effects
 
     def close(self, now: float) -> list[Effect]:
@@ -181,6 +180,8 @@ class IkeEndpoint:
         effects = session.handle_datagram_untrusted(path, datagram, now, utc)
         if was_half_open and session.state is State.CLOSED:
             self._admission.failed(path.remote.address, now)
+            if session.failure is not None and not any(isinstance(each, SiteTrouble) for each in effects):
+                effects.append(StrangerRefused(path, session.failure))
         return self._heed(session, effects, now)
 
     def _first(self, path: Path, header: Header, datagram: bytes, now: float, utc: datetime) -> list[Effect]:
@@ -226,7 +227,6 @@ class IkeEndpoint:
             policy,
             path,
             self._entropy,
-            0.0,
             initial_contact=is_only_one,
             allocate_spi=self._allocate_spi,
         )

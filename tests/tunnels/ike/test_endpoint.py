@@ -11,7 +11,7 @@ from policies.ipsec import SiteStart
 from policies.secret import Secret
 from tests.tunnels.ike.nodes import Network, Node
 from tests.tunnels.ike.pair import PSK, policy, selectors
-from tunnels.effects import IKE_PORT, Endpoint, Path, SiteDown, SiteTrouble, SiteUp
+from tunnels.effects import IKE_PORT, Endpoint, Path, SiteDown, SiteTrouble, SiteUp, StrangerRefused
 from tunnels.ike import admission
 from tunnels.ike.constants import ExchangeType, NotifyType
 from tunnels.ike.credentials import Credentials
@@ -442,6 +442,21 @@ def test_unknown_identity_and_wrong_secret_cannot_be_told_apart(net: Network, ed
         net.run(60)
 
     assert shapes[0] == shapes[1]
+
+
+def test_stranger_whose_site_is_unknown_is_told_of_without_naming_the_sites(
+    net: Network, edge: Node, device: Node
+) -> None:
+    edge.configure(
+        site(SEATTLE, peer=None, start=SiteStart.RESPOND), site(OSLO, peer=None, start=SiteStart.RESPOND)
+    )
+    device.configure(cloud("nowhere", start=SiteStart.START))
+    net.run(0.4)
+
+    (refused,) = [each for each in edge.effects if isinstance(each, StrangerRefused)]
+    assert refused.path.remote.address == device.address
+    assert "the peer calls itself nowhere.example" in refused.reason
+    assert "seattle" not in refused.reason
 
 
 def test_several_children_and_sites_have_spis_of_their_own(net: Network, edge: Node, device: Node) -> None:
