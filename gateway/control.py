@@ -99,7 +99,7 @@ async def _answer(stream: trio.SocketStream, commands: Mapping[str, Command]) ->
     try:
         question = msgspec.json.decode(octets, type=Question)
         command = commands[question.command]
-    except (msgspec.MsgspecError, KeyError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError):
         return Answer(problems=[Problem("", f"the appliance knows: {', '.join(commands)}")])
     try:
         return Answer(result=await command())

@@ -99,13 +99,22 @@ def test_a_second_appliance_of_the_same_name_is_refused(tmp_path: Path) -> None:
     assert "Address already in use" in problem.message
 
 
-def test_garbage_is_answered_and_the_next_question_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\xff" * control.LONGEST_QUESTION,
+        b'{"command": "\xff"}',
+        b'{"command": "sites", "and": ' + b"[" * 4000,
+    ],
+    ids=["no JSON", "no UTF-8", "nested too deeply"],
+)
+def test_garbage_is_answered_and_the_next_question_too(tmp_path: Path, garbage: bytes) -> None:
     path = tmp_path / "edge-1.sock"
 
     def garble() -> bytes:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.connect(str(path))
-            connection.sendall(b"\xff" * control.LONGEST_QUESTION + b"\n")
+            connection.sendall(garbage + b"\n")
             return connection.recv(4096)
 
     async def both() -> tuple[bytes, Any]:
