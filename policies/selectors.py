@@ -18,6 +18,9 @@ LAST_PORT = 65535
 # The number of traffic selectors of a side has one octet (RFC 7296 section 3.13).
 MOST_SELECTORS = 255
 
+# So many selectors in common are compared with each other, which takes the square of their number.
+_MOST_COMPARED = 32
+
 _ICMP_OF = {4: ICMP, 6: ICMPV6}
 _PROTOCOL_NAMES = {ANY_PROTOCOL: "any", ICMP: "icmp", TCP: "tcp", UDP: "udp", ICMPV6: "icmpv6"}
 
@@ -132,9 +135,14 @@ class Selectors(msgspec.Struct, frozen=True):
 def _intersection(
     offered: Iterable[TrafficSelector], own: Sequence[TrafficSelector]
 ) -> tuple[TrafficSelector, ...]:
-    """What both select, in the order of the offer, without what lies in another of them anyway."""
+    """What both select, in the order of the offer, without what lies in another of them anyway.
+
+    A long answer is left as it is: a peer that offers hundreds must not keep us busy.
+    """
     common = (each.within(ours) for each in offered for ours in own)
-    distinct = list(islice(dict.fromkeys(each for each in common if each is not None), MOST_SELECTORS))
+    distinct = tuple(islice(dict.fromkeys(each for each in common if each is not None), MOST_SELECTORS))
+    if len(distinct) > _MOST_COMPARED:
+        return distinct
     return tuple(
         each
         for each in distinct

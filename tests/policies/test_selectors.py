@@ -189,6 +189,16 @@ def test_an_answer_has_no_more_selectors_than_its_payload_can_count() -> None:
     assert len(narrowed.local) == MOST_SELECTORS
 
 
+def test_an_offer_of_hundreds_is_not_compared_with_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    within, count = TrafficSelector.within, itertools.count()
+    monkeypatch.setattr(TrafficSelector, "within", lambda *two: (next(count), within(*two))[1])
+    hosts = tuple(selector(f"10.0.1.{last}/32") for last in range(0, 256, 2))
+
+    OURS.narrowed_to(Selectors(hosts, (selector("172.16.0.0/16"),)))
+
+    assert next(count) < 1000
+
+
 # --- all packets of a small world, against what the words say
 
 ADDRESSES = [bytes((10, 0, 0, last)) for last in range(4)]

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 from policies.selectors import Selectors
 from tunnels.ike.child import Want, selector_set
-from tunnels.ike.child_exchange import tidied
 from tunnels.ike.policy import ChildPolicy
 
 
@@ -51,7 +50,7 @@ class Wants:
                 not is_covered(want),
             )
             if best is None or score > best_score:
-                best, best_score = (want, tidied(narrowed)), score
+                best, best_score = (want, narrowed), score
         return best
 
     def split(self, want: Want, now: float) -> bool:

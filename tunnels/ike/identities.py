@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from contextlib import suppress
+from functools import lru_cache
 
 import msgspec
 from cryptography import x509
@@ -49,20 +51,7 @@ class Identity(msgspec.Struct, frozen=True):
 
     def matches(self, other: Identity) -> bool:
         """Whether both name the same peer. Any octets may be in either; they need not be valid."""
-        return self == other or self._meaning() == other._meaning()
-
-    def _meaning(self) -> tuple[int, object]:
-        if self.type == IdType.FQDN:
-            return self.type, self.data.lower()
-        if self.type == IdType.RFC822_ADDRESS:
-            mailbox, _, domain = self.data.rpartition(b"@")
-            return self.type, (mailbox, domain.lower())
-        if self.type == IdType.DER_DN:
-            try:
-                return self.type, names.folded(names.decode_untrusted(self.data))
-            except MalformedPacket:
-                return self.type, self.data
-        return self.type, self.data
+        return self == other or (self.type == other.type and _meaning(self) == _meaning(other))
 
     def __str__(self) -> str:
         if self.type == IdType.KEY_ID:
@@ -80,6 +69,21 @@ class Identity(msgspec.Struct, frozen=True):
             except MalformedPacket:
                 pass
         return f"identity of type {int(self.type)}: {self.data.hex()}"
+
+
+# A stranger's name is compared with that of every site, and need not be read for each.
+@lru_cache(maxsize=512)
+def _meaning(identity: Identity) -> object:
+    data = identity.data
+    if identity.type == IdType.FQDN:
+        return data.lower()
+    if identity.type == IdType.RFC822_ADDRESS:
+        mailbox, _, domain = data.rpartition(b"@")
+        return mailbox, domain.lower()
+    if identity.type == IdType.DER_DN:
+        with suppress(MalformedPacket):
+            return names.folded(names.decode_untrusted(data))
+    return data
 
 
 def identities_of(certificate: x509.Certificate) -> list[Identity]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from cryptography import x509
 from cryptography.x509.oid import NameOID
@@ -133,6 +135,21 @@ def test_any_octets_that_a_peer_sends_can_be_shown_and_compared(kind: int, data:
     for text in ("gw.red.example", "CN=gw", "keyid:00", "192.0.2.7"):
         expected = Identity.parse(text)
         assert identity.matches(expected) == expected.matches(identity)
+
+
+def test_a_long_name_is_read_once_and_not_for_each_site(monkeypatch: pytest.MonkeyPatch) -> None:
+    decode, read = names.decode_untrusted, Counter[bytes]()
+
+    def counted(data: bytes) -> names.Name:
+        read[data] += 1
+        return decode(data)
+
+    monkeypatch.setattr(names, "decode_untrusted", counted)
+    long = Identity.parse(", ".join(["OU=strangers"] * 90))
+    sites = [Identity.parse(f"CN=site-{number}") for number in range(20)]
+
+    assert not any(each.matches(long) for each in sites)
+    assert read[long.data] == 1
 
 
 def test_name_cut_anywhere_is_malformed() -> None:
