@@ -11,7 +11,8 @@ from tests.fuzz.mutation import INPUTS, mutations
 from tests.tunnels.ike import messages as m
 from tests.tunnels.ike.entropy import SeededEntropy
 from tunnels.ike import wire
-from tunnels.ike.protection import NotAuthentic, Protection
+from tunnels.ike.ciphers import NotAuthentic
+from tunnels.ike.protection import Protection
 
 AEAD = IkeSuite(Encryption.AES_256_GCM, None, Prf.SHA2_256, Group.X25519)
 CHACHA20 = IkeSuite(Encryption.CHACHA20_POLY1305, None, Prf.SHA2_256, Group.X25519)

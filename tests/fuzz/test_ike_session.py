@@ -22,6 +22,7 @@ from tunnels.ike.constants import ExchangeType, NotifyType, Protocol
 from tunnels.ike.credentials import Credentials, SigningKey
 from tunnels.ike.endpoint import IkeEndpoint
 from tunnels.ike.fragments import Reassembly
+from tunnels.ike.life import State
 from tunnels.ike.liveness import Traffic
 from tunnels.ike.payloads import (
     Authentication,
@@ -37,7 +38,7 @@ from tunnels.ike.payloads import (
 from tunnels.ike.policy import PeerPolicy
 from tunnels.ike.protection import Protection
 from tunnels.ike.rejected import UnsupportedCriticalPayload
-from tunnels.ike.session import IkeSession, State
+from tunnels.ike.session import IkeSession
 
 STRANGERS = INPUTS // 2
 CALLERS = INPUTS // 50

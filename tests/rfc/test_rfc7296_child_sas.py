@@ -8,10 +8,9 @@ from policies.ipsec import Group
 from policies.selectors import Selectors
 from tests.tunnels.ike.duo import DMZ, NET, NONCES, Duo, Sent, mirrored, policy
 from tunnels.effects import SendBy, SiteTrouble
-from tunnels.ike.child_exchange import Nonces
 from tunnels.ike.constants import ExchangeType, NotifyType, Protocol
 from tunnels.ike.ike_rekey import Discard, NewIkeSa, ReplacedBy
-from tunnels.ike.keys import child_keys, rekeyed_ike_keys
+from tunnels.ike.keys import Nonces, child_keys, rekeyed_ike_keys
 from tunnels.ike.payloads import (
     Delete,
     KeyExchange,
@@ -271,9 +270,7 @@ def test_section_2_17_keys_from_the_initiator_of_the_exchange_come_first() -> No
     duo = Duo()
     (pair,) = duo.a.children.pairs
     sa = duo.a.children.sa
-    forth, back = child_keys(
-        sa.suite.prf, sa.keys.derive, pair.suite, None, NONCES.initiator, NONCES.responder
-    )
+    forth, back = child_keys(sa.suite.prf, sa.keys.derive, pair.suite, None, NONCES)
     assert (pair.outbound, pair.inbound) == (forth, back)
     expire(duo, "b")
     duo.run()
@@ -297,8 +294,7 @@ def test_section_2_18_the_new_keys_come_from_the_old_sk_d_and_the_old_prf() -> N
         old.keys.derive,
         new.suite,
         attempt.pair.shared(theirs.data),
-        nonce_of(request),
-        nonce_of(response),
+        Nonces(nonce_of(request), nonce_of(response)),
         new.own_spi,
         new.peer_spi,
     )

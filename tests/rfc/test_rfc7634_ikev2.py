@@ -8,9 +8,10 @@ from policies.ipsec import Encryption, Group, IkeSuite, Prf
 from policies.secret import Secret
 from tests.tunnels.ike.entropy import SeededEntropy
 from tunnels.ike import wire
+from tunnels.ike.ciphers import NotAuthentic
 from tunnels.ike.constants import ExchangeType, NotifyType
 from tunnels.ike.payloads import Header, Notify
-from tunnels.ike.protection import NotAuthentic, Protection
+from tunnels.ike.protection import Protection
 
 SUITE = IkeSuite(Encryption.CHACHA20_POLY1305, None, Prf.SHA2_256, Group.X25519)
 KEY = Secret(bytes(range(0x80, 0xA0)) + bytes.fromhex("a0a1a2a3"))

@@ -10,7 +10,7 @@ from tests.tunnels.ike.duo import DMZ, NET, mirrored
 from tests.tunnels.ike.esp import Esp
 from tests.tunnels.ike.pair import LEFT, RIGHT, Datagram, Pair, Side, policy
 from tunnels.effects import Effect
-from tunnels.ike.session import State
+from tunnels.ike.life import State
 
 Fates = Callable[[int], tuple[float, ...]]
 

@@ -18,7 +18,7 @@ import msgspec
 from policies.addresses import ProviderAddress
 from tunnels.ike.constants import NotifyType
 from tunnels.ike.cookies import CookieJar
-from tunnels.ike.payloads import KeyExchange, Message, Nonce, Notify
+from tunnels.ike.payloads import KeyExchange, Message, Nonce, Notify, first_of
 
 # Above this many half-open sessions everybody needs a cookie; above the second, nobody gets in.
 BUSY = 50
@@ -121,7 +121,8 @@ class Admission:
 
 
 def _nonce(request: Message) -> bytes:
-    return next((each.data for each in request.payloads if isinstance(each, Nonce)), b"")
+    nonce = first_of(Nonce, request.payloads)
+    return nonce.data if nonce is not None else b""
 
 
 def _largest_response(request: Message) -> int:

@@ -7,7 +7,6 @@ exchange; a CREATE_CHILD_SA exchange brings nonces of its own and, for forward s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
 
 import msgspec
 
@@ -15,10 +14,10 @@ from policies.ipsec import EspProposal, EspSuite, Group
 from policies.secret import Secret
 from policies.selectors import Selectors, TrafficSelector
 from tunnels.effects import EspKeys
-from tunnels.ike.constants import FIRST_STATUS_TYPE, NotifyType
+from tunnels.ike.constants import NotifyType
 from tunnels.ike.entropy import Entropy
 from tunnels.ike.ike_sa import IkeSa
-from tunnels.ike.keys import KeyPair, child_keys
+from tunnels.ike.keys import NONCE_LENGTH, KeyPair, Nonces, child_keys
 from tunnels.ike.payloads import (
     KeyExchange,
     Nonce,
@@ -26,25 +25,12 @@ from tunnels.ike.payloads import (
     Payload,
     SecurityAssociation,
     TrafficSelectors,
+    first_of,
+    need,
+    notified,
 )
 from tunnels.ike.rejected import Refused
 from tunnels.ike.transforms import accepted_esp, choose_esp, group_name, group_number, group_of, offer_esp
-
-NONCE_OCTETS = 32
-
-_Kind = TypeVar("_Kind")
-
-
-class Nonces(msgspec.Struct, frozen=True):
-    """Of one exchange: the initiator's and the responder's."""
-
-    initiator: bytes
-    responder: bytes
-
-    @property
-    def lowest(self) -> bytes:
-        """What decides between two exchanges that collide: octet by octet (RFC 7296 section 2.8.1)."""
-        return min(self.initiator, self.responder)
 
 
 class Agreed(msgspec.Struct, frozen=True):
@@ -59,30 +45,6 @@ class Agreed(msgspec.Struct, frozen=True):
     nonces: Nonces
     has_more: bool = False
     """The peer would take more selectors, in a child SA of their own (ADDITIONAL_TS_POSSIBLE)."""
-
-
-def find(payloads: Iterable[Payload], kind: type[_Kind]) -> _Kind | None:
-    """Return the first payload of a kind."""
-    return next((each for each in payloads if isinstance(each, kind)), None)
-
-
-def need(payloads: Iterable[Payload], kind: type[_Kind]) -> _Kind:
-    """Return the first payload of a kind. Raises Refused where the message breaks the protocol without it."""
-    found = find(payloads, kind)
-    if found is None:
-        raise Refused(NotifyType.INVALID_SYNTAX, f"the peer's message lacks its {kind.__name__}")
-    return found
-
-
-def error_in(payloads: Iterable[Payload]) -> Notify | None:
-    """Return the peer's refusal, if the answer is one (section 3.10.1)."""
-    notifies = (each for each in payloads if isinstance(each, Notify))
-    return next((each for each in notifies if each.type < FIRST_STATUS_TYPE), None)
-
-
-def has_notify(payloads: Iterable[Payload], kind: NotifyType) -> bool:
-    """Whether a notification of a type is among the payloads."""
-    return any(isinstance(each, Notify) and each.type == kind for each in payloads)
 
 
 def group_asked(notify: Notify, allowed: Iterable[Group]) -> Group | None:
@@ -121,7 +83,7 @@ class ChildOffer:
         self.spi = spi
         self.group = group
         self._selectors = selectors
-        self._nonce = entropy.octets(NONCE_OCTETS)
+        self._nonce = entropy.octets(NONCE_LENGTH)
         self._pair = KeyPair.generate(group, entropy) if group not in (None, Group.NONE) else None
         self._offer = offer_esp(proposals, spi.to_bytes(4), with_groups=group is not None)
 
@@ -141,11 +103,11 @@ class ChildOffer:
 
         Raises Refused where it is not what we offered: the peer then has a child SA that we don't.
         """
-        suite, peer_spi = accepted_esp(need(payloads, SecurityAssociation), self._offer)
-        nonces = nonces or Nonces(self._nonce, need(payloads, Nonce).data)
+        suite, peer_spi = accepted_esp(need(SecurityAssociation, payloads), self._offer)
+        nonces = nonces or Nonces(self._nonce, need(Nonce, payloads).data)
         shared: Secret | None = None
         if suite.group is not Group.NONE:
-            theirs = need(payloads, KeyExchange)
+            theirs = need(KeyExchange, payloads)
             if self._pair is None or suite.group is not self._pair.group:
                 raise Refused(
                     NotifyType.INVALID_SYNTAX, f"the peer chose {suite.group}, which has no KE payload"
@@ -158,9 +120,7 @@ class ChildOffer:
         if selectors is None:
             words = f"the peer answers {answered}, and we offered {self._selectors}"
             raise Refused(NotifyType.TS_UNACCEPTABLE, words)
-        forth, back = child_keys(
-            sa.suite.prf, sa.keys.derive, suite, shared, nonces.initiator, nonces.responder
-        )
+        forth, back = child_keys(sa.suite.prf, sa.keys.derive, suite, shared, nonces)
         return Agreed(
             self.spi,
             int.from_bytes(peer_spi),
@@ -169,7 +129,7 @@ class ChildOffer:
             outbound=forth,
             selectors=tidied(selectors),
             nonces=nonces,
-            has_more=has_notify(payloads, NotifyType.ADDITIONAL_TS_POSSIBLE),
+            has_more=notified(NotifyType.ADDITIONAL_TS_POSSIBLE, payloads) is not None,
         )
 
 
@@ -189,16 +149,16 @@ def answer_child(
     (sections 1.3.1 and 2.22). Raises Refused.
     """
     with_groups = nonces is None
-    sent = find(payloads, KeyExchange) if with_groups else None
+    sent = first_of(KeyExchange, payloads) if with_groups else None
     suite, chosen, peer_spi = choose_esp(
-        need(payloads, SecurityAssociation),
+        need(SecurityAssociation, payloads),
         proposals,
         with_groups=with_groups,
         sent_group=group_of(sent.group) if sent is not None else Group.NONE,
     )
     fresh: list[Payload] = []
     if nonces is None:
-        nonces = Nonces(need(payloads, Nonce).data, entropy.octets(NONCE_OCTETS))
+        nonces = Nonces(need(Nonce, payloads).data, entropy.octets(NONCE_LENGTH))
         fresh.append(Nonce(nonces.responder))
     offered = offered_selectors(payloads, by_us=False)
     selectors = narrow(offered)
@@ -208,7 +168,7 @@ def answer_child(
     if suite.group is not Group.NONE:
         pair, shared = answered_exchange(suite.group, sent, entropy)
         fresh.append(KeyExchange(group_number(suite.group), pair.public))
-    forth, back = child_keys(sa.suite.prf, sa.keys.derive, suite, shared, nonces.initiator, nonces.responder)
+    forth, back = child_keys(sa.suite.prf, sa.keys.derive, suite, shared, nonces)
     answer = (
         SecurityAssociation((msgspec.structs.replace(chosen, spi=spi.to_bytes(4)),)),
         *fresh,

@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from policies.ipsec import Group
 from tunnels.effects import Effect, SiteRekeyed
 from tunnels.ike.child import REMAKE, RETRY, Child, State, Want
-from tunnels.ike.child_exchange import Agreed, ChildOffer, Nonces, error_in, group_asked
+from tunnels.ike.child_exchange import Agreed, ChildOffer, group_asked
 from tunnels.ike.child_table import ChildTable
 from tunnels.ike.constants import ExchangeType, NotifyType, Protocol
-from tunnels.ike.payloads import Delete, Notify, Payload
+from tunnels.ike.keys import Nonces
+from tunnels.ike.payloads import Delete, Notify, Payload, error_in
 from tunnels.ike.rejected import Refused
 
 Plan = Callable[[float], None]

@@ -25,7 +25,7 @@ from policies.ipsec import SiteStart
 from policies.selectors import Selectors
 from tunnels.effects import ChildSa, Effect, Path, SiteRekeyed, SiteTrouble
 from tunnels.ike.child import HARD, REMAKE, REPLACED_FOR, RETRY, Child, State, Want
-from tunnels.ike.child_exchange import Nonces, answer_child, find
+from tunnels.ike.child_exchange import answer_child
 from tunnels.ike.child_table import ChildTable
 from tunnels.ike.child_tasks import CreateChild, DeleteChildren, RekeyChild
 from tunnels.ike.child_terms import Terms
@@ -34,7 +34,8 @@ from tunnels.ike.entropy import Entropy
 from tunnels.ike.exchange import Task
 from tunnels.ike.ike_rekey import GiveUp, IkeRekey, Outcome, ReplacedBy
 from tunnels.ike.ike_sa import IkeSa
-from tunnels.ike.payloads import Delete, Notify, Payload, SecurityAssociation
+from tunnels.ike.keys import Nonces
+from tunnels.ike.payloads import Delete, Notify, Payload, SecurityAssociation, first_of, notified
 from tunnels.ike.policy import PeerPolicy
 from tunnels.ike.rejected import Refused
 
@@ -114,7 +115,7 @@ class Children:
 
     # The first child SA, in IKE_AUTH.
 
-    def first_offer(self, _now: float) -> tuple[Payload, ...]:
+    def first_offer(self) -> tuple[Payload, ...]:
         """Return SA, TSi and TSr of the IKE_AUTH request."""
         want = self._table.wants.first
         want.is_asked = True
@@ -136,7 +137,7 @@ class Children:
             # The peer asks for the others too, and is given the time to.
             for want in self._table.wants:
                 want.due = now + self._terms.pause(REMAKE, 1)
-        if find(payloads, SecurityAssociation) is None:
+        if first_of(SecurityAssociation, payloads) is None:
             return (), []
         try:
             return self._accept(payloads, None, now, nonces)
@@ -240,7 +241,7 @@ class Children:
     def _handle_create(self, payloads: Sequence[Payload], now: float, under: IkeSa) -> Answer:
         if self._is_over or under != self.sa:
             raise Refused(NotifyType.TEMPORARY_FAILURE, "the peer asks for an SA while its IKE SA ends")
-        offer = find(payloads, SecurityAssociation)
+        offer = first_of(SecurityAssociation, payloads)
         if offer is not None and offer.proposals and offer.proposals[0].protocol == Protocol.IKE:
             if self._table.asked is not None:
                 # We are creating, rekeying or closing a child SA (section 2.25.1).
@@ -251,8 +252,7 @@ class Children:
         if self._rekey.is_asked:
             words = "the peer asks for a child SA while we rekey the IKE SA"
             raise Refused(NotifyType.TEMPORARY_FAILURE, words)
-        notifies = (each for each in payloads if isinstance(each, Notify))
-        rekey = next((each for each in notifies if each.type == NotifyType.REKEY_SA), None)
+        rekey = notified(NotifyType.REKEY_SA, payloads)
         if rekey is not None:
             return self._handle_rekey(rekey, payloads, now)
         if len(self._table) >= self._table.limit:

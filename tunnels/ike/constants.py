@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TypeVar
 
+MAJOR_VERSION = 2
+
 _Kind = TypeVar("_Kind", bound=IntEnum)
 
 
@@ -145,6 +147,3 @@ class NotifyType(IntEnum):
     NON_FIRST_FRAGMENTS_ALSO = 16395
     FRAGMENTATION_SUPPORTED = 16430
     SIGNATURE_HASH_ALGORITHMS = 16431
-
-
-FIRST_STATUS_TYPE = 16384

@@ -18,13 +18,14 @@ import msgspec
 from policies.errors import MalformedPacket
 from tunnels.effects import Effect, Path, SendDatagram
 from tunnels.ike import wire
-from tunnels.ike.constants import ExchangeType, NotifyType
+from tunnels.ike.ciphers import NotAuthentic
+from tunnels.ike.constants import MAJOR_VERSION, ExchangeType, NotifyType
 from tunnels.ike.entropy import Entropy
 from tunnels.ike.fragments import Reassembly
 from tunnels.ike.ike_sa import IkeSa
 from tunnels.ike.nat import fragment_limit
 from tunnels.ike.payloads import Header, Notify, Payload
-from tunnels.ike.protection import NotAuthentic, Protection
+from tunnels.ike.protection import Protection
 from tunnels.ike.rejected import UnsupportedCriticalPayload
 from tunnels.retransmit import Backoff
 
@@ -240,7 +241,7 @@ class Exchanges:
     def _concerns(self, header: Header) -> bool:
         if (header.initiator_spi, header.responder_spi) != (self._sa.initiator_spi, self._sa.responder_spi):
             return False
-        if header.from_initiator == self._sa.is_initiator or header.major_version != 2:
+        if header.from_initiator == self._sa.is_initiator or header.major_version != MAJOR_VERSION:
             return False
         if header.is_response:
             task = self._task

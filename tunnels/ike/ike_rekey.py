@@ -11,23 +11,15 @@ from collections.abc import Sequence
 import msgspec
 
 from policies.ipsec import Group, IkeProposal
-from tunnels.ike.child_exchange import (
-    NONCE_OCTETS,
-    Nonces,
-    answered_exchange,
-    error_in,
-    group_asked,
-    need,
-)
+from tunnels.ike.child_exchange import answered_exchange, group_asked
 from tunnels.ike.constants import NotifyType
 from tunnels.ike.entropy import Entropy
 from tunnels.ike.ike_sa import IkeSa
-from tunnels.ike.keys import KeyPair, rekeyed_ike_keys
-from tunnels.ike.payloads import KeyExchange, Nonce, Payload, SecurityAssociation
+from tunnels.ike.keys import NONCE_LENGTH, KeyPair, Nonces, rekeyed_ike_keys
+from tunnels.ike.payloads import KeyExchange, Nonce, Payload, SecurityAssociation, error_in, need
 from tunnels.ike.rejected import Refused
+from tunnels.ike.spis import SPI_LENGTH, fresh_spi
 from tunnels.ike.transforms import accepted_ike, choose_ike, group_number, group_of, offer_ike
-
-_SPI_OCTETS = 8
 
 
 class NewIkeSa(msgspec.Struct, frozen=True):
@@ -72,8 +64,8 @@ class _Attempt:
 
     def __init__(self, proposals: Sequence[IkeProposal], group: Group, entropy: Entropy) -> None:
         self.group = group
-        self.spi = entropy.octets(_SPI_OCTETS)
-        self.nonce = entropy.octets(NONCE_OCTETS)
+        self.spi = fresh_spi(entropy)
+        self.nonce = entropy.octets(NONCE_LENGTH)
         self.pair = KeyPair.generate(group, entropy)
         self.offer = offer_ike(proposals, self.spi)
 
@@ -81,19 +73,18 @@ class _Attempt:
         return (self.offer, Nonce(self.nonce), KeyExchange(group_number(self.group), self.pair.public))
 
     def accepted(self, payloads: Sequence[Payload], old: IkeSa) -> tuple[IkeSa, Nonces]:
-        suite, peer_spi = accepted_ike(need(payloads, SecurityAssociation), self.offer)
-        theirs = need(payloads, KeyExchange)
+        suite, peer_spi = accepted_ike(need(SecurityAssociation, payloads), self.offer)
+        theirs = need(KeyExchange, payloads)
         if suite.group is not self.group or theirs.group != group_number(self.group):
             raise Refused(NotifyType.INVALID_SYNTAX, f"the peer answers {self.group} with another group")
-        nonces = Nonces(self.nonce, need(payloads, Nonce).data)
+        nonces = Nonces(self.nonce, need(Nonce, payloads).data)
         shared = self.pair.shared(theirs.data)
         keys = rekeyed_ike_keys(
             old.suite.prf,
             old.keys.derive,
             suite,
             shared,
-            nonces.initiator,
-            nonces.responder,
+            nonces,
             self.spi,
             peer_spi,
         )
@@ -131,25 +122,24 @@ class IkeRekey:
         if self._is_over or self.candidate is not None:
             # It replaces an IKE SA that has been replaced (section 2.8.2).
             raise Refused(NotifyType.TEMPORARY_FAILURE, "the peer rekeys an IKE SA that is being replaced")
-        sent = need(payloads, KeyExchange)
+        sent = need(KeyExchange, payloads)
         suite, chosen, peer_spi = choose_ike(
-            need(payloads, SecurityAssociation), self._proposals, sent_group=group_of(sent.group)
+            need(SecurityAssociation, payloads), self._proposals, sent_group=group_of(sent.group)
         )
-        if len(peer_spi) != _SPI_OCTETS:
+        if len(peer_spi) != SPI_LENGTH:
             raise Refused(NotifyType.INVALID_SYNTAX, "the peer rekeys the IKE SA without a new SPI")
         if suite.group is Group.NONE:
             raise Refused(NotifyType.NO_PROPOSAL_CHOSEN, "the peer rekeys the IKE SA without a key exchange")
         pair, shared = answered_exchange(suite.group, sent, self._entropy)
-        nonces = Nonces(need(payloads, Nonce).data, self._entropy.octets(NONCE_OCTETS))
-        spi = self._entropy.octets(_SPI_OCTETS)
+        nonces = Nonces(need(Nonce, payloads).data, self._entropy.octets(NONCE_LENGTH))
+        spi = fresh_spi(self._entropy)
         old = self.sa
         keys = rekeyed_ike_keys(
             old.suite.prf,
             old.keys.derive,
             suite,
             shared,
-            nonces.initiator,
-            nonces.responder,
+            nonces,
             peer_spi,
             spi,
         )

@@ -15,12 +15,13 @@ from tunnels.ike.constants import ExchangeType, NotifyType
 from tunnels.ike.entropy import Entropy
 from tunnels.ike.exchange import Exchanges, Request
 from tunnels.ike.informational import Telling
-from tunnels.ike.life import SpiAllocator, State, never_twice
+from tunnels.ike.life import State
 from tunnels.ike.nat import Route
-from tunnels.ike.payloads import Message, Notify, Payload
+from tunnels.ike.payloads import Message, Notify, Payload, notified
 from tunnels.ike.policy import PeerPolicy
 from tunnels.ike.rejected import Refused
-from tunnels.ike.sa_init import Agreed, Initiation, notified
+from tunnels.ike.sa_init import Agreed, Initiation
+from tunnels.ike.spis import SpiAllocator, never_twice
 from tunnels.ike.succession import Succession
 
 # Seconds that a peer has to prove itself after its first message.
@@ -36,7 +37,6 @@ class Introduction(Succession):
         policy: PeerPolicy,
         path: Path,
         entropy: Entropy,
-        _now: float,
         *,
         initial_contact: bool = False,
         allocate_spi: SpiAllocator | None = None,
@@ -103,7 +103,7 @@ class Introduction(Succession):
         """Keys are agreed on: say who we are, and prove it."""
         exchanges = self._agree(agreed, next_own=1, next_peers=0)
         children = self._give_children(self._site_policy, agreed.sa, now)
-        offer = children.first_offer(now)
+        offer = children.first_offer()
         payloads = auth.request(agreed, self._site_policy, offer, initial_contact=self._says_initial_contact)
         self._introduction = Telling(*payloads, exchange=ExchangeType.IKE_AUTH)
         exchanges.submit(self._introduction)

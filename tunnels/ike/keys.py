@@ -35,6 +35,26 @@ _ENCRYPTION_OCTETS = {
 }
 
 
+NONCE_LENGTH = 32
+"""Of ours, in octets: at least half of any PRF's key (section 2.10)."""
+
+
+class Nonces(msgspec.Struct, frozen=True):
+    """Of one exchange: the initiator's and the responder's."""
+
+    initiator: bytes
+    responder: bytes
+
+    @property
+    def lowest(self) -> bytes:
+        """What decides between two exchanges that collide: octet by octet (section 2.8.1)."""
+        return min(self.initiator, self.responder)
+
+    @property
+    def joined(self) -> bytes:
+        return self.initiator + self.responder
+
+
 class KeyPair:
     """Our half of one Diffie-Hellman exchange. It is used once, for perfect forward secrecy."""
 
@@ -96,15 +116,13 @@ def prf_plus(algorithm: Prf, key: bytes, seed: bytes, count: int) -> Secret:
 def ike_keys(
     suite: IkeSuite,
     shared: Secret,
-    initiator_nonce: bytes,
-    responder_nonce: bytes,
+    nonces: Nonces,
     initiator_spi: bytes,
     responder_spi: bytes,
 ) -> IkeKeys:
     """Return the keys of a first IKE SA (section 2.14)."""
-    nonces = initiator_nonce + responder_nonce
-    skeyseed = prf(suite.prf, nonces, shared)
-    return _expanded(suite, skeyseed, nonces + initiator_spi + responder_spi)
+    skeyseed = prf(suite.prf, nonces.joined, shared)
+    return _expanded(suite, skeyseed, nonces.joined + initiator_spi + responder_spi)
 
 
 def rekeyed_ike_keys(
@@ -112,8 +130,7 @@ def rekeyed_ike_keys(
     old_derive: Secret,
     suite: IkeSuite,
     shared: Secret,
-    initiator_nonce: bytes,
-    responder_nonce: bytes,
+    nonces: Nonces,
     initiator_spi: bytes,
     responder_spi: bytes,
 ) -> IkeKeys:
@@ -122,9 +139,8 @@ def rekeyed_ike_keys(
     SKEYSEED is made with the old SA's function, the rest with the new one's; nonces and SPIs are
     those of the exchange that rekeyed, whose initiator is the new SA's initiator.
     """
-    nonces = initiator_nonce + responder_nonce
-    skeyseed = prf(old_prf, old_derive, shared + nonces)
-    return _expanded(suite, skeyseed, nonces + initiator_spi + responder_spi)
+    skeyseed = prf(old_prf, old_derive, shared + nonces.joined)
+    return _expanded(suite, skeyseed, nonces.joined + initiator_spi + responder_spi)
 
 
 def child_keys(
@@ -132,12 +148,11 @@ def child_keys(
     derive: Secret,
     suite: EspSuite,
     shared: Secret | None,
-    initiator_nonce: bytes,
-    responder_nonce: bytes,
+    nonces: Nonces,
 ) -> tuple[EspKeys, EspKeys]:
     """Return the keys from the exchange's initiator to its responder, and those back (section 2.17)."""
     encryption, integrity = _encryption_octets(suite.encryption), _integrity_octets(suite.integrity)
-    seed = (shared or b"") + initiator_nonce + responder_nonce
+    seed = (shared or b"") + nonces.joined
     stream = prf_plus(function, derive, seed, 2 * (encryption + integrity))
     forth, forth_integrity, back, back_integrity = _cut(
         stream, (encryption, integrity, encryption, integrity)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from typing import Self
 
@@ -18,16 +18,14 @@ from tunnels.ike.informational import Telling
 from tunnels.ike.liveness import KEEPALIVE, Liveness
 from tunnels.ike.nat import Nat, Route
 from tunnels.ike.policy import PeerPolicy
-from tunnels.ike.sa_init import NO_SPI, Agreed, Initiation
+from tunnels.ike.sa_init import Agreed, Initiation
+from tunnels.ike.spis import NO_SPI, SpiAllocator
 from tunnels.retransmit import Backoff
 
 # How long the last response of a session that has ended is still repeated for the peer, in seconds.
 LINGER = 5.0
 # Whoever leaves does not wait long for the answer.
 FAREWELL = Backoff(first=0.5, factor=2.0, attempts=3)
-
-SpiAllocator = Callable[[], int]
-"""Gives an SPI for ESP that nobody else on the node receives at."""
 
 
 class State(Enum):
@@ -205,21 +203,3 @@ class Life:
         if self._exchanges is None:
             raise ValueError("messages are protected after IKE_SA_INIT")
         return self._exchanges
-
-
-def never_twice(entropy: Entropy) -> SpiAllocator:
-    """Give each SPI once in four thousand million, without remembering any.
-
-    They have to differ, not to be unforeseeable: packets are told to be genuine by their keys.
-    """
-    step = int.from_bytes(entropy.octets(4)) | 1  # odd, so that all of them come
-    last = int.from_bytes(entropy.octets(4))
-
-    def allocate() -> int:
-        nonlocal last
-        last = (last + step) % (1 << 32)
-        while last <= 255:  # reserved (RFC 4303 section 2.1)
-            last = (last + step) % (1 << 32)
-        return last
-
-    return allocate

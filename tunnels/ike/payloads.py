@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import TypeVar
+
 import msgspec
 
 from policies.selectors import TrafficSelector
 from tunnels.ike.constants import (
+    MAJOR_VERSION,
     AuthMethod,
     CertificateEncoding,
     ExchangeType,
@@ -15,6 +19,10 @@ from tunnels.ike.constants import (
     Protocol,
     TransformType,
 )
+from tunnels.ike.rejected import Refused
+
+# Types of notifications below it are errors, known here or not (section 3.10.1).
+_FIRST_STATUS = 16384
 
 
 class Transform(msgspec.Struct, frozen=True):
@@ -100,6 +108,10 @@ class Notify(msgspec.Struct, frozen=True):
     protocol: Protocol | int = Protocol.NONE
     spi: bytes = b""
 
+    @property
+    def is_error(self) -> bool:
+        return self.type < _FIRST_STATUS
+
 
 class Delete(msgspec.Struct, frozen=True):
     """Of the IKE SA itself (no SPIs), or of child SAs by the SPIs that the sender receives at."""
@@ -155,7 +167,7 @@ class Header(msgspec.Struct, frozen=True):
     from_initiator: bool
     """Whether the original initiator of the IKE SA sends it."""
     next_payload: PayloadType | int = PayloadType.NONE
-    major_version: int = 2
+    major_version: int = MAJOR_VERSION
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -163,3 +175,29 @@ class Message(msgspec.Struct, frozen=True):
 
     header: Header
     payloads: tuple[Payload, ...]
+
+
+_Kind = TypeVar("_Kind", bound=Payload)
+
+
+def first_of(kind: type[_Kind], payloads: Iterable[Payload]) -> _Kind | None:
+    """Return the first payload of a kind."""
+    return next((each for each in payloads if isinstance(each, kind)), None)
+
+
+def need(kind: type[_Kind], payloads: Iterable[Payload]) -> _Kind:
+    """Return the first payload of a kind. Raises Refused where the message breaks the protocol without it."""
+    found = first_of(kind, payloads)
+    if found is None:
+        raise Refused(NotifyType.INVALID_SYNTAX, f"the peer's message lacks its {kind.__name__}")
+    return found
+
+
+def notified(type: NotifyType, payloads: Iterable[Payload]) -> Notify | None:
+    """Return the first notification of a type."""
+    return next((each for each in payloads if isinstance(each, Notify) and each.type == type), None)
+
+
+def error_in(payloads: Iterable[Payload]) -> Notify | None:
+    """Return the peer's refusal, if the answer is one (section 3.10.1)."""
+    return next((each for each in payloads if isinstance(each, Notify) and each.is_error), None)

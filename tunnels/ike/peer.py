@@ -14,9 +14,10 @@ from policies.addresses import ProviderAddress
 from policies.ipsec import SiteStart
 from tunnels.effects import IKE_PORT, Effect, Endpoint, Path
 from tunnels.ike.entropy import Entropy
+from tunnels.ike.life import State
 from tunnels.ike.policy import PeerPolicy
-from tunnels.ike.sa_init import NO_SPI
-from tunnels.ike.session import IkeSession, State
+from tunnels.ike.session import IkeSession
+from tunnels.ike.spis import NO_SPI
 from tunnels.retransmit import Backoff
 
 _PAUSES = Backoff(first=1.0, factor=2.0, ceiling=30.0, jitter=0.5)

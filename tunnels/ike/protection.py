@@ -15,12 +15,10 @@ from policies.errors import MalformedPacket
 from policies.ipsec import IkeSuite
 from policies.secret import Secret
 from tunnels.ike import fragments, wire
-from tunnels.ike.ciphers import NotAuthentic, cipher_of
+from tunnels.ike.ciphers import cipher_of
 from tunnels.ike.constants import PayloadType
 from tunnels.ike.entropy import Entropy
 from tunnels.ike.payloads import Header, Payload
-
-__all__ = ["NotAuthentic", "Opened", "Protection"]
 
 _PAYLOAD = struct.Struct("!BBH")  # next payload, critical bit, length with this header
 _FRAGMENT = struct.Struct("!HH")  # number, total; from 1

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
 
 import msgspec
 
@@ -19,12 +18,11 @@ from policies.errors import MalformedPacket
 from policies.secret import Secret
 from tunnels.effects import Effect, Path, SiteKey, SiteTrouble
 from tunnels.ike import authentication, credentials, nat, transforms, wire
-from tunnels.ike.child_exchange import Nonces
-from tunnels.ike.constants import CertificateEncoding, ExchangeType, NotifyType
+from tunnels.ike.constants import MAJOR_VERSION, CertificateEncoding, ExchangeType, NotifyType
 from tunnels.ike.entropy import Entropy
 from tunnels.ike.exchange import Retransmission
 from tunnels.ike.ike_sa import IkeSa
-from tunnels.ike.keys import KeyPair, ike_keys
+from tunnels.ike.keys import NONCE_LENGTH, KeyPair, Nonces, ike_keys
 from tunnels.ike.nat import Nat
 from tunnels.ike.payloads import (
     CertificateRequest,
@@ -35,14 +33,12 @@ from tunnels.ike.payloads import (
     Notify,
     Payload,
     SecurityAssociation,
+    first_of,
+    notified,
 )
 from tunnels.ike.policy import PeerPolicy
 from tunnels.ike.rejected import Refused, UnsupportedCriticalPayload
-
-NO_SPI = bytes(8)
-SPI_LENGTH = 8
-# At least half of any PRF's key (RFC 7296 section 2.10).
-NONCE_LENGTH = 32
+from tunnels.ike.spis import NO_SPI, fresh_spi
 
 _LONGEST_COOKIE = 64
 # How often an initiator does what an answer in the clear asks of it.
@@ -125,7 +121,7 @@ class Initiation:
         """Take what claims to be the answer."""
         if not header.is_response or header.from_initiator or header.message_id != 0:
             return []
-        if header.initiator_spi != self.own_spi or header.major_version != 2:
+        if header.initiator_spi != self.own_spi or header.major_version != MAJOR_VERSION:
             return []
         try:
             payloads = wire.decode_payloads_untrusted(header.next_payload, datagram[wire.HEADER_LENGTH :])
@@ -153,7 +149,11 @@ class Initiation:
         if suite.group is not self._group or value.group != transforms.group_number(suite.group):
             raise Refused(NotifyType.INVALID_SYNTAX, "the peer answered with another group than it was asked")
         keys = ike_keys(
-            suite, self._pair.shared(value.data), self._nonce, nonce.data, self.own_spi, header.responder_spi
+            suite,
+            self._pair.shared(value.data),
+            Nonces(self._nonce, nonce.data),
+            self.own_spi,
+            header.responder_spi,
         )
         found = nat.detected(self.own_spi, header.responder_spi, path, payloads)
         to_nat_port = found.is_there or (self._policy.force_udp and _knows_nat(payloads))
@@ -178,7 +178,7 @@ class Initiation:
                 return self._show(each.data, now)
             if each.type == NotifyType.INVALID_KE_PAYLOAD:
                 return self._change_group(each.data, now)
-            if is_error(each):
+            if each.is_error:
                 return self._trouble(refusal_words(each.type, self._policy))
         return []
 
@@ -256,7 +256,7 @@ def respond(
     header = Header(
         initiator_spi, own_spi, ExchangeType.IKE_SA_INIT, 0, is_response=True, from_initiator=False
     )
-    keys = ike_keys(suite, shared, nonce.data, own_nonce, initiator_spi, own_spi)
+    keys = ike_keys(suite, shared, Nonces(nonce.data, own_nonce), initiator_spi, own_spi)
     site = policies[0].site if len(policies) == 1 else UNKNOWN_SITE
     return Agreed(
         sa=IkeSa(site, False, own_spi, initiator_spi, suite, keys),
@@ -313,31 +313,6 @@ def refusal_words(notify: NotifyType | int, policy: PeerPolicy) -> str:
     if notify == NotifyType.INVALID_MAJOR_VERSION:
         return "the peer does not speak IKEv2"
     return f"the peer says {notify.name if isinstance(notify, NotifyType) else f'error {notify}'}"
-
-
-def fresh_spi(entropy: Entropy) -> bytes:
-    """Draw an SPI that is not zero."""
-    while not any(spi := entropy.octets(SPI_LENGTH)):
-        continue
-    return spi
-
-
-_Sort = TypeVar("_Sort", bound=Payload)
-
-
-def first_of(sort: type[_Sort], payloads: Sequence[Payload]) -> _Sort | None:
-    """Return the first payload of a sort."""
-    return next((each for each in payloads if isinstance(each, sort)), None)
-
-
-def notified(notify: NotifyType, payloads: Sequence[Payload]) -> Notify | None:
-    """Return the first notification of a type."""
-    return next((each for each in payloads if isinstance(each, Notify) and each.type == notify), None)
-
-
-def is_error(notify: Notify) -> bool:
-    """Whether it says that something went wrong, in words that we know or not (section 3.10.1)."""
-    return notify.type < NotifyType.INITIAL_CONTACT
 
 
 def _knows_nat(payloads: Sequence[Payload]) -> bool:

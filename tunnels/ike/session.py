@@ -20,10 +20,7 @@ from tunnels.ike.informational import Telling
 from tunnels.ike.introduction import Introduction
 from tunnels.ike.life import State
 from tunnels.ike.liveness import KEEPALIVE, Question, Traffic
-from tunnels.ike.payloads import Delete, Notify, Payload
-from tunnels.ike.sa_init import notified
-
-__all__ = ["IkeSession", "State"]
+from tunnels.ike.payloads import Delete, Notify, Payload, notified
 
 
 class IkeSession(Introduction):
@@ -105,7 +102,7 @@ class IkeSession(Introduction):
             return []
         return self.children.demand(now) + self.go_on(now)
 
-    def moved(self, path: Path, _now: float) -> list[Effect]:
+    def moved(self, path: Path) -> list[Effect]:
         """An authentic, new packet of a child SA has come along another path (RFC 7296 section 2.23)."""
         return self._follow(path) if self.state is State.ESTABLISHED and self.in_udp else []
 

@@ -46,7 +46,6 @@ from tunnels.ike.rejected import UnsupportedCriticalPayload
 
 HEADER_LENGTH = 28
 PAYLOAD_HEADER_LENGTH = 4
-SPI_LENGTH = 8
 
 MOST_PAYLOADS = 128
 MOST_DELETED = 1024

@@ -21,7 +21,6 @@ from policies.selectors import Selectors, TrafficSelector
 from tests.tunnels.ike.entropy import SeededEntropy
 from tests.tunnels.ike.esp import Esp, agree
 from tunnels.effects import ChildSa, Effect, Endpoint, Path
-from tunnels.ike.child_exchange import Nonces
 from tunnels.ike.children import Children
 from tunnels.ike.constants import ExchangeType, Protocol
 from tunnels.ike.credentials import Credentials
@@ -30,7 +29,7 @@ from tunnels.ike.identities import Identity
 from tunnels.ike.ike_rekey import Discard, GiveUp, NewIkeSa, Outcome, ReplacedBy
 from tunnels.ike.ike_sa import IkeSa
 from tunnels.ike.informational import ends_ike_sa, goodbye
-from tunnels.ike.keys import ike_keys
+from tunnels.ike.keys import Nonces, ike_keys
 from tunnels.ike.payloads import Delete, Payload
 from tunnels.ike.policy import ChildPolicy, PeerPolicy
 
@@ -315,7 +314,7 @@ class Duo:
         entropy = SeededEntropy(seed)
         suite = IkeSuite(MODERN_IKE[0].encryption[0], None, MODERN_IKE[0].prf[0], MODERN_IKE[0].groups[0])
         spi_a, spi_b = entropy.octets(8), entropy.octets(8)
-        keys = ike_keys(suite, Secret(entropy.octets(32)), *(entropy.octets(32),) * 2, spi_a, spi_b)
+        keys = ike_keys(suite, Secret(entropy.octets(32)), Nonces(*(entropy.octets(32),) * 2), spi_a, spi_b)
         policy_a = a or policy([NET])
         policy_b = b or policy(mirrored(policy_a.children))
         self.a = Side("a", IkeSa(SITE, True, spi_a, spi_b, suite, keys), policy_a, 2 * seed + 1, self)
@@ -333,7 +332,7 @@ class Duo:
 
     def authenticate(self) -> tuple[Payload, ...]:
         """Make the first child SA, as IKE_AUTH does; return what the responder said of it."""
-        answer, effects = self.b.children.first_request(self.a.children.first_offer(0), NONCES, self.now)
+        answer, effects = self.b.children.first_request(self.a.children.first_offer(), NONCES, self.now)
         self.b.take(effects)
         self.a.take(self.a.children.first_answered(answer, NONCES, self.now))
         return answer

@@ -30,9 +30,10 @@ from tunnels.effects import (
     SiteUp,
 )
 from tunnels.ike.endpoint import IkeEndpoint
+from tunnels.ike.life import State
 from tunnels.ike.liveness import Traffic
 from tunnels.ike.policy import PeerPolicy
-from tunnels.ike.session import IkeSession, State
+from tunnels.ike.session import IkeSession
 
 
 class Node:

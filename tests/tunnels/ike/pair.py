@@ -43,10 +43,11 @@ from tunnels.ike import wire
 from tunnels.ike.constants import ExchangeType
 from tunnels.ike.credentials import Credentials
 from tunnels.ike.identities import Identity
+from tunnels.ike.life import State
 from tunnels.ike.liveness import Traffic
 from tunnels.ike.payloads import Header, Message
 from tunnels.ike.policy import ChildPolicy, PeerPolicy
-from tunnels.ike.session import IkeSession, State
+from tunnels.ike.session import IkeSession
 
 UTC_NOW = datetime(2026, 6, 1, tzinfo=UTC)
 LEFT, RIGHT = ProviderAddress.parse("192.0.2.1"), ProviderAddress.parse("198.51.100.1")
@@ -223,9 +224,7 @@ class Pair:
     def dial(self, side: Side, *, initial_contact: bool = False) -> IkeSession:
         other = self.right if side is self.left else self.left
         path = Path(Endpoint(side.address, IKE_PORT), Endpoint(other.address, IKE_PORT))
-        session = IkeSession.initiate(
-            side.policy, path, side.entropy, self.now, initial_contact=initial_contact
-        )
+        session = IkeSession.initiate(side.policy, path, side.entropy, initial_contact=initial_contact)
         side.sessions.append(session)
         self.carry_out(side, session.start(self.now))
         return session

@@ -79,7 +79,7 @@ def test_the_other_children_of_the_policy_follow_the_first() -> None:
 
 def test_a_responder_that_is_to_start_asks_for_what_the_initiator_left_out() -> None:
     duo = Duo(policy([NET, DMZ], start=SiteStart.RESPOND), policy(mirrored([NET, DMZ])), established=False)
-    answer, effects = duo.b.children.first_request(duo.a.children.first_offer(0), NONCES, 0)
+    answer, effects = duo.b.children.first_request(duo.a.children.first_offer(), NONCES, 0)
     duo.b.take(effects)
     effects = duo.a.children.first_answered(answer, NONCES, 0)
     duo.a.children.take_tasks()  # an initiator that does not ask for the second
@@ -218,7 +218,7 @@ def test_selectors_of_another_site_are_refused_by_name() -> None:
 
 def test_a_peer_that_takes_single_pairs_only_gets_them() -> None:
     duo = Duo(policy([TWO_BY_TWO]), established=False)
-    duo.a.children.first_offer(0)
+    duo.a.children.first_offer()
     duo.a.take(duo.a.children.first_answered((Notify(NotifyType.SINGLE_PAIR_REQUIRED),), NONCES, 0))
     duo.run()
     assert len(duo.a.pairs()) == 4
@@ -228,7 +228,7 @@ def test_a_peer_that_takes_single_pairs_only_gets_them() -> None:
 
 def test_the_selectors_that_a_peer_leaves_for_other_child_sas_are_asked_for() -> None:
     duo = Duo(policy([TWO_BY_TWO]), established=False)
-    request = duo.a.children.first_offer(0)
+    request = duo.a.children.first_offer()
     narrow = selectors("10.20.0.0/16", "10.0.1.0/24")
     cut = tuple(
         TrafficSelectors(each.of_initiator, narrow.remote if each.of_initiator else narrow.local)
@@ -247,7 +247,7 @@ def test_the_selectors_that_a_peer_leaves_for_other_child_sas_are_asked_for() ->
 
 def test_an_answer_that_is_not_what_was_offered_is_deleted_at_the_peer() -> None:
     duo = Duo(policy([NET]), established=False)
-    request = duo.a.children.first_offer(0)
+    request = duo.a.children.first_offer()
     answer, _ = duo.b.children.first_request(request, NONCES, 0)
     foreign = selectors("10.77.0.0/16", "10.88.0.0/16")
     forged = tuple(
@@ -275,7 +275,7 @@ def test_a_peer_cannot_make_child_sas_without_end() -> None:
 
 def test_transport_mode_and_ipcomp_are_declined_by_silence() -> None:
     duo = Duo(policy([NET]), established=False)
-    request = duo.a.children.first_offer(0)
+    request = duo.a.children.first_offer()
     extras = (
         Notify(NotifyType.USE_TRANSPORT_MODE),
         Notify(NotifyType.IPCOMP_SUPPORTED, b"\x01\x02\x03"),

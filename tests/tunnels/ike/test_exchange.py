@@ -11,9 +11,10 @@ from tunnels.effects import SendDatagram, SiteDown
 from tunnels.ike import informational, wire
 from tunnels.ike.constants import ExchangeType, NotifyType, PayloadType
 from tunnels.ike.exchange import Answer, Request, Unreadable
+from tunnels.ike.life import State
 from tunnels.ike.payloads import Header, Notify, Payload, Unknown
 from tunnels.ike.protection import Opened, Protection
-from tunnels.ike.session import IkeSession, State
+from tunnels.ike.session import IkeSession
 
 SIDES = pytest.mark.parametrize("name", ["left", "right"])
 

@@ -15,7 +15,8 @@ from tunnels.ike.rejected import Refused
 
 GROUPS = [each for each in Group if each is not Group.NONE]
 LENGTHS = {Group.ECP_256: 64, Group.ECP_384: 96, Group.ECP_521: 132, Group.X25519: 32, Group.MODP_2048: 256}
-NONCES = (b"i" * 32, b"r" * 40)
+NONCES = keys.Nonces(b"i" * 32, b"r" * 40)
+BOTH_NONCES = b"i" * 32 + b"r" * 40
 SPIS = (b"initspi1", b"respspi2")
 SHARED = Secret(bytes(range(32)))
 HASHES = {Prf.SHA2_256: hashes.SHA256(), Prf.SHA2_384: hashes.SHA384(), Prf.SHA2_512: hashes.SHA512()}
@@ -119,10 +120,10 @@ def test_prf_plus_ends_after_255_blocks() -> None:
     ],
 )
 def test_ike_keys_follow_section_2_14_of_rfc_7296(suite: IkeSuite, lengths: tuple[int, ...]) -> None:
-    made = keys.ike_keys(suite, SHARED, *NONCES, *SPIS)
+    made = keys.ike_keys(suite, SHARED, NONCES, *SPIS)
 
-    skeyseed = keys.prf(suite.prf, b"".join(NONCES), SHARED)
-    stream = HKDFExpand(HASHES[suite.prf], sum(lengths), b"".join(NONCES + SPIS)).derive(skeyseed)
+    skeyseed = keys.prf(suite.prf, BOTH_NONCES, SHARED)
+    stream = HKDFExpand(HASHES[suite.prf], sum(lengths), BOTH_NONCES + b"".join(SPIS)).derive(skeyseed)
     in_order = (
         made.derive,
         made.integrity_initiator,
@@ -140,10 +141,10 @@ def test_rekeyed_ike_keys_use_the_old_prf_for_their_seed_and_the_new_one_for_the
     suite = IkeSuite(Encryption.AES_256_GCM, None, Prf.SHA2_512, Group.X25519)
     old = Secret(b"old SK_d" * 4)
 
-    made = keys.rekeyed_ike_keys(Prf.SHA2_256, old, suite, SHARED, *NONCES, *SPIS)
+    made = keys.rekeyed_ike_keys(Prf.SHA2_256, old, suite, SHARED, NONCES, *SPIS)
 
-    skeyseed = keys.prf(Prf.SHA2_256, old, SHARED + b"".join(NONCES))
-    assert made.derive == HKDFExpand(HASHES[Prf.SHA2_512], 64, b"".join(NONCES + SPIS)).derive(skeyseed)
+    skeyseed = keys.prf(Prf.SHA2_256, old, SHARED + BOTH_NONCES)
+    assert made.derive == HKDFExpand(HASHES[Prf.SHA2_512], 64, BOTH_NONCES + b"".join(SPIS)).derive(skeyseed)
 
 
 @pytest.mark.parametrize("shared", [None, SHARED])
@@ -151,9 +152,9 @@ def test_child_keys_follow_section_2_17_of_rfc_7296(shared: Secret | None) -> No
     suite = EspSuite(Encryption.AES_128_CBC, Integrity.SHA2_256, True)
     derive = Secret(b"SK_d" * 8)
 
-    forth, back = keys.child_keys(Prf.SHA2_256, derive, suite, shared, *NONCES)
+    forth, back = keys.child_keys(Prf.SHA2_256, derive, suite, shared, NONCES)
 
-    seed = (shared or b"") + b"".join(NONCES)
+    seed = (shared or b"") + BOTH_NONCES
     stream = HKDFExpand(HASHES[Prf.SHA2_256], 96, seed).derive(derive)
     assert forth == EspKeys(Secret(stream[:16]), Secret(stream[16:48]))
     assert back == EspKeys(Secret(stream[48:64]), Secret(stream[64:]))
@@ -165,7 +166,7 @@ def test_child_keys_follow_section_2_17_of_rfc_7296(shared: Secret | None) -> No
 )
 def test_child_keys_for_aead_end_with_their_salt(encryption: Encryption, length: int) -> None:
     forth, back = keys.child_keys(
-        Prf.SHA2_256, Secret(b"SK_d" * 8), EspSuite(encryption, None, True), None, *NONCES
+        Prf.SHA2_256, Secret(b"SK_d" * 8), EspSuite(encryption, None, True), None, NONCES
     )
 
     assert len(forth.encryption) == len(back.encryption) == length
@@ -174,8 +175,8 @@ def test_child_keys_for_aead_end_with_their_salt(encryption: Encryption, length:
 
 def test_nothing_that_holds_a_key_shows_it() -> None:
     suite = IkeSuite(Encryption.AES_128_CBC, Integrity.SHA2_256, Prf.SHA2_256, Group.X25519)
-    made = keys.ike_keys(suite, SHARED, *NONCES, *SPIS)
-    child = keys.child_keys(Prf.SHA2_256, made.derive, EspSuite(*suite_of_child()), None, *NONCES)
+    made = keys.ike_keys(suite, SHARED, NONCES, *SPIS)
+    child = keys.child_keys(Prf.SHA2_256, made.derive, EspSuite(*suite_of_child()), None, NONCES)
     secrets = [made.derive, made.encryption_initiator, made.auth_responder, child[0].encryption, SHARED]
 
     for value in (made, child, *secrets, *(KeyPair.generate(each, SeededEntropy(1)) for each in GROUPS)):

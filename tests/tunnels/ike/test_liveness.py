@@ -7,8 +7,8 @@ import pytest
 from tests.tunnels.ike.pair import UTC_NOW, Datagram, Pair, drop, pair, policy
 from tunnels.effects import RemoveChild, SiteDown
 from tunnels.ike.constants import ExchangeType
+from tunnels.ike.life import State
 from tunnels.ike.liveness import IDLE_PROBE, Liveness, Question, Traffic
-from tunnels.ike.session import State
 
 STEP = 0.05
 

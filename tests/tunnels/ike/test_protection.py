@@ -11,9 +11,10 @@ from policies.ipsec import Encryption, Group, IkeSuite, Integrity, Prf
 from policies.secret import Secret
 from tests.tunnels.ike.entropy import SeededEntropy
 from tunnels.ike import wire
+from tunnels.ike.ciphers import NotAuthentic
 from tunnels.ike.constants import ExchangeType, NotifyType, PayloadType
 from tunnels.ike.payloads import Header, Nonce, Notify, Payload
-from tunnels.ike.protection import NotAuthentic, Protection
+from tunnels.ike.protection import Protection
 
 AEAD_SUITES = [IkeSuite(each, None, Prf.SHA2_256, Group.X25519) for each in Encryption if each.is_aead]
 CBC_SUITES = [

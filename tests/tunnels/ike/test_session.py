@@ -22,9 +22,10 @@ from tunnels.ike import wire
 from tunnels.ike.constants import ExchangeType, NotifyType
 from tunnels.ike.credentials import Credentials
 from tunnels.ike.introduction import HALF_OPEN_FOR
+from tunnels.ike.life import State
 from tunnels.ike.payloads import Header, Notify
 from tunnels.ike.policy import ChildPolicy
-from tunnels.ike.session import IkeSession, State
+from tunnels.ike.session import IkeSession
 
 AEAD = (Encryption.AES_128_GCM, Encryption.AES_256_GCM, Encryption.CHACHA20_POLY1305)
 CBC = (Encryption.AES_128_CBC, Encryption.AES_256_CBC)

@@ -81,9 +81,9 @@ def test_who_is_not_behind_the_nat_follows_after_it_has_forgotten_the_mapping() 
 def test_authentic_esp_from_elsewhere_moves_ike_too() -> None:
     both = behind_nat()
     moved = Path(Endpoint(RIGHT, NAT_PORT), Endpoint(OUTSIDE, 33333))
-    both.carry_out(both.right, both.right.session.moved(moved, both.now))
+    both.carry_out(both.right, both.right.session.moved(moved))
     assert both.right.session.path == moved
-    assert both.left.session.moved(path(LEFT, OUTSIDE, NAT_PORT), both.now) == []
+    assert both.left.session.moved(path(LEFT, OUTSIDE, NAT_PORT)) == []
 
 
 def test_a_copy_of_an_old_message_from_elsewhere_moves_nothing() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.tunnels.ike.entropy import SeededEntropy
-from tunnels.ike.life import never_twice
+from tunnels.ike.spis import never_twice
 
 
 def test_no_spi_comes_twice_and_none_is_reserved() -> None:

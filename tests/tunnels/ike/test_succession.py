@@ -13,8 +13,8 @@ from tests.tunnels.ike.test_exchange import probe
 from tunnels.effects import Effect, InstallChild, Path, RemoveChild, SendDatagram, SiteDown, SiteRekeyed
 from tunnels.ike.constants import ExchangeType
 from tunnels.ike.endpoint import IkeEndpoint
+from tunnels.ike.life import State
 from tunnels.ike.liveness import Traffic
-from tunnels.ike.session import State
 
 
 def up() -> Pair:
