@@ -9,16 +9,21 @@ red-web1                                          seattle-server
 
 from __future__ import annotations
 
+import ipaddress
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway.lab import echo, nodes, premises
 from gateway.lab.capture import read_frames
-from gateway.lab.topology import UPLINK, Site
+from gateway.lab.namespaces import Namespace
+from gateway.lab.topology import UPLINK, VM_INTERFACE, Plan, Site
 from gateway.packets import ethernet, ip
 from policies.errors import MalformedPacket
 from tests.interop.strongswan import (
@@ -38,6 +43,7 @@ pytestmark = pytest.mark.netns
 
 ESP, UDP = 50, 17
 SEATTLE_ID = "seattle.example"
+STAYED = "10.0.1.77"
 
 
 class Pair(World):
@@ -50,8 +56,12 @@ class Pair(World):
         nat: premises.Nat | None = None,
         edge: dict[str, Any] | None = None,
         seattle: dict[str, Any] | None = None,
+        moved: str | None = None,
     ) -> tuple[Gateway, Gateway]:
-        """Start both, with more keys of each one's site."""
+        """Start both, with more keys of each one's site.
+
+        `moved` is an address out of the datacenter's subnet that the server has too.
+        """
         place = self.premises["seattle"] = self.internet.premises("seattle", nat, routed=False)
         self.put_secret("seattle.psk", "shared by both")
         gateway = self.start_gateway(site_named("seattle", **{"start": "respond", **(edge or {})}))
@@ -68,12 +78,35 @@ class Pair(World):
             others=seattle or {},
         )
         plan = premises.as_datacenter(place, "red", 5101, datacenter)
+        if moved is not None:
+            plan = with_moved(plan, ipaddress.ip_interface(f"{moved}/30"))
+            place.server.ip(f"address add {moved}/32 dev {VM_INTERFACE}")
         file = self.directory / "seattle.toml"
         state = self.directory / "seattle"
         file.write_text(nodes.configuration(plan, plan.gateways[0], state=state))
-        process = self.start("seattle", place.device, *nodes.run_command(file))
+        return gateway, self.start_device()
+
+    def start_device(self) -> Gateway:
+        """Start the premises' gateway with the configuration that it has. Raises LabError."""
+        command = nodes.run_command(self.directory / "seattle.toml")
+        process = self.start("seattle", self.premises["seattle"].device, *command)
         process.wait_for(r"\bready\b")
-        return gateway, Gateway(self, process, "seattle")
+        return Gateway(self, process, "seattle")
+
+    def isthmus(self, command: str, node: str, *options: str) -> str:
+        """Ask a running node as a person does, and return the answer. Raises LabError."""
+        file = self.directory / f"{node}.toml"
+        return self.node(node).run(sys.executable, "-m", "gateway.cli", command, str(file), *options).stdout
+
+
+def with_moved(plan: Plan, moved: ipaddress.IPv4Interface | ipaddress.IPv6Interface) -> Plan:
+    """Give the premises' server an address out of the datacenter's subnet, as one that has not moved yet."""
+    (lan,), (server,) = plan.subnets, plan.vms
+    return msgspec.structs.replace(
+        plan,
+        subnets=(msgspec.structs.replace(lan, prefixes=(*lan.prefixes, str(moved.network))),),
+        vms=(msgspec.structs.replace(server, addresses=(*server.addresses, str(moved))),),
+    )
 
 
 @pytest.fixture
@@ -94,6 +127,25 @@ def protocols(capture: Path) -> Counter[int]:
         if facts.protocol == ESP or 4500 in (facts.source_port, facts.destination_port):
             found[facts.protocol] += 1
     return found
+
+
+def answered(machine: Namespace, target: str, octets: int) -> bool:
+    """Whether a ping whose packet has so many octets, and must not be fragmented, is answered."""
+    return "1 received" in ping_of(machine, target, octets)
+
+
+def refused(machine: Namespace, target: str, octets: int) -> str:
+    """Return what ping says of a packet that is not answered."""
+    said = ping_of(machine, target, octets)
+    assert "0 received" in said, said
+    return said
+
+
+def ping_of(machine: Namespace, target: str, octets: int) -> str:
+    """Ping once with a packet of so many octets, whatever the machine knows of the path."""
+    machine.ip("route flush cache")
+    command = ("ping", "-n", "-c", "1", "-W", "1", "-M", "do", "-s", str(octets - 28), target)
+    return machine.run(*command, check=False).stdout
 
 
 @pytest.mark.parametrize("family", [4, 6], ids=["ipv4", "ipv6"])
@@ -166,3 +218,83 @@ def test_removed_site_is_deleted_at_its_peer(world: Pair) -> None:
     file.write_text(text[: text.index("[[tenant.site]]")])
     device.reload()
     gateway.wait_for("seattle", lambda site: site.state == "waiting", "deleted", 5)
+
+
+def test_tunnel_by_cbc_carries_the_largest_packet_and_learns_of_a_narrower_path(world: Pair) -> None:
+    gateway, device = world.connect(
+        edge={"esp_proposals": ["aes256-sha256-esn"]}, seattle={"profile": "compatible"}
+    )
+    (child,) = gateway.wait_until_up("seattle").children
+    assert child.suite.startswith("aes256-sha256")
+    assert child.mtu == 1438
+    device.wait_until_up("datacenter")
+    vm, server = world.vm("red-web1"), world.server("seattle")
+    assert answered(vm, SERVER, child.mtu)
+    assert f"mtu = {child.mtu}" in refused(vm, SERVER, child.mtu + 1)
+
+    world.internet.router.ip("link set seattle mtu 1400")
+    refused(vm, SERVER, child.mtu)  # the one that is lost, and by which the gateway learns
+    narrow = gateway.wait_for("seattle", lambda site: site.children[0].mtu < child.mtu, "narrower", 5)
+    assert 1300 < narrow.children[0].mtu < 1400 - 20
+    assert f"mtu = {narrow.children[0].mtu}" in refused(vm, SERVER, child.mtu)
+    assert transfers(world, vm, server, SERVER, 1_000_000)
+
+
+def test_peer_that_is_dead_is_noticed_under_traffic_and_back_by_itself(world: Pair) -> None:
+    gateway, device = world.connect(edge={"liveness": "2 s"})
+    gateway.wait_until_up("seattle")
+    pings = world.start("ping", world.vm("red-web1"), "ping", "-q", "-i", "0.1", SERVER)
+    device.kill()
+    begun = time.monotonic()
+    gateway.wait_for("seattle", lambda site: site.state != "up", "down", 10)
+    assert time.monotonic() - begun < 4
+    assert "no answer" in gateway.wait_for_error("seattle", "no answer", 1)
+    pings.stop()
+    world.start_device()
+    gateway.wait_until_up("seattle", 10)
+    assert lost(world.vm("red-web1"), SERVER) == 0
+
+
+def test_new_secret_is_used_after_a_reload_and_until_then_the_old_tunnel_carries_on(world: Pair) -> None:
+    gateway, device = world.connect(
+        edge={"peer": "198.18.1.2", "start": "start"}, seattle={"start": "respond"}
+    )
+    first = gateway.wait_until_up("seattle").children[0].inbound_spi
+    world.put_secret("seattle.psk", "a new one")
+    assert world.isthmus("reload", "edge-1") == "reloaded\n"
+    gateway.wait_for_error("seattle", "AUTHENTICATION_FAILED|secret", 5)
+    assert gateway.site("seattle").children[0].inbound_spi == first
+    assert lost(world.vm("red-web1"), SERVER) == 0
+
+    device.reload()
+    gateway.wait_for(
+        "seattle",
+        lambda site: site.state == "up" and first not in [child.inbound_spi for child in site.children],
+        "up by the new secret",
+        10,
+    )
+    assert lost(world.vm("red-web1"), SERVER) == 0
+    assert "red/seattle: up since " in world.isthmus("sites", "edge-1")
+
+
+def test_one_server_that_is_still_at_the_site_is_reached_from_its_subnet_in_the_datacenter(
+    world: Pair,
+) -> None:
+    gateway, _ = world.connect(moved=STAYED)
+    gateway.wait_until_up("seattle")
+    assert lost(world.vm("red-web1"), STAYED, count=1) == 1
+    route = f'[[tenant.route]]\nprefix = "{STAYED}/32"\nvia = "site:seattle"\n\n'
+    for node in ("edge-1", "hv1"):
+        file = world.directory / f"{node}.toml"
+        file.write_text(
+            file.read_text().replace('[[tenant]]\nname = "blue"', route + '[[tenant]]\nname = "blue"')
+        )
+        world.isthmus("reload", node)
+    gateway.wait_for(
+        "seattle",
+        lambda site: site.state == "up" and STAYED in " ".join(site.children[0].remote),
+        "up with the server's address",
+        15,
+    )
+    assert lost(world.vm("red-web1"), STAYED) == 0
+    assert lost(world.server("seattle"), VM) == 0
