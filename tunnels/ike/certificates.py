@@ -17,10 +17,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, SignatureAlgorithmOID
 
 from tunnels.ike import names
 from tunnels.ike.constants import CertificateEncoding
-from tunnels.ike.credentials import CURVES, Credentials
+from tunnels.ike.credentials import Credentials
 from tunnels.ike.identities import Identity, identities_of
 from tunnels.ike.payloads import Certificate
-from tunnels.ike.signatures import LEAST_RSA_BITS, PublicKey
+from tunnels.ike.signatures import CURVES, LEAST_RSA_BITS, PublicKey
 
 MOST_CERTIFICATES = 10
 """As many of a peer are looked at; a chain has seldom more than four."""

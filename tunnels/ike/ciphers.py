@@ -41,11 +41,9 @@ class Cipher(Protocol):
 
     def seal(self, clear: bytes, plaintext: bytes, entropy: Entropy) -> bytes:
         """Return IV, ciphertext and ICV; `clear`, which goes before them, is covered by the ICV."""
-        ...
 
     def open_untrusted(self, clear: bytes, sealed: bytes) -> bytes:
         """Return what was sealed. Raises MalformedPacket or NotAuthentic, and nothing else."""
-        ...
 
 
 def cipher_of(suite: IkeSuite, encryption: Secret, integrity: Secret) -> Cipher:

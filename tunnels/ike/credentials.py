@@ -6,7 +6,6 @@ No word of a problem comes from a file's content, nor from a library that has se
 from __future__ import annotations
 
 import binascii
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -21,9 +20,8 @@ from policies.errors import ConfigurationError, Problem
 from policies.model import IkeIdentity
 from policies.secret import Secret
 from tunnels.ike.identities import Identity, identities_of
-from tunnels.ike.signatures import LEAST_RSA_BITS, PrivateKey, PublicKey
+from tunnels.ike.signatures import CURVES, LEAST_RSA_BITS, PrivateKey, PublicKey
 
-CURVES = ("secp256r1", "secp384r1", "secp521r1")
 _ENCODINGS = {b"0x": "hexadecimal", b"0s": "base64"}
 _Loaded = TypeVar("_Loaded")
 
@@ -175,9 +173,7 @@ def _signing_key(content: bytes) -> SigningKey:
 
 
 def _revocations(content: bytes) -> x509.CertificateRevocationList | None:
-    load = (
-        x509.load_pem_x509_crl if re.search(rb"-----BEGIN X509 CRL-----", content) else x509.load_der_x509_crl
-    )
+    load = x509.load_pem_x509_crl if b"-----BEGIN X509 CRL-----" in content else x509.load_der_x509_crl
     try:
         found = load(content)
         critical = any(each.critical for each in found.extensions)

@@ -10,8 +10,6 @@ class Entropy(Protocol):
 
     def octets(self, count: int) -> bytes:
         """Return fresh octets, fit for keys, nonces and SPIs."""
-        ...
 
     def fraction(self) -> float:
         """Return a number from 0 up to, but not including, 1: for jitter."""
-        ...

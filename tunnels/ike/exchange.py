@@ -44,15 +44,12 @@ class Task(Protocol):
     @property
     def exchange(self) -> ExchangeType:
         """Which exchange it is."""
-        ...
 
     def request(self, now: float) -> tuple[Payload, ...] | None:
         """Say what to ask, just before it is sent; None when it is no longer needed."""
-        ...
 
     def answered(self, payloads: tuple[Payload, ...], now: float) -> list[Effect]:
         """Take the answer, which is authentic and decoded but may say anything."""
-        ...
 
 
 class Retransmission:
@@ -170,11 +167,9 @@ class Exchanges:
         """Whether nothing is asked and nothing waits for being asked."""
         return self._task is None and not self._waiting
 
-    def withdraw(self) -> list[Task]:
+    def withdraw(self) -> None:
         """Take back what was submitted and has not been sent."""
-        waiting = list(self._waiting)
         self._waiting.clear()
-        return waiting
 
     def discard(self) -> None:
         """Ask nothing more, and don't wait for an answer."""

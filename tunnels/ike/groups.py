@@ -57,11 +57,9 @@ class PrivateValue(Protocol):
 
     def public(self) -> bytes:
         """Return our public value as the KE payload carries it."""
-        ...
 
     def shared(self, peer_public: bytes) -> Secret:
         """Return the shared secret; raise Refused for a public value that is not valid."""
-        ...
 
 
 def private_value(group: Group, entropy: Entropy) -> PrivateValue:
@@ -89,7 +87,7 @@ class X25519Value:
 
     def shared(self, peer_public: bytes) -> Secret:
         try:
-            # An all-zero result is an error there (RFC 8031 section 5).
+            # An all-zero result gives the secret away (RFC 7748 section 6.1).
             return Secret(self._key.exchange(x25519.X25519PublicKey.from_public_bytes(peer_public)))
         except ValueError:
             raise _invalid(Group.X25519, peer_public) from None

@@ -72,7 +72,7 @@ class KeyPair:
         """Return what both sides now share, as the group's document writes it.
 
         Raises Refused (INVALID_SYNTAX) for a public value that is none of the group's or
-        that gives the secret away (RFC 6989 section 2, RFC 8031 section 5).
+        that gives the secret away (RFC 6989 section 2, RFC 7748 section 6.1).
         """
         return self._private.shared(peer_public)
 

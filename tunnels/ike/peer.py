@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from policies.addresses import ProviderAddress
 from policies.ipsec import SiteStart
 from tunnels.effects import IKE_PORT, Effect, Endpoint, Path
 from tunnels.ike.entropy import Entropy
@@ -161,7 +160,7 @@ class Peer:
             return None
         for local in self.policy.local_addresses:
             if local.version == remote.version:
-                return Path(Endpoint(local, IKE_PORT), Endpoint(ProviderAddress(remote), IKE_PORT))
+                return Path(Endpoint(local, IKE_PORT), Endpoint(remote, IKE_PORT))
         return None
 
     def _opened(self, session: IkeSession, now: float) -> list[Effect]:

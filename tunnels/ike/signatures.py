@@ -23,7 +23,8 @@ _HASHES: dict[int, hashes.HashAlgorithm] = {2: hashes.SHA256(), 3: hashes.SHA384
 HASHES = b"".join(number.to_bytes(2) for number in _HASHES)
 """What SIGNATURE_HASH_ALGORITHMS says of us (RFC 7427 section 4)."""
 
-_CURVES = {"secp256r1": 2, "secp384r1": 3, "secp521r1": 4}
+CURVES = {"secp256r1": 2, "secp384r1": 3, "secp521r1": 4}
+"""By name, with the number of the hash algorithm that suits each."""
 _CURVE_METHODS = {
     "secp256r1": AuthMethod.ECDSA_256,
     "secp384r1": AuthMethod.ECDSA_384,
@@ -112,7 +113,7 @@ def sign(
     nobody say whether it knows PSS.
     """
     ecdsa = isinstance(key, ec.EllipticCurvePrivateKey)
-    best = _CURVES[key.curve.name] if isinstance(key, ec.EllipticCurvePrivateKey) else 2
+    best = CURVES[key.curve.name] if isinstance(key, ec.EllipticCurvePrivateKey) else 2
     known = sorted(peer_hashes & _HASHES.keys(), key=lambda number: (number != best, number))
     if known:
         scheme = _Scheme("ecdsa" if ecdsa else "pss" if pss else "rsa", known[0])
@@ -204,7 +205,7 @@ def _verify_ecdsa_method(key: PublicKey, method: int, data: bytes, octets: bytes
     if len(data) != 2 * size:
         raise BadSignature(f"{len(data)} octets are no signature by a key of {key.curve.name}")
     signature = encode_dss_signature(int.from_bytes(data[:size]), int.from_bytes(data[size:]))
-    _verify(key, _Scheme("ecdsa", _CURVES[key.curve.name]), signature, octets)
+    _verify(key, _Scheme("ecdsa", CURVES[key.curve.name]), signature, octets)
 
 
 def _verify(key: PublicKey, scheme: _Scheme, signature: bytes, octets: bytes) -> None:
