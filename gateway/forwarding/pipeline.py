@@ -8,6 +8,7 @@ the same decisions.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 import msgspec
 
@@ -39,7 +40,7 @@ from policies.addresses import CustomerAddress, Vsid
 from policies.errors import MalformedPacket
 from policies.facts import PacketFacts
 from policies.selectors import Selectors
-from policies.tables import Tables
+from policies.tables import SubnetEntry, Tables
 from tunnels.effects import SiteKey
 
 _NOT_ECT, _CE = 0, 3
@@ -99,10 +100,7 @@ class Forwarder:
             self._explain,
         )
         self.flows = FlowCache()
-        self._site_arrivals = {
-            key: _site_arrival(number, key, tables, meter)
-            for number, (key, meter) in enumerate(self.site_meters.items())
-        }
+        self._site_arrivals = _site_arrivals(tables, self.site_meters)
 
     def from_underlay(self, outer: OuterHeader, payload: bytes, now: float) -> Verdict:
         """Decide an NVGRE packet: `payload` is what follows the outer IP header, GRE first."""
@@ -289,10 +287,20 @@ class Forwarder:
         return self._delivery.carry(decision, arrival, parsed, packet, now)
 
 
-def _site_arrival(number: int, key: SiteKey, tables: Tables, meter: Meter) -> SiteArrival:
-    domain = tables.domains[key[0]]
-    subnets = tuple(entry for entry in tables.subnets.values() if entry.domain is domain)
-    return SiteArrival(domain=domain, site=key, origin=number.to_bytes(4), meter=meter, subnets=subnets)
+def _site_arrivals(tables: Tables, meters: Mapping[SiteKey, Meter]) -> dict[SiteKey, SiteArrival]:
+    subnets: dict[str, list[SubnetEntry]] = {name: [] for name in tables.domains}
+    for entry in tables.subnets.values():
+        subnets[entry.domain.name].append(entry)
+    return {
+        (tenant, site): SiteArrival(
+            domain=tables.domains[tenant],
+            site=(tenant, site),
+            origin=number.to_bytes(4),
+            meter=meter,
+            subnets=tuple(subnets[tenant]),
+        )
+        for number, ((tenant, site), meter) in enumerate(meters.items())
+    }
 
 
 def _ends_the_way(flow: Flow) -> bool:

@@ -107,10 +107,13 @@ class Ways:
         """The way to the gateway that has a site's tunnel: from a host's VM, or from another gateway.
 
         What came from a gateway goes to no other: two that disagree about a site
-        could throw it at each other for ever, since passing it on costs no hop.
+        could throw it at each other for ever, since passing it on costs no hop. A
+        tenant without virtual subnets has none whose VSID a packet could have on the way.
         """
         domain = arrival.domain
         if isinstance(arrival, SiteArrival):
+            if not arrival.subnets:
+                return None
             vsid = arrival.subnets[0].vsid
         elif arrival.outer is None or (
             self.is_gateway_of(domain) and arrival.outer.source not in domain.gateway_provider_addresses

@@ -101,6 +101,18 @@ def test_sites_of_two_gateways_reach_each_other_one_hop_apart() -> None:
     assert (emission.site, onward.ttl) == (("red", "oslo"), 63)
 
 
+def test_site_of_a_tenant_without_virtual_subnets_cannot_be_passed_on() -> None:
+    (red,) = network().tenants
+    net = msgspec.structs.replace(network(), tenants=(msgspec.structs.replace(red, subnets=()),))
+    forwarder = n.gateway(net)
+    child = n.selectors(local=["0.0.0.0/0"])
+    packet = bytes(IP(src=n.on_premise(), dst="172.17.0.5") / UDP())
+
+    verdict = forwarder.from_site(("red", "seattle"), packet, child, 0, 0)
+
+    n.dropped(verdict, DropReason.SITE_DOWN)
+
+
 def test_site_of_another_gateway_may_not_come_in_here() -> None:
     packet = bytes(IP(src="172.17.0.5", dst=n.ca("web", 5)) / UDP())
 
