@@ -113,7 +113,7 @@ class Lifetimes(msgspec.Struct, frozen=True):
 
     These are soft limits, from which a random part of a tenth is taken, so that
     both sides don't rekey at once. An SA that could not be replaced ends at
-    the hard limit, a tenth above.
+    the hard limit, a tenth and at least half a minute above.
     """
 
     ike_seconds: float = 4 * 3600

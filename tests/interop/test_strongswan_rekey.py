@@ -30,7 +30,8 @@ def world(require_tools: Callable[..., None], require_tun: None) -> Iterator[Wor
 
 
 OURS = {"lifetimes": {"child": "2 s", "ike": "3 s"}}
-THEIRS = {"child_rekey_seconds": 2, "rekey_seconds": 3}
+# strongSwan forgets to rekey a child SA in the very second in which it rekeys the IKE SA.
+THEIRS = {"child_rekey_seconds": 3, "rekey_seconds": 5}
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,7 @@ def test_rekeys_every_few_seconds_lose_no_packet(
     status = gateway.site("seattle")
     assert status.state == "up"
     assert status.child_rekeys >= seconds // 4
-    assert status.ike_rekeys >= seconds // 5
+    assert status.ike_rekeys >= seconds // 6
     assert swan.is_up(CONNECTION)
 
 

@@ -14,7 +14,9 @@ SelectorSet = tuple[frozenset[TrafficSelector], frozenset[TrafficSelector]]
 JITTER = 0.1
 """Which part of a lifetime chance takes away, so that both sides don't rekey at once (section 2.8)."""
 HARD = 1.1
-"""What of its lifetime an SA may live for that could not be replaced."""
+"""What of its lifetime an SA may live for that could not be replaced,"""
+GRACE = 30.0
+"""and how many seconds more at least: a peer may have to repeat its messages."""
 RETRY = Backoff(first=4.0, ceiling=60.0, jitter=0.75)
 """After a rekey that failed, or one that the peer has no time for: never at once (section 2.25)."""
 REMAKE = Backoff(first=8.0, ceiling=300.0, jitter=0.75)
@@ -25,6 +27,11 @@ REPLACED_FOR = 60.0
 # Without ESN a sequence number has 32 bits and may not wrap (RFC 4303 section 3.3.3). What is left
 # is for the packets that are sent while the rekey goes on.
 _MOST_SHORT_PACKETS = 3 << 30
+
+
+def hard_limit(lifetime: float) -> float:
+    """Return after how many seconds an SA ends that could not be replaced in its lifetime."""
+    return max(lifetime * HARD, lifetime + GRACE)
 
 
 class Want:
@@ -74,7 +81,7 @@ class Child:
         self.group = sa.suite.group
         """What our next rekey begins its key exchange with; NONE leaves it to policy."""
         self.rekey_at = now + lifetimes.child_seconds
-        self.ends_at = now + lifetimes.child_seconds * HARD
+        self.ends_at = now + hard_limit(lifetimes.child_seconds)
 
     @property
     def selector_set(self) -> SelectorSet:

@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from policies.ipsec import SiteStart
 from policies.selectors import Selectors
 from tunnels.effects import ChildSa, Effect, Path, SiteRekeyed, SiteTrouble
-from tunnels.ike.child import HARD, REMAKE, REPLACED_FOR, RETRY, Child, State, Want
+from tunnels.ike.child import REMAKE, REPLACED_FOR, RETRY, Child, State, Want, hard_limit
 from tunnels.ike.child_exchange import answer_child
 from tunnels.ike.child_table import ChildTable
 from tunnels.ike.child_tasks import CreateChild, DeleteChildren, RekeyChild
@@ -74,7 +74,7 @@ class Children:
         self._rekey = IkeRekey(self.sa, self._policy.ike_proposals, self._terms.entropy)
         lifetime = self._policy.lifetimes.ike_seconds
         self._ike_rekey_at = now + self._terms.jittered(lifetime)
-        self._ike_ends_at = now + lifetime * HARD
+        self._ike_ends_at = now + hard_limit(lifetime)
         self._is_ike_rekey_queued = False
         self._ike_failures = 0
 

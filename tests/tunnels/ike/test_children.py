@@ -324,15 +324,18 @@ def test_both_rekey_by_time_a_little_apart_and_before_the_lifetime_ends() -> Non
     assert len(deadlines) == 40
 
 
-def test_a_rekey_that_fails_is_tried_again_and_the_ike_sa_is_closed_at_the_hard_limit() -> None:
-    duo = Duo(lifetimes_policy(100.0), policy(mirrored([NET]), esp=ONLY_256_NO_IKE_AUTH))
+@pytest.mark.parametrize(("lifetime", "limit"), [(1000.0, 1100.0), (100.0, 130.0)])
+def test_a_rekey_that_fails_is_tried_again_and_the_ike_sa_is_closed_at_the_hard_limit(
+    lifetime: float, limit: float
+) -> None:
+    duo = Duo(lifetimes_policy(lifetime), policy(mirrored([NET]), esp=ONLY_256_NO_IKE_AUTH))
     requests = 0
-    while duo.a.is_up and duo.now < 200:
+    while duo.a.is_up and duo.now < 2 * limit:
         assert duo.a.children.deadline is not None
         duo.at(max(duo.now, duo.a.children.deadline))
         requests += sum(not each.is_response for each in duo.run())
     assert requests > 1
-    assert duo.now == pytest.approx(110.0)
+    assert duo.now == pytest.approx(limit)
     assert isinstance(duo.a.outcomes[-1], GiveUp)
 
 
