@@ -13,8 +13,9 @@ import ipaddress
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -27,6 +28,7 @@ from gateway.lab.topology import UPLINK, VM_INTERFACE, Plan, Site
 from gateway.packets import ethernet, ip
 from policies.errors import MalformedPacket
 from tests.interop.strongswan import (
+    EDGE,
     EDGE_ID,
     SERVER,
     VM,
@@ -42,7 +44,6 @@ from tests.interop.strongswan import (
 pytestmark = pytest.mark.netns
 
 ESP, UDP = 50, 17
-SEATTLE_ID = "seattle.example"
 STAYED = "10.0.1.77"
 
 
@@ -60,38 +61,61 @@ class Pair(World):
     ) -> tuple[Gateway, Gateway]:
         """Start both, with more keys of each one's site.
 
-        `moved` is an address out of the datacenter's subnet that the server has too.
+        `moved` is an address out of the datacenter's subnet, with a prefix length, that the server has.
         """
-        place = self.premises["seattle"] = self.internet.premises("seattle", nat, routed=False)
+        self.premises["seattle"] = self.internet.premises("seattle", nat, routed=False)
         self.put_secret("seattle.psk", "shared by both")
         gateway = self.start_gateway(site_named("seattle", **{"start": "respond", **(edge or {})}))
-        address = next(
-            each for each in self.plan.gateways[0].provider_addresses if (":" in each) == (family == 6)
-        )
+        own = self.plan.gateways[0].provider_addresses
+        peer = next(each for each in own if (":" in each) == (family == 6))
+        return gateway, self.add_device("seattle", peer, also=moved, others=seattle or {})
+
+    def add_device(
+        self,
+        name: str,
+        peer: str,
+        prefixes: tuple[str, ...] = VM_SUBNETS,
+        *,
+        also: str | None = None,
+        others: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Gateway:
+        """Start an isthmus as the device of the premises, for these prefixes of the datacenter's.
+
+        Its server has `also` another address, with a prefix length. Raises LabError.
+        """
+        place = self.premises[name]
+        identities = {"local_id": f"{name}.example", "remote_id": EDGE_ID}
         datacenter = Site(
             tenant="red",
             name="datacenter",
-            gateway="seattle",
-            prefixes=VM_SUBNETS,
-            peer=address,
-            ike={"local_id": SEATTLE_ID, "remote_id": EDGE_ID, "psk_file": "seattle.psk"},
-            others=seattle or {},
+            gateway=name,
+            prefixes=prefixes,
+            peer=peer,
+            ike={**identities, "psk_file": f"{name}.psk"},
+            others=others,
         )
         plan = premises.as_datacenter(place, "red", 5101, datacenter)
-        if moved is not None:
-            plan = with_moved(plan, ipaddress.ip_interface(f"{moved}/30"))
-            place.server.ip(f"address add {moved}/32 dev {VM_INTERFACE}")
-        file = self.directory / "seattle.toml"
-        state = self.directory / "seattle"
-        file.write_text(nodes.configuration(plan, plan.gateways[0], state=state))
-        return gateway, self.start_device()
+        if also is not None:
+            interface = ipaddress.ip_interface(also)
+            plan = with_another(plan, interface)
+            place.server.ip(f"address add {interface.ip} dev {VM_INTERFACE}")
+        file = self.directory / f"{name}.toml"
+        file.write_text(nodes.configuration(plan, plan.gateways[0], state=self.directory / name))
+        return self.start_device(name)
 
-    def start_device(self) -> Gateway:
-        """Start the premises' gateway with the configuration that it has. Raises LabError."""
-        command = nodes.run_command(self.directory / "seattle.toml")
-        process = self.start("seattle", self.premises["seattle"].device, *command)
+    def start_device(self, name: str) -> Gateway:
+        """Start the premises' isthmus with the configuration that it has. Raises LabError."""
+        command = nodes.run_command(self.directory / f"{name}.toml")
+        process = self.start(name, self.premises[name].device, *command)
         process.wait_for(r"\bready\b")
-        return Gateway(self, process, "seattle")
+        return Gateway(self, process, name)
+
+    def give_red(self, node: str, tables: str) -> None:
+        """Add to what a node's configuration says of Red, and have the node read it. Raises LabError."""
+        file = self.directory / f"{node}.toml"
+        blue = '[[tenant]]\nname = "blue"'
+        file.write_text(file.read_text().replace(blue, f"{tables}\n{blue}"))
+        self.isthmus("reload", node)
 
     def isthmus(self, command: str, node: str, *options: str) -> str:
         """Ask a running node as a person does, and return the answer. Raises LabError."""
@@ -99,13 +123,13 @@ class Pair(World):
         return self.node(node).run(sys.executable, "-m", "gateway.cli", command, str(file), *options).stdout
 
 
-def with_moved(plan: Plan, moved: ipaddress.IPv4Interface | ipaddress.IPv6Interface) -> Plan:
-    """Give the premises' server an address out of the datacenter's subnet, as one that has not moved yet."""
+def with_another(plan: Plan, interface: ipaddress.IPv4Interface | ipaddress.IPv6Interface) -> Plan:
+    """Give the premises' server, and their network, another address and its prefix."""
     (lan,), (server,) = plan.subnets, plan.vms
     return msgspec.structs.replace(
         plan,
-        subnets=(msgspec.structs.replace(lan, prefixes=(*lan.prefixes, str(moved.network))),),
-        vms=(msgspec.structs.replace(server, addresses=(*server.addresses, str(moved))),),
+        subnets=(msgspec.structs.replace(lan, prefixes=(*lan.prefixes, str(interface.network))),),
+        vms=(msgspec.structs.replace(server, addresses=(*server.addresses, str(interface))),),
     )
 
 
@@ -250,7 +274,7 @@ def test_peer_that_is_dead_is_noticed_under_traffic_and_back_by_itself(world: Pa
     assert time.monotonic() - begun < 4
     assert "no answer" in gateway.wait_for_error("seattle", "no answer", 1)
     pings.stop()
-    world.start_device()
+    world.start_device("seattle")
     gateway.wait_until_up("seattle", 10)
     assert lost(world.vm("red-web1"), SERVER) == 0
 
@@ -280,16 +304,11 @@ def test_new_secret_is_used_after_a_reload_and_until_then_the_old_tunnel_carries
 def test_one_server_that_is_still_at_the_site_is_reached_from_its_subnet_in_the_datacenter(
     world: Pair,
 ) -> None:
-    gateway, _ = world.connect(moved=STAYED)
+    gateway, _ = world.connect(moved=f"{STAYED}/30")
     gateway.wait_until_up("seattle")
     assert lost(world.vm("red-web1"), STAYED, count=1) == 1
-    route = f'[[tenant.route]]\nprefix = "{STAYED}/32"\nvia = "site:seattle"\n\n'
     for node in ("edge-1", "hv1"):
-        file = world.directory / f"{node}.toml"
-        file.write_text(
-            file.read_text().replace('[[tenant]]\nname = "blue"', route + '[[tenant]]\nname = "blue"')
-        )
-        world.isthmus("reload", node)
+        world.give_red(node, f'[[tenant.route]]\nprefix = "{STAYED}/32"\nvia = "site:seattle"\n')
     gateway.wait_for(
         "seattle",
         lambda site: site.state == "up" and STAYED in " ".join(site.children[0].remote),
@@ -298,3 +317,37 @@ def test_one_server_that_is_still_at_the_site_is_reached_from_its_subnet_in_the_
     )
     assert lost(world.vm("red-web1"), STAYED) == 0
     assert lost(world.server("seattle"), VM) == 0
+
+
+def test_two_sites_of_a_tenant_reach_each_other_through_the_gateway_as_its_rules_allow(world: Pair) -> None:
+    own = {"seattle": "172.18.0.10/24", "boston": "172.19.0.10/24"}
+    networks = {name: str(ipaddress.ip_interface(address).network) for name, address in own.items()}
+    other = {"seattle": "boston", "boston": "seattle"}
+    sites = []
+    for name in own:
+        world.premises[name] = world.internet.premises(name, routed=False)
+        world.put_secret(f"{name}.psk", f"of {name}")
+        reached = [VM_SUBNETS[0], networks[other[name]]]
+        sites.append(
+            msgspec.structs.replace(
+                site_named(name, start="respond", local_prefixes=reached), prefixes=(networks[name],)
+            )
+        )
+    gateway = world.start_gateway(*sites)
+    for name, address in own.items():
+        world.add_device(name, EDGE, (VM_SUBNETS[0], networks[other[name]]), also=address)
+        gateway.wait_until_up(name)
+    seattle, vm = world.server("seattle"), world.vm("red-web1")
+    seattle.ip(f"route add {networks['boston']} via {premises.DEVICE[0]} src 172.18.0.10")
+    assert lost(seattle, "172.19.0.10") == 0
+
+    # Both ways: what answers an allowed packet passes, and nobody remembers who began.
+    denied = [
+        f'[[tenant.access]]\nname = "not from {name}"\naction = "deny"\n'
+        f'from = "site:{name}"\nto = "site:{target}"\n'
+        for name, target in other.items()
+    ]
+    world.give_red("edge-1", "".join(denied) + '[[tenant.access]]\nname = "all else"\naction = "allow"\n')
+    assert lost(seattle, "172.19.0.10", count=1) == 1
+    assert lost(vm, "172.18.0.10") == 0
+    assert lost(vm, "172.19.0.10") == 0
