@@ -23,18 +23,18 @@ from tunnels.ike.payloads import KeyExchange, Message, Nonce, Notify, first_of
 # Above this many half-open sessions everybody needs a cookie; above the second, nobody gets in.
 BUSY = 50
 MOST_HALF_OPEN = 1000
-# Of one address: several sites may be behind one NAT, and all return after its reboot.
-MOST_HALF_OPEN_OF_ONE = 500
 # Requests a second of one address that has not shown a cookie, and of one that has.
 UNPROVEN_RATE = 5.0
+# And of all that have not, together: senders' addresses are cheap to forge.
+UNPROVEN_RATE_OF_ALL = 100.0
 PROVEN_RATE = 250.0
 # What an authentication that failed costs of the latter, in requests: a guesser gets five tries a
 # second from one address, and a site with a wrong secret leaves room for others behind its NAT.
 FAILURE_COST = 50.0
 REMEMBERED_SOURCES = 4096
 
-# Our response beside the public value, which is as long as the one that came: the header, one
-# proposal, the nonce, and notifications for NAT, fragments and hashes, and a certificate request.
+# Our response beside the public value, which is as long as the one that came: the header, one proposal,
+# the nonce, notifications for NAT, fragments and hashes, and a certificate request that names one authority.
 _RESPONSE_WITHOUT_VALUE = 28 + 52 + 8 + 36 + 56 + 8 + 16 + 25
 
 
@@ -47,7 +47,7 @@ class Admitted(Enum):
     NO = "no"
 
 
-class _Allowance(msgspec.Struct):
+class Allowance(msgspec.Struct):
     """A token bucket that holds one second's worth."""
 
     rate: float
@@ -68,10 +68,11 @@ class Admission:
 
     def __init__(self, jar: CookieJar) -> None:
         self._jar = jar
-        self._half_open: dict[bytes, ProviderAddress] = {}
-        self._half_open_of: Counter[ProviderAddress] = Counter()
-        self._unproven: OrderedDict[ProviderAddress, _Allowance] = OrderedDict()
-        self._proven: OrderedDict[ProviderAddress, _Allowance] = OrderedDict()
+        self._half_open: dict[bytes, bytes] = {}
+        self._half_open_of: Counter[bytes] = Counter()
+        self._unproven: OrderedDict[bytes, Allowance] = OrderedDict()
+        self._proven: OrderedDict[bytes, Allowance] = OrderedDict()
+        self._unproven_of_all = Allowance(UNPROVEN_RATE_OF_ALL, UNPROVEN_RATE_OF_ALL, 0.0)
 
     @property
     def half_open(self) -> int:
@@ -79,16 +80,22 @@ class Admission:
         return len(self._half_open)
 
     def judge(self, source: ProviderAddress, request: Message, size: int, now: float) -> Admitted:
-        """Judge an IKE_SA_INIT request of `size` octets."""
-        if len(self._half_open) >= MOST_HALF_OPEN or self._half_open_of[source] >= MOST_HALF_OPEN_OF_ONE:
+        """Judge an IKE_SA_INIT request of `size` octets.
+
+        Nobody may have more half-open sessions than he leaves to others: many sites return at
+        once behind one NAT that has rebooted, and still no few addresses can take all room.
+        """
+        asker, half_open = _asker(source), len(self._half_open)
+        if self._half_open_of[asker] >= MOST_HALF_OPEN - half_open:
             return Admitted.NO
         if self._shows_cookie(source, request, now):
-            proven = _allowance(self._proven, source, PROVEN_RATE, now)
+            proven = _allowance(self._proven, asker, PROVEN_RATE, now)
             return Admitted.YES if proven.take(1, now) else Admitted.NO
-        if len(self._half_open) >= BUSY or size < _largest_response(request):
+        if half_open >= BUSY or size < _largest_response(request):
             return Admitted.COOKIE
-        unproven = _allowance(self._unproven, source, UNPROVEN_RATE, now)
-        return Admitted.YES if unproven.take(1, now) else Admitted.COOKIE
+        unproven = _allowance(self._unproven, asker, UNPROVEN_RATE, now)
+        may_enter = unproven.take(1, now) and self._unproven_of_all.take(1, now)
+        return Admitted.YES if may_enter else Admitted.COOKIE
 
     def cookie(self, source: ProviderAddress, request: Message, now: float) -> bytes:
         """The cookie that this request has to be repeated with."""
@@ -96,28 +103,34 @@ class Admission:
 
     def opened(self, spi: bytes, source: ProviderAddress) -> None:
         """A half-open session has been made, known by our SPI."""
-        self._half_open[spi] = source
-        self._half_open_of[source] += 1
+        asker = self._half_open[spi] = _asker(source)
+        self._half_open_of[asker] += 1
 
     def settled(self, spi: bytes) -> None:
         """A session is half-open no longer, if it was."""
-        source = self._half_open.pop(spi, None)
-        if source is not None:
-            self._half_open_of[source] -= 1
-            if not self._half_open_of[source]:
-                del self._half_open_of[source]
+        asker = self._half_open.pop(spi, None)
+        if asker is not None:
+            self._half_open_of[asker] -= 1
+            if not self._half_open_of[asker]:
+                del self._half_open_of[asker]
 
     def failed(self, source: ProviderAddress, now: float) -> None:
         """An address has failed to prove who it is."""
-        allowance = _allowance(self._proven, source, PROVEN_RATE, now)
+        asker = _asker(source)
+        allowance = _allowance(self._proven, asker, PROVEN_RATE, now)
         allowance.take(min(FAILURE_COST, allowance.tokens), now)
-        _allowance(self._unproven, source, UNPROVEN_RATE, now).take(1, now)
+        _allowance(self._unproven, asker, UNPROVEN_RATE, now).take(1, now)
 
     def _shows_cookie(self, source: ProviderAddress, request: Message, now: float) -> bool:
         first = request.payloads[0] if request.payloads else None
         if not isinstance(first, Notify) or first.type != NotifyType.COOKIE:
             return False
         return self._jar.is_valid(first.data, _nonce(request), source, request.header.initiator_spi, now)
+
+
+def _asker(source: ProviderAddress) -> bytes:
+    """Whom an address counts for: who has one of IPv6 has all of its /64 (RFC 4291 section 2.5.1)."""
+    return source if source.version == 4 else source[:8]
 
 
 def _nonce(request: Message) -> bytes:
@@ -130,14 +143,12 @@ def _largest_response(request: Message) -> int:
     return _RESPONSE_WITHOUT_VALUE + max(values, default=0)
 
 
-def _allowance(
-    known: OrderedDict[ProviderAddress, _Allowance], source: ProviderAddress, rate: float, now: float
-) -> _Allowance:
-    allowance = known.get(source)
+def _allowance(known: OrderedDict[bytes, Allowance], asker: bytes, rate: float, now: float) -> Allowance:
+    allowance = known.get(asker)
     if allowance is None:
         if len(known) >= REMEMBERED_SOURCES:
             known.popitem(last=False)
-        allowance = known[source] = _Allowance(rate, rate, now)
+        allowance = known[asker] = Allowance(rate, rate, now)
     else:
-        known.move_to_end(source)
+        known.move_to_end(asker)
     return allowance

@@ -46,8 +46,8 @@ _MOST_COOKIES = 5
 _MOST_GROUPS = 4
 
 # In the clear a responder names no more: what it sends to strangers stays short, can't be fragmented
-# (RFC 7383 section 2.1), and need not list the customers' authorities.
-_MOST_AUTHORITIES = 4
+# (RFC 7383 section 2.1), no longer than `admission` reckons, and need not list the customers' authorities.
+_MOST_AUTHORITIES = 1
 
 UNKNOWN_SITE: SiteKey = ("", "")
 """Whose IKE SA it is, until IKE_AUTH has shown it to a responder."""

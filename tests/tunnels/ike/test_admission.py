@@ -32,6 +32,15 @@ def with_cookie(
     return request(Notify(NotifyType.COOKIE, cookie), spi=spi)
 
 
+def fill(entrance: Admission, source: ProviderAddress) -> int:
+    """Open sessions with cookies, until no more are let in, and return how many."""
+    opened = 0
+    while entrance.judge(source, with_cookie(entrance, source, opened), LARGE, now=opened) is Admitted.YES:
+        entrance.opened(source + opened.to_bytes(8), source)
+        opened += 1
+    return opened
+
+
 def test_a_stranger_is_let_in_while_little_goes_on(entrance: Admission) -> None:
     assert entrance.judge(STRANGER, request(), LARGE, now=0) is Admitted.YES
 
@@ -69,15 +78,37 @@ def test_a_cookie_of_another_address_counts_for_nothing(entrance: Admission) -> 
     assert entrance.judge(STRANGER, stolen, size=150, now=0) is Admitted.COOKIE
 
 
-def test_half_open_sessions_are_bounded_for_all_and_for_one_address(entrance: Admission) -> None:
-    for number in range(admission.MOST_HALF_OPEN_OF_ONE):
-        entrance.opened(number.to_bytes(8), STRANGER)
+def test_half_open_sessions_of_one_address_leave_as_much_room_for_others(entrance: Admission) -> None:
+    opened = fill(entrance, STRANGER)
 
-    assert entrance.judge(STRANGER, with_cookie(entrance, STRANGER, 0), LARGE, now=0) is Admitted.NO
-    assert entrance.judge(ANOTHER, with_cookie(entrance, ANOTHER, 0), LARGE, now=0) is Admitted.YES
-    for number in range(admission.MOST_HALF_OPEN_OF_ONE, admission.MOST_HALF_OPEN):
-        entrance.opened(number.to_bytes(8), number.to_bytes(4))  # type: ignore[arg-type]
+    assert opened == admission.MOST_HALF_OPEN // 2
+    assert fill(entrance, ANOTHER) < admission.MOST_HALF_OPEN - opened
+    assert fill(entrance, ProviderAddress.parse("203.0.113.9")) > 100
+
+
+def test_half_open_sessions_are_bounded_for_all(entrance: Admission) -> None:
+    for number in range(admission.MOST_HALF_OPEN):
+        entrance.opened(number.to_bytes(8), ProviderAddress(number.to_bytes(4)))
+
     assert entrance.judge(ANOTHER, with_cookie(entrance, ANOTHER, 0), LARGE, now=0) is Admitted.NO
+
+
+def test_the_addresses_of_one_ipv6_network_count_as_one(entrance: Admission) -> None:
+    first, second = (ProviderAddress.parse(f"2001:db8::{host}") for host in (1, 2))
+    opened = fill(entrance, first)
+
+    assert opened == admission.MOST_HALF_OPEN // 2
+    assert entrance.judge(second, with_cookie(entrance, second, 0), LARGE, now=0) is Admitted.NO
+    other = ProviderAddress.parse("2001:db8:0:1::1")
+    assert entrance.judge(other, with_cookie(entrance, other, 0), LARGE, now=0) is Admitted.YES
+
+
+def test_many_addresses_that_ask_once_need_cookies_too(entrance: Admission) -> None:
+    verdicts = [
+        entrance.judge(ProviderAddress(number.to_bytes(4)), request(), LARGE, now=0) for number in range(200)
+    ]
+
+    assert verdicts == [Admitted.YES] * 100 + [Admitted.COOKIE] * 100
 
 
 def test_who_fails_to_prove_himself_gets_few_more_tries(entrance: Admission) -> None:
