@@ -22,7 +22,9 @@ _NEXT_HEADER = {4: IPV4, 6: IPV6}
 
 
 def decode_header_untrusted(packet: bytes) -> tuple[int, int]:
-    """Return the SPI and the low 32 bits of the sequence number of at least 8 octets."""
+    """Return the SPI and the low 32 bits of the sequence number. Raises MalformedPacket."""
+    if len(packet) < HEADER_LENGTH:
+        raise MalformedPacket(f"{len(packet)} octets are too short for an ESP header")
     spi, sequence = _HEADER.unpack_from(packet)
     return spi, sequence
 

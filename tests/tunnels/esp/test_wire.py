@@ -10,6 +10,12 @@ V4 = packet(61)[1]
 V6 = packet(63, source="fd00:1::5", destination="fd00:2::5")[1]
 
 
+@pytest.mark.parametrize("length", range(wire.HEADER_LENGTH))
+def test_truncated_header_is_malformed(length: int) -> None:
+    with pytest.raises(MalformedPacket):
+        wire.decode_header_untrusted(bytes(length))
+
+
 @pytest.mark.parametrize("alignment", [4, 16])
 @pytest.mark.parametrize("octets", [V4, V6])
 def test_trailers_fill_any_packet_up_to_the_alignment_with_a_counting_pattern(
