@@ -20,6 +20,7 @@ MOST_SELECTORS = 255
 
 # So many selectors in common are compared with each other, which takes the square of their number.
 _MOST_COMPARED = 32
+_MOST_PRINTED = 8
 
 _ICMP_OF = {4: ICMP, 6: ICMPV6}
 _PROTOCOL_NAMES = {ANY_PROTOCOL: "any", ICMP: "icmp", TCP: "tcp", UDP: "udp", ICMPV6: "icmpv6"}
@@ -84,8 +85,9 @@ class TrafficSelector(msgspec.Struct, frozen=True, gc=False):
 
     def __str__(self) -> str:
         first, last = ipaddress.ip_address(self.start), ipaddress.ip_address(self.end)
-        prefixes = [str(prefix) for prefix in ipaddress.summarize_address_range(first, last)]
-        addresses = prefixes[0] if len(prefixes) == 1 else f"{first}-{last}"
+        apart = int(first) ^ int(last)
+        is_prefix = not apart & (apart + 1) and not int(first) & apart
+        addresses = f"{first}/{first.max_prefixlen - apart.bit_length()}" if is_prefix else f"{first}-{last}"
         if self.protocol == ANY_PROTOCOL and self.has_any_port:
             return addresses
         protocol = _PROTOCOL_NAMES.get(self.protocol, str(self.protocol))
@@ -129,7 +131,15 @@ class Selectors(msgspec.Struct, frozen=True):
         return _admit(self.remote, self.local, facts)
 
     def __str__(self) -> str:
-        return f"{' '.join(map(str, self.local))} === {' '.join(map(str, self.remote))}"
+        return f"{_listed(self.local)} === {_listed(self.remote)}"
+
+
+def _listed(selectors: tuple[TrafficSelector, ...]) -> str:
+    """Return them for people, who read no log line of hundreds."""
+    listed = " ".join(map(str, selectors[:_MOST_PRINTED]))
+    return (
+        listed if len(selectors) <= _MOST_PRINTED else f"{listed} and {len(selectors) - _MOST_PRINTED} more"
+    )
 
 
 def _intersection(

@@ -38,6 +38,7 @@ def site_problems(file: File) -> Iterator[Problem]:
             yield from selectors_without_traffic(site, tenant)
             yield from mtu_too_small_for_ipv6(site, tenant)
             if site.ike is not None:
+                yield from one_identity_for_both(site.ike)
                 yield from credentials(site.ike)
             if file.own_gateway is not None and site.gateway == file.own_gateway:
                 yield from unreachable_peer(site, file)
@@ -56,6 +57,14 @@ def identities_used_twice(file: File) -> Iterator[Problem]:
     for path, _, first in used_twice(pairs):
         message = f"{first} has the same local_id and remote_id; the pair tells sites apart, so change one"
         yield Problem(f"{path}.ike.remote_id", message)
+
+
+def one_identity_for_both(ike: IkeTable) -> Iterator[Problem]:
+    """A peer that has our own identity: by a shared secret, whoever sends us back what we say would be it."""
+    if ike.local_id is None or ike.remote_id is None:
+        return
+    if _same_identity(ike.local_id) == _same_identity(ike.remote_id):
+        yield Problem(f"{ike.path}.remote_id", "is our own local_id; give each side an identity of its own")
 
 
 def unlike_proposals(file: File) -> Iterator[Problem]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from ipaddress import ip_network
+from ipaddress import IPv4Address, ip_network, summarize_address_range
 
 import pytest
 from hypothesis import given
@@ -300,3 +300,22 @@ def test_selectors_print_both_ends() -> None:
     assert str(
         Selectors((selector("10.0.1.0/24"), selector("10.0.2.0/24")), (selector("172.16.0.0/16"),))
     ) == ("10.0.1.0/24 10.0.2.0/24 === 172.16.0.0/16")
+
+
+def test_of_many_selectors_the_first_are_printed() -> None:
+    hosts = tuple(selector(f"10.0.1.{last}/32") for last in range(200))
+
+    text = str(Selectors(hosts, (selector("172.16.0.0/16"),)))
+
+    assert text.endswith("10.0.1.7/32 and 192 more === 172.16.0.0/16")
+
+
+@given(st.integers(0, 255), st.integers(0, 255))
+def test_a_range_prints_as_a_prefix_exactly_if_it_is_one(first: int, last: int) -> None:
+    first, last = min(first, last), max(first, last)
+    ends = [IPv4Address(bytes((10, 0, 0, each))) for each in (first, last)]
+    prefixes = list(map(str, summarize_address_range(*ends)))
+
+    text = str(TrafficSelector(ends[0].packed, ends[1].packed))
+
+    assert text == (prefixes[0] if len(prefixes) == 1 else f"{ends[0]}-{ends[1]}")
