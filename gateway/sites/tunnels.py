@@ -170,8 +170,8 @@ class SiteTunnels:
 
     def _heed_news(self) -> None:
         """Tell the key exchange which child SAs near their end, and which peers have moved."""
-        for inbound_spi in self.associations.take_expiring():
-            self._ike.expiring(inbound_spi)
+        for child in self.associations.take_expiring():
+            self._ike.expiring(child.site, child.inbound_spi)
         for moved in self.associations.take_moved():
             self._ike.moved(moved.site, moved.inbound_spi, moved.path)
 

@@ -159,7 +159,7 @@ class Associations:
         """How many packets ended here, and whose they were where that is known."""
         self._inbound: dict[int, _Association] = {}
         self._sites: dict[SiteKey, _Site] = {}
-        self._expiring: list[int] = []
+        self._expiring: list[ChildSa] = []
         self._moved: list[Moved] = []
         self._lingering: list[_Association] = []
         # By address and outbound SPI; made when it is asked for, as forged reports may ask often.
@@ -229,8 +229,8 @@ class Associations:
         """Whether `take_expiring` or `take_moved` has something to say."""
         return bool(self._expiring or self._moved)
 
-    def take_expiring(self) -> list[int]:
-        """Return the inbound SPIs of the child SAs that have reached a soft limit since the last call."""
+    def take_expiring(self) -> list[ChildSa]:
+        """Return the child SAs that have reached a soft limit since the last call."""
         expiring, self._expiring = self._expiring, []
         return expiring
 
@@ -267,9 +267,10 @@ class Associations:
 
         The first packet that comes by a child SA makes it the one to send by.
         """
-        if len(packet) < wire.HEADER_LENGTH:
+        try:
+            spi, low = wire.decode_header_untrusted(packet)
+        except MalformedPacket:
             return self._drop(EspDrop.MALFORMED, None)
-        spi, low = wire.decode_header_untrusted(packet)
         association = self._inbound.get(spi)
         if association is None or association.ends_at <= now:
             return self._drop(EspDrop.UNKNOWN_SPI, None)
@@ -353,7 +354,7 @@ class Associations:
                 association.hard_bytes,
                 association.hard_packets,
             )
-            self._expiring.append(association.child.inbound_spi)
+            self._expiring.append(association.child)
         return packets >= association.hard_packets or octets >= association.hard_bytes
 
     def _notice_path(self, association: _Association, path: Path) -> None:

@@ -17,7 +17,7 @@ from policies.secret import Secret
 from tunnels.deadlines import Deadlines
 from tunnels.effects import Effect, Path, SendDatagram, SiteDown, SiteKey, SiteTrouble, StrangerRefused
 from tunnels.ike import wire
-from tunnels.ike.admission import Admission, Admitted
+from tunnels.ike.admission import Admission, Admitted, Allowance
 from tunnels.ike.constants import MAJOR_VERSION, ExchangeType, NotifyType
 from tunnels.ike.cookies import CookieJar
 from tunnels.ike.entropy import Entropy
@@ -72,9 +72,11 @@ class IkeEndpoint:
         self._first_of: dict[IkeSession, _First] = {}
         self._named: dict[ProviderAddress, list[PeerPolicy]] = {}
         self._dialling_in: list[PeerPolicy] = []
+        self._candidates: dict[tuple[ProviderAddress, ProviderAddress | None], Sequence[PeerPolicy]] = {}
+        """By our address and the peer's, which is None where no site names it."""
         self._leaving: list[Peer] = []
         self._deadlines: Deadlines[IkeSession | Peer] = Deadlines()
-        self._stray_tokens, self._stray_at = STRAY_ANSWERS, 0.0
+        self._stray_answers = Allowance(STRAY_ANSWERS, STRAY_ANSWERS, 0.0)
 
     @property
     def deadline(self) -> float:
@@ -89,6 +91,7 @@ class IkeEndpoint:
         """Take these sites, and only these: new ones begin, changed ones authenticate again, others end."""
         wanted = {policy.site: policy for policy in policies}
         self._named.clear()
+        self._candidates.clear()
         self._dialling_in = [policy for policy in wanted.values() if policy.remote_address is None]
         for policy in wanted.values():
             if policy.remote_address is not None:
@@ -112,20 +115,18 @@ class IkeEndpoint:
         peer = self.peers.get(site)
         return self._after(peer, peer.wanted(now), now) if peer is not None else []
 
-    def expiring(self, inbound_spi: int, now: float) -> list[Effect]:
+    def expiring(self, site: SiteKey, inbound_spi: int, now: float) -> list[Effect]:
         """A child SA has carried so much that it is to be replaced."""
         effects: list[Effect] = []
-        for session in list(self._sessions.values()):
-            if session.children is not None and inbound_spi in session.children.spis:
-                effects += self._heed(session, session.expiring(inbound_spi, now), now)
+        for session in self._sessions_with(site, inbound_spi):
+            effects += self._heed(session, session.expiring(inbound_spi, now), now)
         return effects
 
     def moved(self, site: SiteKey, inbound_spi: int, path: Path, now: float) -> list[Effect]:
         """Authentic packets of a child SA come from another place (RFC 7296 section 2.23)."""
         effects: list[Effect] = []
-        for session in self._sessions_of(site):
-            if session.children is not None and inbound_spi in session.children.spis:
-                effects += self._heed(session, session.moved(path), now)
+        for session in self._sessions_with(site, inbound_spi):
+            effects += self._heed(session, session.moved(path), now)
         return effects
 
     def close(self, now: float) -> list[Effect]:
@@ -193,7 +194,7 @@ class IkeEndpoint:
         except (MalformedPacket, Rejected):
             return self._dropped(IkeDrop.MALFORMED)
         request = Message(header, payloads)
-        candidates = self._candidates(path)
+        candidates = self._candidates_for(path)
         if not candidates:
             return self._dropped(IkeDrop.NO_SITE)
         source = path.remote.address
@@ -214,13 +215,20 @@ class IkeEndpoint:
         self._admission.opened(session.own_spi, source)
         return self._heed(session, effects, now)
 
-    def _candidates(self, path: Path) -> Sequence[PeerPolicy]:
-        """The sites whose peer may be dialling from there; all have the first one's proposals."""
-        named = self._named.get(path.remote.address, [])
-        found = [
-            policy for policy in (*named, *self._dialling_in) if path.local.address in policy.local_addresses
-        ]
-        return [policy for policy in found if policy.ike_proposals == found[0].ike_proposals]
+    def _candidates_for(self, path: Path) -> Sequence[PeerPolicy]:
+        """The sites whose peer may be dialling from there; all have the first one's proposals.
+
+        Kept until the next configuration, as a flood of strangers would ask for each of its messages.
+        """
+        local, remote = path.local.address, path.remote.address
+        named = self._named.get(remote, ())
+        key = (local, remote if named else None)
+        candidates = self._candidates.get(key)
+        if candidates is None:
+            found = [policy for policy in (*named, *self._dialling_in) if local in policy.local_addresses]
+            candidates = [policy for policy in found if policy.ike_proposals == found[0].ike_proposals]
+            self._candidates[key] = candidates
+        return candidates
 
     def _dial(self, policy: PeerPolicy, path: Path, is_only_one: bool) -> IkeSession:
         return IkeSession.initiate(
@@ -231,9 +239,10 @@ class IkeEndpoint:
             allocate_spi=self._allocate_spi,
         )
 
-    def _sessions_of(self, site: SiteKey) -> list[IkeSession]:
+    def _sessions_with(self, site: SiteKey, inbound_spi: int) -> list[IkeSession]:
         peer = self.peers.get(site)
-        return list(peer.sessions) if peer is not None else []
+        sessions = peer.sessions if peer is not None else ()
+        return [each for each in sessions if each.children is not None and inbound_spi in each.children.spis]
 
     def _heed(self, session: IkeSession, effects: list[Effect], now: float) -> list[Effect]:
         """File a session after something happened to it, and tell its peer's keeper."""
@@ -291,12 +300,8 @@ class IkeEndpoint:
         self, reason: IkeDrop, notify: NotifyType, path: Path, header: Header, datagram: bytes, now: float
     ) -> list[Effect]:
         """Tell the sender of a request, not too often, what is wrong with it (RFC 7296 section 2.21.4)."""
-        elapsed = now - self._stray_at
-        self._stray_tokens = min(STRAY_ANSWERS, self._stray_tokens + elapsed * STRAY_ANSWERS)
-        self._stray_at = now
-        if header.is_response or self._stray_tokens < 1:
+        if header.is_response or not self._stray_answers.take(1, now):
             return self._dropped(reason)
-        self._stray_tokens -= 1
         return self._answer(reason, Notify(notify), path, header, datagram)
 
     def _answer(

@@ -53,9 +53,9 @@ class IkeService:
         """A packet wants to go to a site that has no tunnel."""
         self._perform(self.endpoint.wanted(site, trio.current_time()))
 
-    def expiring(self, inbound_spi: int) -> None:
+    def expiring(self, site: SiteKey, inbound_spi: int) -> None:
         """A child SA has carried so much that it is to be replaced."""
-        self._perform(self.endpoint.expiring(inbound_spi, trio.current_time()))
+        self._perform(self.endpoint.expiring(site, inbound_spi, trio.current_time()))
 
     def moved(self, site: SiteKey, inbound_spi: int, path: Path) -> None:
         """Authentic packets of a child SA come from another place."""

@@ -37,6 +37,10 @@ from tunnels.replay import WINDOW
 NO_ESN = EspSuite(Encryption.AES_128_GCM, None, False)
 
 
+def expiring(associations: Associations) -> list[int]:
+    return [each.inbound_spi for each in associations.take_expiring()]
+
+
 def test_packet_arrives_with_what_is_known_of_it() -> None:
     us, peer = joined(child())
     result = sealed(us, packet(), now=3.5)
@@ -211,10 +215,10 @@ def test_soft_limit_is_reported_once_and_the_hard_one_ends_it(suite: EspSuite) -
     us, peer = joined(child(suite, soft_packets=20))
     for _ in range(20):
         sealed(us, packet())
-    assert us.take_expiring() == []
+    assert expiring(us) == []
     sealed(us, packet())
     had_news = us.has_news
-    assert us.take_expiring() == [OUR_SPI]
+    assert expiring(us) == [OUR_SPI]
     assert (had_news, us.has_news) == (True, False)
     sealed(us, packet())
     assert us.seal(SITE, *packet(), 0.0) is EspDrop.EXHAUSTED
@@ -227,7 +231,7 @@ def test_soft_limit_counts_what_is_received_too() -> None:
     us, _ = joined(child(soft_bytes=1000))
     _, peer = joined(child())
     results = [us.open_untrusted(PATH, sealed(peer, back()).packet, 0.0) for _ in range(12)]
-    assert us.take_expiring() == [OUR_SPI]
+    assert expiring(us) == [OUR_SPI]
     assert results[-1] is EspDrop.EXHAUSTED
 
 
@@ -235,9 +239,9 @@ def test_soft_limit_counts_octets() -> None:
     us, _ = joined(child(soft_bytes=1000))
     for _ in range(10):
         sealed(us, packet())
-    assert us.take_expiring() == []
+    assert expiring(us) == []
     sealed(us, packet())
-    assert us.take_expiring() == [OUR_SPI]
+    assert expiring(us) == [OUR_SPI]
     assert us.seal(SITE, *packet(), 0.0) is EspDrop.EXHAUSTED
 
 
@@ -246,7 +250,7 @@ def test_sequence_numbers_never_begin_again(suite: EspSuite, last: int) -> None:
     us, _ = joined(child(suite, soft_packets=1 << 70))
     us._inbound[OUR_SPI].sent_packets = last - 1
     assert sealed(us, packet()).packet[4:8] == b"\xff\xff\xff\xff"
-    assert us.take_expiring() == [OUR_SPI]
+    assert expiring(us) == [OUR_SPI]
     assert us.seal(SITE, *packet(), 0.0) is EspDrop.EXHAUSTED
 
 
@@ -254,7 +258,7 @@ def test_32_bit_numbers_are_reported_well_before_they_end() -> None:
     us, _ = joined(child(NO_ESN, soft_packets=1 << 70))
     us._inbound[OUR_SPI].sent_packets = int(0.91 * (1 << 32))
     sealed(us, packet())
-    assert us.take_expiring() == [OUR_SPI]
+    assert expiring(us) == [OUR_SPI]
 
 
 def test_peer_behind_another_port_is_reported_and_followed_when_told() -> None:

@@ -304,6 +304,35 @@ def test_peer_with_another_tenants_identity_and_its_own_secret_gets_nothing(net:
     assert not edge.installed
 
 
+def test_site_that_is_added_may_call_from_where_a_stranger_has_called_before(
+    net: Network, edge: Node
+) -> None:
+    other = net.node(OTHER)
+    edge.configure(site())
+    other.configure(cloud("oslo", address=OTHER, start=SiteStart.START))
+    net.run(5)
+    assert not other.installed
+    edge.configure(site(), site(OSLO, peer=None, start=SiteStart.RESPOND))
+    net.run(60)
+
+    assert_one_tunnel(edge, other, OSLO)
+
+
+def test_child_sa_that_has_carried_much_is_replaced_and_no_other_sites(net: Network, edge: Node) -> None:
+    device, other = net.node(DEVICE), net.node(OTHER)
+    device.configure(cloud())
+    other.configure(cloud("oslo", address=OTHER))
+    edge.configure(site(), site(OSLO, peer=OTHER))
+    net.run(5)
+    before = {each.site: each for each in edge.installed.values()}
+    edge.take(edge.endpoint.expiring(SEATTLE, before[SEATTLE].inbound_spi, net.now))
+    net.run(5)
+
+    after = {each.site: each for each in edge.installed.values()}
+    assert after[SEATTLE].inbound_spi != before[SEATTLE].inbound_spi
+    assert after[OSLO] == before[OSLO]
+
+
 def test_peer_from_another_address_than_configured_is_not_answered(net: Network, edge: Node) -> None:
     other = net.node(OTHER)
     edge.configure(site())
