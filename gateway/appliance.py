@@ -97,7 +97,7 @@ async def run(
                     policies = await trio.to_thread.run_sync(peer_policies, wanted)
                     if policies and not tunnels.is_serving:
                         mtus = mtus_of(wanted.site_addresses, links, attachment)
-                        await traffic.start(tunnels.serve, mtus, emitter.carry_out)
+                        await tunnels.start(traffic, mtus, emitter.carry_out)
                     forwarder.replace_tables(Tables.compile(wanted.network))
                     tunnels.configure(wanted, policies)
 

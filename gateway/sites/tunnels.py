@@ -56,7 +56,7 @@ _REASONS = {EspDrop.NO_CHILD: DropReason.OUTSIDE_SELECTORS, EspDrop.EXHAUSTED: D
 
 
 class SiteTunnels:
-    """All sites that this gateway dials. They are up while `serve` runs."""
+    """All sites that this gateway dials."""
 
     def __init__(self, forwarder: Forwarder) -> None:
         self.associations = Associations()
@@ -78,18 +78,18 @@ class SiteTunnels:
         """How many IKE messages came to nothing, by why."""
         return self._ike.endpoint.drops
 
-    async def serve(
+    async def start(
         self,
+        nursery: trio.Nursery,
         addresses: Mapping[ProviderAddress, int],
         carry_out: Callable[[Verdict], None],
-        *,
-        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Carry the sites' packets until cancelled; started once all sockets are open.
+        """Open all sockets, and carry the sites' packets in the nursery until that is cancelled.
 
         `addresses` are those that peers dial, each with its interface's MTU in octets;
         `carry_out` takes what the pipeline decides of their packets.
-        Raises ConfigurationError where a socket cannot be opened.
+        Raises ConfigurationError where a socket cannot be opened: a reload may try in vain,
+        and nothing in the nursery is to end by it.
         """
         self._paths = {address: PathMtu(mtu) for address, mtu in addresses.items()}
 
@@ -99,18 +99,12 @@ class SiteTunnels:
                 site, selectors = opened.child.site, opened.child.selectors
                 carry_out(self._forwarder.from_site(site, opened.packet, selectors, ecn, now))
 
-        async with trio.open_nursery() as nursery:
-            await nursery.start(
-                self.sockets.serve,
-                addresses,
-                self._receive_ike,
-                receive_esp,
-                self._path_mtu_reported,
-            )
-            nursery.start_soon(self._ike.run)
-            nursery.start_soon(self._tick)
-            self.is_serving = True
-            task_status.started()
+        await nursery.start(
+            self.sockets.serve, addresses, self._receive_ike, receive_esp, self._path_mtu_reported
+        )
+        nursery.start_soon(self._ike.run)
+        nursery.start_soon(self._tick)
+        self.is_serving = True
 
     def configure(self, appliance: Appliance, policies: Iterable[PeerPolicy]) -> None:
         """Take these sites, and only these; those that have not changed are left alone."""
@@ -147,11 +141,7 @@ class SiteTunnels:
             self._heed_news()
 
     async def answer(self) -> list[SiteStatus]:
-        """Answer the command line."""
-        return self.statuses()
-
-    def statuses(self) -> list[SiteStatus]:
-        """Say how each configured site is."""
+        """Tell the command line how each configured site is."""
         now = trio.current_time()
         return [self._status(key, site, now) for key, site in self._sites.items()]
 
@@ -169,7 +159,11 @@ class SiteTunnels:
         return opened if isinstance(opened, Opened) else None
 
     def _heed_news(self) -> None:
-        """Tell the key exchange which child SAs near their end, and which peers have moved."""
+        """Tell the pipeline what sites carry now, and the key exchange what it should know.
+
+        That is which child SAs near their end, and which peers have moved.
+        """
+        self._refresh_changed()
         for child in self.associations.take_expiring():
             self._ike.expiring(child.site, child.inbound_spi)
         for moved in self.associations.take_moved():
@@ -190,24 +184,25 @@ class SiteTunnels:
                 self.sockets.send_ike(path, message)
             case SendKeepalive(path=path):
                 self.sockets.send_keepalive(path)
-            case InstallChild(child=child):
+            case InstallChild():
                 self.associations.install(effect)
-                self._refresh(child.site)
             case SendBy(inbound_spi=inbound_spi):
                 self.associations.send_by(inbound_spi)
-                self._refresh_all()
             case RemoveChild(inbound_spi=inbound_spi, linger=linger):
                 self.associations.remove(inbound_spi, linger=linger, now=trio.current_time())
-                self._refresh_all()
             case MoveChildren(inbound_spis=inbound_spis, path=path):
                 self.associations.move(inbound_spis, path)
-                self._refresh_all()
             case StrangerRefused(path=path, reason=reason):
                 self._log_stranger(path, reason)
             case _:
                 turn = self.ledger.note(effect, _wall_clock())
                 if turn is not None:
                     _log(effect.site, turn)
+        self._refresh_changed()
+
+    def _refresh_changed(self) -> None:
+        for key in self.associations.take_changed():
+            self._refresh(key)
 
     def _log_stranger(self, path: Path, reason: str) -> None:
         """Say it, but not so often that strangers could fill a disk."""
@@ -239,12 +234,13 @@ class SiteTunnels:
 
     def _path_mtu_reported(self, destination: Endpoint, spi: int, mtu: int, now: float) -> None:
         """Heed what the network says of the path to a peer, if it has seen one of our packets."""
-        if self.associations.site_sent_to(destination.address, spi) is None:
+        site = self.associations.site_sent_to(destination.address, spi)
+        if site is None:
             return
         for address, path in self._paths.items():
             if address.version == destination.address.version:
                 path.report(destination.address, mtu, now, (destination.address,))
-        self._refresh_all()
+        self._refresh(site)
 
     async def _tick(self) -> None:
         while True:

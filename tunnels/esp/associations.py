@@ -161,6 +161,7 @@ class Associations:
         self._sites: dict[SiteKey, _Site] = {}
         self._expiring: list[ChildSa] = []
         self._moved: list[Moved] = []
+        self._changed_sites: set[SiteKey] = set()
         self._lingering: list[_Association] = []
         # By address and outbound SPI; made when it is asked for, as forged reports may ask often.
         self._sent_to: dict[tuple[bytes, int], SiteKey] | None = None
@@ -208,7 +209,7 @@ class Associations:
         for association in filter(None, map(self._inbound.get, inbound_spis)):
             association.path = association.seen_path = path
             association.child = msgspec.structs.replace(association.child, path=path)
-        self._sent_to = None
+            self._changed(association.site)
 
     def keep_only(self, sites: Collection[SiteKey]) -> None:
         """Forget all other sites, which are not configured any more, with what was counted of them."""
@@ -226,8 +227,8 @@ class Associations:
 
     @property
     def has_news(self) -> bool:
-        """Whether `take_expiring` or `take_moved` has something to say."""
-        return bool(self._expiring or self._moved)
+        """Whether `take_expiring`, `take_moved` or `take_changed` has something to say."""
+        return bool(self._expiring or self._moved or self._changed_sites)
 
     def take_expiring(self) -> list[ChildSa]:
         """Return the child SAs that have reached a soft limit since the last call."""
@@ -238,6 +239,11 @@ class Associations:
         """Return the child SAs whose peer sends from somewhere else since the last call."""
         moved, self._moved = self._moved, []
         return moved
+
+    def take_changed(self) -> set[SiteKey]:
+        """Return the sites that are sent to by other child SAs or paths since the last call."""
+        changed, self._changed_sites = self._changed_sites, set()
+        return changed
 
     def traffic(self, site: SiteKey) -> Traffic:
         """Return what a site's child SAs have carried; the object goes on counting."""
@@ -336,6 +342,7 @@ class Associations:
 
     def _changed(self, site: _Site) -> None:
         site.changed()
+        self._changed_sites.add(site.key)
         self._sent_to = None
 
     def _forget(self, association: _Association) -> None:

@@ -86,7 +86,9 @@ def test_forged_packet_does_not_make_a_child_sa_the_one_to_send_by() -> None:
     genuine = sealed(peer, back()).packet
     us.open_untrusted(PATH, genuine[:-1] + b"\0", 0.0)
     assert us.seal(SITE, *packet(), 0.0) is EspDrop.NO_CHILD
+    assert us.take_changed() == set()
     opened(us, genuine)
+    assert us.take_changed() == {SITE}
     assert sealed(us, packet()).packet.startswith(PEER_SPI.to_bytes(4))
 
 
@@ -216,6 +218,7 @@ def test_soft_limit_is_reported_once_and_the_hard_one_ends_it(suite: EspSuite) -
     for _ in range(20):
         sealed(us, packet())
     assert expiring(us) == []
+    us.take_changed()
     sealed(us, packet())
     had_news = us.has_news
     assert expiring(us) == [OUR_SPI]
@@ -266,11 +269,13 @@ def test_peer_behind_another_port_is_reported_and_followed_when_told() -> None:
     elsewhere = path(remote="203.0.113.9", port=61000)
     for _ in range(3):
         opened(us, sealed(peer, back()).packet, came_by=elsewhere)
+    us.take_changed()
     had_news = us.has_news
     assert us.take_moved() == [Moved(SITE, OUR_SPI, elsewhere)]
     assert (had_news, us.has_news) == (True, False)
     assert sealed(us, packet()).path == PATH, "whether to follow is for the key exchange to decide"
     us.move([OUR_SPI], elsewhere)
+    assert us.take_changed() == {SITE}
     assert sealed(us, packet()).path == elsewhere
     opened(us, sealed(peer, back()).packet, came_by=elsewhere)
     assert us.take_moved() == []
