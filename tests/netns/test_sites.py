@@ -10,6 +10,8 @@ red-web1                                          seattle-server
 from __future__ import annotations
 
 import ipaddress
+import socket
+import struct
 import sys
 import time
 from collections import Counter
@@ -45,6 +47,8 @@ pytestmark = pytest.mark.netns
 
 ESP, UDP = 50, 17
 STAYED = "10.0.1.77"
+ESP_HEADER = struct.Struct("!II")  # SPI, sequence number
+NON_ESP_MARKER = 4
 
 
 class Pair(World):
@@ -199,10 +203,11 @@ def test_esp_is_in_udp_behind_a_nat_or_where_that_is_wanted(
     if behind_nat:
         require_tools("nft")
     wish = {} if behind_nat else {"force_udp": True}
-    gateway, _ = world.connect(nat=world.nat if behind_nat else None, seattle=wish)
+    gateway, _ = world.connect(nat=world.nat if behind_nat else None, edge={"mtu": 1300}, seattle=wish)
     gateway.wait_until_up("seattle")
     (child,) = gateway.site("seattle").children
     assert child.in_udp
+    assert child.mtu == 1300
 
     file = world.directory / "esp.pcap"
     capture = world.capture(world.premises["seattle"].device, UPLINK, file)
@@ -262,6 +267,34 @@ def test_tunnel_by_cbc_carries_the_largest_packet_and_learns_of_a_narrower_path(
     assert 1300 < narrow.children[0].mtu < 1400 - 20
     assert f"mtu = {narrow.children[0].mtu}" in refused(vm, SERVER, child.mtu)
     assert transfers(world, vm, server, SERVER, 1_000_000)
+
+
+def test_what_strangers_send_changes_nothing_of_a_tunnel(world: Pair) -> None:
+    gateway, _ = world.connect()
+    before = gateway.wait_until_up("seattle")
+    spi = int(before.children[0].inbound_spi, 16)
+    forged = [ESP_HEADER.pack(spi, sequence) + bytes(120) for sequence in (1, 1000, 0xFFFFFFFF)]
+    esp = [ESP_HEADER.pack(spi ^ 1, 1) + bytes(120), *(forged[0][:length] for length in range(40)), *forged]
+    ike = [bytes(NON_ESP_MARKER) + bytes([7]) * length for length in range(80)]
+
+    def throw() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_RAW, ESP) as raw:
+            for packet in esp:
+                raw.sendto(packet, (EDGE, 0))
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for port in (500, 4500):
+                for datagram in (*ike, *(each[NON_ESP_MARKER:] for each in ike), *esp):
+                    sender.sendto(datagram, (EDGE, port))
+
+    world.internet.router.call(throw)
+    assert lost(world.vm("red-web1"), SERVER) == 0
+    after = gateway.site("seattle")
+    assert after.since == before.since
+    assert after.path == before.path
+    assert after.received_packets == before.received_packets + 3
+    counted = nodes.counters(gateway.process)["tunnels"]
+    assert {"malformed", "unknown-spi", "not-authentic"} <= {each["reason"] for each in counted["esp_drops"]}
+    assert counted["ike_drops"]["ike-malformed"] > 0
 
 
 def test_peer_that_is_dead_is_noticed_under_traffic_and_back_by_itself(world: Pair) -> None:
