@@ -49,7 +49,7 @@ class Want:
         """What the peer asked to begin the key exchange with."""
 
 
-class State(Enum):
+class ChildState(Enum):
     """Who is to end a child SA."""
 
     CURRENT = auto()
@@ -70,7 +70,7 @@ class Child:
         """The lower one of the exchange that made it."""
         self.rank = nonce
         """Between child SAs with the same selectors that don't replace each other; kept through rekeys."""
-        self.state = State.CURRENT
+        self.state = ChildState.CURRENT
         self.successor: Child | None = None
         self.rival: bytes | None = None
         """The lower nonce of the peer's rekey of this one, which may collide with ours."""
@@ -90,9 +90,9 @@ class Child:
     @property
     def deadline(self) -> float | None:
         """When it is to be rekeyed or has come to its end."""
-        if self.state is State.DELETING:
+        if self.state is ChildState.DELETING:
             return None
-        if self.state is State.REPLACED or self.is_rekeying:
+        if self.state is ChildState.REPLACED or self.is_rekeying:
             return self.ends_at
         return min(self.rekey_at, self.ends_at)
 

@@ -33,7 +33,7 @@ from tunnels.ike.rejected import Refused
 from tunnels.ike.transforms import accepted_esp, choose_esp, group_name, group_number, group_of, offer_esp
 
 
-class Agreed(msgspec.Struct, frozen=True):
+class AgreedChild(msgspec.Struct, frozen=True):
     """What both sides hold after the exchange. The SPIs are those that we and the peer receive at."""
 
     own_spi: int
@@ -98,7 +98,7 @@ class ChildOffer:
         )
         return (self._offer, *fresh, *selectors)
 
-    def accepted(self, payloads: Sequence[Payload], sa: IkeSa, nonces: Nonces | None = None) -> Agreed:
+    def accepted(self, payloads: Sequence[Payload], sa: IkeSa, nonces: Nonces | None = None) -> AgreedChild:
         """Return what an answer that is no refusal agrees on; `nonces` are given in IKE_AUTH.
 
         Raises Refused where it is not what we offered: the peer then has a child SA that we don't.
@@ -121,7 +121,7 @@ class ChildOffer:
             words = f"the peer answers {answered}, and we offered {self._selectors}"
             raise Refused(NotifyType.TS_UNACCEPTABLE, words)
         forth, back = child_keys(sa.suite.prf, sa.keys.derive, suite, shared, nonces)
-        return Agreed(
+        return AgreedChild(
             self.spi,
             int.from_bytes(peer_spi),
             suite,
@@ -141,7 +141,7 @@ def answer_child(
     spi: int,
     entropy: Entropy,
     nonces: Nonces | None = None,
-) -> tuple[tuple[Payload, ...], Agreed]:
+) -> tuple[tuple[Payload, ...], AgreedChild]:
     """Answer the peer's request for a child SA; `nonces` are given in IKE_AUTH.
 
     `narrow` returns what policy allows of the peer's selectors. A request for transport
@@ -175,7 +175,7 @@ def answer_child(
         TrafficSelectors(True, selectors.remote),
         TrafficSelectors(False, selectors.local),
     )
-    agreed = Agreed(
+    agreed = AgreedChild(
         spi,
         int.from_bytes(peer_spi),
         suite,

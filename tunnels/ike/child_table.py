@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from policies.ipsec import SiteStart
 from tunnels.effects import Effect, InstallChild, RemoveChild, SendBy, SiteRekeyed, SiteTrouble
-from tunnels.ike.child import REMAKE, Child, SelectorSet, State, Want
+from tunnels.ike.child import REMAKE, Child, ChildState, SelectorSet, Want
 from tunnels.ike.child_terms import Terms
 from tunnels.ike.child_wants import Wants
 from tunnels.ike.constants import NotifyType
@@ -56,7 +56,7 @@ class ChildTable:
 
     def covers(self, want: Want) -> bool:
         """Whether there is a child SA for what policy wants, not about to go."""
-        return any(each.want is want and each.state is not State.DELETING for each in self)
+        return any(each.want is want and each.state is not ChildState.DELETING for each in self)
 
     def install(self, child: Child, *, sending: bool) -> list[Effect]:
         """Receive by a child SA from now on, and send by it if told so."""
@@ -69,9 +69,9 @@ class ChildTable:
         """Take a child SA away, and have what is left sent by the one that follows it."""
         del self._children[child.sa.inbound_spi]
         for each in self:
-            if each.state is State.REPLACED and each.successor is child:
+            if each.state is ChildState.REPLACED and each.successor is child:
                 # Its successor went first, so it is in use again until it is replaced by another.
-                each.state, each.successor = State.CURRENT, None
+                each.state, each.successor = ChildState.CURRENT, None
         effects: list[Effect] = []
         if self._senders.get(child.selector_set) is child:
             del self._senders[child.selector_set]
@@ -86,7 +86,7 @@ class ChildTable:
         effects = self.remove(child)
         site, want = self.terms.policy.site, child.want
         if child.successor is not None:
-            is_rekeyed = by_peer and child.state is State.REPLACED
+            is_rekeyed = by_peer and child.state is ChildState.REPLACED
             return [*effects, SiteRekeyed(site, child.sa.name)] if is_rekeyed else effects
         if self.covers(want):
             return effects
@@ -105,7 +105,7 @@ class ChildTable:
 
     def take_deletions(self) -> tuple[list[int], list[Child]]:
         """Return the SPIs that the next Delete names, and those of our child SAs among them."""
-        gone = [each for each in self if each.state is State.DELETING and not each.is_delete_sent]
+        gone = [each for each in self if each.state is ChildState.DELETING and not each.is_delete_sent]
         for each in gone:
             each.is_delete_sent = True
         spis = [each.sa.inbound_spi for each in gone] + self.unwanted
@@ -117,7 +117,7 @@ class ChildTable:
     def has_deletions(self) -> bool:
         """Whether the peer is to delete something and has not been told."""
         return bool(self.unwanted) or any(
-            each.state is State.DELETING and not each.is_delete_sent for each in self
+            each.state is ChildState.DELETING and not each.is_delete_sent for each in self
         )
 
     def begin(self, task: Task) -> None:
@@ -134,8 +134,9 @@ class ChildTable:
         """Remember that the peer has deleted a child SA that we don't know.
 
         It may be the one that we have asked for, as the answer may come after the deletion.
+        Whoever deletes more than there can be wants only to fill our memory.
         """
-        if self.asked is not None:
+        if self.asked is not None and len(self._deleted_early) < self.limit:
             self._deleted_early.add(int.from_bytes(spi))
 
     def was_deleted_early(self, outbound_spi: int) -> bool:
@@ -155,7 +156,7 @@ class ChildTable:
         heir = child.successor
         while heir is not None and heir not in self:
             heir = heir.successor
-        if heir is not None and heir.state is not State.DELETING:
+        if heir is not None and heir.state is not ChildState.DELETING:
             return heir
         same = [each for each in self if each.selector_set == child.selector_set]
-        return next((each for each in reversed(same) if each.state is not State.DELETING), None)
+        return next((each for each in reversed(same) if each.state is not ChildState.DELETING), None)

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 
 from policies.ipsec import Group
 from tunnels.effects import Effect, SiteRekeyed
-from tunnels.ike.child import REMAKE, RETRY, Child, State, Want
-from tunnels.ike.child_exchange import Agreed, ChildOffer, group_asked
+from tunnels.ike.child import REMAKE, RETRY, Child, ChildState, Want
+from tunnels.ike.child_exchange import AgreedChild, ChildOffer, group_asked
 from tunnels.ike.child_table import ChildTable
 from tunnels.ike.constants import ExchangeType, NotifyType, Protocol
 from tunnels.ike.keys import Nonces
@@ -76,13 +76,13 @@ class CreateChild:
         doubles = [
             each
             for each in self._table
-            if each.selector_set == child.selector_set and each.state is State.CURRENT
+            if each.selector_set == child.selector_set and each.state is ChildState.CURRENT
         ]
         winner = max([child, *doubles], key=lambda each: each.rank)
         effects = self._table.install(child, sending=winner is child)
         for loser in [child, *doubles]:
             if loser is not winner:
-                loser.state, loser.successor = State.DELETING, winner
+                loser.state, loser.successor = ChildState.DELETING, winner
         return effects
 
     def _take_refusal(self, offer: ChildOffer, error: Notify, now: float) -> list[Effect]:
@@ -116,7 +116,7 @@ class RekeyChild:
         table, old = self._table, self._old
         if self._sa is not table.sa:
             return None
-        if old not in table or old.state is not State.CURRENT:
+        if old not in table or old.state is not ChildState.CURRENT:
             old.is_rekeying = False
             return None
         # Neither narrower nor wider than what there is (section 2.9.2).
@@ -149,20 +149,20 @@ class RekeyChild:
         table, old = self._table, self._old
         new.rank = old.rank
         if old.rival is not None and new.nonce < old.rival:
-            new.state, new.successor = State.DELETING, old.successor
+            new.state, new.successor = ChildState.DELETING, old.successor
             return table.install(new, sending=False)
         effects = table.install(new, sending=True)
         rival = old.successor
-        if rival is not None and rival in table and rival.state is State.CURRENT:
+        if rival is not None and rival in table and rival.state is ChildState.CURRENT:
             # Its maker, the peer, deletes it.
-            rival.state, rival.successor = State.REPLACED, new
+            rival.state, rival.successor = ChildState.REPLACED, new
         if old in table:
-            old.state, old.successor = State.DELETING, new
+            old.state, old.successor = ChildState.DELETING, new
         return [*effects, SiteRekeyed(table.terms.policy.site, new.sa.name)]
 
     def _take_refusal(self, offer: ChildOffer, error: Notify, now: float) -> list[Effect]:
         table, old = self._table, self._old
-        if old not in table or old.state is not State.CURRENT:
+        if old not in table or old.state is not ChildState.CURRENT:
             return []  # the peer's own rekey, or its deletion, came first (section 2.8.1)
         group = _other_group(table, error, offer)
         if group is not None:
@@ -212,7 +212,7 @@ class DeleteChildren:
 
 def _accepted(
     table: ChildTable, offer: ChildOffer, payloads: Sequence[Payload], nonces: Nonces | None = None
-) -> Agreed:
+) -> AgreedChild:
     try:
         agreed = offer.accepted(payloads, table.sa, nonces)
     except Refused:

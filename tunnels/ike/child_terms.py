@@ -8,7 +8,7 @@ from policies.ipsec import Group
 from policies.selectors import Selectors
 from tunnels.effects import ChildSa, Path
 from tunnels.ike.child import JITTER, Child, Want, soft_packets
-from tunnels.ike.child_exchange import Agreed, ChildOffer
+from tunnels.ike.child_exchange import AgreedChild, ChildOffer
 from tunnels.ike.entropy import Entropy
 from tunnels.ike.policy import PeerPolicy
 from tunnels.retransmit import Backoff
@@ -45,7 +45,7 @@ class Terms:
             group = allowed[0] if allowed else Group.NONE
         return ChildOffer(selectors, self.policy.esp_proposals, self.allocate_spi(), group, self.entropy)
 
-    def child(self, agreed: Agreed, want: Want, now: float) -> Child:
+    def child(self, agreed: AgreedChild, want: Want, now: float) -> Child:
         """Return what was agreed on as a child SA of this site, with limits of its own."""
         lifetimes = self.policy.lifetimes
         path, in_udp = self._route()

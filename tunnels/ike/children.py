@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from policies.ipsec import SiteStart
 from policies.selectors import Selectors
 from tunnels.effects import ChildSa, Effect, Path, SiteRekeyed, SiteTrouble
-from tunnels.ike.child import REMAKE, REPLACED_FOR, RETRY, Child, State, Want, hard_limit
+from tunnels.ike.child import REMAKE, REPLACED_FOR, RETRY, Child, ChildState, Want, hard_limit
 from tunnels.ike.child_exchange import answer_child
 from tunnels.ike.child_table import ChildTable
 from tunnels.ike.child_tasks import CreateChild, DeleteChildren, RekeyChild
@@ -42,7 +42,7 @@ from tunnels.ike.rejected import Refused
 # Seconds of nothing but TEMPORARY_FAILURE after which both sides are taken to disagree (section 2.25).
 _OUT_OF_STEP = 300.0
 
-Answer = tuple[tuple[Payload, ...], list[Effect]]
+Reply = tuple[tuple[Payload, ...], list[Effect]]
 
 
 class Children:
@@ -131,7 +131,7 @@ class Children:
             want.due = now
         return first.answered(payloads, now, nonces)
 
-    def first_request(self, payloads: Sequence[Payload], nonces: Nonces, now: float) -> Answer:
+    def first_request(self, payloads: Sequence[Payload], nonces: Nonces, now: float) -> Reply:
         """Answer what an IKE_AUTH request says of a child SA; the IKE SA stands even where it is refused."""
         if self._policy.start is SiteStart.START:
             # The peer asks for the others too, and is given the time to.
@@ -146,7 +146,7 @@ class Children:
 
     # What the peer asks.
 
-    def handle_create(self, payloads: Sequence[Payload], now: float, under: IkeSa) -> Answer:
+    def handle_create(self, payloads: Sequence[Payload], now: float, under: IkeSa) -> Reply:
         """Answer a CREATE_CHILD_SA request: a new child SA, the rekey of one, or of the IKE SA `under` it."""
         settled = self._settle(under, now)
         try:
@@ -156,7 +156,7 @@ class Children:
         self._plan(now)
         return answer, [*settled, *effects]
 
-    def handle_delete(self, delete: Delete, now: float, under: IkeSa) -> Answer:
+    def handle_delete(self, delete: Delete, now: float, under: IkeSa) -> Reply:
         """Take away what the peer has deleted; the answer names ours of each pair (section 1.4.1)."""
         if delete.protocol != Protocol.ESP:
             return (), []
@@ -190,9 +190,9 @@ class Children:
         if self._is_over:
             return []
         for child in self._table:
-            if child.state is State.REPLACED and now >= child.ends_at:
-                child.state = State.DELETING
-            elif child.state is State.CURRENT and now >= child.ends_at:
+            if child.state is ChildState.REPLACED and now >= child.ends_at:
+                child.state = ChildState.DELETING
+            elif child.state is ChildState.CURRENT and now >= child.ends_at:
                 self._give_up(f"child SA {child.sa.name} could not be replaced before its end")
         if now >= self._ike_ends_at:
             self._give_up("the IKE SA could not be replaced before its end")
@@ -202,7 +202,7 @@ class Children:
     def expiring(self, inbound_spi: int, now: float) -> list[Effect]:
         """Replace a child SA that has carried as much as it may."""
         child = self._table.get(inbound_spi)
-        if child is not None and child.state is State.CURRENT and not child.failures:
+        if child is not None and child.state is ChildState.CURRENT and not child.failures:
             child.rekey_at = min(child.rekey_at, now)
             self._plan(now)
         return []
@@ -218,7 +218,7 @@ class Children:
         """Delete a child SA at the peer. Policy makes it again where it is for us to start it."""
         child = self._table.get(inbound_spi)
         if child is not None:
-            child.state = State.DELETING
+            child.state = ChildState.DELETING
             self._plan(now)
         return []
 
@@ -238,7 +238,7 @@ class Children:
 
     # Requests of the peer, one by one.
 
-    def _handle_create(self, payloads: Sequence[Payload], now: float, under: IkeSa) -> Answer:
+    def _handle_create(self, payloads: Sequence[Payload], now: float, under: IkeSa) -> Reply:
         if self._is_over or under != self.sa:
             raise Refused(NotifyType.TEMPORARY_FAILURE, "the peer asks for an SA while its IKE SA ends")
         offer = first_of(SecurityAssociation, payloads)
@@ -260,7 +260,7 @@ class Children:
             raise Refused(NotifyType.NO_ADDITIONAL_SAS, words)
         return self._accept(payloads, None, now)
 
-    def _handle_rekey(self, rekey: Notify, payloads: Sequence[Payload], now: float) -> Answer:
+    def _handle_rekey(self, rekey: Notify, payloads: Sequence[Payload], now: float) -> Reply:
         old = self._table.by_peers(rekey.spi) if rekey.protocol == Protocol.ESP else None
         if old is None and self._table.asked is not None:
             # It may be the one whose making we have not heard of, as the answer is lost.
@@ -268,7 +268,7 @@ class Children:
             raise Refused(NotifyType.TEMPORARY_FAILURE, words)
         if old is None:
             return (Notify(NotifyType.CHILD_SA_NOT_FOUND, b"", rekey.protocol, rekey.spi),), []
-        if old.state is not State.CURRENT:
+        if old.state is not ChildState.CURRENT:
             words = "the peer rekeys a child SA that is about to end"
             raise Refused(NotifyType.TEMPORARY_FAILURE, words)
         if len(self._table) >= 3 * self._table.limit:
@@ -278,7 +278,7 @@ class Children:
 
     def _accept(
         self, payloads: Sequence[Payload], old: Child | None, now: float, nonces: Nonces | None = None
-    ) -> Answer:
+    ) -> Reply:
         terms, table = self._terms, self._table
         wants: list[Want] = []
 
@@ -301,7 +301,7 @@ class Children:
         if old is not None:
             child.rank = old.rank
             old.rival = child.nonce
-            old.state, old.successor = State.REPLACED, child
+            old.state, old.successor = ChildState.REPLACED, child
             old.ends_at = min(old.ends_at, now + REPLACED_FOR)
             return answer, table.install(child, sending=False)
         child.want.failures = 0
@@ -310,7 +310,7 @@ class Children:
         is_alone = not any(each.selector_set == child.selector_set for each in table)
         return answer, table.install(child, sending=is_alone)
 
-    def _refuse(self, refused: Refused) -> Answer:
+    def _refuse(self, refused: Refused) -> Reply:
         notify = Notify(refused.notify, refused.data)
         if refused.notify in (NotifyType.TEMPORARY_FAILURE, NotifyType.INVALID_KE_PAYLOAD):
             return (notify,), []  # part of every day
@@ -375,7 +375,7 @@ class Children:
             table.is_deletion_queued = True
             self._tasks.append(DeleteChildren(table, self._plan))
         for child in table:
-            if child.state is State.CURRENT and not child.is_rekeying and now >= child.rekey_at:
+            if child.state is ChildState.CURRENT and not child.is_rekeying and now >= child.rekey_at:
                 child.is_rekeying = True
                 self._tasks.append(RekeyChild(table, child, self._plan))
         for want in table.wants:

@@ -79,15 +79,7 @@ class _Attempt:
             raise Refused(NotifyType.INVALID_SYNTAX, f"the peer answers {self.group} with another group")
         nonces = Nonces(self.nonce, need(Nonce, payloads).data)
         shared = self.pair.shared(theirs.data)
-        keys = rekeyed_ike_keys(
-            old.suite.prf,
-            old.keys.derive,
-            suite,
-            shared,
-            nonces,
-            self.spi,
-            peer_spi,
-        )
+        keys = rekeyed_ike_keys(old.suite.prf, old.keys.derive, suite, shared, nonces, self.spi, peer_spi)
         return IkeSa(old.site, True, self.spi, peer_spi, suite, keys), nonces
 
 
@@ -134,15 +126,7 @@ class IkeRekey:
         nonces = Nonces(need(Nonce, payloads).data, self._entropy.octets(NONCE_LENGTH))
         spi = fresh_spi(self._entropy)
         old = self.sa
-        keys = rekeyed_ike_keys(
-            old.suite.prf,
-            old.keys.derive,
-            suite,
-            shared,
-            nonces,
-            peer_spi,
-            spi,
-        )
+        keys = rekeyed_ike_keys(old.suite.prf, old.keys.derive, suite, shared, nonces, peer_spi, spi)
         new = IkeSa(old.site, False, spi, peer_spi, suite, keys)
         answer = (
             SecurityAssociation((msgspec.structs.replace(chosen, spi=spi),)),

@@ -356,6 +356,19 @@ def test_without_esn_the_packets_end_before_the_sequence_numbers_do() -> None:
     assert long.a.child().soft_packets > 1 << 32
 
 
+def test_deletions_of_what_nobody_has_fill_no_memory() -> None:
+    duo = Duo()
+    rekey(duo)
+    table = duo.a.children._table
+    spis = tuple(number.to_bytes(4) for number in range(0x5000, 0x5400))
+    said, effects = duo.a.children.handle_delete(Delete(Protocol.ESP, spis), duo.now, table.sa)
+
+    assert (said, effects) == ((), [])
+    assert 0 < len(table._deleted_early) <= table.limit
+    duo.run()
+    assert duo.agree()
+
+
 def test_what_the_peer_replaced_and_does_not_delete_is_deleted_by_us() -> None:
     duo = Duo()
     rekey(duo)
