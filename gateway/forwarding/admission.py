@@ -94,7 +94,10 @@ def site_owns(domain: RoutingDomain, site: str, source: bytes) -> bool:
 
 
 def is_martian(address: bytes) -> bool:
-    """Whether no packet may cross a router with this as its source (RFC 1812 section 5.3.7, RFC 4291)."""
+    """Whether no packet may cross a router with this as its source.
+
+    RFC 1812 section 5.3.7 and RFC 3927 section 7 say so, and RFC 4291 sections 2.5.2, 2.5.3 and 2.5.6.
+    """
     if len(address) == 4:
         return address[0] in (0, 127) or address[0] >= 240 or address[:2] == b"\xa9\xfe"
     return is_unspecified(address) or address == _LOOPBACK or is_link_local(address)

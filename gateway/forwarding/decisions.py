@@ -166,7 +166,7 @@ class Decisions:
             self._sites.wanted(key)
             reason, unreachable = DropReason.SITE_DOWN, Unreachable.NETWORK
         elif not state.admits(facts):
-            # RFC 4301 section 6, case a.
+            # RFC 4301 section 5.1.1, case a.
             reason, unreachable = DropReason.OUTSIDE_SELECTORS, Unreachable.PROHIBITED
         else:
             if self._explain:

@@ -53,7 +53,7 @@ class Sites:
         """Take note of a tunnel: what it carries, in octets of the inner packet, by which child SAs.
 
         Said again at each change; saying the same again forgets no flow. Raises
-        ValueError for an MTU that no IPv4 link may have (RFC 791 section 3.1).
+        ValueError for an MTU that no IPv4 link may have (RFC 791 section 3.2).
         """
         if mtu < 68:
             raise ValueError(f"an MTU of {mtu} for site {site}")

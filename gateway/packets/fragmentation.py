@@ -8,7 +8,7 @@ from gateway.packets import ip
 from gateway.packets.checksum import internet_checksum
 from policies.facts import PacketFacts
 
-# RFC 791 section 3.1: every link carries this much without fragmenting further.
+# RFC 791 section 3.2: every link carries this much without fragmenting further.
 LOWEST_IPV4_MTU = 68
 
 _WORD = struct.Struct("!H")

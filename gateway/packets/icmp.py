@@ -46,7 +46,7 @@ class Unreachable(Enum):
     HOST = (UNREACHABLE, 1, V6_UNREACHABLE, 3)
     PORT = (UNREACHABLE, 3, V6_UNREACHABLE, 4)
     PROHIBITED = (UNREACHABLE, 13, V6_UNREACHABLE, 1)
-    """Administratively (RFC 4301 section 6)."""
+    """Administratively (RFC 4301 section 5.1.1)."""
 
 
 def unreachable(source: bytes, packet: bytes, facts: PacketFacts, what: Unreachable) -> bytes:

@@ -215,7 +215,7 @@ def test_vm_is_told_that_the_site_has_no_tunnel() -> None:
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_vm_is_told_that_the_tunnel_does_not_carry_such_packets(version: int) -> None:
-    """RFC 4301 section 6: administratively prohibited."""
+    """RFC 4301 section 5.1.1: administratively prohibited."""
     forwarder = n.connected(child=n.selectors(["172.16.9.0/24", "fd99:9::/64"]))
 
     verdict = n.receive(forwarder, outward(version=version, upper=data(20)))
