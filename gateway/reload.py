@@ -56,9 +56,9 @@ def _problems(running: Appliance, wanted: Appliance) -> Iterator[Problem]:
             yield _restart(f"provider_{key.removesuffix('s')}")
     before = {tenant.name: tenant for tenant in running.network.tenants}
     after = {tenant.name: tenant for tenant in wanted.network.tenants}
-    for name in before.keys() ^ after.keys():
+    for name in sorted(before.keys() ^ after.keys()):
         yield _restart(f"tenant[{name}]")
-    for name in before.keys() & after.keys():
+    for name in sorted(before.keys() & after.keys()):
         for key in Tenant.__struct_fields__:
             if key not in _TAKEN and getattr(before[name], key) != getattr(after[name], key):
                 yield _restart(f"tenant[{name}].{key}")

@@ -7,8 +7,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from policies.ipsec import IkeSuite
-from tunnels.effects import Path, SiteDown, SiteKey, SiteRekeyed, SiteTrouble, SiteUp
+from tunnels.effects import SiteDown, SiteKey, SiteRekeyed, SiteTrouble, SiteUp
 
 REMEMBERED = 20
 """Turns of events that are kept for each site."""
@@ -28,8 +27,6 @@ class Entry(msgspec.Struct):
 
     since: float
     is_up: bool = False
-    suite: IkeSuite | None = None
-    path: Path | None = None
     last_error: Turn | None = None
     failures: int = 0
     """Attempts that came to nothing since it was up last."""
@@ -57,18 +54,18 @@ class Ledger:
             case SiteUp(suite=suite, path=path):
                 if not entry.is_up:
                     entry.since = now
-                entry.is_up, entry.suite, entry.path, entry.failures = True, suite, path, 0
-                return self._append(entry, Turn(now, "up", f"{suite}, {path}"))
+                entry.is_up, entry.failures = True, 0
+                return _append(entry, Turn(now, "up", f"{suite}, {path}"))
             case SiteDown(reason=reason):
                 if entry.is_up:
                     entry.since = now
                 entry.is_up = False
                 entry.last_error = Turn(now, "down", reason)
-                return self._append(entry, entry.last_error)
+                return _append(entry, entry.last_error)
             case SiteTrouble(reason=reason):
                 entry.failures += 1
                 entry.last_error = Turn(now, "trouble", reason)
-                return self._append(entry, entry.last_error)
+                return _append(entry, entry.last_error)
             case SiteRekeyed(what=what):
                 if what == "ike":
                     entry.ike_rekeys += 1
@@ -76,10 +73,11 @@ class Ledger:
                     entry.child_rekeys += 1
         return None
 
-    def _append(self, entry: Entry, turn: Turn) -> Turn | None:
-        last = entry.history[-1] if entry.history else None
-        # A site that stays down for a day would fill its history with one sentence.
-        if last is not None and (last.what, last.why) == (turn.what, turn.why):
-            return None
-        entry.history.append(turn)
-        return turn
+
+def _append(entry: Entry, turn: Turn) -> Turn | None:
+    last = entry.history[-1] if entry.history else None
+    # A site that stays down for a day would fill its history with one sentence.
+    if last is not None and (last.what, last.why) == (turn.what, turn.why):
+        return None
+    entry.history.append(turn)
+    return turn

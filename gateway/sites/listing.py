@@ -7,8 +7,6 @@ from datetime import UTC, datetime
 
 from gateway.sites.status import ChildStatus, SiteStatus
 
-_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
-
 
 def lines(sites: Iterable[SiteStatus], now: float) -> Iterator[str]:
     """Describe each site in a few lines. `now` is in seconds since 1970."""
@@ -78,8 +76,10 @@ def _duration(seconds: float) -> str:
 
 
 def _octets(count: float) -> str:
-    for unit in _UNITS:
-        if count < 1000 or unit == _UNITS[-1]:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+    if count < 1000:
+        return f"{count:.0f} B"
+    for unit in ("kB", "MB", "GB", "TB"):
         count /= 1000
-    raise ValueError(count)
+        if count < 1000:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1000:.1f} PB"

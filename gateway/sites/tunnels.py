@@ -61,7 +61,7 @@ class SiteTunnels:
     def __init__(self, forwarder: Forwarder) -> None:
         self.associations = Associations()
         self.sockets = TunnelSockets()
-        self.ledger = Ledger()
+        self._ledger = Ledger()
         self._ike = IkeService(self._traffic_of, self._perform)
         self._forwarder = forwarder
         self.is_serving = False
@@ -118,7 +118,7 @@ class SiteTunnels:
         self._trapped = frozenset(
             key for key, policy in self._policies.items() if policy.start is SiteStart.TRAP
         )
-        self.ledger.configure(self._sites, _wall_clock())
+        self._ledger.configure(self._sites, _wall_clock())
         self._ike.configure(self._policies.values())
         self.associations.keep_only(self._sites)
         self._refresh_all()
@@ -195,7 +195,7 @@ class SiteTunnels:
             case StrangerRefused(path=path, reason=reason):
                 self._log_stranger(path, reason)
             case _:
-                turn = self.ledger.note(effect, _wall_clock())
+                turn = self._ledger.note(effect, _wall_clock())
                 if turn is not None:
                     _log(effect.site, turn)
         self._refresh_changed()
@@ -249,7 +249,7 @@ class SiteTunnels:
             self._refresh_all()
 
     def _status(self, key: SiteKey, site: Site, now: float) -> SiteStatus:
-        entry = self.ledger.entries[key]
+        entry = self._ledger.entries[key]
         peer = self._ike.endpoint.peers[key]
         session = peer.session
         traffic = self.associations.traffic(key)

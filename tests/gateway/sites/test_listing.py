@@ -107,6 +107,19 @@ def test_no_sites_are_said_to_be_none() -> None:
 
 
 @pytest.mark.parametrize(
+    ("octets", "words"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (2_500_000, "2.5 MB"), (4 * 10**18, "4000.0 PB")],
+)
+def test_octets_are_told_in_the_unit_that_keeps_them_short(octets: int, words: str) -> None:
+    (sent,) = (
+        line
+        for line in lines([msgspec.structs.replace(UP, sent_octets=octets)], NOON)
+        if line.startswith("  sent")
+    )
+    assert sent.endswith(f", {words}")
+
+
+@pytest.mark.parametrize(
     ("seconds", "words"),
     [(0.4, "0 s"), (61, "1 min 1 s"), (3600, "1 h 0 min"), (90000, "1 d 1 h"), (-5, "0 s")],
 )
