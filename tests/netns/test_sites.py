@@ -230,6 +230,16 @@ def test_rekeys_of_raw_esp_lose_no_packet(world: Pair, require_tools: Callable[.
     assert gateway.site("seattle").ike_rekeys >= 1
 
 
+def test_child_sa_that_has_carried_its_packets_is_replaced_and_none_is_lost(world: Pair) -> None:
+    gateway, device = world.connect(edge={"lifetimes": {"packets": 1000}})
+    before = gateway.wait_until_up("seattle").children[0].inbound_spi
+    device.wait_until_up("datacenter")
+    assert lost(world.vm("red-web1"), SERVER, count=1200, interval=0.004) == 0
+    site = gateway.site("seattle")
+    assert site.child_rekeys == 1
+    assert before not in [child.inbound_spi for child in site.children]
+
+
 def test_first_packet_to_a_trapped_site_brings_its_tunnel_up(world: Pair) -> None:
     gateway, device = world.connect(seattle={"start": "trap"})
     assert gateway.site("seattle").state == "waiting"
