@@ -15,7 +15,8 @@ from tests.fuzz.mutation import INPUTS, mutations
 from tests.tunnels.ike import messages as m
 from tests.tunnels.ike import pki
 from tests.tunnels.ike.entropy import SeededEntropy
-from tests.tunnels.ike.pair import PSK, UTC_NOW, Pair, pair, policy
+from tests.tunnels.ike.pair import UTC_NOW, Pair, pair
+from tests.tunnels.ike.policies import PSK, policy
 from tunnels.effects import Effect, Endpoint, Path, SendDatagram
 from tunnels.ike import wire
 from tunnels.ike.constants import ExchangeType, NotifyType, Protocol

@@ -6,7 +6,8 @@ import pytest
 
 from policies.ipsec import Group
 from policies.selectors import Selectors
-from tests.tunnels.ike.duo import DMZ, NET, NONCES, Duo, Sent, mirrored, policy
+from tests.tunnels.ike.duo import NONCES, Duo, Sent
+from tests.tunnels.ike.policies import DMZ, NET, mirrored, policy
 from tunnels.effects import SendBy, SiteTrouble
 from tunnels.ike.constants import ExchangeType, NotifyType, Protocol
 from tunnels.ike.ike_rekey import Discard, NewIkeSa, ReplacedBy

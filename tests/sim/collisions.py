@@ -8,7 +8,8 @@ from collections.abc import Callable
 from enum import Enum
 
 from policies.ipsec import SiteStart
-from tests.tunnels.ike.duo import DMZ, NET, Duo, Sent, Side, mirrored, policy
+from tests.tunnels.ike.duo import Duo, Sent, Side
+from tests.tunnels.ike.policies import DMZ, NET, mirrored, policy
 
 LATENCY = 0.02
 ESP_LATENCY = 0.013
@@ -58,8 +59,8 @@ class World(Duo):
         self.sent = 0
         self.lost_packets: list[str] = []
         self.is_watched = False
-        a = policy([NET, DMZ], SiteStart.START)
-        super().__init__(a, policy(mirrored(a.children), SiteStart.START), seed=seed, established=False)
+        a = policy([NET, DMZ], start=SiteStart.START)
+        super().__init__(a, policy(mirrored(a.children), start=SiteStart.START), seed=seed, established=False)
         self.authenticate()
         self.until(0.5)
         self.a.take(self.a.children.delete(self.a.child("dmz").inbound_spi, self.now))

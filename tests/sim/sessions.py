@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 
 from policies.ipsec import SiteStart
 from tests.sim.collisions import LATENCY, SETTLED, Act
-from tests.tunnels.ike.duo import DMZ, NET, mirrored
 from tests.tunnels.ike.esp import Esp
-from tests.tunnels.ike.pair import LEFT, RIGHT, Datagram, Pair, Side, policy
+from tests.tunnels.ike.pair import Datagram, Pair, Side
+from tests.tunnels.ike.policies import DMZ, LEFT, NET, RIGHT, mirrored, policy
 from tunnels.effects import Effect
 from tunnels.ike.life import State
 

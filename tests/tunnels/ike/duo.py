@@ -7,82 +7,31 @@ is numbers, so each side has one `Line` for each IKE SA, with a window of 1.
 
 from __future__ import annotations
 
-import ipaddress
 import itertools
 from collections import deque
 from collections.abc import Sequence
 
 import msgspec
 
-from policies.addresses import ProviderAddress
-from policies.ipsec import MODERN_ESP, MODERN_IKE, EspProposal, IkeProposal, IkeSuite, Lifetimes, SiteStart
+from policies.ipsec import MODERN_IKE, IkeSuite
 from policies.secret import Secret
-from policies.selectors import Selectors, TrafficSelector
 from tests.tunnels.ike.entropy import SeededEntropy
 from tests.tunnels.ike.esp import Esp, agree
+from tests.tunnels.ike.policies import NET, RIGHT, mirrored, policy
 from tunnels.effects import ChildSa, Effect, Endpoint, Path
 from tunnels.ike.children import Children
 from tunnels.ike.constants import ExchangeType, Protocol
-from tunnels.ike.credentials import Credentials
 from tunnels.ike.exchange import Task
-from tunnels.ike.identities import Identity
 from tunnels.ike.ike_rekey import Discard, GiveUp, NewIkeSa, Outcome, ReplacedBy
 from tunnels.ike.ike_sa import IkeSa
 from tunnels.ike.informational import ends_ike_sa, goodbye
 from tunnels.ike.keys import Nonces, ike_keys
 from tunnels.ike.payloads import Delete, Payload
-from tunnels.ike.policy import ChildPolicy, PeerPolicy
+from tunnels.ike.policy import PeerPolicy
 
-SITE = ("red", "paris")
 NONCES = Nonces(bytes(32), bytes([1]) * 32)
 REPEATS = (0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0)
 FORGET = 60.0
-LIFETIMES = Lifetimes()
-
-
-def selectors(local: str, remote: str) -> Selectors:
-    """Return selectors of prefixes, several with spaces between them."""
-
-    def side(text: str) -> tuple[TrafficSelector, ...]:
-        return tuple(TrafficSelector.of(ipaddress.ip_network(each)) for each in text.split())
-
-    return Selectors(side(local), side(remote))
-
-
-def mirrored(policies: Sequence[ChildPolicy]) -> tuple[ChildPolicy, ...]:
-    """Return the same child SAs as the other side has them in its configuration."""
-    return tuple(
-        ChildPolicy(each.name, Selectors(each.selectors.remote, each.selectors.local)) for each in policies
-    )
-
-
-NET = ChildPolicy("net", selectors("10.0.1.0/24", "10.20.0.0/16"))
-DMZ = ChildPolicy("dmz", selectors("10.0.2.0/24", "10.20.0.0/16"))
-
-
-def policy(
-    children: Sequence[ChildPolicy],
-    start: SiteStart = SiteStart.START,
-    esp: Sequence[EspProposal] = MODERN_ESP,
-    ike: Sequence[IkeProposal] = MODERN_IKE,
-    lifetimes: Lifetimes = LIFETIMES,
-) -> PeerPolicy:
-    """Return a policy in which only what child SAs are held to matters."""
-    return PeerPolicy(
-        site=SITE,
-        start=start,
-        local_addresses=(ProviderAddress.parse("192.0.2.1"),),
-        remote_address=ProviderAddress.parse("198.51.100.1"),
-        local_id=Identity.parse("a.example"),
-        remote_id=Identity.parse("b.example"),
-        credentials=Credentials(psk=Secret(b"secret")),
-        ike_proposals=tuple(ike),
-        esp_proposals=tuple(esp),
-        children=tuple(children),
-        lifetimes=lifetimes,
-        liveness=10.0,
-        force_udp=False,
-    )
 
 
 class Sent(msgspec.Struct, frozen=True):
@@ -122,9 +71,7 @@ class Side:
         self.effects: list[Effect] = []
         self.outcomes: list[Outcome] = []
         self.is_up = True
-        path = Path(
-            Endpoint(policy.local_addresses[0], 500), Endpoint(ProviderAddress.parse("198.51.100.1"), 500)
-        )
+        path = Path(Endpoint(policy.local_addresses[0], 500), Endpoint(RIGHT, 500))
         spis = itertools.count(seed * 0x10000 + 0x100)
         self.children = Children(
             sa, policy, SeededEntropy(seed), lambda: (path, False), lambda: next(spis), duo.now
@@ -317,8 +264,12 @@ class Duo:
         keys = ike_keys(suite, Secret(entropy.octets(32)), Nonces(*(entropy.octets(32),) * 2), spi_a, spi_b)
         policy_a = a or policy([NET])
         policy_b = b or policy(mirrored(policy_a.children))
-        self.a = Side("a", IkeSa(SITE, True, spi_a, spi_b, suite, keys), policy_a, 2 * seed + 1, self)
-        self.b = Side("b", IkeSa(SITE, False, spi_b, spi_a, suite, keys), policy_b, 2 * seed + 2, self)
+        self.a = Side(
+            "a", IkeSa(policy_a.site, True, spi_a, spi_b, suite, keys), policy_a, 2 * seed + 1, self
+        )
+        self.b = Side(
+            "b", IkeSa(policy_b.site, False, spi_b, spi_a, suite, keys), policy_b, 2 * seed + 2, self
+        )
         if established:
             self.authenticate()
             self.run()

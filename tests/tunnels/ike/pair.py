@@ -11,7 +11,6 @@ The link delivers after `delay` seconds unless a rule says otherwise; time passe
 from __future__ import annotations
 
 import heapq
-import ipaddress
 import math
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -21,10 +20,8 @@ import msgspec
 
 from policies.addresses import ProviderAddress
 from policies.errors import MalformedPacket
-from policies.ipsec import MODERN_ESP, MODERN_IKE, EspProposal, IkeProposal, Lifetimes, SiteStart
-from policies.secret import Secret
-from policies.selectors import Selectors, TrafficSelector
 from tests.tunnels.ike.entropy import SeededEntropy
+from tests.tunnels.ike.policies import LEFT, RIGHT, policy
 from tunnels.effects import (
     IKE_PORT,
     NAT_PORT,
@@ -41,20 +38,13 @@ from tunnels.effects import (
 )
 from tunnels.ike import wire
 from tunnels.ike.constants import ExchangeType
-from tunnels.ike.credentials import Credentials
-from tunnels.ike.identities import Identity
 from tunnels.ike.life import State
 from tunnels.ike.liveness import Traffic
 from tunnels.ike.payloads import Header, Message
-from tunnels.ike.policy import ChildPolicy, PeerPolicy
+from tunnels.ike.policy import PeerPolicy
 from tunnels.ike.session import IkeSession
 
 UTC_NOW = datetime(2026, 6, 1, tzinfo=UTC)
-LEFT, RIGHT = ProviderAddress.parse("192.0.2.1"), ProviderAddress.parse("198.51.100.1")
-LEFT_6, RIGHT_6 = ProviderAddress.parse("2001:db8::1"), ProviderAddress.parse("2001:db8:ffff::1")
-PSK = Credentials(psk=Secret(b"correct horse battery staple"))
-
-ALWAYS = Lifetimes()
 
 _Kind = TypeVar("_Kind")
 
@@ -80,51 +70,6 @@ class Datagram(msgspec.Struct, frozen=True):
 
 Rule = Callable[[Datagram], "Iterable[tuple[float, Datagram]] | None"]
 """What becomes of a datagram: copies with their delays, or None for a single one after the usual delay."""
-
-
-def selectors(local: str, remote: str) -> Selectors:
-    """Return selectors of prefixes, several with spaces between them."""
-
-    def side(text: str) -> tuple[TrafficSelector, ...]:
-        return tuple(TrafficSelector.of(ipaddress.ip_network(each)) for each in text.split())
-
-    return Selectors(side(local), side(remote))
-
-
-def policy(
-    *,
-    is_left: bool = True,
-    credentials: Credentials = PSK,
-    ids: tuple[str, str] = ("left.example", "right.example"),
-    children: tuple[ChildPolicy, ...] | None = None,
-    start: SiteStart | None = None,
-    ike: tuple[IkeProposal, ...] = MODERN_IKE,
-    esp: tuple[EspProposal, ...] = MODERN_ESP,
-    lifetimes: Lifetimes = ALWAYS,
-    liveness: float = 10.0,
-    force_udp: bool = False,
-    addresses: tuple[ProviderAddress, ProviderAddress] = (LEFT, RIGHT),
-) -> PeerPolicy:
-    """Return one side's policy; `ids` and `addresses` are given as the left side has them."""
-    order = (0, 1) if is_left else (1, 0)
-    net = ("10.0.1.0/24", "10.20.0.0/16")
-    if children is None:
-        children = (ChildPolicy("net", selectors(net[order[0]], net[order[1]])),)
-    return PeerPolicy(
-        site=("red", "right") if is_left else ("blue", "left"),
-        start=start or (SiteStart.START if is_left else SiteStart.RESPOND),
-        local_addresses=(addresses[order[0]],),
-        remote_address=addresses[order[1]],
-        local_id=Identity.parse(ids[order[0]]),
-        remote_id=Identity.parse(ids[order[1]]),
-        credentials=credentials,
-        ike_proposals=ike,
-        esp_proposals=esp,
-        children=children,
-        lifetimes=lifetimes,
-        liveness=liveness,
-        force_udp=force_udp,
-    )
 
 
 class Side:

@@ -16,8 +16,9 @@ from policies.ipsec import (
     SiteStart,
 )
 from policies.selectors import Selectors, TrafficSelector
-from tests.tunnels.ike.duo import DMZ, NET, NONCES, Duo, Side, mirrored, policy, selectors
+from tests.tunnels.ike.duo import NONCES, Duo, Side
 from tests.tunnels.ike.entropy import SeededEntropy
+from tests.tunnels.ike.policies import DMZ, NET, mirrored, policy, selectors
 from tunnels.effects import InstallChild, RemoveChild, SendBy, SiteRekeyed, SiteTrouble
 from tunnels.ike.child import REMAKE, REPLACED_FOR
 from tunnels.ike.child_exchange import ChildOffer

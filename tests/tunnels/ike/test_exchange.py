@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from tests.tunnels.ike.entropy import SeededEntropy
-from tests.tunnels.ike.pair import UTC_NOW, Datagram, Pair, Side, drop, pair, policy
+from tests.tunnels.ike.pair import UTC_NOW, Datagram, Pair, Side, drop, pair
+from tests.tunnels.ike.policies import policy
 from tunnels.effects import SendDatagram, SiteDown
 from tunnels.ike import informational, wire
 from tunnels.ike.constants import ExchangeType, NotifyType, PayloadType

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.tunnels.ike.pair import UTC_NOW, Datagram, Pair, drop, pair, policy
+from tests.tunnels.ike.pair import UTC_NOW, Datagram, Pair, drop, pair
+from tests.tunnels.ike.policies import policy
 from tunnels.effects import RemoveChild, SiteDown
 from tunnels.ike.constants import ExchangeType
 from tunnels.ike.life import State

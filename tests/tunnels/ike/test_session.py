@@ -16,7 +16,8 @@ from policies.ipsec import (
     SiteStart,
 )
 from policies.secret import Secret
-from tests.tunnels.ike.pair import LEFT_6, RIGHT_6, UTC_NOW, Datagram, Pair, drop, pair, policy, selectors
+from tests.tunnels.ike.pair import UTC_NOW, Datagram, Pair, drop, pair
+from tests.tunnels.ike.policies import LEFT_6, RIGHT_6, policy, selectors
 from tunnels.effects import InstallChild, SendDatagram, SiteDown, SiteTrouble, SiteUp
 from tunnels.ike import wire
 from tunnels.ike.constants import ExchangeType, NotifyType

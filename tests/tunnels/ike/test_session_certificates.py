@@ -10,8 +10,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from policies.addresses import ProviderAddress
 from policies.secret import Secret
-from tests.tunnels.ike.pair import LEFT, LEFT_6, RIGHT, RIGHT_6, UTC_NOW, Datagram, Pair, pair, policy
+from tests.tunnels.ike.pair import UTC_NOW, Datagram, Pair, pair
 from tests.tunnels.ike.pki import DAY, Holder, make, rsa_key
+from tests.tunnels.ike.policies import LEFT, LEFT_6, RIGHT, RIGHT_6, policy
 from tunnels.ike import wire
 from tunnels.ike.constants import ExchangeType, NotifyType, PayloadType
 from tunnels.ike.credentials import Credentials, SigningKey

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from policies.addresses import ProviderAddress
-from tests.tunnels.ike.pair import LEFT, RIGHT, UTC_NOW, Nat, Pair, Side, pair, policy
+from tests.tunnels.ike.pair import UTC_NOW, Nat, Pair, Side, pair
+from tests.tunnels.ike.policies import LEFT, RIGHT, policy
 from tests.tunnels.ike.test_exchange import probe
 from tunnels.effects import IKE_PORT, NAT_PORT, Endpoint, MoveChildren, Path, SendKeepalive
 from tunnels.ike.constants import ExchangeType

@@ -8,7 +8,8 @@ import pytest
 
 from policies.ipsec import Lifetimes
 from tests.tunnels.ike.entropy import SeededEntropy
-from tests.tunnels.ike.pair import LEFT, RIGHT, UTC_NOW, Datagram, Pair, Side, drop, pair, policy
+from tests.tunnels.ike.pair import UTC_NOW, Datagram, Pair, Side, drop, pair
+from tests.tunnels.ike.policies import LEFT, RIGHT, policy
 from tests.tunnels.ike.test_exchange import probe
 from tunnels.effects import Effect, InstallChild, Path, RemoveChild, SendDatagram, SiteDown, SiteRekeyed
 from tunnels.ike.constants import ExchangeType
