@@ -32,6 +32,8 @@ from tunnels.ike.spis import NO_SPI, never_twice
 # Answers a second to messages that belong to no session: enough for peers that we have
 # forgotten, too few to be of use to anybody else.
 STRAY_ANSWERS = 20.0
+# Times a second that a site's trouble is told which somebody caused who has proved nothing.
+UNPROVEN_TROUBLES = 1.0
 
 TrafficOf = Callable[[SiteKey], Traffic]
 """When a site's authenticated packets last came and went."""
@@ -77,6 +79,7 @@ class IkeEndpoint:
         self._leaving: list[Peer] = []
         self._deadlines: Deadlines[IkeSession | Peer] = Deadlines()
         self._stray_answers = Allowance(STRAY_ANSWERS, STRAY_ANSWERS, 0.0)
+        self._unproven_troubles = Allowance(UNPROVEN_TROUBLES, UNPROVEN_TROUBLES, 0.0)
 
     @property
     def deadline(self) -> float:
@@ -208,7 +211,8 @@ class IkeEndpoint:
             candidates, path, request, datagram, self._entropy, now, allocate_spi=self._allocate_spi
         )
         if session is None:
-            return effects
+            may_tell = self._unproven_troubles.take(1, now)
+            return [each for each in effects if may_tell or not isinstance(each, SiteTrouble)]
         first = (header.initiator_spi, source)
         self._half_open[first] = session
         self._first_of[session] = first

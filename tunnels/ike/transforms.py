@@ -92,6 +92,9 @@ _OTHER_NAMES: dict[tuple[int, int], str] = {
     (_GROUP, 36): "mlkem768",
     (_GROUP, 37): "mlkem1024",
 }
+# Of what a stranger offers, for a line that somebody may read.
+_MOST_LISTED = 16
+
 _KINDS = {
     _ENCRYPTION: "for encryption",
     _PRF: "as PRF",
@@ -341,8 +344,9 @@ def _of_kind(kind: TransformType, proposals: Iterable[Iterable[Transform]]) -> l
     return list(dict.fromkeys(each for proposal in proposals for each in proposal if each.type == kind))
 
 
-def _list(transforms: Iterable[Transform]) -> str:
-    return ", ".join(dict.fromkeys(map(_name, transforms)))
+def _list(transforms: Sequence[Transform]) -> str:
+    listed = ", ".join(dict.fromkeys(map(_name, transforms[:_MOST_LISTED])))
+    return listed if len(transforms) <= _MOST_LISTED else f"{listed} and more"
 
 
 def _names(transforms: Iterable[Transform]) -> str:

@@ -288,3 +288,12 @@ def test_answer_without_a_group_is_refused_where_forward_secrecy_is_required() -
         answered(esp_offer((GCM, ESN)), transforms.offer_esp(ours, b"mine", with_groups=True))
         == NotifyType.NO_PROPOSAL_CHOSEN
     )
+
+
+def test_refusal_of_an_offer_of_hundreds_is_still_one_line() -> None:
+    hundreds = tuple(Transform(TransformType.ENCRYPTION, 1000 + number) for number in range(300))
+
+    words = why(ike_offer((*hundreds, PRF, MODP_1024)))
+
+    assert "1/1015 and more for encryption" in words
+    assert len(words) < 300
