@@ -10,7 +10,7 @@ from policies.addresses import ProviderAddress
 from policies.ipsec import SiteStart
 from policies.secret import Secret
 from tests.tunnels.ike.nodes import Network, Node
-from tests.tunnels.ike.pair import PSK, policy, selectors
+from tests.tunnels.ike.policies import PSK, policy, selectors
 from tunnels.effects import IKE_PORT, Endpoint, Path, SiteDown, SiteTrouble, SiteUp, StrangerRefused
 from tunnels.ike import admission
 from tunnels.ike.constants import ExchangeType, NotifyType
