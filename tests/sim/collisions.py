@@ -27,6 +27,14 @@ class Act(Enum):
     CREATE = "create child"
 
 
+PAIRS = list(itertools.product(Act, Act))
+
+
+def named(acts: tuple[Act, Act]) -> str:
+    """Say which acts meet, for the names of tests."""
+    return f"{acts[0].value} meets {acts[1].value}"
+
+
 class Fate(Enum):
     """What becomes of a message."""
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable
 
 from policies.ipsec import SiteStart
 from tests.sim.collisions import LATENCY, SETTLED, Act
-from tests.tunnels.ike.esp import Esp
 from tests.tunnels.ike.pair import Datagram, Pair, Side
 from tests.tunnels.ike.policies import DMZ, LEFT, NET, RIGHT, mirrored, policy
 from tunnels.effects import Effect
+from tunnels.ike.children import Children
 from tunnels.ike.life import State
 
 Fates = Callable[[int], tuple[float, ...]]
@@ -24,7 +24,6 @@ class World(Pair):
         right = policy(is_left=False, children=mirrored(ours), start=SiteStart.START)
         super().__init__(Side((left,), LEFT, seed), Side((right,), RIGHT, seed + 1000))
         self.delay = LATENCY
-        self.esp = {LEFT: Esp(), RIGHT: Esp()}
         self.lost_packets: list[str] = []
         self.is_watched = False
         self.connect(1.0)
@@ -33,17 +32,14 @@ class World(Pair):
         self.run(0.5)
 
     def carry_out(self, side: Side, effects: Iterable[Effect]) -> None:
-        effects = list(effects)
-        for effect in effects:
-            self.esp[side.address].apply(effect, self.now)
         super().carry_out(side, effects)
         if self.is_watched:
             self._watch()
 
     def _watch(self) -> None:
         for side, other in ((self.left, self.right), (self.right, self.left)):
-            spi = self.esp[side.address].sends_by(side.policy.children[0].selectors)
-            if spi is None or not self.esp[other.address].receives(spi, self.now):
+            spi = side.esp.sends_by(side.policy.children[0].selectors)
+            if spi is None or not other.esp.receives(spi, self.now):
                 self.lost_packets.append(f"{self.now:.3f}: nothing gets through from {side.address}")
 
     def act(self, side: Side, act: Act) -> None:
@@ -79,7 +75,7 @@ class World(Pair):
             return found + [f"{each.address} keeps {each.installed}" for each in sides if each.installed]
         for side, other in (sides, sides[::-1]):
             wanted = [each.selectors for each in side.policy.children]
-            found += self.esp[side.address].problems(self.esp[other.address], wanted, self.now)
+            found += side.esp.problems(other.esp, wanted, self.now)
             alive = [each for each in side.sessions if each.state is not State.CLOSED]
             if len(alive) != 1 or alive[0].peer_spi != other.session.own_spi:
                 found.append(f"{side.address} has {[each.state.value for each in alive]}")
@@ -104,5 +100,7 @@ def collide(acts: tuple[Act, Act], offset: float, fate: Fates, seed: int = 1) ->
     return world
 
 
-def _children(side: Side):  # type: ignore[no-untyped-def]
-    return side.session.children
+def _children(side: Side) -> Children:
+    children = side.session.children
+    assert children is not None, "the session is not established, or has ended"
+    return children

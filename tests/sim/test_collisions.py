@@ -11,15 +11,10 @@ import random
 
 import pytest
 
-from tests.sim.collisions import ARRIVALS, LATENCY, Act, Fate, collide, fated
+from tests.sim.collisions import ARRIVALS, LATENCY, PAIRS, Act, Fate, collide, fated, named
 
-PAIRS = list(itertools.product(Act, Act))
 MESSAGES = 9
 """More are not sent in any of these before everything has settled."""
-
-
-def _names(acts: tuple[Act, Act]) -> str:
-    return f"{acts[0].value} meets {acts[1].value}"
 
 
 def _check(acts: tuple[Act, Act], offset: float, fates: list[Fate]) -> None:
@@ -31,20 +26,20 @@ def _check(acts: tuple[Act, Act], offset: float, fates: list[Fate]) -> None:
     assert not found
 
 
-@pytest.mark.parametrize("acts", PAIRS, ids=_names)
+@pytest.mark.parametrize("acts", PAIRS, ids=named)
 def test_what_collides_settles_without_loss(acts: tuple[Act, Act]) -> None:
     for offset in (0.0, 0.005, 0.02, 0.025, 0.045):
         assert collide(acts, offset, lambda _number: (LATENCY,)).problems() == []
 
 
-@pytest.mark.parametrize("acts", PAIRS, ids=_names)
+@pytest.mark.parametrize("acts", PAIRS, ids=named)
 def test_what_collides_settles_whichever_message_is_lost_or_late(acts: tuple[Act, Act]) -> None:
     _check(acts, 0.0, [Fate.LOST, Fate.LATE, Fate.VERY_LATE])
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("offset", [0.005, 0.02, 0.03, 0.045, 0.3])
-@pytest.mark.parametrize("acts", PAIRS, ids=_names)
+@pytest.mark.parametrize("acts", PAIRS, ids=named)
 def test_what_nearly_collides_settles_whichever_message_is_lost_or_late(
     acts: tuple[Act, Act], offset: float
 ) -> None:
@@ -64,7 +59,7 @@ def _settles_in_bad_weather(seed: int) -> None:
 
     acts = (chance.choice(list(Act)), chance.choice(list(Act)))
     world = collide(acts, chance.choice((0.0, 0.01, 0.05, 0.5)), fate, seed=seed)
-    assert world.problems() == [], f"seed {seed}: {_names(acts)}"
+    assert world.problems() == [], f"seed {seed}: {named(acts)}"
 
 
 @pytest.mark.parametrize("block", range(4))

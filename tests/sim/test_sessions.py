@@ -7,17 +7,11 @@ import random
 
 import pytest
 
-from tests.sim.collisions import ARRIVALS, LATENCY, Act, Fate, fated
+from tests.sim.collisions import ARRIVALS, LATENCY, PAIRS, Act, Fate, fated, named
 from tests.sim.sessions import collide
 
-PAIRS = list(itertools.product(Act, Act))
 
-
-def _names(acts: tuple[Act, Act]) -> str:
-    return f"{acts[0].value} meets {acts[1].value}"
-
-
-@pytest.mark.parametrize("acts", PAIRS, ids=_names)
+@pytest.mark.parametrize("acts", PAIRS, ids=named)
 def test_what_collides_settles_whichever_message_is_lost(acts: tuple[Act, Act]) -> None:
     assert collide(acts, 0.0, lambda _number: (LATENCY,)).problems() == []
     found = {}
@@ -30,7 +24,7 @@ def test_what_collides_settles_whichever_message_is_lost(acts: tuple[Act, Act]) 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("offset", [0.0, 0.01, 0.02, 0.03, 0.3])
-@pytest.mark.parametrize("acts", PAIRS, ids=_names)
+@pytest.mark.parametrize("acts", PAIRS, ids=named)
 def test_what_collides_settles_whatever_becomes_of_each_message(acts: tuple[Act, Act], offset: float) -> None:
     found = {}
     for number, fate in itertools.product(range(9), Fate):
@@ -55,4 +49,4 @@ def test_what_collides_settles_in_all_weathers(seed: int) -> None:
 
     acts = (chance.choice(list(Act)), chance.choice(list(Act)))
     world = collide(acts, chance.choice((0.0, 0.01, 0.05, 0.5)), fate, seed=seed)
-    assert world.problems() == [], _names(acts)
+    assert world.problems() == [], named(acts)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+import msgspec
+
 from policies.selectors import Selectors
-from tunnels.effects import ChildSa, Effect, InstallChild, RemoveChild, SendBy
+from tunnels.effects import ChildSa, Effect, InstallChild, MoveChildren, RemoveChild, SendBy
 from tunnels.ike.child import SelectorSet, selector_set
 
 LINGER = 5.0
@@ -40,6 +42,9 @@ class Esp:
                     self.lingering[spi] = now + LINGER
                 if self.sender.get(selector_set(child.selectors)) == spi:
                     del self.sender[selector_set(child.selectors)]
+            case MoveChildren(spis, path):
+                for spi in spis:
+                    self.installed[spi] = msgspec.structs.replace(self.installed[spi], path=path)
 
     def arrived(self, spi: int) -> None:
         """A packet has come by it."""

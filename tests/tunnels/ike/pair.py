@@ -21,6 +21,7 @@ import msgspec
 from policies.addresses import ProviderAddress
 from policies.errors import MalformedPacket
 from tests.tunnels.ike.entropy import SeededEntropy
+from tests.tunnels.ike.esp import Esp
 from tests.tunnels.ike.policies import LEFT, RIGHT, policy
 from tunnels.effects import (
     IKE_PORT,
@@ -28,11 +29,7 @@ from tunnels.effects import (
     ChildSa,
     Effect,
     Endpoint,
-    InstallChild,
-    MoveChildren,
     Path,
-    RemoveChild,
-    SendBy,
     SendDatagram,
     SiteTrouble,
 )
@@ -81,13 +78,16 @@ class Side:
         self.entropy = SeededEntropy(seed)
         self.sessions: list[IkeSession] = []
         self.effects: list[Effect] = []
-        self.installed: dict[int, ChildSa] = {}
-        self.sends_by: int | None = None
+        self.esp = Esp()
         self.traffic = Traffic.none()
 
     @property
     def policy(self) -> PeerPolicy:
         return self.policies[0]
+
+    @property
+    def installed(self) -> dict[int, ChildSa]:
+        return self.esp.installed
 
     @property
     def session(self) -> IkeSession:
@@ -111,26 +111,14 @@ class Side:
     def troubles(self) -> list[str]:
         return [each.reason for each in self.asked(SiteTrouble)]
 
-    def take(self, effects: Iterable[Effect]) -> list[SendDatagram]:
+    def take(self, effects: Iterable[Effect], now: float) -> list[SendDatagram]:
         """Do what ESP would do, and return what is to be sent."""
         sent = []
         for effect in effects:
             self.effects.append(effect)
-            match effect:
-                case SendDatagram():
-                    sent.append(effect)
-                case InstallChild(child, sending):
-                    self.installed[child.inbound_spi] = child
-                    self.sends_by = child.inbound_spi if sending else self.sends_by
-                case SendBy(spi):
-                    self.sends_by = spi
-                case RemoveChild(spi):
-                    del self.installed[spi]
-                    self.sends_by = None if self.sends_by == spi else self.sends_by
-                case MoveChildren(spis, path):
-                    for spi in spis:
-                        moved = msgspec.structs.replace(self.installed[spi], path=path)
-                        self.installed[spi] = moved
+            self.esp.apply(effect, now)
+            if isinstance(effect, SendDatagram):
+                sent.append(effect)
         for session in list(self.sessions):
             self.sessions += [each for each in session.kin if each not in self.sessions]
         return sent
@@ -176,7 +164,7 @@ class Pair:
 
     def carry_out(self, side: Side, effects: Iterable[Effect]) -> None:
         """Take effects that a session returned, and put what is to be sent on the link."""
-        for sent in side.take(effects):
+        for sent in side.take(effects, self.now):
             datagram = Datagram(sent.path, sent.message)
             self.log.append(datagram)
             self._send(datagram)
