@@ -109,3 +109,8 @@ def is_group_address(address: bytes) -> bool:
     if len(address) == 4:
         return address[0] >> 4 == 14 or address == b"\xff\xff\xff\xff"
     return address[0] == 0xFF
+
+
+def is_within(inner: Prefix, outer: Prefix) -> bool:
+    """Whether all of a prefix lies in another one; never if they are of two IP versions."""
+    return inner.version == outer.version and inner.prefixlen >= outer.prefixlen and inner.overlaps(outer)

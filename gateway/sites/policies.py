@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 
-from policies.addresses import Prefix
+from policies.addresses import Prefix, is_within
 from policies.errors import ConfigurationError, Problem
 from policies.ipsec import SelectorMode
 from policies.model import Appliance, IkeIdentity, Site, SiteHop, Tenant
@@ -117,13 +117,9 @@ def _remote_prefixes(tenant: Tenant, site: Site) -> tuple[Prefix, ...]:
         route.prefix
         for route in tenant.routes
         if route.next_hop == SiteHop(site.name)
-        and not any(_is_within(route.prefix, p) for p in site.prefixes)
+        and not any(is_within(route.prefix, prefix) for prefix in site.prefixes)
     )
     return (*site.prefixes, *routed)
-
-
-def _is_within(inner: Prefix, outer: Prefix) -> bool:
-    return inner.version == outer.version and inner.prefixlen >= outer.prefixlen and inner.overlaps(outer)
 
 
 def _selectors(prefixes: Iterable[Prefix]) -> tuple[TrafficSelector, ...]:

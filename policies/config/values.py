@@ -23,6 +23,7 @@ from policies.addresses import (
     Prefix,
     ProviderAddress,
     Vsid,
+    is_within,
 )
 from policies.config.reader import MeantAs, Parse, close_match, listed, shown
 from policies.facts import ICMP, ICMPV6, TCP, UDP
@@ -219,7 +220,7 @@ def prefix(value: object) -> Prefix:
     if ipaddress.ip_address(text(value).partition("/")[0]) != network.network_address:
         raise MeantAs(f"{shown(value)} has bits set behind the prefix; write {network}", network)
     for special, what in _NEVER.items():
-        if _inside(network, special):
+        if is_within(network, special):
             raise ValueError(f"{shown(value)} is no prefix to route: it is part of {special}, {what}")
     return network
 
@@ -232,7 +233,7 @@ def subnet_prefix(value: object) -> Prefix:
             f"{network} is too small for a virtual subnet; the longest prefix is /{network.max_prefixlen - 2}"
         )
     for special, what in _NEVER.items():
-        if _inside(special, network):
+        if is_within(special, network):
             raise ValueError(f"{network} is no prefix for a virtual subnet: it contains {special}, {what}")
     return network
 
@@ -366,10 +367,6 @@ def _unicast(kind: type[A], value: object) -> A:
         if address.ip in special:
             raise ValueError(f"{address!s} is {what}; give a unicast address")
     return address
-
-
-def _inside(inner: Prefix, outer: Prefix) -> bool:
-    return inner.version == outer.version and inner.prefixlen >= outer.prefixlen and inner.overlaps(outer)
 
 
 def whole_quantity(value: object, units: Mapping[str, int], right: str) -> int:

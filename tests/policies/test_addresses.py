@@ -20,6 +20,7 @@ from policies.addresses import (
     Vsid,
     gateway_mac,
     is_group_address,
+    is_within,
 )
 
 vsids = st.integers(LOWEST_VSID, HIGHEST_VSID).map(Vsid)
@@ -143,3 +144,18 @@ def test_the_router_of_every_virtual_subnet_is_fe80_1() -> None:
 )
 def test_group_addresses_are_multicast_and_the_limited_broadcast(text: str, group: bool) -> None:
     assert is_group_address(Address.parse(text)) is group
+
+
+@pytest.mark.parametrize(
+    ("inner", "outer", "within"),
+    [
+        ("10.0.1.0/24", "10.0.0.0/16", True),
+        ("10.0.1.0/24", "10.0.1.0/24", True),
+        ("10.0.0.0/16", "10.0.1.0/24", False),
+        ("10.1.0.0/24", "10.0.0.0/16", False),
+        ("::/128", "0.0.0.0/0", False),
+        ("0.0.0.0/32", "::/0", False),
+    ],
+)
+def test_prefix_is_within_another_that_holds_all_of_it(inner: str, outer: str, within: bool) -> None:
+    assert is_within(ipaddress.ip_network(inner), ipaddress.ip_network(outer)) is within
