@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import closing
 
 import msgspec
@@ -27,7 +27,8 @@ from gateway.sites.tunnels import SiteTunnels
 from gateway.underlay.interfaces import Attachment, check_ports, choose, mtus_of, read_links
 from gateway.underlay.service import Underlay
 from policies.errors import ConfigurationError, Problem
-from policies.model import Appliance
+from policies.model import Appliance, Port
+from policies.model import Underlay as UnderlaySettings
 from policies.tables import Tables
 
 log = logging.getLogger("isthmus")
@@ -67,10 +68,8 @@ async def run(
         raise ConfigurationError([problem])
     with trio.open_signal_receiver(*signals.heeded()) as received:
         signals.release()
-        links = await trio.to_thread.run_sync(read_links)
-        attachment = choose(appliance.underlay, links)
         vm_ports = appliance.host.ports if appliance.host else ()
-        check_ports(vm_ports, attachment, links)
+        attachment = await trio.to_thread.run_sync(_attach, appliance.underlay, vm_ports)
         _warn_of_small_mtu(appliance, attachment.mtu)
         forwarder = Forwarder(
             Node.of(appliance, attachment.mtu),
@@ -96,6 +95,7 @@ async def run(
                     """Hold the sites to a configuration, and route by it; or raise, and change nothing."""
                     policies = await trio.to_thread.run_sync(peer_policies, wanted)
                     if policies and not tunnels.is_serving:
+                        links = await trio.to_thread.run_sync(read_links)
                         mtus = mtus_of(wanted.site_addresses, links, attachment)
                         await tunnels.start(traffic, mtus, emitter.carry_out)
                     forwarder.replace_tables(Tables.compile(wanted.network))
@@ -125,6 +125,14 @@ async def run(
                 task_status.started(traffic.cancel_scope)
             watchers.cancel_scope.cancel()
     log.info("stopped")
+
+
+def _attach(settings: UnderlaySettings, vm_ports: Sequence[Port]) -> Attachment:
+    """Find the underlay's interfaces. Raises ConfigurationError where ports are among them."""
+    links = read_links()
+    attachment = choose(settings, links)
+    check_ports(vm_ports, attachment, links)
+    return attachment
 
 
 async def _open_control(
