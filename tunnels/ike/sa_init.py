@@ -124,7 +124,7 @@ class Initiation:
         if header.initiator_spi != self.own_spi or header.major_version != MAJOR_VERSION:
             return []
         try:
-            payloads = wire.decode_payloads_untrusted(header.next_payload, datagram[wire.HEADER_LENGTH :])
+            payloads = wire.decode_message_untrusted(datagram).payloads
             answer = first_of(SecurityAssociation, payloads)
             if answer is None:
                 return self._heed(payloads, now)

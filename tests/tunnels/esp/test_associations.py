@@ -104,7 +104,7 @@ def test_forged_packet_does_not_make_a_child_sa_the_one_to_send_by() -> None:
         (OUR_SPI.to_bytes(4) + b"\0\0\0\1" + bytes(26), EspDrop.NOT_AUTHENTIC),
     ],
 )
-def test_anything_else_has_its_own_reason(octets: bytes, reason: EspDrop) -> None:
+def test_each_packet_that_does_not_get_in_has_its_own_reason(octets: bytes, reason: EspDrop) -> None:
     us, _ = joined(child())
     assert us.open_untrusted(PATH, octets, 0.0) is reason
     assert sum(us.drops.values()) == 1

@@ -37,7 +37,7 @@ from tunnels.ike import wire
 from tunnels.ike.constants import ExchangeType
 from tunnels.ike.life import State
 from tunnels.ike.liveness import Traffic
-from tunnels.ike.payloads import Header, Message
+from tunnels.ike.payloads import Header
 from tunnels.ike.policy import PeerPolicy
 from tunnels.ike.session import IkeSession
 
@@ -225,9 +225,7 @@ class Pair:
             return session.handle_datagram_untrusted(path, message, self.now, UTC_NOW)
         if header.exchange != ExchangeType.IKE_SA_INIT or header.is_response:
             return []
-        request = Message(
-            header, wire.decode_payloads_untrusted(header.next_payload, message[wire.HEADER_LENGTH :])
-        )
+        request = wire.decode_message_untrusted(message)
         made, effects = IkeSession.respond(side.policies, path, request, message, side.entropy, self.now)
         if made is not None:
             side.sessions.append(made)

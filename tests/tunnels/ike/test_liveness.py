@@ -51,7 +51,7 @@ def test_a_peer_that_dies_under_traffic_is_known_for_dead_when_the_silence_has_l
 
 
 @pytest.mark.parametrize("seconds", [1.0, 10.0])
-def test_so_is_one_that_died_while_nothing_was_sent(seconds: float) -> None:
+def test_a_peer_that_died_while_nothing_was_sent_is_known_for_dead_too(seconds: float) -> None:
     both = up(seconds)
     both.run(20)
     kill(both)

@@ -25,7 +25,7 @@ def the_transform(content: str) -> Transform:
     return only
 
 
-def test_whole_offer() -> None:
+def test_whole_offer_is_read() -> None:
     offer = SecurityAssociation(
         (Proposal(1, Protocol.ESP, bytes.fromhex("c0010203"), (m.AES_GCM_256, m.WITHOUT_ESN)),)
     )

@@ -12,7 +12,7 @@ V6 = bytes.fromhex("08 06 0028 00500050" + "fd000001" + "00" * 12 + "fd000001" +
 BOTH = b"\2\0\0\0" + V4 + V6
 
 
-def test_whole_selectors() -> None:
+def test_whole_selectors_are_read() -> None:
     assert selector_wire.decode_untrusted(BOTH) == (m.V4_SELECTOR, m.V6_SELECTOR)
     assert selector_wire.encode((m.V4_SELECTOR, m.V6_SELECTOR)) == BOTH
 

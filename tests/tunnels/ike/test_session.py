@@ -82,7 +82,7 @@ def test_two_sides_come_up_by_every_group(group: Group) -> None:
     assert both.right.is_up
 
 
-def test_over_ipv6_too() -> None:
+def test_two_sides_come_up_over_ipv6() -> None:
     both = pair(addresses=(LEFT_6, RIGHT_6))
     both.connect()
     assert both.left.is_up

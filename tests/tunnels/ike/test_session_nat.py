@@ -148,9 +148,12 @@ def test_from_port_4500_there_is_no_way_back_to_500() -> None:
     assert route.follow(path(LEFT, OUTSIDE, NAT_PORT))
 
 
-def test_ports_and_limits() -> None:
+def test_an_initiator_behind_a_nat_goes_on_from_4500_to_the_port_that_the_peer_has_there() -> None:
     assert on_nat_port(path(LEFT, RIGHT)) == path(LEFT, RIGHT, NAT_PORT)
     assert on_nat_port(Path(Endpoint(LEFT, 500), Endpoint(RIGHT, 1234))).remote.port == 1234
+
+
+def test_a_fragment_fits_into_a_datagram_that_every_network_carries() -> None:
     assert fragment_limit(path(LEFT, RIGHT)) == 576 - 20 - 8 - 4
     six = ProviderAddress.parse("2001:db8::1")
     assert fragment_limit(path(six, six)) == 1280 - 40 - 8 - 4

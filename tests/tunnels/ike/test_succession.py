@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
+from policies.addresses import ProviderAddress
 from policies.ipsec import Lifetimes
-from tests.tunnels.ike.entropy import SeededEntropy
-from tests.tunnels.ike.pair import UTC_NOW, Datagram, Pair, Side, drop, pair
+from tests.tunnels.ike.nodes import Network
+from tests.tunnels.ike.pair import Datagram, Nat, Pair, Side, drop, pair
 from tests.tunnels.ike.policies import LEFT, RIGHT, policy
 from tests.tunnels.ike.test_exchange import probe
-from tunnels.effects import Effect, InstallChild, Path, RemoveChild, SendDatagram, SiteDown, SiteRekeyed
+from tunnels.effects import (
+    NAT_PORT,
+    Endpoint,
+    InstallChild,
+    MoveChildren,
+    Path,
+    RemoveChild,
+    SiteDown,
+    SiteRekeyed,
+)
 from tunnels.ike.constants import ExchangeType
-from tunnels.ike.endpoint import IkeEndpoint
 from tunnels.ike.life import State
-from tunnels.ike.liveness import Traffic
 
 
 def up() -> Pair:
@@ -117,12 +123,20 @@ def test_an_ike_sa_is_replaced_by_time() -> None:
     assert len(both.left.installed) == 1
 
 
-def test_a_message_that_follows_the_new_ike_sa_moves_the_children() -> None:
-    both = up()
+def test_a_peer_that_moves_after_the_rekey_is_followed_by_the_children() -> None:
+    outside = ProviderAddress.parse("203.0.113.7")
+    both = pair()
+    both.nat = Nat(LEFT, outside)
+    both.connect()
     rekey(both, both.left)
     both.run(10)
-    assert both.right.session.path.remote.address == LEFT
-    assert both.right.session._route is both.right.sessions[0]._route
+    assert not both.right.asked(MoveChildren)
+    both.nat.reboot()
+    probe(both, both.left)
+    both.run(2)
+    moved = Path(Endpoint(RIGHT, NAT_PORT), Endpoint(outside, both.nat.first_port + NAT_PORT))
+    assert both.right.asked(MoveChildren) == [MoveChildren(tuple(both.right.installed), moved)]
+    assert both.right.session.path == moved
 
 
 def test_a_close_after_the_rekey_closes_all() -> None:
@@ -136,53 +150,20 @@ def test_a_close_after_the_rekey_closes_all() -> None:
         assert not side.installed
 
 
-class Endpoints:
-    """Two endpoints with a link that loses nothing, and takes no time."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.effects: list[Effect] = []
-        self.ends = {
-            RIGHT: IkeEndpoint(SeededEntropy(1), lambda _: Traffic.none()),
-            LEFT: IkeEndpoint(SeededEntropy(2), lambda _: Traffic.none()),
-        }
-        lifetimes = Lifetimes(ike_seconds=100)
-        self.carry(self.ends[RIGHT].configure([policy(is_left=False, lifetimes=lifetimes)], 0.0))
-        self.carry(self.ends[LEFT].configure([policy(lifetimes=lifetimes)], 0.0))
-
-    def carry(self, effects: list[Effect]) -> None:
-        waiting = list(effects)
-        while waiting:
-            effect = waiting.pop(0)
-            self.effects.append(effect)
-            if isinstance(effect, SendDatagram):
-                there = Path(effect.path.remote, effect.path.local)
-                end = self.ends[there.local.address]
-                waiting += end.handle_datagram_untrusted(there, effect.message, self.now, UTC_NOW)
-
-    def run(self, seconds: float, also: Callable[[], None] = lambda: None) -> None:
-        end = self.now + seconds
-        while (due := min(each.deadline for each in self.ends.values())) < end:
-            self.now = max(self.now, due)
-            for each in self.ends.values():
-                self.carry(each.handle_timeout(self.now))
-            also()
-        self.now = end
-
-
 def test_endpoints_follow_a_session_through_its_successors() -> None:
-    network = Endpoints()
-
-    def one_each() -> None:
-        for end in network.ends.values():
-            (peer,) = end.peers.values()
+    net = Network()
+    nodes = [net.node(str(LEFT)), net.node(str(RIGHT))]
+    lifetimes = Lifetimes(ike_seconds=100)
+    nodes[1].configure(policy(is_left=False, lifetimes=lifetimes))
+    nodes[0].configure(policy(lifetimes=lifetimes))
+    net.run(1)
+    for _ in range(2000):
+        net.run(1)
+        for node in nodes:
+            (peer,) = node.endpoint.peers.values()
             assert peer.session is not None
-
-    network.run(2000, one_each)
-    assert len([each for each in network.effects if isinstance(each, SiteRekeyed)]) > 30
-    assert not [each for each in network.effects if isinstance(each, SiteDown)]
-    for end in network.ends.values():
-        (peer,) = end.peers.values()
-        assert len(peer.sessions) <= 2
-        assert len(end._sessions) <= 3
-        assert end._deadlines.earliest > network.now - 1
+            assert len(peer.sessions) <= 2
+            assert len(node.endpoint._sessions) <= 3
+    for node in nodes:
+        assert len([each for each in node.effects if isinstance(each, SiteRekeyed)]) > 15
+        assert not [each for each in node.effects if isinstance(each, SiteDown)]

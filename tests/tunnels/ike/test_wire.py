@@ -46,7 +46,7 @@ def test_message_is_decoded_as_it_was_encoded(header: Header, payloads: tuple[Pa
 
 
 @pytest.mark.parametrize("payloads", m.CHAINS_OF_PEERS)
-def test_whole_message(payloads: tuple[Payload, ...]) -> None:
+def test_whole_message_is_read(payloads: tuple[Payload, ...]) -> None:
     assert wire.decode_message_untrusted(m.with_header(payloads)).payloads == payloads
 
 
