@@ -40,39 +40,30 @@ def _site_problems(ike: IkeTable) -> Iterator[Problem]:
 
 def _secret_problems(path: str, file: Path) -> Iterator[Problem]:
     """What nobody else may read."""
-    if (status := _status(file)) is None or isinstance(status, str):
-        yield Problem(path, f"{file}{status or ' is not a regular file'}")
-        return
-    mode = stat.S_IMODE(status.st_mode)
-    if mode & 0o077:
-        yield Problem(path, f"mode {mode:04o} lets others read it; chmod 600 {file}")
-    yield from _common_problems(path, file, status, "put the secret in it")
+    return _file_problems(path, file, 0o077, "lets others read it; chmod 600", "put the secret in it")
 
 
 def _trusted_problems(path: str, file: Path) -> Iterator[Problem]:
     """What everybody may read, and nobody else may write: it says whom to trust."""
-    if (status := _status(file)) is None or isinstance(status, str):
-        yield Problem(path, f"{file}{status or ' is not a regular file'}")
-        return
-    mode = stat.S_IMODE(status.st_mode)
-    if mode & 0o022:
-        yield Problem(path, f"mode {mode:04o} lets others write it; chmod 644 {file}")
-    yield from _common_problems(path, file, status, "put PEM in it")
+    return _file_problems(path, file, 0o022, "lets others write it; chmod 644", "put PEM in it")
 
 
-def _status(file: Path) -> os.stat_result | str | None:
-    """A regular file's status, None for another's, or why there is none."""
+def _file_problems(path: str, file: Path, forbidden: int, why: str, content: str) -> Iterator[Problem]:
+    """What is wrong with a file, of whose mode's bits some are forbidden."""
     try:
         status = file.stat()
     except OSError as error:
-        return f": {error.strerror or error}"
-    return status if stat.S_ISREG(status.st_mode) else None
-
-
-def _common_problems(path: str, file: Path, status: os.stat_result, right: str) -> Iterator[Problem]:
+        yield Problem(path, f"{file}: {error.strerror or error}")
+        return
+    if not stat.S_ISREG(status.st_mode):
+        yield Problem(path, f"{file} is not a regular file")
+        return
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & forbidden:
+        yield Problem(path, f"mode {mode:04o} {why} {file}")
     if status.st_uid not in (0, os.geteuid()):
         yield Problem(
             path, f"{file} belongs to user {status.st_uid}; give it to root or to the user who runs this"
         )
     if not status.st_size:
-        yield Problem(path, f"{file} is empty; {right}")
+        yield Problem(path, f"{file} is empty; {content}")
