@@ -23,7 +23,7 @@ from tunnels.ike.cookies import CookieJar
 from tunnels.ike.entropy import Entropy
 from tunnels.ike.life import State
 from tunnels.ike.liveness import Traffic
-from tunnels.ike.payloads import Header, Message, Notify
+from tunnels.ike.payloads import Header, Notify
 from tunnels.ike.peer import Peer
 from tunnels.ike.policy import PeerPolicy
 from tunnels.ike.session import IkeSession
@@ -37,7 +37,6 @@ UNPROVEN_TROUBLES = 1.0
 
 TrafficOf = Callable[[SiteKey], Traffic]
 """When a site's authenticated packets last came and went."""
-
 
 _First = tuple[bytes, ProviderAddress]
 """The initiator's SPI and address: what a first message that comes again is known by."""
@@ -193,10 +192,9 @@ class IkeEndpoint:
         if repeated is not None:
             return self._deliver(repeated, path, datagram, now, utc)
         try:
-            payloads = wire.decode_payloads_untrusted(header.next_payload, datagram[wire.HEADER_LENGTH :])
+            request = wire.decode_message_untrusted(datagram)
         except (MalformedPacket, Rejected):
             return self._dropped(IkeDrop.MALFORMED)
-        request = Message(header, payloads)
         candidates = self._candidates_for(path)
         if not candidates:
             return self._dropped(IkeDrop.NO_SITE)
