@@ -13,7 +13,7 @@ from datetime import datetime
 import msgspec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from tunnels.ike import authentication
+from tunnels.ike import proof
 from tunnels.ike.constants import CertificateEncoding, NotifyType
 from tunnels.ike.identities import Identity
 from tunnels.ike.payloads import (
@@ -34,20 +34,20 @@ def request(
     agreed: Agreed, policy: PeerPolicy, child: Sequence[Payload], *, initial_contact: bool
 ) -> tuple[Payload, ...]:
     """Return the initiator's payloads, in the RFC's order (appendix C.2)."""
-    identification, certificates, proof = _proof(agreed, policy)
+    identification, certificates, auth = _proof(agreed, policy)
     payloads: list[Payload] = [identification, *certificates]
     if initial_contact:
         payloads.append(Notify(NotifyType.INITIAL_CONTACT))
     payloads += certificate_request((policy,))
     expected = policy.remote_id
     payloads.append(Identification(False, expected.type, expected.data))
-    return (*payloads, proof, *child)
+    return (*payloads, auth, *child)
 
 
 def response(agreed: Agreed, policy: PeerPolicy, child: Sequence[Payload]) -> tuple[Payload, ...]:
     """Return the responder's payloads, once the initiator has proved itself (appendix C.2)."""
-    identification, certificates, proof = _proof(agreed, policy)
-    return (identification, *certificates, proof, *child)
+    identification, certificates, auth = _proof(agreed, policy)
+    return (identification, *certificates, auth, *child)
 
 
 def choose(policies: Sequence[PeerPolicy], payloads: Sequence[Payload]) -> PeerPolicy | None:
@@ -116,7 +116,7 @@ def _proof(
     own = policy.local_id
     identification = Identification(sa.is_initiator, own.type, own.data)
     key = sa.keys.auth_initiator if sa.is_initiator else sa.keys.auth_responder
-    proof = authentication.sign(
+    auth = proof.sign(
         policy,
         agreed.own_message,
         agreed.peer_nonce,
@@ -129,18 +129,18 @@ def _proof(
     certificates = tuple(
         Certificate(CertificateEncoding.X509_SIGNATURE, each.public_bytes(Encoding.DER)) for each in chain
     )
-    return identification, certificates, proof
+    return identification, certificates, auth
 
 
 def _verify(agreed: Agreed, policy: PeerPolicy, payloads: Sequence[Payload], utc: datetime) -> None:
     sa = agreed.sa
     identification = _identification(not sa.is_initiator, payloads)
-    proof = first_of(Authentication, payloads)
-    if identification is None or proof is None:
+    auth = first_of(Authentication, payloads)
+    if identification is None or auth is None:
         raise Refused(NotifyType.AUTHENTICATION_FAILED, "the peer proves nothing; EAP is not spoken here")
-    authentication.verify(
+    proof.verify(
         policy,
-        proof,
+        auth,
         agreed.peer_message,
         agreed.own_nonce,
         identification.body,

@@ -17,7 +17,7 @@ import msgspec
 from policies.errors import MalformedPacket
 from policies.secret import Secret
 from tunnels.effects import Effect, Path, SiteKey, SiteTrouble
-from tunnels.ike import authentication, credentials, nat, transforms, wire
+from tunnels.ike import credentials, nat, signatures, transforms, wire
 from tunnels.ike.constants import MAJOR_VERSION, CertificateEncoding, ExchangeType, NotifyType
 from tunnels.ike.entropy import Entropy
 from tunnels.ike.exchange import Retransmission
@@ -104,7 +104,7 @@ class Initiation:
             Nonce(self._nonce),
             *nat.detection_payloads(self.own_spi, NO_SPI, self._path, pretend=pretend),
             Notify(NotifyType.FRAGMENTATION_SUPPORTED),
-            Notify(NotifyType.SIGNATURE_HASH_ALGORITHMS, authentication.HASHES),
+            Notify(NotifyType.SIGNATURE_HASH_ALGORITHMS, signatures.HASHES),
         ]
         if self._cookie is not None:
             payloads.insert(0, Notify(NotifyType.COOKIE, self._cookie))
@@ -252,7 +252,7 @@ def respond(
         answer.append(Notify(NotifyType.FRAGMENTATION_SUPPORTED))
     peer_hashes = _hashes(request.payloads)
     if peer_hashes:
-        answer.append(Notify(NotifyType.SIGNATURE_HASH_ALGORITHMS, authentication.HASHES))
+        answer.append(Notify(NotifyType.SIGNATURE_HASH_ALGORITHMS, signatures.HASHES))
     header = Header(
         initiator_spi, own_spi, ExchangeType.IKE_SA_INIT, 0, is_response=True, from_initiator=False
     )

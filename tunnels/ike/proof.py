@@ -19,9 +19,6 @@ from tunnels.ike.payloads import Authentication, Certificate
 from tunnels.ike.policy import PeerPolicy
 from tunnels.ike.rejected import Refused
 
-HASHES = signatures.HASHES
-"""The data of our SIGNATURE_HASH_ALGORITHMS (RFC 7427 section 4)."""
-
 _KEY_PAD = b"Key Pad for IKEv2"
 
 

@@ -11,13 +11,13 @@ from policies.ipsec import MODERN_ESP, MODERN_IKE, Lifetimes, Prf, SiteStart
 from policies.secret import Secret
 from tests.tunnels.ike import pki
 from tests.tunnels.ike.pki import NOW, Holder, make
-from tunnels.ike import authentication
-from tunnels.ike.authentication import AuthenticationFailed
+from tunnels.ike import proof
 from tunnels.ike.constants import AuthMethod, NotifyType
 from tunnels.ike.credentials import Credentials, SigningKey
 from tunnels.ike.identities import Identity
 from tunnels.ike.payloads import Authentication, Certificate, Identification
 from tunnels.ike.policy import PeerPolicy
+from tunnels.ike.proof import AuthenticationFailed
 
 RED, BLUE = make("CN=Red root", authority=True), make("CN=Blue root", authority=True)
 GATEWAY = make("CN=gw", RED, alternative=["gw.red.example"])
@@ -59,7 +59,7 @@ def signed(
 ) -> Authentication:
     """What the peer's side makes of its credentials."""
     peer = policy(identity, "edge.example", credentials)
-    return authentication.sign(peer, MESSAGE, NONCE, body(identity), KEY, Prf.SHA2_256, hashes)
+    return proof.sign(peer, MESSAGE, NONCE, body(identity), KEY, Prf.SHA2_256, hashes)
 
 
 def verify(
@@ -73,7 +73,7 @@ def verify(
 ) -> None:
     ours = policy("edge.example", "gw.red.example", credentials)
     certificates: list[Certificate] = [each.payload for each in shown]
-    authentication.verify(ours, auth, message, nonce, body(identity), key, Prf.SHA2_256, certificates, NOW)
+    proof.verify(ours, auth, message, nonce, body(identity), key, Prf.SHA2_256, certificates, NOW)
 
 
 def test_shared_secret_proves_as_section_2_15_of_rfc_7296_says() -> None:
