@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from typing import Any
 
+from gateway.forwarding.metering import Meter
 from gateway.forwarding.pipeline import Forwarder
 from gateway.host.ports import Ports
 from gateway.sites.tunnels import SiteTunnels
@@ -28,23 +29,16 @@ def report(forwarder: Forwarder, underlay: Underlay, ports: Ports, tunnels: Site
                 "tenant": entry.domain.name,
                 "subnet": entry.name,
                 "vsid": vsid,
-                "sent_packets": meter.sent_packets,
-                "sent_octets": meter.sent_octets,
-                "received_packets": meter.received_packets,
-                "received_octets": meter.received_octets,
+                **_carried(forwarder.meters[vsid]),
             }
             for vsid, entry in forwarder.tables.subnets.items()
-            for meter in (forwarder.meters[vsid],)
         ],
         "sites": [
             {
                 "tenant": tenant,
                 "site": site,
                 "mtu": state.mtu if state is not None else None,
-                "sent_packets": meter.sent_packets,
-                "sent_octets": meter.sent_octets,
-                "received_packets": meter.received_packets,
-                "received_octets": meter.received_octets,
+                **_carried(meter),
             }
             for (tenant, site), meter in forwarder.site_meters.items()
             for state in (forwarder.sites.find((tenant, site)),)
@@ -80,4 +74,13 @@ def report(forwarder: Forwarder, underlay: Underlay, ports: Ports, tunnels: Site
             "icmp_errors": tunnels.sockets.icmp_errors,
         },
         "ports": {"kernel_drops": ports.kernel_drops, "unreadable": ports.unreadable},
+    }
+
+
+def _carried(meter: Meter) -> dict[str, int]:
+    return {
+        "sent_packets": meter.sent_packets,
+        "sent_octets": meter.sent_octets,
+        "received_packets": meter.received_packets,
+        "received_octets": meter.received_octets,
     }

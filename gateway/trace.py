@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 import msgspec
 from scapy.layers.inet import ICMP, IP, TCP, UDP
@@ -95,38 +96,54 @@ def explain(appliance: Appliance, directory: Directory, question: Question) -> E
     sites = _take_for_up(appliance, forwarder, domain)
     site = _site_of(domain, question)
     if site is not None:
-        child = sites.get(site)
-        if child is None:
-            known = f"those are: {', '.join(sorted(sites)) or 'none'}"
-            raise _unfit("from-site", f"{site} is no site of {domain.name} whose gateway this is; {known}")
-        packet = bytes(_padded(_packet(question), question))
-        verdict = forwarder.from_site((domain.name, site), packet, child, 0, now=0)
-        return Explanation(tuple(steps), _OUTCOMES[type(verdict)], _in_words(verdict, tables))
+        verdict = _through_tunnel(forwarder, domain, site, sites, question)
+    else:
+        verdict = _from_datacenter(forwarder, domain, question)
+    return Explanation(tuple(steps), _OUTCOMES[type(verdict)], _in_words(verdict, tables))
+
+
+def _through_tunnel(
+    forwarder: Forwarder,
+    domain: RoutingDomain,
+    site: str,
+    sites: Mapping[str, Selectors],
+    question: Question,
+) -> Verdict:
+    selectors = sites.get(site)
+    if selectors is None:
+        known = f"those are: {', '.join(sorted(sites)) or 'none'}"
+        raise _unfit("from-site", f"{site} is no site of {domain.name} whose gateway this is; {known}")
+    packet = bytes(_padded(_packet(question), question))
+    return forwarder.from_site((domain.name, site), packet, selectors, 0, now=0)
+
+
+def _from_datacenter(forwarder: Forwarder, domain: RoutingDomain, question: Question) -> Verdict:
+    """From the port of a VM here, or else from the underlay."""
+    node, tables, directory = forwarder.node, forwarder.tables, forwarder.directory
     source = _subnet_of(domain, question.source)
     record = directory.find(source.vsid, question.source) if source else None
     arrival_vsid = question.vsid or _arrival_vsid(node, domain, question, record)
     frame = _frame(tables, directory, arrival_vsid, record, question)
     if record is not None and (record.vsid, record.mac) in node.ports and question.via is None:
-        verdict = forwarder.from_port((record.vsid, record.mac), frame, now=0)
-    else:
-        outer = _outer(node, record, question)
-        verdict = forwarder.from_underlay(outer, nvgre.encode(arrival_vsid) + frame, now=0)
-    return Explanation(tuple(steps), _OUTCOMES[type(verdict)], _in_words(verdict, tables))
+        return forwarder.from_port((record.vsid, record.mac), frame, now=0)
+    outer = _outer(node, record, question)
+    return forwarder.from_underlay(outer, nvgre.encode(arrival_vsid) + frame, now=0)
 
 
 def _take_for_up(appliance: Appliance, forwarder: Forwarder, domain: RoutingDomain) -> dict[str, Selectors]:
     """Have the tenant's tunnels stand, as configured; return the selectors of each by its site's name."""
     by_site: dict[str, Selectors] = {}
-    for tenant in appliance.network.tenants:
-        for site in tenant.sites if tenant.name == domain.name and appliance.gateway else ():
-            if site.gateway == appliance.name:
-                selectors = [child.selectors for child in children(tenant, site)]
-                mtu = site.mtu or forwarder.node.underlay_mtu - _MOST_OF_ESP
-                forwarder.sites.site_is_up((tenant.name, site.name), mtu, selectors)
-                by_site[site.name] = Selectors(
-                    tuple(local for each in selectors for local in each.local),
-                    tuple(remote for each in selectors for remote in each.remote),
-                )
+    (tenant,) = (each for each in appliance.network.tenants if each.name == domain.name)
+    for site in tenant.sites:
+        if not appliance.gateway or site.gateway != appliance.name:
+            continue
+        selectors = [child.selectors for child in children(tenant, site)]
+        mtu = site.mtu or forwarder.node.underlay_mtu - _MOST_OF_ESP
+        forwarder.sites.site_is_up((tenant.name, site.name), mtu, selectors)
+        by_site[site.name] = Selectors(
+            tuple(local for each in selectors for local in each.local),
+            tuple(remote for each in selectors for remote in each.remote),
+        )
     return by_site
 
 

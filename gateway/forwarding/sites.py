@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 import msgspec
 
 from gateway.forwarding.pmtu import LOWEST_IPV6
+from gateway.packets.fragmentation import LOWEST_IPV4_MTU
 from policies.facts import PacketFacts
 from policies.selectors import Selectors
 from tunnels.effects import SiteKey
@@ -55,7 +56,7 @@ class Sites:
         Said again at each change; saying the same again forgets no flow. Raises
         ValueError for an MTU that no IPv4 link may have (RFC 791 section 3.2).
         """
-        if mtu < 68:
+        if mtu < LOWEST_IPV4_MTU:
             raise ValueError(f"an MTU of {mtu} for site {site}")
         state = SiteState(mtu, tuple(selectors))
         if self._states.get(site) != state:
