@@ -62,10 +62,7 @@ class Way(msgspec.Struct, frozen=True):
 
     def highest_rates(self) -> tuple[float, ...]:
         """Search the highest rate several times."""
-        rates = [highest_rate(self.trial)]
-        while len(rates) < RUNS:
-            rates.append(highest_rate(self.trial, max(rates[-1] / 2, LOWEST_RATE)))
-        return tuple(rates)
+        return highest_rates_in_turn(self)[0]
 
     def sending_rate(self) -> float:
         """Return how many packets a second are sent at most, whatever becomes of them."""
@@ -91,6 +88,16 @@ class Way(msgspec.Struct, frozen=True):
         while seen != (seen := received_packets(self.receiver)):
             time.sleep(LATEST)
         return seen
+
+
+def highest_rates_in_turn(*ways: Way) -> list[tuple[float, ...]]:
+    """Search the highest rates of ways, several times each, in turn: what disturbs one disturbs the others."""
+    rates: list[list[float]] = [[] for _ in ways]
+    for _ in range(RUNS):
+        for way, found in zip(ways, rates, strict=True):
+            lowest = max(found[-1] / 2, LOWEST_RATE) if found else LOWEST_RATE
+            found.append(highest_rate(way.trial, lowest))
+    return [tuple(found) for found in rates]
 
 
 def highest_rate(trial: Callable[[float], tuple[float, float]], lowest: float = LOWEST_RATE) -> float:
