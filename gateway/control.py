@@ -80,7 +80,7 @@ async def serve(
     limit = trio.Semaphore(MOST_AT_ONCE)
 
     async def answer(stream: trio.SocketStream) -> None:
-        async with limit, stream:
+        async with stream, limit:
             with trio.move_on_after(PATIENCE), suppress(trio.BrokenResourceError):
                 await stream.send_all(msgspec.json.encode(await _answer(stream, commands)) + b"\n")
 

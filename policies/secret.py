@@ -4,7 +4,10 @@ from __future__ import annotations
 
 
 class Secret(bytes):
-    """A key or a shared secret: it compares and slices like any bytes, and prints only its length."""
+    """A key or a shared secret: it compares like any bytes, and prints only its length.
+
+    A slice of it is plain bytes: whoever keeps one makes it a secret again.
+    """
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""docs/sites.md shows what is true: sites that load, words that exist, and the MTUs of real tunnels."""
+"""docs/sites.md shows what is true: sites that load, and words that exist."""
 
 from __future__ import annotations
 
