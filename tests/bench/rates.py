@@ -91,7 +91,7 @@ class Way(msgspec.Struct, frozen=True):
 
 
 def highest_rates_in_turn(*ways: Way) -> list[tuple[float, ...]]:
-    """Search the highest rates of ways, several times each, in turn: what disturbs one disturbs the others."""
+    """Search the highest rates of ways in turn, several times: what disturbs one disturbs the others."""
     rates: list[list[float]] = [[] for _ in ways]
     for _ in range(RUNS):
         for way, found in zip(ways, rates, strict=True):
