@@ -32,6 +32,13 @@ _EXTENDED = struct.Struct("!IQ")  # SPI, extended sequence number (RFC 4106 sect
 _UPPER = struct.Struct("!I")
 _NONCE = struct.Struct("!QQ")
 
+_KEY_LENGTHS = {
+    Encryption.AES_128_GCM: 16,
+    Encryption.AES_256_GCM: 32,
+    Encryption.CHACHA20_POLY1305: 32,
+    Encryption.AES_128_CBC: 16,
+    Encryption.AES_256_CBC: 32,
+}
 _HASHES: dict[Integrity, HashAlgorithm] = {
     Integrity.SHA2_256: SHA256(),
     Integrity.SHA2_384: SHA384(),
@@ -95,15 +102,6 @@ def _aead(suite: EspSuite, keys: EspKeys) -> tuple[AESGCM | ChaCha20Poly1305, by
     if suite.encryption is Encryption.CHACHA20_POLY1305:
         return ChaCha20Poly1305(key), bytes(salt)
     return AESGCM(key), bytes(salt)
-
-
-_KEY_LENGTHS = {
-    Encryption.AES_128_GCM: 16,
-    Encryption.AES_256_GCM: 32,
-    Encryption.CHACHA20_POLY1305: 32,
-    Encryption.AES_128_CBC: 16,
-    Encryption.AES_256_CBC: 32,
-}
 
 
 class _AeadSealing:

@@ -6,7 +6,7 @@ exchange; a CREATE_CHILD_SA exchange brings nonces of its own and, for forward s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -137,14 +137,14 @@ def answer_child(
     payloads: Sequence[Payload],
     sa: IkeSa,
     proposals: Sequence[EspProposal],
-    narrow: Callable[[Selectors], Selectors | None],
+    selectors: Selectors,
     spi: int,
     entropy: Entropy,
     nonces: Nonces | None = None,
 ) -> tuple[tuple[Payload, ...], AgreedChild]:
     """Answer the peer's request for a child SA; `nonces` are given in IKE_AUTH.
 
-    `narrow` returns what policy allows of the peer's selectors. A request for transport
+    `selectors` are what policy allows of the peer's. A request for transport
     mode, for IPComp or for later fragments is declined by not repeating its notification
     (sections 1.3.1 and 2.22). Raises Refused.
     """
@@ -160,10 +160,6 @@ def answer_child(
     if nonces is None:
         nonces = Nonces(need(Nonce, payloads).data, entropy.octets(NONCE_LENGTH))
         fresh.append(Nonce(nonces.responder))
-    offered = offered_selectors(payloads, by_us=False)
-    selectors = narrow(offered)
-    if selectors is None:
-        raise Refused(NotifyType.TS_UNACCEPTABLE, f"the peer asks for {offered}, which is not configured")
     shared = None
     if suite.group is not Group.NONE:
         pair, shared = answered_exchange(suite.group, sent, entropy)

@@ -22,10 +22,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from policies.ipsec import SiteStart
-from policies.selectors import Selectors
 from tunnels.effects import ChildSa, Effect, Path, SiteRekeyed, SiteTrouble
-from tunnels.ike.child import REMAKE, REPLACED_FOR, RETRY, Child, ChildState, Want, hard_limit
-from tunnels.ike.child_exchange import answer_child
+from tunnels.ike.child import REMAKE, REPLACED_FOR, RETRY, Child, ChildState, hard_limit
+from tunnels.ike.child_exchange import answer_child, offered_selectors
 from tunnels.ike.child_table import ChildTable
 from tunnels.ike.child_tasks import CreateChild, DeleteChildren, RekeyChild
 from tunnels.ike.child_terms import Terms
@@ -280,24 +279,23 @@ class Children:
         self, payloads: Sequence[Payload], old: Child | None, now: float, nonces: Nonces | None = None
     ) -> Reply:
         terms, table = self._terms, self._table
-        wants: list[Want] = []
-
-        def narrow(offered: Selectors) -> Selectors | None:
-            # A rekey stays with the want that it began with.
-            found = table.wants.narrow(offered, table.covers, only=old.want if old is not None else None)
-            wants.extend([found[0]] if found is not None else [])
-            return found[1] if found is not None else None
-
+        offered = offered_selectors(payloads, by_us=False)
+        # A rekey stays with the want that it began with.
+        found = table.wants.narrow(offered, table.covers, only=old.want if old is not None else None)
+        if found is None:
+            words = f"the peer asks for {offered}, which is not configured"
+            raise Refused(NotifyType.TS_UNACCEPTABLE, words)
+        want, selectors = found
         answer, agreed = answer_child(
             payloads,
             self.sa,
             self._policy.esp_proposals,
-            narrow,
+            selectors,
             terms.allocate_spi(),
             terms.entropy,
             nonces,
         )
-        child = terms.child(agreed, wants[0], now)
+        child = terms.child(agreed, want, now)
         if old is not None:
             child.rank = old.rank
             old.rival = child.nonce

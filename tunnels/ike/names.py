@@ -36,9 +36,8 @@ _TYPES = {
     "EMAIL": NameOID.EMAIL_ADDRESS,
     "EMAILADDRESS": NameOID.EMAIL_ADDRESS,
 }
-_SHORT: dict[str, str] = {}
-for _word, _oid in _TYPES.items():
-    _SHORT.setdefault(_oid.dotted_string, _word)
+# The first word of each type is the one that is written.
+_SHORT = {oid.dotted_string: word for word, oid in reversed(_TYPES.items())}
 
 _SEQUENCE, _SET, _OBJECT_ID = 0x30, 0x31, 0x06
 _STRINGS = {

@@ -87,9 +87,7 @@ def _identifiers() -> dict[bytes, _Scheme]:
 
 
 _IDENTIFIERS = _identifiers()
-_IDENTIFIER_OF: dict[_Scheme, bytes] = {}
-for _identifier, _scheme in _IDENTIFIERS.items():
-    _IDENTIFIER_OF.setdefault(_scheme, _identifier)
+_IDENTIFIER_OF = {scheme: identifier for identifier, scheme in reversed(_IDENTIFIERS.items())}
 
 _REFUSED = {
     _der(0x30, _with_last(_RSA_OID, 5) + _NULL): "RSA with SHA-1",

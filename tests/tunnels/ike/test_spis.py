@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.tunnels.ike.entropy import SeededEntropy
-from tunnels.ike.spis import never_twice
+from tunnels.ike.spis import fresh_spi, never_twice
 
 
 def test_no_spi_comes_twice_and_none_is_reserved() -> None:
@@ -24,3 +24,14 @@ class Zeros:
 
 def test_reserved_ones_are_passed_over() -> None:
     assert never_twice(Zeros())() == 256
+
+
+def test_spi_of_an_ike_sa_is_never_zero() -> None:
+    class FirstZeros(SeededEntropy):
+        drawn = 0
+
+        def octets(self, count: int) -> bytes:
+            self.drawn += 1
+            return bytes(count) if self.drawn < 3 else super().octets(count)
+
+    assert any(fresh_spi(FirstZeros(1)))
