@@ -61,9 +61,10 @@ def check(file: Path) -> int:
     peer_policies(configuration)  # for what is in the credentials' files
     network = configuration.network
     subnets = sum(len(tenant.subnets) for tenant in network.tenants)
+    sites = sum(len(tenant.sites) for tenant in network.tenants)
     print(
         f"{file}: sound: {configuration.name}, {len(network.tenants)} tenants,"
-        f" {subnets} virtual subnets, {len(network.hosts)} hosts"
+        f" {subnets} virtual subnets, {sites} sites, {len(network.hosts)} hosts"
     )
     return 0
 

@@ -166,6 +166,7 @@ class Decisions:
             self._sites.wanted(key)
             reason, unreachable = DropReason.SITE_DOWN, Unreachable.NETWORK
         elif not state.admits(facts):
+            self._sites.wanted(key)
             # RFC 4301 section 5.1.1, case a.
             reason, unreachable = DropReason.OUTSIDE_SELECTORS, Unreachable.PROHIBITED
         else:

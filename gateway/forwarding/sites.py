@@ -37,7 +37,7 @@ class Sites:
     """The tunnels of one gateway that stand.
 
     `on_wanted` is called for every packet that is dropped because its site has no
-    tunnel: it must be quick, and calling it again must do no harm.
+    tunnel for it: it must be quick, and calling it again must do no harm.
     """
 
     def __init__(self, on_wanted: Callable[[SiteKey], None] | None = None) -> None:

@@ -49,6 +49,8 @@ log = logging.getLogger("isthmus.sites")
 
 # Seconds between two looks at what time alone changes: child SAs that linger, path MTUs that age.
 TICK = 1.0
+# Seconds between two packets of a site without a tunnel that the key exchange is told of.
+WANTED_EVERY = 0.1
 # Seconds between two lines about strangers that were refused.
 STRANGERS_EVERY = 10.0
 
@@ -71,6 +73,7 @@ class SiteTunnels:
         self._paths: dict[ProviderAddress, PathMtu] = {}
         self._is_flush_due = False
         self._quiet_until = -math.inf
+        self._wanted_at: dict[SiteKey, float] = {}
         forwarder.sites.on_wanted = self._wanted
 
     @property
@@ -170,7 +173,9 @@ class SiteTunnels:
             self._ike.moved(moved.site, moved.inbound_spi, moved.path)
 
     def _wanted(self, site: SiteKey) -> None:
-        if site in self._trapped:
+        now = trio.current_time()
+        if site in self._trapped and now >= self._wanted_at.get(site, 0.0) + WANTED_EVERY:
+            self._wanted_at[site] = now
             self._ike.wanted(site)
 
     def _traffic_of(self, site: SiteKey) -> Traffic:

@@ -41,7 +41,7 @@ from tunnels.ike.protection import Protection
 from tunnels.ike.rejected import UnsupportedCriticalPayload
 from tunnels.ike.session import IkeSession
 
-STRANGERS = INPUTS // 2
+STRANGERS = INPUTS
 CALLERS = INPUTS // 50
 PEERS = INPUTS // 50
 

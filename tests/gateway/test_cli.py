@@ -28,7 +28,7 @@ def test_sound_configuration_is_said_to_be_sound() -> None:
     result = isthmus("check", REFERENCE)
 
     assert result.returncode == 0, result.stderr
-    assert "sound: edge-1, 2 tenants, 4 virtual subnets, 2 hosts" in result.stdout
+    assert "sound: edge-1, 2 tenants, 4 virtual subnets, 0 sites, 2 hosts" in result.stdout
 
 
 def test_check_looks_into_the_files_that_sites_are_proved_by(tmp_path: Path) -> None:

@@ -23,6 +23,11 @@ from tunnels.replay import ReplayWindow
 LINGERING = 5.0
 """Seconds in which packets that were on their way may still come by a removed child SA."""
 
+# What a child SA may carry beyond its soft limits at least, so that one with small limits
+# lasts until it has been replaced. Of sequence numbers there are never more than there are.
+GRACE_BYTES = 256 << 20
+GRACE_PACKETS = 1 << 20
+
 _UDP_HEADER = 8
 _OUTER_HEADER = {4: 20, 6: 40}
 
@@ -109,9 +114,9 @@ class _Association:
         self.window = ReplayWindow(extended=child.suite.extended_sequence_numbers)
         # The number of packets sent is the last sequence number used.
         self.sent_packets = self.sent_bytes = self.received_packets = self.received_bytes = 0
-        self.hard_bytes = child.soft_bytes + child.soft_bytes // 10
+        self.hard_bytes = child.soft_bytes + max(child.soft_bytes // 10, GRACE_BYTES)
         last = _LAST_SEQUENCE[child.suite.extended_sequence_numbers]
-        self.hard_packets = min(child.soft_packets + child.soft_packets // 10, last)
+        self.hard_packets = min(child.soft_packets + max(child.soft_packets // 10, GRACE_PACKETS), last)
         # The soft ones, and the hard ones once the soft ones are reported.
         self.is_reported = False
         self.byte_limit = child.soft_bytes

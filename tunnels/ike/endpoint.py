@@ -210,7 +210,9 @@ class IkeEndpoint:
         )
         if session is None:
             may_tell = self._unproven_troubles.take(1, now)
-            return [each for each in effects if may_tell or not isinstance(each, SiteTrouble)]
+            return [
+                each for each in effects if may_tell or not isinstance(each, SiteTrouble | StrangerRefused)
+            ]
         first = (header.initiator_spi, source)
         self._half_open[first] = session
         self._first_of[session] = first

@@ -9,7 +9,7 @@ from typing import Self
 import msgspec
 
 from policies.errors import MalformedPacket
-from tunnels.effects import Effect, Path, SendDatagram, SiteTrouble, SiteUp
+from tunnels.effects import Effect, Path, SendDatagram, SiteTrouble, SiteUp, StrangerRefused
 from tunnels.ike import auth, informational, sa_init
 from tunnels.ike.constants import ExchangeType, NotifyType
 from tunnels.ike.entropy import Entropy
@@ -76,8 +76,12 @@ class Introduction(Succession):
             return None, []
         except Refused as refused:
             answer: list[Effect] = [SendDatagram(path, sa_init.error_response(request.header, refused))]
-            if len(policies) == 1 and refused.notify != NotifyType.INVALID_KE_PAYLOAD:
-                answer.append(SiteTrouble(policies[0].site, refused.words))
+            if refused.notify != NotifyType.INVALID_KE_PAYLOAD:
+                words = refused.words
+                is_known = len(policies) == 1
+                answer.append(
+                    SiteTrouble(policies[0].site, words) if is_known else StrangerRefused(path, words)
+                )
             return None, answer
         allocate = allocate_spi or never_twice(entropy)
         session = cls(None, agreed.sa.own_spi, Route(path), entropy, allocate)

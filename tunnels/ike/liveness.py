@@ -53,6 +53,8 @@ class Liveness:
     def __init__(self, seconds: float, now: float) -> None:
         self.deadline = now + seconds * _PATIENCE
         """When `check` wants calling."""
+        self.silent_since = now
+        """When the peer was heard of last, as far as `check` has seen."""
         self._seconds = seconds
         self._heard = now
 
@@ -69,7 +71,7 @@ class Liveness:
     def check(self, now: float, traffic: Traffic) -> Question:
         """Say whether to ask now."""
         patience = self._seconds * _PATIENCE
-        silent_since = max(self._heard, traffic.last_received)
+        silent_since = self.silent_since = max(self._heard, traffic.last_received)
         self.deadline = max(silent_since, now) + patience
         if traffic.last_sent > silent_since:
             if now >= silent_since + patience:

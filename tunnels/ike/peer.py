@@ -8,6 +8,7 @@ sides have called each other at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from policies.ipsec import SiteStart
@@ -46,6 +47,8 @@ class Peer:
         self._established: set[IkeSession] = set()
         self._pauses = 0
         self._retry_at: float | None = None
+        self._rests_until = -math.inf
+        """Until when no packet makes us call again, after a call that came to nothing."""
         self._redundant: dict[IkeSession, float] = {}
         """Sessions to be closed, and when."""
         self._is_removed = False
@@ -80,6 +83,8 @@ class Peer:
             return self.session.wanted(now)
         if self.sessions or self._retry_at is not None or self.policy.start is SiteStart.RESPOND:
             return []
+        if now < self._rests_until:
+            return []
         return self._connect(now)
 
     def reconfigure(self, policy: PeerPolicy, now: float) -> list[Effect]:
@@ -89,6 +94,7 @@ class Peer:
         self.policy = policy
         self._pauses = 0
         self._retry_at = None
+        self._rests_until = -math.inf
         effects: list[Effect] = []
         for each in list(self.sessions):
             if each.state in (State.CONNECTING, State.HALF_OPEN):
@@ -214,9 +220,12 @@ class Peer:
             return []
         if was_up and session.established_at is not None and now - session.established_at >= LASTING:
             self._pauses = 0
+        self._pauses += 1
+        pause_ends = now + _PAUSES.delay(self._pauses, self._entropy.fraction())
         if self.policy.start is SiteStart.START or (self._redundant and self._may_dial):
-            self._pauses += 1
-            self._retry_at = now + _PAUSES.delay(self._pauses, self._entropy.fraction())
+            self._retry_at = pause_ends
+        elif not was_up:
+            self._rests_until = pause_ends
         return []
 
     def _drop(self, session: IkeSession, now: float) -> list[Effect]:

@@ -228,4 +228,6 @@ class IkeSession(Introduction):
         else:
             unanswered = self._exchanges.unanswered if self._exchanges is not None else None
             began = unanswered.began if unanswered is not None else now
+            if unanswered is not None and unanswered.is_urgent and self._liveness is not None:
+                began = self._liveness.silent_since
         return f"no answer from {self.path.remote.address} in {now - began:.0f} s"

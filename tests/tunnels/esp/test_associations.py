@@ -30,6 +30,7 @@ from tests.tunnels.esp.pairs import (
     selectors,
 )
 from tunnels.effects import InstallChild, Path
+from tunnels.esp import associations
 from tunnels.esp.associations import LINGERING, Associations, Moved, inner_mtu
 from tunnels.esp.drops import EspDrop
 from tunnels.replay import WINDOW
@@ -212,8 +213,22 @@ def test_spi_in_use_is_not_given_to_another() -> None:
         us.install(InstallChild(child(), sending=True))
 
 
+@pytest.fixture
+def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let hard limits be a tenth above soft ones, however small those are."""
+    monkeypatch.setattr(associations, "GRACE_BYTES", 0)
+    monkeypatch.setattr(associations, "GRACE_PACKETS", 0)
+
+
+def test_child_sa_with_small_limits_goes_on_until_it_can_have_been_replaced() -> None:
+    us, _ = joined(child(soft_packets=20, soft_bytes=1000))
+    for _ in range(500):
+        sealed(us, packet())
+    assert expiring(us) == [OUR_SPI]
+
+
 @pytest.mark.parametrize("suite", [GCM, NO_ESN], ids=str)
-def test_soft_limit_is_reported_once_and_the_hard_one_ends_it(suite: EspSuite) -> None:
+def test_soft_limit_is_reported_once_and_the_hard_one_ends_it(suite: EspSuite, no_grace: None) -> None:
     us, peer = joined(child(suite, soft_packets=20))
     for _ in range(20):
         sealed(us, packet())
@@ -230,7 +245,7 @@ def test_soft_limit_is_reported_once_and_the_hard_one_ends_it(suite: EspSuite) -
     opened(us, sealed(peer, back()).packet)
 
 
-def test_soft_limit_counts_what_is_received_too() -> None:
+def test_soft_limit_counts_what_is_received_too(no_grace: None) -> None:
     us, _ = joined(child(soft_bytes=1000))
     _, peer = joined(child())
     results = [us.open_untrusted(PATH, sealed(peer, back()).packet, 0.0) for _ in range(12)]
@@ -238,7 +253,7 @@ def test_soft_limit_counts_what_is_received_too() -> None:
     assert results[-1] is EspDrop.EXHAUSTED
 
 
-def test_soft_limit_counts_octets() -> None:
+def test_soft_limit_counts_octets(no_grace: None) -> None:
     us, _ = joined(child(soft_bytes=1000))
     for _ in range(10):
         sealed(us, packet())

@@ -7,17 +7,17 @@ import msgspec
 import pytest
 
 from policies.addresses import ProviderAddress
-from policies.ipsec import SiteStart
+from policies.ipsec import Encryption, Group, IkeProposal, Integrity, Prf, SiteStart
 from policies.secret import Secret
 from tests.tunnels.ike.nodes import Network, Node
 from tests.tunnels.ike.policies import PSK, policy, selectors
 from tunnels.effects import IKE_PORT, Endpoint, Path, SiteDown, SiteTrouble, SiteUp, StrangerRefused
-from tunnels.ike import admission
-from tunnels.ike.constants import ExchangeType, NotifyType
+from tunnels.ike import admission, wire
+from tunnels.ike.constants import ExchangeType, NotifyType, Protocol
 from tunnels.ike.credentials import Credentials
 from tunnels.ike.endpoint import IkeDrop
 from tunnels.ike.identities import Identity
-from tunnels.ike.payloads import Header, Notify
+from tunnels.ike.payloads import Header, Notify, Proposal, SecurityAssociation, Transform, VendorId
 from tunnels.ike.policy import ChildPolicy, PeerPolicy
 from tunnels.ike.wire import decode_header_untrusted, decode_payloads_untrusted
 
@@ -260,6 +260,23 @@ def test_trapped_site_whose_child_sa_was_deleted_gets_it_back_with_the_next_pack
     assert_one_tunnel(edge, device)
 
 
+def test_trapped_site_whose_peer_refuses_is_not_called_by_each_packet(
+    net: Network, edge: Node, device: Node
+) -> None:
+    device.configure(cloud(credentials=WRONG))
+    edge.configure(site(start=SiteStart.TRAP))
+    for _ in range(1000):
+        edge.take(edge.endpoint.wanted(SEATTLE, net.now))
+        net.run(0.01)
+    assert 2 <= len(edge.troubles(SEATTLE)) <= 6
+    device.configure(cloud())
+    net.run(31)
+    edge.take(edge.endpoint.wanted(SEATTLE, net.now))
+    net.run(1)
+
+    assert_one_tunnel(edge, device)
+
+
 def test_responding_site_never_calls(net: Network, edge: Node) -> None:
     edge.configure(site(start=SiteStart.RESPOND))
     edge.take(edge.endpoint.wanted(SEATTLE, net.now))
@@ -386,6 +403,20 @@ def test_no_answer_to_a_stranger_is_larger_than_what_he_sent(net: Network, edge:
         assert sum(len(answer) for _, answer in net.log) <= size
 
 
+def test_strangers_with_offers_that_nobody_takes_are_told_of_seldom(net: Network, edge: Node) -> None:
+    edge.configure(site(peer=None, start=SiteStart.RESPOND))
+    message = first_message()
+    for number in range(500):
+        foreign = SecurityAssociation((Proposal(1, Protocol.IKE, b"", (Transform(1, 1000 + number),)),))
+        kept = wire.decode_message_untrusted(message)
+        payloads = [foreign if isinstance(each, SecurityAssociation) else each for each in kept.payloads]
+        source = ProviderAddress((0x0A000000 + number).to_bytes(4))
+        net.deliver(from_(source), wire.encode_message(kept.header, (*payloads, VendorId(bytes(200)))))
+
+    assert len(edge.troubles(SEATTLE)) == 1
+    assert edge.endpoint.drops[IkeDrop.COOKIE_ASKED] == 400
+
+
 def test_first_message_that_comes_twice_gets_the_same_answer(net: Network, edge: Node) -> None:
     edge.configure(site(peer=None, start=SiteStart.RESPOND))
     message = first_message()
@@ -486,6 +517,22 @@ def test_stranger_whose_site_is_unknown_is_told_of_without_naming_the_sites(
     assert refused.path.remote.address == device.address
     assert "the peer calls itself nowhere.example" in refused.reason
     assert "seattle" not in refused.reason
+
+
+def test_stranger_that_offers_nothing_acceptable_is_told_of_where_several_sites_could_be_meant(
+    net: Network, edge: Node, device: Node
+) -> None:
+    edge.configure(
+        site(SEATTLE, peer=None, start=SiteStart.RESPOND), site(OSLO, peer=None, start=SiteStart.RESPOND)
+    )
+    old = (
+        IkeProposal((Encryption.AES_256_CBC,), (Integrity.SHA2_256,), (Prf.SHA2_256,), (Group.MODP_2048,)),
+    )
+    device.configure(msgspec.structs.replace(cloud(start=SiteStart.START), ike_proposals=old))
+    net.run(0.4)
+
+    (refused,) = [each for each in edge.effects if isinstance(each, StrangerRefused)]
+    assert "the peer offered only" in refused.reason
 
 
 def test_several_children_and_sites_have_spis_of_their_own(net: Network, edge: Node, device: Node) -> None:
