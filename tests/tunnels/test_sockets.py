@@ -13,6 +13,7 @@ import pytest
 
 from policies.addresses import ProviderAddress
 from tunnels.effects import Endpoint, Path
+from tunnels.socket_options import QueuedError
 from tunnels.sockets import MOST_SEGMENTS, UdpSocket, destination_of
 
 LOOPBACK = {4: ProviderAddress.parse("127.0.0.1"), 6: ProviderAddress.parse("::1")}
@@ -166,8 +167,6 @@ def test_message_without_df_leaves_the_socket_as_it_was(
 
 
 def test_report_of_a_path_mtu_needs_the_spi_of_what_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tunnels.socket_options import QueuedError
-
     reports = Reports()
     address = ProviderAddress.parse("198.51.100.1")
 

@@ -33,7 +33,7 @@ from tunnels.effects import (
     SendDatagram,
     SiteTrouble,
 )
-from tunnels.ike import wire
+from tunnels.ike import informational, wire
 from tunnels.ike.constants import ExchangeType
 from tunnels.ike.life import State
 from tunnels.ike.liveness import Traffic
@@ -162,6 +162,12 @@ class Pair:
         self.carry_out(side, session.start(self.now))
         return session
 
+    def probe(self, side: Side) -> Datagram:
+        """Have a side ask whether the peer is there; return what it sends."""
+        side.session._protected.submit(informational.probe())
+        self.carry_out(side, side.session.go_on(self.now))
+        return self.log[-1]
+
     def carry_out(self, side: Side, effects: Iterable[Effect]) -> None:
         """Take effects that a session returned, and put what is to be sent on the link."""
         for sent in side.take(effects, self.now):
@@ -275,6 +281,16 @@ def pair(
     rights = right if isinstance(right, tuple) else (right,)
     left = left or policy(addresses=addresses)
     return Pair(Side((left,), addresses[0], seed), Side(rights, addresses[1], seed + 1000))
+
+
+def connected() -> Pair:
+    """Return two sides that are up, and whose log begins now."""
+    both = pair()
+    both.connect()
+    assert both.left.is_up
+    assert both.right.is_up
+    both.log.clear()
+    return both
 
 
 def drop(which: Callable[[Datagram], bool], times: int = 1) -> Rule:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from tests.tunnels.ike.entropy import SeededEntropy
-from tests.tunnels.ike.pair import UTC_NOW, Datagram, Pair, Side, drop, pair
+from tests.tunnels.ike.pair import UTC_NOW, Pair, Side, connected, drop, pair
 from tests.tunnels.ike.policies import policy
 from tunnels.effects import SendDatagram, SiteDown
 from tunnels.ike import informational, wire
@@ -18,15 +18,6 @@ from tunnels.ike.protection import Opened, Protection
 from tunnels.ike.session import IkeSession
 
 SIDES = pytest.mark.parametrize("name", ["left", "right"])
-
-
-def up() -> Pair:
-    both = pair()
-    both.connect()
-    assert both.left.is_up
-    assert both.right.is_up
-    both.log.clear()
-    return both
 
 
 def protection(session: IkeSession, *, inbound: bool = False) -> Protection:
@@ -83,14 +74,6 @@ def hand(both: Pair, side: Side, message: bytes) -> list[SendDatagram]:
     return [each for each in effects if isinstance(each, SendDatagram)]
 
 
-def probe(both: Pair, side: Side) -> Datagram:
-    """Have a side ask whether the peer is there."""
-    session = side.session
-    session._protected.submit(informational.probe())
-    both.carry_out(side, session.go_on(both.now))
-    return both.log[-1]
-
-
 @pytest.mark.parametrize("exchange", [ExchangeType.IKE_SA_INIT, ExchangeType.IKE_AUTH])
 @pytest.mark.parametrize("is_response", [False, True])
 def test_a_lost_message_is_made_good_by_the_same_octets(exchange: ExchangeType, is_response: bool) -> None:
@@ -118,9 +101,9 @@ def test_what_is_never_answered_is_given_up_with_words() -> None:
 
 @SIDES
 def test_a_repeated_request_gets_the_same_response_and_does_nothing_else(name: str) -> None:
-    both = up()
+    both = connected()
     asking, answering = sides(both, name)
-    asked = probe(both, asking)
+    asked = both.probe(asking)
     both.run(1)
     (response,) = both.of(ExchangeType.INFORMATIONAL, is_response=True)
     before = answering.session._protected._next_peers
@@ -132,9 +115,9 @@ def test_a_repeated_request_gets_the_same_response_and_does_nothing_else(name: s
 
 @SIDES
 def test_a_response_that_comes_twice_or_late_is_ignored(name: str) -> None:
-    both = up()
+    both = connected()
     asking, _ = sides(both, name)
-    probe(both, asking)
+    both.probe(asking)
     both.run(1)
     (response,) = both.of(ExchangeType.INFORMATIONAL, is_response=True)
     heard = asking.session._liveness._heard  # type: ignore[union-attr]
@@ -144,7 +127,7 @@ def test_a_response_that_comes_twice_or_late_is_ignored(name: str) -> None:
         == []
     )
     assert asking.session._liveness._heard == heard  # type: ignore[union-attr]
-    probe(both, asking)
+    both.probe(asking)
     assert hand(both, asking, response.message) == []
     assert asking.session._protected.unanswered is not None
     both.run(1)
@@ -153,7 +136,7 @@ def test_a_response_that_comes_twice_or_late_is_ignored(name: str) -> None:
 
 @SIDES
 def test_a_request_outside_the_window_is_dropped(name: str) -> None:
-    both = up()
+    both = connected()
     asking, answering = sides(both, name)
     expected = answering.session._protected._next_peers
     for message_id in (expected + 1, expected + 100, 0xFFFFFFFF):
@@ -162,7 +145,7 @@ def test_a_request_outside_the_window_is_dropped(name: str) -> None:
 
 
 def test_requests_wait_for_each_other() -> None:
-    both = up()
+    both = connected()
     for _ in range(3):
         both.left.session._protected.submit(informational.probe())
     both.carry_out(both.left, both.left.session.go_on(both.now))
@@ -173,23 +156,23 @@ def test_requests_wait_for_each_other() -> None:
 
 
 def test_each_side_has_numbers_of_its_own() -> None:
-    both = up()
-    assert probe(both, both.right).header.message_id == 0
-    assert probe(both, both.left).header.message_id == 2
+    both = connected()
+    assert both.probe(both.right).header.message_id == 0
+    assert both.probe(both.left).header.message_id == 2
 
 
 @SIDES
 def test_both_may_ask_at_the_same_time(name: str) -> None:
-    both = up()
+    both = connected()
     for side in sides(both, name):
-        probe(both, side)
+        both.probe(side)
     both.run(1)
     assert len(both.of(ExchangeType.INFORMATIONAL, is_response=True)) == 2
 
 
 @SIDES
 def test_a_malformed_authentic_request_is_told_and_ends_this_ike_sa(name: str) -> None:
-    both = up()
+    both = connected()
     asking, answering = sides(both, name)
     expected = answering.session._protected._next_peers
     broken = raw(asking.session, expected, PayloadType.NOTIFY, b"\x00\x00\x00\x03", is_response=False)
@@ -210,7 +193,7 @@ def test_a_malformed_authentic_request_is_told_and_ends_this_ike_sa(name: str) -
 
 @SIDES
 def test_an_unknown_critical_payload_is_told_and_the_ike_sa_goes_on(name: str) -> None:
-    both = up()
+    both = connected()
     asking, answering = sides(both, name)
     expected = answering.session._protected._next_peers
     critical = raw(asking.session, expected, 99, b"\x00\x80\x00\x04", is_response=False)
@@ -225,7 +208,7 @@ def test_an_unknown_critical_payload_is_told_and_the_ike_sa_goes_on(name: str) -
 
 @SIDES
 def test_an_exchange_that_nobody_has_announced_ends_the_ike_sa(name: str) -> None:
-    both = up()
+    both = connected()
     asking, answering = sides(both, name)
     expected = answering.session._protected._next_peers
     assert len(hand(both, answering, request(asking.session, expected, exchange=43))) == 1
@@ -234,10 +217,10 @@ def test_an_exchange_that_nobody_has_announced_ends_the_ike_sa(name: str) -> Non
 
 @SIDES
 def test_a_response_that_makes_no_sense_ends_the_ike_sa_at_the_peer_too(name: str) -> None:
-    both = up()
+    both = connected()
     asking, answering = sides(both, name)
     both.rules.append(drop(lambda each: each.is_response))
-    asked = probe(both, asking)
+    asked = both.probe(asking)
     number = asked.header.message_id
     both.run(0.1)
     hand(both, asking, raw(answering.session, number, PayloadType.NOTIFY, b"\x00", is_response=True))
@@ -249,7 +232,7 @@ def test_a_response_that_makes_no_sense_ends_the_ike_sa_at_the_peer_too(name: st
 
 @SIDES
 def test_nothing_in_the_clear_touches_a_session_that_is_up(name: str) -> None:
-    both = up()
+    both = connected()
     asking, answering = sides(both, name)
     for exchange in (*ExchangeType, 38, 240):
         for notify in NotifyType:
@@ -261,21 +244,21 @@ def test_nothing_in_the_clear_touches_a_session_that_is_up(name: str) -> None:
                     )
                     assert hand(both, answering, clear) == []
     assert answering.is_up
-    probe(both, asking)
+    both.probe(asking)
     both.run(1)
     assert len(both.of(ExchangeType.INFORMATIONAL, is_response=True)) == 1
 
 
 @SIDES
 def test_a_message_reflected_to_its_sender_is_dropped(name: str) -> None:
-    both = up()
+    both = connected()
     asking, _ = sides(both, name)
-    asked = probe(both, asking)
+    asked = both.probe(asking)
     assert hand(both, asking, asked.message) == []
 
 
 def test_exchanges_show_only_what_is_authentic_whole_and_new() -> None:
-    both = up()
+    both = connected()
     left, right = both.left.session, both.right.session
     exchanges = right._protected
     number = exchanges._next_peers

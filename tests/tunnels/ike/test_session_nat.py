@@ -7,7 +7,6 @@ import pytest
 from policies.addresses import ProviderAddress
 from tests.tunnels.ike.pair import UTC_NOW, Nat, Pair, Side, pair
 from tests.tunnels.ike.policies import LEFT, RIGHT, policy
-from tests.tunnels.ike.test_exchange import probe
 from tunnels.effects import IKE_PORT, NAT_PORT, Endpoint, MoveChildren, Path, SendKeepalive
 from tunnels.ike.constants import ExchangeType
 from tunnels.ike.liveness import Traffic
@@ -69,7 +68,7 @@ def test_who_is_not_behind_the_nat_follows_after_it_has_forgotten_the_mapping() 
     both = behind_nat()
     assert both.nat is not None
     both.nat.reboot()
-    probe(both, both.left)
+    both.probe(both.left)
     both.run(2)
     moved = Path(Endpoint(RIGHT, NAT_PORT), Endpoint(OUTSIDE, 30000 + NAT_PORT))
     assert both.right.session.path == moved
@@ -89,7 +88,7 @@ def test_authentic_esp_from_elsewhere_moves_ike_too() -> None:
 
 def test_a_copy_of_an_old_message_from_elsewhere_moves_nothing() -> None:
     both = behind_nat()
-    asked = probe(both, both.left)
+    asked = both.probe(both.left)
     both.run(2)
     before = both.right.session.path
     elsewhere = Path(Endpoint(RIGHT, NAT_PORT), Endpoint(ProviderAddress.parse("203.0.113.66"), 4500))
@@ -101,7 +100,7 @@ def test_a_copy_of_an_old_message_from_elsewhere_moves_nothing() -> None:
 
 def test_who_is_behind_a_nat_does_not_follow() -> None:
     both = behind_nat()
-    asked = probe(both, both.right)
+    asked = both.probe(both.right)
     session = both.left.session
     elsewhere = Path(Endpoint(LEFT, NAT_PORT), Endpoint(ProviderAddress.parse("203.0.113.66"), 4500))
     session.handle_datagram_untrusted(elsewhere, asked.message, both.now, UTC_NOW)

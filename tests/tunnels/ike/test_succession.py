@@ -7,9 +7,8 @@ import pytest
 from policies.addresses import ProviderAddress
 from policies.ipsec import Lifetimes
 from tests.tunnels.ike.nodes import Network
-from tests.tunnels.ike.pair import Datagram, Nat, Pair, Side, drop, pair
+from tests.tunnels.ike.pair import Datagram, Nat, Pair, Side, connected, drop, pair
 from tests.tunnels.ike.policies import LEFT, RIGHT, policy
-from tests.tunnels.ike.test_exchange import probe
 from tunnels.effects import (
     NAT_PORT,
     Endpoint,
@@ -22,15 +21,6 @@ from tunnels.effects import (
 )
 from tunnels.ike.constants import ExchangeType
 from tunnels.ike.life import State
-
-
-def up() -> Pair:
-    both = pair()
-    both.connect()
-    assert both.left.is_up
-    assert both.right.is_up
-    both.log.clear()
-    return both
 
 
 def rekey(both: Pair, side: Side) -> None:
@@ -56,7 +46,7 @@ def settled(both: Pair) -> None:
 
 @pytest.mark.parametrize("name", ["left", "right"])
 def test_either_side_may_replace_the_ike_sa_and_the_children_stay(name: str) -> None:
-    both = up()
+    both = connected()
     first = both.left.session
     side = both.left if name == "left" else both.right
     rekey(both, side)
@@ -68,13 +58,13 @@ def test_either_side_may_replace_the_ike_sa_and_the_children_stay(name: str) -> 
     assert new.own_spi != first.own_spi
     for each in (both.left, both.right):
         assert [done.what for done in each.asked(SiteRekeyed)] == ["ike"]
-        assert probe(both, each).header.message_id == 0
+        assert both.probe(each).header.message_id == 0
     both.run(1)
     assert new._protected.unanswered is None
 
 
 def test_both_may_replace_it_at_once() -> None:
-    both = up()
+    both = connected()
     rekey(both, both.left)
     rekey(both, both.right)
     both.run(40)
@@ -84,7 +74,7 @@ def test_both_may_replace_it_at_once() -> None:
 @pytest.mark.parametrize("lost", range(10))
 def test_it_settles_whichever_message_is_lost(lost: int) -> None:
     for begin in (("left",), ("right",), ("left", "right")):
-        both = up()
+        both = connected()
         seen = [0]
 
         def this(_: Datagram, seen: list[int] = seen) -> bool:
@@ -99,7 +89,7 @@ def test_it_settles_whichever_message_is_lost(lost: int) -> None:
 
 
 def test_a_peer_that_does_not_delete_the_old_one_is_told_to() -> None:
-    both = up()
+    both = connected()
     old = both.right.session
     both.rules.append(
         drop(lambda each: each.exchange == ExchangeType.INFORMATIONAL and each.path.local.address == LEFT, 3)
@@ -132,7 +122,7 @@ def test_a_peer_that_moves_after_the_rekey_is_followed_by_the_children() -> None
     both.run(10)
     assert not both.right.asked(MoveChildren)
     both.nat.reboot()
-    probe(both, both.left)
+    both.probe(both.left)
     both.run(2)
     moved = Path(Endpoint(RIGHT, NAT_PORT), Endpoint(outside, both.nat.first_port + NAT_PORT))
     assert both.right.asked(MoveChildren) == [MoveChildren(tuple(both.right.installed), moved)]
@@ -140,7 +130,7 @@ def test_a_peer_that_moves_after_the_rekey_is_followed_by_the_children() -> None
 
 
 def test_a_close_after_the_rekey_closes_all() -> None:
-    both = up()
+    both = connected()
     rekey(both, both.right)
     both.run(10)
     both.carry_out(both.left, both.left.session.close(both.now))
