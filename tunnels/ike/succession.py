@@ -61,6 +61,8 @@ class Succession(Life):
 
     def _hand_over(self, new: Self, now: float) -> list[Effect]:
         """Leave the children to the IKE SA that replaces this one, whose initiator deletes this one."""
+        if new.state is State.CLOSED:
+            return self.close(now, "the peer has deleted the IKE SA that was to replace this one")
         new.become_established(now)
         self.successor = new
         self._protected.withdraw()
@@ -73,7 +75,9 @@ class Succession(Life):
         return effects + new.go_on(now)
 
     def await_deletion(self, now: float) -> list[Effect]:
-        """End an IKE SA that another was preferred to; its initiator deletes it."""
+        """End an IKE SA that another was preferred to; its initiator deletes it, and may have done so."""
+        if self.state is State.CLOSED:
+            return []
         self.state = State.CLOSING
         if self.is_initiator:
             return self._say_last(informational.goodbye(), now)

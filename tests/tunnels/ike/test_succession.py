@@ -88,6 +88,59 @@ def test_it_settles_whichever_message_is_lost(lost: int) -> None:
         settled(both)
 
 
+@pytest.mark.parametrize("seconds", [3, 8])
+@pytest.mark.parametrize("slow", [LEFT, RIGHT])
+def test_it_settles_where_the_loser_is_deleted_before_the_answer_comes_that_decides(
+    slow: ProviderAddress, seconds: float
+) -> None:
+    both = connected()
+    until = both.now + seconds
+    both.rules.append(
+        drop(
+            lambda each: (
+                each.exchange == ExchangeType.CREATE_CHILD_SA
+                and each.is_response
+                and each.path.local.address == slow
+                and both.now < until
+            ),
+            times=100,
+        )
+    )
+    rekey(both, both.left)
+    rekey(both, both.right)
+    both.run(80)
+    settled(both)
+
+
+def test_a_peer_that_deletes_what_is_to_replace_the_ike_sa_has_ended_it() -> None:
+    both = pair(seed=4)  # in which the right side's rekey wins
+    both.connect()
+    old = both.right.session
+
+    def hold_back(each: Datagram) -> tuple[()] | None:
+        is_request = each.exchange == ExchangeType.CREATE_CHILD_SA and not each.is_response
+        is_old = each.path.local.address == RIGHT and each.header.initiator_spi == old.initiator_spi
+        return () if is_old and not is_request else None
+
+    both.rules.append(hold_back)
+    rekey(both, both.left)
+    rekey(both, both.right)
+    both.run(1)
+    new = both.right.session
+    assert new is not old
+    assert new.is_initiator
+    both.carry_out(both.right, new.close(both.now))
+    both.run(2)
+    both.rules.clear()
+    both.run(60)
+
+    assert not both.left.is_up
+    assert not both.left.installed
+    assert [each.reason for each in both.left.asked(SiteDown)] == [
+        "the peer has deleted the IKE SA that was to replace this one"
+    ]
+
+
 def test_a_peer_that_does_not_delete_the_old_one_is_told_to() -> None:
     both = connected()
     old = both.right.session
