@@ -100,7 +100,7 @@ class Forwarder:
             self._explain,
         )
         self.flows = FlowCache()
-        self._site_arrivals = _site_arrivals(tables, self.site_meters)
+        self._site_arrivals = _site_arrivals(tables, ways, self.site_meters)
 
     def from_underlay(self, outer: OuterHeader, payload: bytes, now: float) -> Verdict:
         """Decide an NVGRE packet: `payload` is what follows the outer IP header, GRE first."""
@@ -123,7 +123,7 @@ class Forwarder:
         for each packet of one SA.
         """
         arrival = self._site_arrivals.get(site)
-        if arrival is None or not self._ways.dials(arrival.domain, site[1]):
+        if arrival is None:
             return self._counted(Drop(DropReason.SITE_DOWN, site[0]))
         key = site_key_untrusted(arrival.origin, packet)
         if key is not None and self._explain is None:
@@ -287,7 +287,8 @@ class Forwarder:
         return self._delivery.carry(decision, arrival, parsed, packet, now)
 
 
-def _site_arrivals(tables: Tables, meters: Mapping[SiteKey, Meter]) -> dict[SiteKey, SiteArrival]:
+def _site_arrivals(tables: Tables, ways: Ways, meters: Mapping[SiteKey, Meter]) -> dict[SiteKey, SiteArrival]:
+    """Where packets may come in from the sites that this node dials."""
     subnets: dict[str, list[SubnetEntry]] = {name: [] for name in tables.domains}
     for entry in tables.subnets.values():
         subnets[entry.domain.name].append(entry)
@@ -300,6 +301,7 @@ def _site_arrivals(tables: Tables, meters: Mapping[SiteKey, Meter]) -> dict[Site
             subnets=tuple(subnets[tenant]),
         )
         for number, ((tenant, site), meter) in enumerate(meters.items())
+        if ways.dials(tables.domains[tenant], site)
     }
 
 
