@@ -18,7 +18,7 @@ class Turn(msgspec.Struct, frozen=True):
 
     at: float
     what: str
-    """up, down or trouble."""
+    """authenticated, up, down or trouble."""
     why: str = ""
 
 
@@ -27,9 +27,10 @@ class Entry(msgspec.Struct):
 
     since: float
     is_up: bool = False
+    """Whether packets can be sent there; an IKE SA alone carries none."""
     last_error: Turn | None = None
     failures: int = 0
-    """Attempts that came to nothing since it was up last."""
+    """Attempts that came to nothing since the peer proved itself last."""
     ike_rekeys: int = 0
     child_rekeys: int = 0
     history: deque[Turn] = msgspec.field(default_factory=lambda: deque(maxlen=REMEMBERED))
@@ -52,14 +53,9 @@ class Ledger:
             return None
         match effect:
             case SiteUp(suite=suite, path=path):
-                if not entry.is_up:
-                    entry.since = now
-                entry.is_up, entry.failures = True, 0
-                return _append(entry, Turn(now, "up", f"{suite}, {path}"))
+                entry.failures = 0
+                return _append(entry, Turn(now, "authenticated", f"{suite}, {path}"))
             case SiteDown(reason=reason):
-                if entry.is_up:
-                    entry.since = now
-                entry.is_up = False
                 entry.last_error = Turn(now, "down", reason)
                 return _append(entry, entry.last_error)
             case SiteTrouble(reason=reason):
@@ -72,6 +68,22 @@ class Ledger:
                 else:
                     entry.child_rekeys += 1
         return None
+
+    def is_up(self, site: SiteKey) -> bool:
+        """Whether packets can be sent to a site, as far as is written down."""
+        entry = self.entries.get(site)
+        return entry is not None and entry.is_up
+
+    def carries(self, site: SiteKey, words: str | None, now: float) -> Turn | None:
+        """Write down whether packets can be sent to a site, `words` saying by what; return it if it is news.
+
+        Where they cannot any more, an effect tells why.
+        """
+        entry = self.entries.get(site)
+        if entry is None or entry.is_up == (words is not None):
+            return None
+        entry.is_up, entry.since = words is not None, now
+        return _append(entry, Turn(now, "up", words)) if words is not None else None
 
 
 def _append(entry: Entry, turn: Turn) -> Turn | None:

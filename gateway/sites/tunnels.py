@@ -200,9 +200,7 @@ class SiteTunnels:
             case StrangerRefused(path=path, reason=reason):
                 self._log_stranger(path, reason)
             case _:
-                turn = self._ledger.note(effect, _wall_clock())
-                if turn is not None:
-                    _log(effect.site, turn)
+                _log(effect.site, self._ledger.note(effect, _wall_clock()))
         self._refresh_changed()
 
     def _refresh_changed(self) -> None:
@@ -224,6 +222,9 @@ class SiteTunnels:
         """Tell the pipeline what a site's child SAs carry now."""
         children = self.associations.children(key)
         site = self._sites.get(key)
+        if self._ledger.is_up(key) != bool(children):
+            words = "; ".join(f"{child.suite} for {child.selectors}" for child in children) or None
+            _log(key, self._ledger.carries(key, words, _wall_clock()))
         if not children or site is None:
             self._forwarder.sites.site_is_down(key)
             return
@@ -259,7 +260,7 @@ class SiteTunnels:
         session = peer.session
         traffic = self.associations.traffic(key)
         children = self.associations.children(key)
-        if entry.is_up and children:  # what carries nothing is not up, whatever the key exchange says
+        if entry.is_up:
             state = "up"
         elif peer.is_connecting:
             state = "connecting"
@@ -314,7 +315,9 @@ def _moment(turn: Turn) -> Moment:
     return Moment(turn.at, turn.what, turn.why)
 
 
-def _log(site: SiteKey, turn: Turn) -> None:
-    level = logging.INFO if turn.what == "up" else logging.WARNING
+def _log(site: SiteKey, turn: Turn | None) -> None:
+    if turn is None:
+        return
+    level = logging.INFO if turn.what in ("authenticated", "up") else logging.WARNING
     tenant, name = site
     log.log(level, "tenant %s site %s: %s%s", tenant, name, turn.what, f": {turn.why}" if turn.why else "")

@@ -25,11 +25,23 @@ def test_site_that_never_came_up_is_down_since_it_was_configured() -> None:
     assert (entry.is_up, entry.since, entry.last_error) == (False, 100, None)
 
 
+def test_site_is_up_once_packets_can_be_sent_there_and_not_before() -> None:
+    book = ledger()
+    assert book.note(UP, now=110) == Turn(110, "authenticated", f"{SUITE}, {PATH}")
+    assert not book.entries[SEATTLE].is_up
+    assert book.carries(SEATTLE, "all", now=111) == Turn(111, "up", "all")
+    assert book.carries(SEATTLE, "all", now=112) is None
+
+    assert (book.entries[SEATTLE].is_up, book.entries[SEATTLE].since) == (True, 111)
+
+
 def test_ups_and_downs_are_dated_and_the_last_error_stays() -> None:
     book = ledger()
-    book.note(UP, now=110)
+    book.carries(SEATTLE, "all", now=110)
+    assert book.carries(SEATTLE, None, now=120) is None
     book.note(SiteDown(SEATTLE, "no answer"), now=120)
-    book.note(UP, now=130)
+    assert (book.entries[SEATTLE].is_up, book.entries[SEATTLE].since) == (False, 120)
+    book.carries(SEATTLE, "all", now=130)
     entry = book.entries[SEATTLE]
 
     assert (entry.is_up, entry.since) == (True, 130)
@@ -38,15 +50,7 @@ def test_ups_and_downs_are_dated_and_the_last_error_stays() -> None:
     assert not book.entries[OSLO].history
 
 
-def test_another_session_of_a_site_that_is_up_does_not_make_it_younger() -> None:
-    book = ledger()
-    book.note(UP, now=110)
-    book.note(UP, now=150)
-
-    assert book.entries[SEATTLE].since == 110
-
-
-def test_failures_are_counted_until_it_is_up() -> None:
+def test_failures_are_counted_until_the_peer_has_proved_itself() -> None:
     book = ledger()
     for now in (110, 120):
         book.note(SiteTrouble(SEATTLE, "the peer accepted none of our proposals"), now=now)
@@ -85,7 +89,7 @@ def test_rekeys_are_counted_apart() -> None:
 
 def test_reload_keeps_what_is_known_of_sites_that_stay() -> None:
     book = ledger()
-    book.note(UP, now=110)
+    book.carries(SEATTLE, "all", now=110)
     book.configure([SEATTLE], now=200)
 
     assert book.entries[SEATTLE].since == 110
