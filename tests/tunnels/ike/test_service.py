@@ -40,6 +40,12 @@ class Ends:
             nursery.start_soon(task)
         await trio.testing.wait_all_tasks_blocked()
 
+    async def come_up(self, nursery: trio.Nursery) -> None:
+        await self.run(nursery)
+        self.services[RIGHT].configure([policy(is_left=False)])
+        self.services[LEFT].configure([policy()])
+        await trio.sleep(1)
+
     def times(self, kind: type[SendDatagram | SiteUp]) -> list[float]:
         return [when for when, effect in self.effects if isinstance(effect, kind)]
 
@@ -63,10 +69,7 @@ def test_services_come_up_and_say_goodbye_to_each_other() -> None:
     async def main() -> None:
         ends = Ends()
         async with trio.open_nursery() as nursery:
-            await ends.run(nursery)
-            ends.services[RIGHT].configure([policy(is_left=False)])
-            ends.services[LEFT].configure([policy()])
-            await trio.sleep(1)
+            await ends.come_up(nursery)
             assert len(ends.times(SiteUp)) == 2
             began = trio.current_time()
             await ends.services[LEFT].say_goodbye()
@@ -82,10 +85,7 @@ def test_peer_that_does_not_answer_a_goodbye_is_not_waited_for_long() -> None:
     async def main() -> None:
         ends = Ends()
         async with trio.open_nursery() as nursery:
-            await ends.run(nursery)
-            ends.services[RIGHT].configure([policy(is_left=False)])
-            ends.services[LEFT].configure([policy()])
-            await trio.sleep(1)
+            await ends.come_up(nursery)
             ends.is_cut = True
             began = trio.current_time()
             await ends.services[LEFT].say_goodbye()
