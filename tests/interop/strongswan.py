@@ -14,12 +14,13 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
 import msgspec
+import pytest
 
 from gateway import control
 from gateway.lab import nodes, premises
@@ -57,6 +58,20 @@ class Initiator(StrEnum):
 
     ISTHMUS = "isthmus"
     STRONGSWAN = "strongswan"
+
+
+def matrix(names: Iterable[str], quick: Collection[tuple[str, Initiator]]) -> list[Any]:
+    """Each name with each side dialling; those that are not quick are marked as long."""
+    return [
+        pytest.param(
+            name,
+            initiator,
+            id=f"{name}-{initiator}",
+            marks=() if (name, initiator) in quick else pytest.mark.long,
+        )
+        for name in names
+        for initiator in Initiator
+    ]
 
 
 def plan(underlay: Sequence[int]) -> Plan:

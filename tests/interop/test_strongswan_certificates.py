@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import pytest
 
-from gateway.lab.strongswan import COMMANDS, StrongSwan
+from gateway.lab.strongswan import StrongSwan
 from tests.interop.authority import Authority, Credential, KeyKind
 from tests.interop.strongswan import (
     EDGE_ID,
@@ -19,6 +19,7 @@ from tests.interop.strongswan import (
     World,
     connected,
     lost,
+    matrix,
     started,
 )
 
@@ -34,23 +35,7 @@ SIGNATURES = {
     "rsa-pss": (KeyKind.RSA, "rsa/pss-sha256"),
 }
 QUICK = {("ecdsa256", Initiator.STRONGSWAN), ("rsa-pss", Initiator.ISTHMUS)}
-MATRIX = [
-    pytest.param(
-        name,
-        initiator,
-        id=f"{name}-{initiator}",
-        marks=() if (name, initiator) in QUICK else pytest.mark.long,
-    )
-    for name in SIGNATURES
-    for initiator in Initiator
-]
-
-
-@pytest.fixture
-def world(require_tools: Callable[..., None], require_tun: None) -> Iterator[World]:
-    require_tools(*COMMANDS, "ping")
-    with World() as world:
-        yield world
+MATRIX = matrix(SIGNATURES, QUICK)
 
 
 @cache

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from gateway.lab.strongswan import COMMANDS, StrongSwan
+from gateway.lab.strongswan import StrongSwan
 from gateway.lab.topology import Site
 from tests.interop.strongswan import EDGE_ID, SECRET, SERVER, VM, World, lost
 
@@ -25,13 +24,6 @@ class AsDocumented(StrongSwan):
         path = self._folder / "swanctl.conf"
         path.touch(mode=0o600)
         path.write_text(shown.replace("the content of seattle.psk", SECRET))
-
-
-@pytest.fixture
-def world(require_tools: Callable[..., None], require_tun: None) -> Iterator[World]:
-    require_tools(*COMMANDS, "ping")
-    with World() as world:
-        yield world
 
 
 def test_what_the_document_shows_brings_a_modern_site_up_and_carries_packets(world: World) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
 import pytest
 
-from gateway.lab.strongswan import COMMANDS, Child
+from gateway.lab.strongswan import Child
 from tests.interop.strongswan import (
     CHILD,
     CONNECTION,
@@ -25,13 +23,6 @@ pytestmark = [pytest.mark.netns, pytest.mark.interop]
 both = pytest.mark.parametrize(
     "initiator", [Initiator.ISTHMUS, pytest.param(Initiator.STRONGSWAN, marks=pytest.mark.long)]
 )
-
-
-@pytest.fixture
-def world(require_tools: Callable[..., None], require_tun: None) -> Iterator[World]:
-    require_tools(*COMMANDS)
-    with World() as world:
-        yield world
 
 
 @both

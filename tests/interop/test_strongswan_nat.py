@@ -6,12 +6,11 @@ seattle, boston --- nat --- internet --- underlay --- edge-1
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from gateway.lab.strongswan import COMMANDS, StrongSwan
+from gateway.lab.strongswan import StrongSwan
 from tests.interop.strongswan import (
     CHILD,
     CONNECTION,
@@ -28,13 +27,6 @@ from tests.interop.strongswan import (
 pytestmark = [pytest.mark.netns, pytest.mark.interop]
 
 TENANTS = {"seattle": "red", "boston": "blue"}
-
-
-@pytest.fixture
-def world(require_tools: Callable[..., None], require_tun: None) -> Iterator[World]:
-    require_tools(*COMMANDS, "nft", "ping")
-    with World() as world:
-        yield world
 
 
 def behind_one_nat(world: World, *names: str, **keys: Any) -> tuple[Gateway, list[StrongSwan]]:

@@ -6,11 +6,11 @@ What fails here is the laboratory's fault, or this machine's, and not the gatewa
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
-from gateway.lab.strongswan import COMMANDS, Child, Connection, StrongSwan
+from gateway.lab.strongswan import Child, Connection, StrongSwan
 from tests.interop.strongswan import (
     CHILD,
     CONNECTION,
@@ -29,11 +29,9 @@ pytestmark = [pytest.mark.netns, pytest.mark.interop]
 
 
 @pytest.fixture
-def world(require_tools: Callable[..., None], require_tun: None) -> Iterator[World]:
-    require_tools(*COMMANDS, "nft", "ping")
-    with World() as world:
-        world.node("edge-1").ip(f"address add {VM}/32 dev lo")
-        yield world
+def world(world: World) -> World:
+    world.node("edge-1").ip(f"address add {VM}/32 dev lo")
+    return world
 
 
 def in_the_gateways_place(world: World, *names: str, suite: tuple[str, str] = GCM) -> StrongSwan:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
 
 import pytest
 
-from gateway.lab.strongswan import COMMANDS
 from tests.interop.strongswan import (
     CONNECTION,
     SERVER,
@@ -20,13 +18,6 @@ from tests.interop.strongswan import (
 )
 
 pytestmark = [pytest.mark.netns, pytest.mark.interop]
-
-
-@pytest.fixture
-def world(require_tools: Callable[..., None], require_tun: None) -> Iterator[World]:
-    require_tools(*COMMANDS, "ping", "iperf3")
-    with World() as world:
-        yield world
 
 
 OURS = {"lifetimes": {"child": "2 s", "ike": "3 s"}}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 from gateway.lab import premises
-from gateway.lab.strongswan import COMMANDS, Child
+from gateway.lab.strongswan import Child
 from tests.interop.strongswan import (
     CHILD,
     CONNECTION,
@@ -20,6 +20,7 @@ from tests.interop.strongswan import (
     World,
     connected,
     lost,
+    matrix,
     transfers,
 )
 
@@ -35,23 +36,7 @@ NAMES = {
     "gcm128-ecp256": "AES_GCM_16-128 PRF_HMAC_SHA2_256 ECP_256",
 }
 QUICK = {("chacha-x25519", Initiator.ISTHMUS), ("cbc256-sha256-ecp256", Initiator.STRONGSWAN)}
-MATRIX = [
-    pytest.param(
-        name,
-        initiator,
-        id=f"{name}-{initiator}",
-        marks=() if (name, initiator) in QUICK else pytest.mark.long,
-    )
-    for name in SUITES
-    for initiator in Initiator
-]
-
-
-@pytest.fixture
-def world(require_tools: Callable[..., None], require_tun: None) -> Iterator[World]:
-    require_tools(*COMMANDS, "ping")
-    with World() as world:
-        yield world
+MATRIX = matrix(SUITES, QUICK)
 
 
 @pytest.mark.parametrize(("name", "initiator"), MATRIX)
