@@ -13,9 +13,8 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from enum import Enum
 
-import msgspec
-
 from policies.addresses import ProviderAddress
+from tunnels.ike.allowance import Allowance
 from tunnels.ike.constants import NotifyType
 from tunnels.ike.cookies import CookieJar
 from tunnels.ike.payloads import KeyExchange, Message, Nonce, Notify, first_of
@@ -45,22 +44,6 @@ class Admitted(Enum):
     COOKIE = "cookie"
     """Only with a cookie."""
     NO = "no"
-
-
-class Allowance(msgspec.Struct):
-    """A token bucket that holds one second's worth."""
-
-    rate: float
-    tokens: float
-    at: float
-
-    def take(self, cost: float, now: float) -> bool:
-        self.tokens = min(self.rate, self.tokens + (now - self.at) * self.rate)
-        self.at = now
-        if self.tokens < cost:
-            return False
-        self.tokens -= cost
-        return True
 
 
 class Admission:
@@ -115,10 +98,9 @@ class Admission:
                 del self._half_open_of[asker]
 
     def failed(self, source: ProviderAddress, now: float) -> None:
-        """An address has failed to prove who it is."""
+        """An address has failed to prove who it is, or has had us prove who we are too often."""
         asker = _asker(source)
-        allowance = _allowance(self._proven, asker, PROVEN_RATE, now)
-        allowance.take(min(FAILURE_COST, allowance.tokens), now)
+        _allowance(self._proven, asker, PROVEN_RATE, now).charge(FAILURE_COST, now)
         _allowance(self._unproven, asker, UNPROVEN_RATE, now).take(1, now)
 
     def _shows_cookie(self, source: ProviderAddress, request: Message, now: float) -> bool:

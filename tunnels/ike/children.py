@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 
 from policies.ipsec import SiteStart
 from tunnels.effects import ChildSa, Effect, Path, SiteRekeyed, SiteTrouble
+from tunnels.ike.allowance import Allowance
 from tunnels.ike.child import REMAKE, REPLACED_FOR, RETRY, Child, ChildState, hard_limit
 from tunnels.ike.child_exchange import answer_child, offered_selectors
 from tunnels.ike.child_table import ChildTable
@@ -40,6 +41,8 @@ from tunnels.ike.rejected import Refused
 
 # Seconds of nothing but TEMPORARY_FAILURE after which both sides are taken to disagree (section 2.25).
 _OUT_OF_STEP = 300.0
+# SAs a second that a peer may make; each costs us a key exchange, and one tenant must not have all our time.
+CREATIONS = 100.0
 
 Reply = tuple[tuple[Payload, ...], list[Effect]]
 
@@ -67,6 +70,7 @@ class Children:
         self._tasks: list[Task] = []
         self._outcomes: list[Outcome] = []
         self._is_over = False
+        self._creations = Allowance(CREATIONS, CREATIONS, now)
         self._begin_ike_life(now)
 
     def _begin_ike_life(self, now: float) -> None:
@@ -240,6 +244,8 @@ class Children:
     def _handle_create(self, payloads: Sequence[Payload], now: float, under: IkeSa) -> Reply:
         if self._is_over or under != self.sa:
             raise Refused(NotifyType.TEMPORARY_FAILURE, "the peer asks for an SA while its IKE SA ends")
+        if not self._creations.take(1, now):
+            raise Refused(NotifyType.TEMPORARY_FAILURE, "the peer asks for SAs without end")
         offer = first_of(SecurityAssociation, payloads)
         if offer is not None and offer.proposals and offer.proposals[0].protocol == Protocol.IKE:
             if self._table.asked is not None:

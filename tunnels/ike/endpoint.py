@@ -17,7 +17,8 @@ from policies.secret import Secret
 from tunnels.deadlines import Deadlines
 from tunnels.effects import Effect, Path, SendDatagram, SiteDown, SiteKey, SiteTrouble, StrangerRefused
 from tunnels.ike import wire
-from tunnels.ike.admission import Admission, Admitted, Allowance
+from tunnels.ike.admission import Admission, Admitted
+from tunnels.ike.allowance import Allowance
 from tunnels.ike.constants import MAJOR_VERSION, ExchangeType, NotifyType
 from tunnels.ike.cookies import CookieJar
 from tunnels.ike.entropy import Entropy
@@ -185,7 +186,14 @@ class IkeEndpoint:
             self._admission.failed(path.remote.address, now)
             if session.failure is not None and not any(isinstance(each, SiteTrouble) for each in effects):
                 effects.append(StrangerRefused(path, session.failure))
+        elif was_half_open and session.state is State.ESTABLISHED and not self._may_call(session, now):
+            self._admission.failed(path.remote.address, now)
         return self._heed(session, effects, now)
+
+    def _may_call(self, session: IkeSession, now: float) -> bool:
+        """Whether a site's peer has called seldom enough: it could keep us busy with nothing but calls."""
+        peer = self.peers.get(session.policy.site) if session.policy is not None else None
+        return peer is None or peer.calls.take(1, now)
 
     def _first(self, path: Path, header: Header, datagram: bytes, now: float, utc: datetime) -> list[Effect]:
         repeated = self._half_open.get((header.initiator_spi, path.remote.address))

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from policies.ipsec import SiteStart
 from tunnels.effects import IKE_PORT, Effect, Endpoint, Path
+from tunnels.ike.allowance import Allowance
 from tunnels.ike.entropy import Entropy
 from tunnels.ike.life import State
 from tunnels.ike.policy import PeerPolicy
@@ -28,6 +29,8 @@ LASTING = 30.0
 AT_ONCE = 10.0
 # How long a session by an old secret may stand while none by the new one can be had, in seconds.
 REAUTHENTICATE_WITHIN = 300.0
+# Times a second that a peer may call us and prove who it is; more often counts like a failure.
+CALLS = 3.0
 
 Dial = Callable[[PeerPolicy, Path, bool], IkeSession]
 """Makes a session that calls the peer, and may say that it is the only one."""
@@ -42,6 +45,8 @@ class Peer:
         """Oldest first. What has closed is forgotten by `heed`."""
         self.deadline: float | None = None
         """When `handle_timeout` wants calling."""
+        self.calls = Allowance(CALLS, CALLS, 0.0)
+        """How often the peer may call and prove itself at no cost."""
         self._entropy = entropy
         self._dial = dial
         self._established: set[IkeSession] = set()

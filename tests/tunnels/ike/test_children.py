@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import msgspec
 import pytest
 
@@ -22,6 +24,7 @@ from tests.tunnels.ike.policies import DMZ, NET, mirrored, policy, selectors
 from tunnels.effects import InstallChild, RemoveChild, SendBy, SiteRekeyed, SiteTrouble
 from tunnels.ike.child import REMAKE, REPLACED_FOR
 from tunnels.ike.child_exchange import ChildOffer
+from tunnels.ike.children import CREATIONS
 from tunnels.ike.constants import NotifyType, Protocol
 from tunnels.ike.ike_rekey import GiveUp
 from tunnels.ike.payloads import (
@@ -355,6 +358,23 @@ def test_without_esn_the_packets_end_before_the_sequence_numbers_do() -> None:
     assert duo.a.child().soft_packets < 1 << 32
     long = Duo(policy([NET], lifetimes=limits))
     assert long.a.child().soft_packets > 1 << 32
+
+
+def test_a_peer_that_asks_without_end_is_put_off_before_it_costs_anything() -> None:
+    duo = Duo()
+    sa = duo.a.children.sa
+
+    def ask() -> Payload:
+        (answer, *_), _ = duo.a.children.handle_create((), duo.now, sa)
+        return answer
+
+    answers = Counter(map(str, (ask() for _ in range(1000))))
+    assert answers == {
+        str(Notify(NotifyType.INVALID_SYNTAX)): CREATIONS,
+        str(Notify(NotifyType.TEMPORARY_FAILURE)): 1000 - CREATIONS,
+    }
+    duo.now += 1
+    assert ask() == Notify(NotifyType.INVALID_SYNTAX)
 
 
 def test_deletions_of_what_nobody_has_fill_no_memory() -> None:

@@ -564,5 +564,23 @@ def test_failed_proof_costs_its_address_some_tries(net: Network, edge: Node) -> 
     assert 1 <= tries <= 12
 
 
+def test_peer_that_calls_again_and_again_costs_its_address_tries_and_others_do_not(
+    net: Network, edge: Node
+) -> None:
+    device, other = net.node(DEVICE), net.node(OTHER)
+    edge.configure(site(peer=None, start=SiteStart.RESPOND), site(OSLO, peer=None, start=SiteStart.RESPOND))
+    net.delay = 0.001
+    for number in range(50):
+        device.reboot(2000 + number)
+        device.configure(cloud(start=SiteStart.START))
+        net.run(0.01)
+
+    assert edge.turns(SEATTLE).count(SiteUp) < 15
+    assert edge.endpoint.drops[IkeDrop.TOO_MANY]
+    other.configure(cloud("oslo", address=OTHER, start=SiteStart.START))
+    net.run(1)
+    assert edge.is_up(OSLO)
+
+
 def test_identity_that_prints_the_same_is_the_same() -> None:
     assert Identity.parse("seattle.example") == Identity.parse("seattle.example")
