@@ -49,10 +49,13 @@ class Route:
     def follow(self, path: Path) -> bool:
         """Go where an authentic, new message of the peer's has come from; return whether that is elsewhere.
 
-        Who is behind a NAT itself stays, as it would otherwise follow an attacker who has
-        caught and sent on one message. From 4500 there is no way back to 500.
+        Only a NAT before the peer gives it another address. Who follows without that, or is
+        behind a NAT itself, could be led away by an attacker who has caught one message
+        and sent it on. From 4500 there is no way back to 500.
         """
         if path == self.path or self.nat.ours or (self.in_udp and path.local.port != NAT_PORT):
+            return False
+        if path.remote.address != self.path.remote.address and not self.nat.peers:
             return False
         self.path = path
         return True

@@ -8,6 +8,7 @@ from policies.addresses import ProviderAddress
 from tests.tunnels.ike.pair import UTC_NOW, Nat, Pair, Side, pair
 from tests.tunnels.ike.policies import LEFT, RIGHT, policy
 from tunnels.effects import IKE_PORT, NAT_PORT, Endpoint, MoveChildren, Path, SendKeepalive
+from tunnels.ike import nat
 from tunnels.ike.constants import ExchangeType
 from tunnels.ike.liveness import Traffic
 from tunnels.ike.nat import Route, detected, detection_payloads, fragment_limit, on_nat_port
@@ -107,6 +108,18 @@ def test_who_is_behind_a_nat_does_not_follow() -> None:
     assert session.path == path(LEFT, RIGHT, NAT_PORT)
 
 
+def test_where_no_nat_is_a_message_sent_on_from_elsewhere_moves_nothing() -> None:
+    both = pair()
+    both.connect()
+    (child,) = both.right.installed.values()
+    asked = both.probe(both.left)
+    session = both.right.session
+    elsewhere = Path(Endpoint(RIGHT, IKE_PORT), Endpoint(ProviderAddress.parse("203.0.113.66"), IKE_PORT))
+    caused = session.handle_datagram_untrusted(elsewhere, asked.message, both.now, UTC_NOW)
+    assert session.path == child.path
+    assert not [each for each in caused if isinstance(each, MoveChildren)]
+
+
 def keepalives(side: Side) -> int:
     return len(side.asked(SendKeepalive))
 
@@ -142,7 +155,7 @@ def test_a_changed_port_shows_a_nat_too() -> None:
 
 def test_from_port_4500_there_is_no_way_back_to_500() -> None:
     route = Route(path(LEFT, RIGHT, NAT_PORT))
-    route.is_forced = True
+    route.nat = nat.Nat(peers=True)
     assert not route.follow(path(LEFT, OUTSIDE))
     assert route.follow(path(LEFT, OUTSIDE, NAT_PORT))
 
