@@ -16,6 +16,9 @@ from tunnels.ike.ike_sa import IkeSa
 # Child SAs that a peer may make beyond four for each that policy names.
 _SPARE = 16
 
+# A peer that wants another group so many times in a row waits for its next request.
+MOST_REGROUPINGS = 5
+
 
 class ChildTable:
     """`sa` is the IKE SA that they belong to now; what was queued under another is no longer asked."""
@@ -32,6 +35,7 @@ class ChildTable:
         self.is_deletion_queued = False
         self.put_off_since: float | None = None
         """Since when the peer has answered TEMPORARY_FAILURE and nothing else."""
+        self._regroupings = 0
         self._children: dict[int, Child] = {}
         self._senders: dict[SelectorSet, Child] = {}
         self._deleted_early: set[int] = set()
@@ -142,6 +146,16 @@ class ChildTable:
     def was_deleted_early(self, outbound_spi: int) -> bool:
         """Whether the peer has deleted what its answer speaks of."""
         return outbound_spi in self._deleted_early
+
+    def may_regroup(self) -> bool:
+        """Whether to ask at once with the group that the peer wants, which may be another each time."""
+        self._regroupings = (self._regroupings + 1) % MOST_REGROUPINGS
+        return self._regroupings > 0
+
+    def agreed(self) -> None:
+        """A request has led to an SA, so the peer knows what it wants."""
+        self._regroupings = 0
+        self.put_off_since = None
 
     def complain(self, error: int | None, words: str, now: float) -> list[Effect]:
         """Report a request that failed; TEMPORARY_FAILURE is part of every day (section 2.25)."""

@@ -218,18 +218,18 @@ def _accepted(
     except Refused:
         table.unwanted.append(offer.spi)
         raise
-    table.put_off_since = None
+    table.agreed()
     if table.was_deleted_early(agreed.peer_spi):
         raise Refused(NotifyType.CHILD_SA_NOT_FOUND, "the peer has deleted the child SA that it has made")
     return agreed
 
 
 def _other_group(table: ChildTable, error: Notify, offer: ChildOffer) -> Group | None:
-    """Return the group that the peer asks for, if it is another one that we allow."""
+    """Return the group that the peer asks for, if it is another that we allow, to be tried at once."""
     if error.type != NotifyType.INVALID_KE_PAYLOAD:
         return None
     group = group_asked(error, table.terms.groups)
-    return group if group is not offer.group else None
+    return group if group is not offer.group and table.may_regroup() else None
 
 
 _MEANINGS: dict[int, str] = {

@@ -331,7 +331,7 @@ class Children:
         except Refused as refused:
             effects = []
             self._is_ike_rekey_queued = False
-            if rekey.group is not tried:
+            if rekey.group is not tried and self._table.may_regroup():
                 self._ike_rekey_at = now
             else:
                 self._ike_failures += 1
@@ -349,7 +349,7 @@ class Children:
         replaced = [each.sa for each in outcomes if isinstance(each, ReplacedBy)]
         for sa in replaced:
             self._table.sa = sa
-            self._table.put_off_since = None
+            self._table.agreed()
             self._begin_ike_life(now)
             # What waited for its turn under the old one is asked under the new one.
             self._tasks = []

@@ -24,6 +24,7 @@ from tests.tunnels.ike.policies import DMZ, NET, mirrored, policy, selectors
 from tunnels.effects import InstallChild, RemoveChild, SendBy, SiteRekeyed, SiteTrouble
 from tunnels.ike.child import REMAKE, REPLACED_FOR
 from tunnels.ike.child_exchange import ChildOffer
+from tunnels.ike.child_table import MOST_REGROUPINGS
 from tunnels.ike.children import CREATIONS
 from tunnels.ike.constants import NotifyType, Protocol
 from tunnels.ike.ike_rekey import GiveUp
@@ -37,6 +38,7 @@ from tunnels.ike.payloads import (
     TrafficSelectors,
 )
 from tunnels.ike.policy import ChildPolicy
+from tunnels.ike.transforms import group_number
 
 GCM = (Encryption.AES_256_GCM,)
 ONLY_256 = (EspProposal(GCM, (), (Group.ECP_256,)),)
@@ -144,6 +146,26 @@ def test_the_group_that_the_peer_asks_for_is_tried_at_once() -> None:
     assert duo.a.child().suite.group is Group.ECP_256
     assert duo.agree()
     assert troubles(duo.a.effects + duo.b.effects) == []
+
+
+def test_a_peer_that_wants_another_group_each_time_is_not_asked_for_ever() -> None:
+    duo = Duo(policy([NET], esp=EITHER))
+    rekey(duo)
+    asked = 0
+    while duo.wire and asked < 100:
+        request = duo.wire.pop()
+        asked += 1
+        (sent,) = (each for each in request.payloads if isinstance(each, KeyExchange))
+        other = group_number(Group.ECP_256 if sent.group != group_number(Group.ECP_256) else Group.X25519)
+        refusal = Notify(NotifyType.INVALID_KE_PAYLOAD, other.to_bytes(2))
+        duo.arrive(
+            msgspec.structs.replace(
+                request, to="a", spi=duo.a.line.sa.own_spi, is_response=True, payloads=(refusal,)
+            )
+        )
+
+    assert asked == MOST_REGROUPINGS
+    assert troubles(duo.a.effects) == ["the peer refuses child SA net: INVALID_KE_PAYLOAD"]
 
 
 def test_a_group_outside_the_policy_is_not_tried() -> None:
