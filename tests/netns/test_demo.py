@@ -90,6 +90,16 @@ def test_demo_whose_node_does_not_start_says_so(
     assert "hv1 ended with 3" in capsys.readouterr().err
 
 
+def running_since(pid: str) -> str | None:
+    """Tell a process from a later one with its number; None: it has ended, and may wait to be reaped."""
+    try:
+        _, _, fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    state, *others = fields.split()
+    return None if state in "ZX" else others[18]  # starttime of proc(5)
+
+
 def test_demo_stopped_by_ctrl_c_takes_everything_down() -> None:
     process = subprocess.Popen(
         COMMAND, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
@@ -101,7 +111,8 @@ def test_demo_stopped_by_ctrl_c_takes_everything_down() -> None:
             seen.append(line)
             if "All three are ready" in line:
                 break
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        pids = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        children = {pid: began for pid in pids if (began := running_since(pid)) is not None}
         assert len(children) >= 3, "".join(seen)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
@@ -110,4 +121,4 @@ def test_demo_stopped_by_ctrl_c_takes_everything_down() -> None:
         process.wait()
     assert process.returncode == 1
     assert errors == "isthmus demo: stopped; everything is taken down\n"
-    assert not [child for child in children if Path(f"/proc/{child}").exists()]
+    assert not [pid for pid, began in children.items() if running_since(pid) == began]

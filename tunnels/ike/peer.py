@@ -32,6 +32,10 @@ REAUTHENTICATE_WITHIN = 300.0
 # Times a second that a peer may call us and prove who it is; more often counts like a failure.
 CALLS = 3.0
 
+RECONFIGURED = "its configuration has changed"
+REPLACED = "another IKE SA has replaced it"
+REMOVED = "removed from the configuration"
+
 Dial = Callable[[PeerPolicy, Path, bool], IkeSession]
 """Makes a session that calls the peer, and may say that it is the only one."""
 
@@ -107,7 +111,7 @@ class Peer:
             elif each.state is State.ESTABLISHED and self._may_dial:
                 self._redundant.setdefault(each, now + REAUTHENTICATE_WITHIN)
             else:
-                effects += each.close(now)
+                effects += each.close(now, RECONFIGURED)
         if self._may_dial and (policy.start is SiteStart.START or self._redundant):
             effects += self._connect(now)
         self._reckon()
@@ -120,7 +124,7 @@ class Peer:
         effects: list[Effect] = []
         for each in list(self.sessions):
             is_begun = each.state in (State.CONNECTING, State.HALF_OPEN)
-            effects += self._drop(each, now) if is_begun else each.close(now)
+            effects += self._drop(each, now) if is_begun else each.close(now, REMOVED)
         self._reckon()
         return effects
 
@@ -145,7 +149,7 @@ class Peer:
         for session, when in list(self._redundant.items()):
             if when <= now:
                 del self._redundant[session]
-                effects += session.close(now)
+                effects += session.close(now, RECONFIGURED if session.policy != self.policy else REPLACED)
         if self._retry_at is not None and self._retry_at <= now:
             self._retry_at = None
             effects += self._connect(now)
