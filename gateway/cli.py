@@ -223,9 +223,10 @@ def demo(*, keep: bool = False, pcap: Path | None = None) -> int:
 
 def _ask(file: Path, command: str) -> Any:
     from gateway import control
+    from policies.config import load_name_and_state
 
-    appliance = _load(file)
-    return control.ask(control.socket_path(appliance.state, appliance.name), command)
+    name, state = load_name_and_state(file)
+    return control.ask(control.socket_path(state, name), command)
 
 
 def _load(file: Path) -> Appliance:

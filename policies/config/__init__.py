@@ -14,7 +14,7 @@ from pathlib import Path
 
 from policies.config.network_checks import network_problems
 from policies.config.node_checks import node_problems
-from policies.config.node_tables import File
+from policies.config.node_tables import ApplianceTable, File
 from policies.config.reader import Notes, Reader
 from policies.config.secret_files import secret_file_problems
 from policies.config.site_checks import site_problems
@@ -29,13 +29,21 @@ def load(path: Path) -> Appliance:
 
     Raises ConfigurationError with everything that is wrong.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise ConfigurationError([Problem("", f"{path}: {error.strerror or error}")]) from error
-    except ValueError as error:
-        raise ConfigurationError([Problem("", f"{path} is not text in UTF-8: {error}")]) from error
-    return _appliance(text, path.parent, node_problems, network_problems, site_problems, secret_file_problems)
+    checks = (node_problems, network_problems, site_problems, secret_file_problems)
+    return _appliance(_text(path), path.parent, *checks)
+
+
+def load_name_and_state(path: Path) -> tuple[str, Path]:
+    """Read whose configuration a file is, and where that appliance keeps its state.
+
+    The rest may be wrong: who asks a running appliance something may be in the midst
+    of changing its file. Raises ConfigurationError.
+    """
+    notes = Notes()
+    table = Reader(_tree(_text(path)), path.parent, notes).table("appliance", ApplianceTable.read)
+    if table is None or table.name is None:
+        raise ConfigurationError(notes.problems() or [Problem("appliance", "is missing")])
+    return table.name, table.state
 
 
 def parse(text: str, *, base: Path = Path()) -> Appliance:
@@ -55,6 +63,15 @@ def _appliance(text: str, base: Path, *checks: Check) -> Appliance:
     if problems := notes.problems():
         raise ConfigurationError(problems)
     return file.model()
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigurationError([Problem("", f"{path}: {error.strerror or error}")]) from error
+    except ValueError as error:
+        raise ConfigurationError([Problem("", f"{path} is not text in UTF-8: {error}")]) from error
 
 
 def _tree(text: str) -> dict[str, object]:

@@ -51,6 +51,37 @@ ike = { local_id = "edge-1.example", remote_id = "seattle.example", psk_file = "
     assert "0x12" not in result.stderr + result.stdout
 
 
+@pytest.mark.parametrize("command", ["sites", "reload"])
+def test_asking_an_appliance_that_does_not_run_says_so(tmp_path: Path, command: str) -> None:
+    file = tmp_path / "appliance.toml"
+    # Whoever asks may be in the midst of changing the file.
+    file.write_text(f'[appliance]\nname = "edge-1"\nstate = "{tmp_path}"\n[underlay]\nmtu = "large"\n')
+
+    result = isthmus(command, file)
+
+    assert result.returncode == 1
+    assert result.stderr == f"isthmus: no appliance listens at {tmp_path}/edge-1.sock: is it running?\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "appliance: is missing"),
+        ("[appliance]\n", "appliance.name: is missing"),
+        ("[appliance]\nname = 5\n", "appliance.name: "),
+        ("[appliance", "not TOML: "),
+    ],
+)
+def test_file_that_names_no_appliance_cannot_be_asked_about(tmp_path: Path, text: str, problem: str) -> None:
+    file = tmp_path / "appliance.toml"
+    file.write_text(text)
+
+    result = isthmus("sites", file)
+
+    assert result.returncode == 2
+    assert problem in result.stderr
+
+
 def test_every_problem_of_a_configuration_is_listed_and_the_exit_code_is_2(tmp_path: Path) -> None:
     broken = tmp_path / "appliance.toml"
     text = REFERENCE.read_text().replace("vsid = 5002", "vsid = 5001").replace('host = "hv2"', 'host = "hv9"')
