@@ -55,10 +55,11 @@ def check(file: Path) -> int:
     file
         The configuration, appliance.toml.
     """
-    from gateway.sites.policies import peer_policies
+    from gateway.sites.policies import peer_policies, secrets_shared
 
     configuration = _load(file)
-    peer_policies(configuration)  # for what is in the credentials' files
+    for words in secrets_shared(peer_policies(configuration)):
+        print(f"{file}: warning: {words}", file=sys.stderr)
     network = configuration.network
     subnets = sum(len(tenant.subnets) for tenant in network.tenants)
     sites = sum(len(tenant.sites) for tenant in network.tenants)

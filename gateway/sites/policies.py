@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from policies.addresses import Prefix, is_within
 from policies.errors import ConfigurationError, Problem
 from policies.ipsec import SelectorMode
 from policies.model import Appliance, IkeIdentity, Site, SiteHop, Tenant
 from policies.selectors import Selectors, TrafficSelector
+from tunnels.effects import SiteKey
 from tunnels.ike import credentials
 from tunnels.ike.identities import Identity
 from tunnels.ike.policy import ChildPolicy, PeerPolicy
@@ -37,6 +38,18 @@ def peer_policies(appliance: Appliance) -> tuple[PeerPolicy, ...]:
     if problems:
         raise ConfigurationError(problems)
     return tuple(policies)
+
+
+def secrets_shared(policies: Iterable[PeerPolicy]) -> Iterator[str]:
+    """Say which sites of different tenants have one secret: the peer of one could pose as the other's."""
+    holders: dict[bytes, list[SiteKey]] = {}
+    for policy in policies:
+        if policy.credentials.psk is not None:
+            holders.setdefault(policy.credentials.psk, []).append(policy.site)
+    for sites in holders.values():
+        if len({tenant for tenant, _ in sites}) > 1:
+            named = ", ".join(f"{tenant}/{site}" for tenant, site in sites)
+            yield f"one secret for sites of different tenants, whose peers can pose as each other: {named}"
 
 
 def children(tenant: Tenant, site: Site) -> tuple[ChildPolicy, ...]:

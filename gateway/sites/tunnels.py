@@ -19,6 +19,7 @@ from gateway.forwarding.pipeline import Forwarder
 from gateway.forwarding.pmtu import PathMtu
 from gateway.forwarding.verdicts import ToSite, Verdict
 from gateway.sites.ledger import Ledger, Turn
+from gateway.sites.policies import secrets_shared
 from gateway.sites.status import ChildStatus, Moment, SiteStatus
 from policies.addresses import ProviderAddress
 from policies.ipsec import SiteStart
@@ -112,6 +113,8 @@ class SiteTunnels:
     def configure(self, appliance: Appliance, policies: Iterable[PeerPolicy]) -> None:
         """Take these sites, and only these; those that have not changed are left alone."""
         self._policies = {policy.site: policy for policy in policies}
+        for words in secrets_shared(self._policies.values()):
+            log.warning("%s", words)
         self._sites = {
             (tenant.name, site.name): site
             for tenant in appliance.network.tenants

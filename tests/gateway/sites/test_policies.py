@@ -15,7 +15,7 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.sites.policies import children, peer_policies
+from gateway.sites.policies import children, peer_policies, secrets_shared
 from policies.addresses import ProviderAddress
 from policies.config import load, parse, site_values
 from policies.errors import ConfigurationError
@@ -280,3 +280,25 @@ def certificate_of(name: str) -> tuple[bytes, bytes]:
     )
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     return certificate.public_bytes(Encoding.PEM), private
+
+
+def test_one_secret_for_two_tenants_is_warned_of_and_for_two_sites_of_one_is_not(tmp_path: Path) -> None:
+    for name, secret in (("seattle", "one"), ("oslo", "one"), ("boston", "one"), ("lima", "another")):
+        (tmp_path / f"{name}.psk").write_text(secret)
+        (tmp_path / f"{name}.psk").chmod(0o600)
+
+    def site(name: str, prefix: str) -> str:
+        return SEATTLE.replace("seattle", name).replace("172.16.0.0/16", prefix)
+
+    blue = HEAD[HEAD.index("[[tenant]]") :].replace('"red"', '"blue"').replace("500", "600")
+    file = tmp_path / "appliance.toml"
+
+    def warnings(*blue_sites: str) -> list[str]:
+        red = SEATTLE + site("oslo", "172.18.0.0/16")
+        file.write_text(HEAD + red + blue + "".join(site(name, "172.16.0.0/16") for name in blue_sites))
+        return list(secrets_shared(peer_policies(load(file))))
+
+    assert warnings("lima") == []
+    (words,) = warnings("boston")
+    assert words.endswith("red/seattle, red/oslo, blue/boston")
+    assert '"one"' not in words
