@@ -30,6 +30,7 @@ class Laboratory:
     def __init__(self) -> None:
         self.namespaces: dict[str, Namespace] = {}
         self.processes: list[Process] = []
+        self._started = 0
         self._directory = tempfile.TemporaryDirectory(prefix="isthmus-lab-")
         self._handlers: dict[signal.Signals, Any] = {}
 
@@ -102,7 +103,9 @@ class Laboratory:
         self, name: str, namespace: Namespace, *argv: str, environment: Mapping[str, str] | None = None
     ) -> Process:
         """Start a command inside a namespace; it ends with the laboratory."""
-        log = self.directory / f"{len(self.processes):02}-{name}.log"
+        # Each has a log of its own, so that nobody waits for what an earlier process has written.
+        self._started += 1
+        log = self.directory / f"{self._started:02}-{name}.log"
         process = Process(name, namespace.command(*argv), log, environment)
         self.processes.append(process)
         return process
