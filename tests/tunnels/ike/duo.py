@@ -72,7 +72,7 @@ class Side:
         self.outcomes: list[Outcome] = []
         self.is_up = True
         path = Path(Endpoint(policy.local_addresses[0], 500), Endpoint(RIGHT, 500))
-        spis = itertools.count(seed * 0x10000 + 0x100)
+        spis = itertools.count(seed % 0x10000 * 0x10000 + 0x100)
         self.children = Children(
             sa, policy, SeededEntropy(seed), lambda: (path, False), lambda: next(spis), duo.now
         )
