@@ -62,6 +62,10 @@ def _settles_in_bad_weather(seed: int) -> None:
     assert world.problems() == [], f"seed {seed}: {named(acts)}"
 
 
+def test_child_sa_made_anew_is_sent_by_while_another_still_waits_for_its_deletion() -> None:
+    _settles_in_bad_weather(34080)
+
+
 @pytest.mark.parametrize("block", range(4))
 def test_what_collides_settles_in_bad_weather(block: int) -> None:
     for seed in range(100 * block, 100 * block + 60):

@@ -69,6 +69,10 @@ class ChildTable:
             self._senders[child.selector_set] = child
         return [InstallChild(child.sa, sending)]
 
+    def is_sent_by(self, selectors: SelectorSet) -> bool:
+        """Whether there is a child SA that packets of these selectors are sent by."""
+        return selectors in self._senders
+
     def remove(self, child: Child) -> list[Effect]:
         """Take a child SA away, and have what is left sent by the one that follows it."""
         del self._children[child.sa.inbound_spi]

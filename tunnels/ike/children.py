@@ -311,8 +311,8 @@ class Children:
         child.want.failures = 0
         if not child.want.is_asked:
             child.want.due = None
-        is_alone = not any(each.selector_set == child.selector_set for each in table)
-        return answer, table.install(child, sending=is_alone)
+        # One that is about to be deleted may be there still, and nothing be sent by it.
+        return answer, table.install(child, sending=not table.is_sent_by(child.selector_set))
 
     def _refuse(self, refused: Refused) -> Reply:
         notify = Notify(refused.notify, refused.data)
