@@ -13,13 +13,14 @@ from struct import Struct
 import msgspec
 
 from gateway.forwarding.directory import Directory
-from gateway.forwarding.metering import Meter, TokenBucket
+from gateway.forwarding.metering import Meter
 from gateway.forwarding.sites import Sites
 from gateway.forwarding.ways import Tunnel, Way
 from gateway.packets import ethernet, ip, nvgre
 from policies.facts import TCP, TCP_SYN, UDP
 from policies.model import LookupRecord
 from policies.selectors import Selectors
+from policies.token_bucket import TokenBucket
 
 # The most flows that are remembered; then all are forgotten at once, which costs
 # one slow decision each and bounds what a port scan can take.

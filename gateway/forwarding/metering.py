@@ -1,8 +1,6 @@
-"""How much was carried, and how much may be: plain integers and token buckets."""
+"""How much was carried, in plain integers."""
 
 from __future__ import annotations
-
-from policies.model import Limits
 
 
 class Meter:
@@ -23,32 +21,3 @@ class Meter:
         """Count a packet that went there."""
         self.received_packets += 1
         self.received_octets += octets
-
-
-class TokenBucket:
-    """A rate with bursts. Amounts are in any one unit; time is in seconds."""
-
-    __slots__ = ("_burst", "_filled_at", "_level", "_rate")
-
-    def __init__(self, rate: float, burst: float) -> None:
-        self._rate = rate
-        self._burst = burst
-        self._level = burst
-        self._filled_at: float | None = None
-
-    @classmethod
-    def of(cls, limits: Limits) -> TokenBucket:
-        """A bucket of octets for a tenant's limit in bits per second."""
-        return cls(limits.rate / 8, limits.burst)
-
-    def take(self, amount: float, now: float) -> bool:
-        """Take `amount` if it is there. Time that seems to go backwards fills nothing."""
-        if self._filled_at is None:
-            self._filled_at = now
-        elif now > self._filled_at:
-            self._level = min(self._burst, self._level + (now - self._filled_at) * self._rate)
-            self._filled_at = now
-        if self._level < amount:
-            return False
-        self._level -= amount
-        return True

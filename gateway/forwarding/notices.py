@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gateway.forwarding.metering import TokenBucket
 from gateway.packets import icmp
 from policies.addresses import CustomerAddress
 from policies.facts import PacketFacts
+from policies.token_bucket import TokenBucket
 
 # Messages a second and at once, for each tenant: enough for traceroutes and path
 # MTU discovery, too few to serve a flood (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 (f)).

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from gateway.forwarding.drops import DropReason
 from gateway.forwarding.fragments import FirstFragments
-from gateway.forwarding.metering import TokenBucket
 from gateway.forwarding.node import Explain
 from policies.facts import PacketFacts
 from policies.tables import RoutingDomain, Tables
+from policies.token_bucket import TokenBucket
 
 
 class Permission:

@@ -14,7 +14,7 @@ from collections import Counter, OrderedDict
 from enum import Enum
 
 from policies.addresses import ProviderAddress
-from tunnels.ike.allowance import Allowance
+from policies.token_bucket import TokenBucket
 from tunnels.ike.constants import NotifyType
 from tunnels.ike.cookies import CookieJar
 from tunnels.ike.payloads import KeyExchange, Message, Nonce, Notify, first_of
@@ -53,9 +53,9 @@ class Admission:
         self._jar = jar
         self._half_open: dict[bytes, bytes] = {}
         self._half_open_of: Counter[bytes] = Counter()
-        self._unproven: OrderedDict[bytes, Allowance] = OrderedDict()
-        self._proven: OrderedDict[bytes, Allowance] = OrderedDict()
-        self._unproven_of_all = Allowance(UNPROVEN_RATE_OF_ALL, UNPROVEN_RATE_OF_ALL, 0.0)
+        self._unproven: OrderedDict[bytes, TokenBucket] = OrderedDict()
+        self._proven: OrderedDict[bytes, TokenBucket] = OrderedDict()
+        self._unproven_of_all = TokenBucket(UNPROVEN_RATE_OF_ALL, UNPROVEN_RATE_OF_ALL)
 
     @property
     def half_open(self) -> int:
@@ -72,11 +72,11 @@ class Admission:
         if self._half_open_of[asker] >= MOST_HALF_OPEN - half_open:
             return Admitted.NO
         if self._shows_cookie(source, request, now):
-            proven = _allowance(self._proven, asker, PROVEN_RATE, now)
+            proven = _bucket(self._proven, asker, PROVEN_RATE)
             return Admitted.YES if proven.take(1, now) else Admitted.NO
         if half_open >= BUSY or size < _largest_response(request):
             return Admitted.COOKIE
-        unproven = _allowance(self._unproven, asker, UNPROVEN_RATE, now)
+        unproven = _bucket(self._unproven, asker, UNPROVEN_RATE)
         may_enter = unproven.take(1, now) and self._unproven_of_all.take(1, now)
         return Admitted.YES if may_enter else Admitted.COOKIE
 
@@ -100,8 +100,8 @@ class Admission:
     def failed(self, source: ProviderAddress, now: float) -> None:
         """An address has failed to prove who it is, or has had us prove who we are too often."""
         asker = _asker(source)
-        _allowance(self._proven, asker, PROVEN_RATE, now).charge(FAILURE_COST, now)
-        _allowance(self._unproven, asker, UNPROVEN_RATE, now).take(1, now)
+        _bucket(self._proven, asker, PROVEN_RATE).charge(FAILURE_COST, now)
+        _bucket(self._unproven, asker, UNPROVEN_RATE).take(1, now)
 
     def _shows_cookie(self, source: ProviderAddress, request: Message, now: float) -> bool:
         first = request.payloads[0] if request.payloads else None
@@ -125,12 +125,12 @@ def _largest_response(request: Message) -> int:
     return _RESPONSE_WITHOUT_VALUE + max(values, default=0)
 
 
-def _allowance(known: OrderedDict[bytes, Allowance], asker: bytes, rate: float, now: float) -> Allowance:
-    allowance = known.get(asker)
-    if allowance is None:
+def _bucket(known: OrderedDict[bytes, TokenBucket], asker: bytes, rate: float) -> TokenBucket:
+    bucket = known.get(asker)
+    if bucket is None:
         if len(known) >= REMEMBERED_SOURCES:
             known.popitem(last=False)
-        allowance = known[asker] = Allowance(rate, rate, now)
+        bucket = known[asker] = TokenBucket(rate, rate)
     else:
         known.move_to_end(asker)
-    return allowance
+    return bucket

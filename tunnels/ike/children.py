@@ -22,8 +22,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from policies.ipsec import SiteStart
+from policies.token_bucket import TokenBucket
 from tunnels.effects import ChildSa, Effect, Path, SiteRekeyed, SiteTrouble
-from tunnels.ike.allowance import Allowance
 from tunnels.ike.child import REMAKE, REPLACED_FOR, RETRY, Child, ChildState, hard_limit
 from tunnels.ike.child_exchange import answer_child, offered_selectors
 from tunnels.ike.child_table import ChildTable
@@ -70,7 +70,7 @@ class Children:
         self._tasks: list[Task] = []
         self._outcomes: list[Outcome] = []
         self._is_over = False
-        self._creations = Allowance(CREATIONS, CREATIONS, now)
+        self._creations = TokenBucket(CREATIONS, CREATIONS)
         self._begin_ike_life(now)
 
     def _begin_ike_life(self, now: float) -> None:

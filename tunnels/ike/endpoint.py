@@ -14,11 +14,11 @@ from enum import StrEnum
 from policies.addresses import ProviderAddress
 from policies.errors import MalformedPacket, Rejected
 from policies.secret import Secret
+from policies.token_bucket import TokenBucket
 from tunnels.deadlines import Deadlines
 from tunnels.effects import Effect, Path, SendDatagram, SiteDown, SiteKey, SiteTrouble, StrangerRefused
 from tunnels.ike import wire
 from tunnels.ike.admission import Admission, Admitted
-from tunnels.ike.allowance import Allowance
 from tunnels.ike.constants import MAJOR_VERSION, ExchangeType, NotifyType
 from tunnels.ike.cookies import CookieJar
 from tunnels.ike.entropy import Entropy
@@ -78,8 +78,8 @@ class IkeEndpoint:
         """By our address and the peer's, which is None where no site names it."""
         self._leaving: list[Peer] = []
         self._deadlines: Deadlines[IkeSession | Peer] = Deadlines()
-        self._stray_answers = Allowance(STRAY_ANSWERS, STRAY_ANSWERS, 0.0)
-        self._unproven_troubles = Allowance(UNPROVEN_TROUBLES, UNPROVEN_TROUBLES, 0.0)
+        self._stray_answers = TokenBucket(STRAY_ANSWERS, STRAY_ANSWERS)
+        self._unproven_troubles = TokenBucket(UNPROVEN_TROUBLES, UNPROVEN_TROUBLES)
 
     @property
     def deadline(self) -> float:

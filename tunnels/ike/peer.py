@@ -12,8 +12,8 @@ import math
 from collections.abc import Callable
 
 from policies.ipsec import SiteStart
+from policies.token_bucket import TokenBucket
 from tunnels.effects import IKE_PORT, Effect, Endpoint, Path
-from tunnels.ike.allowance import Allowance
 from tunnels.ike.entropy import Entropy
 from tunnels.ike.life import State
 from tunnels.ike.policy import PeerPolicy
@@ -49,7 +49,7 @@ class Peer:
         """Oldest first. What has closed is forgotten by `heed`."""
         self.deadline: float | None = None
         """When `handle_timeout` wants calling."""
-        self.calls = Allowance(CALLS, CALLS, 0.0)
+        self.calls = TokenBucket(CALLS, CALLS)
         """How often the peer may call and prove itself at no cost."""
         self._entropy = entropy
         self._dial = dial

@@ -8,11 +8,12 @@ from scapy.layers.inet6 import IPv6
 from scapy.packet import Packet, Raw
 
 from gateway.forwarding.drops import DropReason
-from gateway.forwarding.metering import Meter, TokenBucket
+from gateway.forwarding.metering import Meter
 from gateway.forwarding.pipeline import Forwarder
 from gateway.forwarding.verdicts import Forward
 from policies.addresses import Vsid
 from policies.model import Limits
+from policies.token_bucket import TokenBucket
 from tests import networks as n
 
 # Eight packets of 1000 octets at once, then one each second.
