@@ -68,7 +68,7 @@ async def run(
         raise ConfigurationError([problem])
     with trio.open_signal_receiver(*signals.heeded()) as received:
         signals.release()
-        vm_ports = appliance.host.ports if appliance.host else ()
+        vm_ports = appliance.host.ports_in(appliance.network) if appliance.host else ()
         attachment = await trio.to_thread.run_sync(_attach, appliance.underlay, vm_ports)
         _warn_of_small_mtu(appliance, attachment.mtu)
         forwarder = Forwarder(

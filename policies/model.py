@@ -65,7 +65,7 @@ class LookupRecord(msgspec.Struct, frozen=True, gc=False):
     revision: int = 0
 
 
-class SubnetHop(msgspec.Struct, frozen=True, gc=False):
+class SubnetHop(msgspec.Struct, frozen=True, gc=False, tag="subnet"):
     """The destination is in a virtual subnet of the tenant."""
 
     subnet: str
@@ -75,7 +75,7 @@ class SubnetHop(msgspec.Struct, frozen=True, gc=False):
         return f"subnet:{self.subnet}"
 
 
-class SiteHop(msgspec.Struct, frozen=True, gc=False):
+class SiteHop(msgspec.Struct, frozen=True, gc=False, tag="site"):
     """The destination is reached through a site."""
 
     site: str
@@ -84,7 +84,7 @@ class SiteHop(msgspec.Struct, frozen=True, gc=False):
         return f"site:{self.site}"
 
 
-class AddressHop(msgspec.Struct, frozen=True, gc=False):
+class AddressHop(msgspec.Struct, frozen=True, gc=False, tag="address"):
     """The next hop is a VM of the tenant, for instance a firewall."""
 
     ca: CustomerAddress
@@ -116,6 +116,10 @@ class VirtualSubnet(msgspec.Struct, frozen=True):
     translation: Translation = Translation.ENCAP
     broadcast: bool = False
     """Whether broadcast and multicast are carried, by N-way unicast."""
+    dhcp: bool = True
+    """Whether DHCPv4 requests are answered from the records."""
+    router_advertisements: bool = True
+    """Whether router solicitations are answered."""
 
 
 class IkeIdentity(msgspec.Struct, frozen=True):
@@ -250,11 +254,93 @@ class Underlay(msgspec.Struct, frozen=True):
     mtu: int | None = None
 
 
+class Role(StrEnum):
+    """What whoever asks the lookup service may do."""
+
+    READER = "reader"
+    """See the records of named tenants."""
+    HOST = "host"
+    """Claim for its own provider addresses, in its tenants."""
+    GATEWAY = "gateway"
+    """See everything, and have hosts taught."""
+    OPERATOR = "operator"
+    """Change everything."""
+
+
+class Credential(msgspec.Struct, frozen=True):
+    """Someone who may ask the lookup service: known by a token, or by a client certificate's name.
+
+    A host's or a gateway's `name` is that of its entry in the network.
+    """
+
+    name: str
+    role: Role
+    tenants: tuple[str, ...] = ()
+    """What a reader may see; a host's tenants are in the network."""
+    token_file: Path | None = None
+    subject: str | None = None
+    """The certificate's common name, or one of its DNS names."""
+
+
+class LookupTls(msgspec.Struct, frozen=True):
+    """The lookup service's certificate and key, PEM, and who may vouch for clients' certificates."""
+
+    certificate_file: Path
+    key_file: Path
+    client_authority_file: Path | None = None
+
+
+class Etcd(msgspec.Struct, frozen=True):
+    """The cluster that holds the records: its members' client URLs, and how they are spoken to."""
+
+    endpoints: tuple[str, ...]
+    authority_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+    prefix: str = "/isthmus/"
+
+
 class LookupSettings(msgspec.Struct, frozen=True):
-    """The role of serving records: where to listen, and which store holds them."""
+    """The role of serving records: where to listen, who may ask, and which store holds them."""
 
     listen: str = "127.0.0.1:7637"
     store: str = "sqlite"
+    tls: LookupTls | None = None
+    credentials: tuple[Credential, ...] = ()
+    etcd: Etcd | None = None
+    flap_moves: int = 5
+    """So many announced moves of a record ..."""
+    flap_seconds: float = 180.0
+    """... in so many seconds freeze it."""
+
+
+class LookupAccess(msgspec.Struct, frozen=True):
+    """How a host or a gateway reaches the lookup service: the nodes' URLs, and its credential."""
+
+    nodes: tuple[str, ...]
+    token_file: Path | None = None
+    authority_file: Path | None = None
+    """Who vouches for the nodes' certificates; the machine's own authorities unless named."""
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+
+
+class RecordsKept(StrEnum):
+    """Which records a host keeps of its tenants."""
+
+    ALL = "all"
+    USED = "used"
+    """Those that it is taught because it uses them."""
+
+
+class HostPort(msgspec.Struct, frozen=True):
+    """A VM's port as a host's configuration names it: its virtual subnet may be known later only."""
+
+    interface: str
+    tenant: str
+    subnet: str
+    mac: MacAddress
+    addresses: tuple[CustomerAddress, ...]
 
 
 class Port(msgspec.Struct, frozen=True):
@@ -267,14 +353,33 @@ class Port(msgspec.Struct, frozen=True):
     addresses: tuple[CustomerAddress, ...]
 
 
+class OpenVswitch(msgspec.Struct, frozen=True):
+    """The Open vSwitch bridge that a host's VMs are on, and where its daemons listen."""
+
+    bridge: str = "br-int"
+    run_directory: Path = Path("/var/run/openvswitch")
+
+
 class HostRole(msgspec.Struct, frozen=True):
     """The role of an NVE with VM ports. `name` is that of its `[[provider_host]]`."""
 
     name: str
-    ports: tuple[Port, ...] = ()
+    ports: tuple[HostPort, ...] = ()
     driver: str = "builtin"
-    lookup: tuple[str, ...] = ()
-    token_file: Path | None = None
+    records: RecordsKept = RecordsKept.ALL
+    openvswitch: OpenVswitch = OpenVswitch()
+
+    def ports_in(self, network: Network) -> tuple[Port, ...]:
+        """The ports whose virtual subnets are in a network that this host may hold them of."""
+        tenants = {tenant.name: tenant for tenant in network.tenants}
+        allowed = {name for host in network.hosts if host.name == self.name for name in host.tenants}
+        return tuple(
+            Port(port.interface, port.tenant, subnet.vsid, port.mac, port.addresses)
+            for port in self.ports
+            if port.tenant in allowed and port.tenant in tenants
+            for subnet in tenants[port.tenant].subnets
+            if subnet.name == port.subnet
+        )
 
 
 class Appliance(msgspec.Struct, frozen=True):
@@ -290,3 +395,5 @@ class Appliance(msgspec.Struct, frozen=True):
     network: Network
     site_addresses: tuple[ProviderAddress, ...] = ()
     """Where sites' peers dial us; the underlay's provider addresses unless named."""
+    lookup_access: LookupAccess | None = None
+    """Where records and the network come from; None: from this file, or from the store beside us."""

@@ -143,7 +143,7 @@ def configured_directory(appliance: Appliance) -> Directory:
     """The records that a configuration alone gives: the static ones, and those of this host's own ports."""
     directory = Directory(record for tenant in appliance.network.tenants for record in tenant.records)
     if appliance.host is not None and appliance.underlay is not None:
-        for port in appliance.host.ports:
+        for port in appliance.host.ports_in(appliance.network):
             for ca in port.addresses:
                 # A static record is pinned and wins; the configuration's checks have compared the two.
                 if directory.find(port.vsid, ca) is None:

@@ -30,7 +30,7 @@ class Node(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, appliance: Appliance, underlay_mtu: int) -> Node:
         """The node that a configuration describes. The MTU is in octets of the outer IP packet."""
-        ports = appliance.host.ports if appliance.host is not None else ()
+        ports = appliance.host.ports_in(appliance.network) if appliance.host is not None else ()
         return cls(
             name=appliance.name,
             provider_addresses=appliance.underlay.provider_addresses if appliance.underlay else (),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -14,10 +13,11 @@ from policies.config.tables import Table, by_name
 from policies.model import (
     Appliance,
     Engine,
+    HostPort,
     HostRole,
+    LookupAccess,
     LookupSettings,
     Network,
-    Port,
     ProviderGateway,
     Underlay,
 )
@@ -121,13 +121,11 @@ class PortTable(Table, frozen=True):
             unsound=keys.finish(),
         )
 
-    def model(self, tenants: Mapping[str, TenantTable]) -> Port:
-        tenant = self.tenant or self.incomplete()
-        subnet = tenants[tenant].subnet_names[self.subnet or self.incomplete()]
-        return Port(
+    def model(self) -> HostPort:
+        return HostPort(
             interface=self.interface or self.incomplete(),
-            tenant=tenant,
-            vsid=subnet.vsid or self.incomplete(),
+            tenant=self.tenant or self.incomplete(),
+            subnet=self.subnet or self.incomplete(),
             mac=self.mac or self.incomplete(),
             addresses=self.addresses,
         )
@@ -154,14 +152,16 @@ class HostTable(Table, frozen=True):
             unsound=keys.finish(),
         )
 
-    def model(self, tenants: Mapping[str, TenantTable]) -> HostRole:
+    def model(self) -> HostRole:
         return HostRole(
             name=self.name or self.incomplete(),
-            ports=tuple(port.model(tenants) for port in self.ports),
+            ports=tuple(port.model() for port in self.ports),
             driver=self.driver,
-            lookup=self.lookup,
-            token_file=self.token_file,
         )
+
+    def access(self) -> LookupAccess | None:
+        """How the lookup service is reached, if it is."""
+        return LookupAccess(self.lookup, self.token_file) if self.lookup else None
 
 
 class File(Table, frozen=True, dict=True):
@@ -208,13 +208,14 @@ class File(Table, frozen=True, dict=True):
             underlay=self.underlay.model() if self.underlay else None,
             gateway="gateway" in self.sections,
             lookup=self.lookup.model() if self.lookup else None,
-            host=self.host.model(self.tenant_names) if self.host else None,
+            host=self.host.model() if self.host else None,
             network=Network(
                 hosts=tuple(host.model() for host in self.hosts),
                 gateways=tuple(ProviderGateway(*gateway) for gateway in self.gateway_addresses.items()),
                 tenants=tuple(tenant.model(self.host_names, families) for tenant in self.tenants),
             ),
             site_addresses=self.site_addresses,
+            lookup_access=self.host.access() if self.host else None,
         )
 
     @cached_property

@@ -31,12 +31,13 @@ from policies.model import (
     Endpoint,
     Engine,
     FlowIdMode,
+    HostPort,
     HostRole,
     IkeIdentity,
     Limits,
+    LookupAccess,
     LookupRecord,
     LookupSettings,
-    Port,
     PortRange,
     ProviderGateway,
     ProviderHost,
@@ -101,10 +102,10 @@ def test_every_section_reaches_the_model() -> None:
     assert appliance.lookup == LookupSettings("127.0.0.1:7637", "sqlite")
     assert appliance.host == HostRole(
         name="hv1",
-        ports=(Port("vnet0", "red", Vsid(5001), web_mac, (web_address,)),),
-        driver="builtin",
-        lookup=("https://192.0.2.253:7637",),
-        token_file=Path("/etc/isthmus/hv1.token"),
+        ports=(HostPort("vnet0", "red", "web", web_mac, (web_address,)),),
+    )
+    assert appliance.lookup_access == LookupAccess(
+        ("https://192.0.2.253:7637",), Path("/etc/isthmus/hv1.token")
     )
     assert appliance.network.hosts == (
         ProviderHost("hv1", edge_1, ("red",), FlowIdMode.HASH),

@@ -280,8 +280,8 @@ def configuration(tmp_path: Path) -> Path:
 def test_sound_secret_files_are_accepted(configuration: Path) -> None:
     appliance = load(configuration)
 
-    assert appliance.host is not None
-    assert appliance.host.token_file == configuration.with_name("hv1.token")
+    assert appliance.lookup_access is not None
+    assert appliance.lookup_access.token_file == configuration.with_name("hv1.token")
     assert appliance.network.tenants[0].sites[0].ike.psk_file == configuration.with_name("seattle.psk")
 
 

@@ -1,0 +1,1 @@
+"""The one asyncio thread, and the only seam between asyncio and trio."""

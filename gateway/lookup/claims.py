@@ -1,0 +1,164 @@
+"""What writes come to, decided without any store: epochs, pins, claims and freezing.
+
+A store reads the entries concerned, asks here, and writes what is said here if nothing of
+what it has read has changed meanwhile; else it asks again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+import msgspec
+
+from gateway.lookup.entries import Key, Placement, RecordKey, Stored, Value
+from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
+
+
+class Mode(StrEnum):
+    """Why a host claims a MAC."""
+
+    REGISTER = "register"
+    """It has a port for it, and says so at its start: takes what nobody holds, and moves nothing."""
+    ANNOUNCE = "announce"
+    """The VM has been heard there: moves it, which counts towards freezing."""
+    ORCHESTRATE = "orchestrate"
+    """Whoever moves VMs says so beforehand: moves it, frozen or not, and doesn't count."""
+
+
+class FlapLimits(msgspec.Struct, frozen=True):
+    """So many announced changes of host in so many seconds freeze a record (RFC 7432 section 15.1)."""
+
+    moves: int = 5
+    seconds: float = 180.0
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """A host says that a MAC is at one of its provider addresses."""
+
+    vsid: Vsid
+    mac: MacAddress
+    pa: ProviderAddress
+    host: str
+    mode: Mode
+    now: float
+    """Unix time, of the lookup node that takes the claim."""
+    addresses: tuple[CustomerAddress, ...] = ()
+    """What the VM has besides what is recorded of its MAC."""
+    limits: FlapLimits = FlapLimits()
+
+
+class Write(msgspec.Struct, frozen=True):
+    """One key's next value (None: a tombstone) and epoch."""
+
+    key: Key
+    value: Value | None
+    epoch: int
+
+
+class Reason(StrEnum):
+    """Why a claim is refused."""
+
+    PINNED = "pinned"
+    """A static record says otherwise."""
+    OTHER_MAC = "other-mac"
+    """Another MAC has one of the addresses."""
+    ELSEWHERE = "elsewhere"
+    """It is registered at another host, and nothing has been heard of it here."""
+    FROZEN = "frozen"
+    """It has moved too often."""
+    UNKNOWN = "unknown"
+    """Nothing is recorded of the MAC, and no address is named."""
+
+
+class Refused(Exception):
+    """A claim changes nothing. `current` is the record in its way, if any."""
+
+    def __init__(self, reason: Reason, current: Stored | None = None) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+        self.current = current
+
+
+def next_write(current: Stored | None, key: Key, value: Value | None) -> Write | None:
+    """Return how a key takes its next value, or None where that changes nothing.
+
+    The epoch goes on through tombstones, and rises only with what readers see.
+    """
+    before = current.value if current is not None else None
+    if before == value:
+        return None
+    epoch = current.epoch if current is not None else 0
+    return Write(key, value, epoch if _looks_same(before, value) else epoch + 1)
+
+
+def decide(claim: Claim, entries: Iterable[Stored]) -> tuple[Write, ...]:
+    """Return what a claim changes: nothing, where everything is as it says already.
+
+    `entries` are the records of its MAC, and whatever is stored of its addresses, tombstones too.
+    Raises Refused.
+    """
+    found = {entry.key: entry for entry in entries}
+    keys: list[Key] = [key for key, entry in found.items() if _has_mac(entry, claim.mac)]
+    named = [RecordKey(claim.vsid, ca) for ca in claim.addresses]
+    keys += [key for key in named if key not in keys]
+    if not keys:
+        raise Refused(Reason.UNKNOWN)
+    for key in keys:
+        _check(claim, found.get(key))
+    writes = (next_write(found.get(key), key, _placed(claim, found.get(key))) for key in keys)
+    return tuple(write for write in writes if write is not None)
+
+
+def unfrozen(placement: Placement) -> Placement:
+    """The same record, free to move again."""
+    return msgspec.structs.replace(placement, frozen=False, moves=())
+
+
+def _check(claim: Claim, entry: Stored | None) -> None:
+    """Raise Refused where a record is in a claim's way."""
+    value = entry.value if entry is not None else None
+    if not isinstance(value, Placement):
+        return
+    if value.mac != claim.mac:
+        raise Refused(Reason.PINNED if value.pinned else Reason.OTHER_MAC, entry)
+    if value.host == claim.host:
+        return
+    if value.pinned:
+        raise Refused(Reason.PINNED, entry)
+    if claim.mode is Mode.REGISTER:
+        raise Refused(Reason.ELSEWHERE, entry)
+    if value.frozen and claim.mode is Mode.ANNOUNCE:
+        raise Refused(Reason.FROZEN, entry)
+
+
+def _placed(claim: Claim, entry: Stored | None) -> Placement:
+    before = entry.value if entry is not None else None
+    if not isinstance(before, Placement):
+        return Placement(claim.mac, claim.pa, claim.host)
+    if before.pinned:
+        return before
+    moves = before.moves
+    if claim.mode is Mode.ANNOUNCE and before.host != claim.host:
+        # The clock may have been set back: what lies ahead of it is as recent as what lies behind.
+        recent = (at for at in moves if abs(claim.now - at) <= claim.limits.seconds)
+        moves = (*recent, claim.now)
+    return msgspec.structs.replace(
+        before,
+        pa=claim.pa,
+        host=claim.host,
+        moves=moves,
+        frozen=before.frozen or len(moves) >= claim.limits.moves,
+    )
+
+
+def _has_mac(entry: Stored, mac: MacAddress) -> bool:
+    return isinstance(entry.value, Placement) and entry.value.mac == mac
+
+
+def _looks_same(before: Value | None, after: Value | None) -> bool:
+    """Whether a reader sees no difference: a record's history is not for readers."""
+    if not isinstance(before, Placement) or not isinstance(after, Placement):
+        return False
+    hidden = {"frozen": False, "moves": ()}
+    return msgspec.structs.replace(before, **hidden) == msgspec.structs.replace(after, **hidden)

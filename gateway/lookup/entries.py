@@ -1,0 +1,111 @@
+"""What the lookup service's store holds: keys, values, and the changes of them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
+from policies.model import LookupRecord, ProviderGateway, ProviderHost, Tenant, Translation
+
+
+class Kind(StrEnum):
+    """The kinds of entries, as keys and watches name them."""
+
+    RECORD = "record"
+    TENANT = "tenant"
+    HOST = "host"
+    GATEWAY = "gateway"
+
+
+class RecordKey(msgspec.Struct, frozen=True, gc=False, order=True):
+    """Names a lookup record."""
+
+    vsid: Vsid
+    ca: CustomerAddress
+
+    @property
+    def kind(self) -> Kind:
+        return Kind.RECORD
+
+    def __str__(self) -> str:
+        return f"record {self.vsid}/{self.ca}"
+
+
+class NamedKey(msgspec.Struct, frozen=True, gc=False, order=True):
+    """Names a tenant, a host or a gateway."""
+
+    kind: Kind
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+
+Key = RecordKey | NamedKey
+
+
+class Placement(msgspec.Struct, frozen=True, gc=False):
+    """A record's value: where a VM is, and what its moves have come to."""
+
+    mac: MacAddress
+    pa: ProviderAddress
+    host: str
+    translation: Translation = Translation.ENCAP
+    pinned: bool = False
+    """A static record, from the configuration: never claimed, and epoch 0 to readers."""
+    frozen: bool = False
+    """It has moved too often by announcements: claims are refused until an operator says otherwise."""
+    moves: tuple[float, ...] = ()
+    """When it was last moved by announcements, in seconds of the lookup node's clock (Unix time)."""
+
+
+Value = Placement | Tenant | ProviderHost | ProviderGateway
+"""A tenant is stored without its static records, which are entries of their own."""
+
+
+class Stored(msgspec.Struct, frozen=True, gc=False):
+    """One key as the store has it, and one change of it.
+
+    `value` is None for a tombstone: the key is gone, and its epoch is remembered. `epoch` counts
+    the key's changes that readers can see; `revision` is the store's total order of all changes.
+    """
+
+    key: Key
+    value: Value | None
+    epoch: int
+    revision: int
+
+    @property
+    def record(self) -> LookupRecord | None:
+        """The lookup record as readers see it, or None for a tombstone or another kind."""
+        key, value = self.key, self.value
+        if not isinstance(key, RecordKey) or not isinstance(value, Placement):
+            return None
+        return LookupRecord(
+            vsid=key.vsid,
+            ca=key.ca,
+            mac=value.mac,
+            pa=value.pa,
+            host=value.host,
+            translation=value.translation,
+            epoch=0 if value.pinned else self.epoch,
+            revision=self.revision,
+        )
+
+
+class Progress(msgspec.Struct, frozen=True, gc=False):
+    """Every change up to this revision has been told; after a Reset, everything there is."""
+
+    revision: int
+
+
+class Reset(msgspec.Struct, frozen=True, gc=False):
+    """Everything is told anew until the next Progress. What is not told then is gone."""
+
+    revision: int
+
+
+Event = Stored | Progress | Reset
+"""What a replica is fed with: a Reset where it cannot go on from what it has, then changes and Progress."""
