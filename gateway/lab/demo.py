@@ -59,7 +59,7 @@ def demo_plan() -> Plan:
     lone = msgspec.structs.replace(
         like,
         name="blue-db77",
-        port=f"vnet{len(plan.vms_on(like.host))}",
+        port=f"vnet{len(plan.vms)}",
         mac="02:00:00:00:02:77",
         addresses=("10.0.2.77/24", "fd00:2::77/64"),
     )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import secrets
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from gateway.lab.certificates import AUTHORITY, CertificateAuthority
 from gateway.lab.processes import Process
 from gateway.lab.topology import Datacenter, Node, Plan, Site, Vm
 
@@ -21,28 +25,108 @@ def everything(_node: Node, _vm: Vm) -> bool:
     return True
 
 
-def configuration(plan: Plan, node: Node, *, state: Path, knows: Knows = everything) -> str:
-    """Write a node's appliance.toml. It has static records of the VMs that it `knows`.
+class LookupPlan(msgspec.Struct, frozen=True):
+    """Where the lookup service is: the gateways that serve it, by TLS and with a token for each node.
 
-    Whatever it knows, a host has its own VMs' ports.
+    `files` is the folder with the authority, the certificates and the tokens.
+    """
+
+    files: Path
+    served_by: tuple[str, ...] = ("edge-1",)
+    moving: tuple[str, ...] = ()
+    """The VMs that every host has a port for, so that they can move."""
+    records: str = "all"
+    """Which records hosts keep."""
+    etcd: tuple[str, ...] = ()
+    """The URLs of a cluster's members; none: a store of its own, beside the one node."""
+
+    def token_file(self, name: str) -> Path:
+        return self.files / f"{name}.token"
+
+
+OPERATOR = "operator"
+LOOKUP_PORT = 7637
+
+
+def write_credentials(lab: Datacenter, lookup: LookupPlan) -> None:
+    """Make the authority, the servers' certificates, and everybody's tokens."""
+    authority = CertificateAuthority(lookup.files)
+    for node in lab.plan.nodes:
+        if node.name in lookup.served_by:
+            authority.issue(node.name, node.provider_addresses)
+    for name in (OPERATOR, *(node.name for node in lab.plan.nodes)):
+        file = lookup.token_file(name)
+        file.touch(mode=0o600)
+        file.write_text(secrets.token_urlsafe(24))
+
+
+def configuration(
+    plan: Plan, node: Node, *, state: Path, knows: Knows = everything, lookup: LookupPlan | None = None
+) -> str:
+    """Write a node's appliance.toml.
+
+    With a lookup service, only the nodes that serve it have the network, and nobody has static
+    records; without one, everybody has, of the VMs that he `knows`. A host always has its VMs' ports.
     """
     lines = [
         *_table("[appliance]", name=node.name, state=str(state), engine="python"),
         *_table("[underlay]", provider_addresses=node.provider_addresses),
     ]
+    serves = lookup is not None and node.name in lookup.served_by
+    access = _access(plan, node, lookup) if lookup is not None and not serves else {}
     if node in plan.gateways:
-        lines += _table("[gateway]")
+        lines += _table("[gateway]", **access)
+    if serves and lookup is not None:
+        lines += _lookup(plan, node, lookup)
     if node in plan.hosts:
-        lines += _table("[host]", name=node.name)
-        for vm in plan.vms_on(node.name):
-            lines += _table(
-                "[[host.port]]",
-                interface=vm.port,
-                tenant=vm.tenant,
-                subnet=vm.subnet,
-                mac=vm.mac,
-                addresses=_plain(vm.addresses),
-            )
+        records = {"records": lookup.records} if lookup is not None else {}
+        lines += _table("[host]", name=node.name, **access, **records)
+        moving = lookup.moving if lookup is not None else ()
+        for vm in plan.vms:
+            if vm.host == node.name or vm.name in moving:
+                lines += _table(
+                    "[[host.port]]",
+                    interface=vm.port,
+                    tenant=vm.tenant,
+                    subnet=vm.subnet,
+                    mac=vm.mac,
+                    addresses=_plain(vm.addresses),
+                )
+    if lookup is None or serves:
+        lines += _network(plan, lambda vm: lookup is None and knows(node, vm))
+    return "\n".join(lines)
+
+
+def _lookup(plan: Plan, node: Node, lookup: LookupPlan) -> list[str]:
+    """The role of serving records."""
+    listen = f"{node.provider_addresses[0]}:{LOOKUP_PORT}"
+    lines = _table("[lookup]", listen=listen, store="etcd" if lookup.etcd else "sqlite")
+    certificate, key = lookup.files / f"{node.name}.pem", lookup.files / f"{node.name}.key"
+    lines += _table("[lookup.tls]", cert=str(certificate), key=str(key))
+    if lookup.etcd:
+        lines += _table("[lookup.etcd]", endpoints=lookup.etcd)
+    roles = {OPERATOR: "operator"}
+    roles |= {host.name: "host" for host in plan.hosts}
+    roles |= {gateway.name: "gateway" for gateway in plan.gateways}
+    for name, role in roles.items():
+        token_file = str(lookup.token_file(name))
+        lines += _table("[[lookup.token]]", name=name, role=role, token_file=token_file)
+    return lines
+
+
+def _access(plan: Plan, node: Node, lookup: LookupPlan) -> dict[str, str | list[str]]:
+    """How a node reaches the lookup service."""
+    servers = [other for other in plan.nodes if other.name in lookup.served_by]
+    return {
+        "lookup": [f"https://{server.provider_addresses[0]}:{LOOKUP_PORT}" for server in servers],
+        "token_file": str(lookup.token_file(node.name)),
+        "ca": str(lookup.files / AUTHORITY),
+    }
+
+
+def _network(plan: Plan, has_record: Callable[[Vm], bool]) -> list[str]:
+    """The tables that are the same on every node."""
+    lines: list[str] = []
     tenants = list(dict.fromkeys(subnet.tenant for subnet in plan.subnets))
     for host in plan.hosts:
         lines += _table(
@@ -67,21 +151,24 @@ def configuration(plan: Plan, node: Node, *, state: Path, knows: Knows = everyth
                     gateway=subnet.gateways,
                 )
         for vm in plan.vms:
-            if vm.tenant == tenant and knows(node, vm):
+            if vm.tenant == tenant and has_record(vm):
                 for address in _plain(vm.addresses):
                     lines += _table("[[tenant.record]]", ca=address, mac=vm.mac, host=vm.host)
         for site in plan.sites:
             if site.tenant == tenant:
                 lines += _site(site)
-    return "\n".join(lines)
+    return lines
 
 
-def write_configurations(lab: Datacenter, knows: Knows = everything) -> dict[str, Path]:
+def write_configurations(
+    lab: Datacenter, knows: Knows = everything, lookup: LookupPlan | None = None
+) -> dict[str, Path]:
     """Write every node's appliance.toml into the laboratory's directory; return them by the nodes' names."""
     files = {}
     for node in lab.plan.nodes:
         file = files[node.name] = lab.directory / f"{node.name}.toml"
-        file.write_text(configuration(lab.plan, node, state=lab.directory / node.name, knows=knows))
+        state = lab.directory / node.name
+        file.write_text(configuration(lab.plan, node, state=state, knows=knows, lookup=lookup))
     return files
 
 
@@ -90,11 +177,15 @@ def run_command(file: Path) -> list[str]:
     return [sys.executable, "-m", "gateway.cli", "run", str(file)]
 
 
-def start(lab: Datacenter, knows: Knows = everything, timeout: float = 20) -> dict[str, Process]:
+def start(
+    lab: Datacenter, knows: Knows = everything, lookup: LookupPlan | None = None, timeout: float = 20
+) -> dict[str, Process]:
     """Start every node, wait until all are ready, and return them by name. Raises LabError."""
+    if lookup is not None:
+        write_credentials(lab, lookup)
     processes = {
         name: lab.start(name, lab.node(name), *run_command(file))
-        for name, file in write_configurations(lab, knows).items()
+        for name, file in write_configurations(lab, knows, lookup).items()
     }
     for process in processes.values():
         process.wait_for(r"\bready\b", timeout)

@@ -1,7 +1,7 @@
 """The datacenter that the demo, the tests and the benchmarks share.
 
       hv1                                   hv2
-   vnet0 .. vnetN  <- VMs' ports ->      vnet0 .. vnetN
+   vnet0, vnet2 .. <- VMs' ports ->      vnet1, vnet3 ..
         eth1 |                        | eth1
              +------- underlay -------+
                          |
@@ -137,7 +137,6 @@ def standard_plan(
     """
     planned_subnets: list[Subnet] = []
     vms: list[Vm] = []
-    ports = {host.name: 0 for host in HOSTS}
     for t, tenant in enumerate(tenants):
         for s, name in enumerate(subnets, start=1):
             subnet = Subnet(
@@ -158,14 +157,13 @@ def standard_plan(
                         subnet=name,
                         vsid=subnet.vsid,
                         host=host,
-                        port=f"vnet{ports[host]}",
+                        port=f"vnet{len(vms)}",
                         mac=f"02:00:00:00:{s:02x}:{octet:02x}",
                         addresses=(f"10.0.{s}.{octet}/24", f"fd00:{s:x}::{octet:x}/64"),
                         gateways=subnet.gateways,
                         detect_duplicates=detect_duplicates,
                     )
                 )
-                ports[host] += 1
     return Plan(
         hosts=tuple(_with_versions(node, underlay) for node in HOSTS),
         gateways=tuple(_with_versions(node, underlay) for node in GATEWAYS),
@@ -181,6 +179,7 @@ class Datacenter(Laboratory):
     def __init__(self, plan: Plan) -> None:
         super().__init__()
         self.plan = plan
+        self._hosts = {vm.name: vm.host for vm in plan.vms}
 
     def build(self) -> None:
         router = self.namespace("underlay")
@@ -203,6 +202,20 @@ class Datacenter(Laboratory):
     def vm(self, name: str) -> Namespace:
         """Return the namespace of a VM."""
         return self.namespaces[name]
+
+    def host_of(self, name: str) -> str:
+        """Return the name of the host that a VM is on now."""
+        return self._hosts[name]
+
+    def move(self, name: str, host: str) -> None:
+        """Take a VM's port to another host, which has to bring it up. The VM sees its carrier go and come.
+
+        Its addresses and its neighbours stay as they are, as in a guest that is migrated live.
+        """
+        vm = next(vm for vm in self.plan.vms if vm.name == name)
+        target = self.namespaces[host]
+        self.namespaces[self._hosts[name]].ip(f"link set {vm.port} netns {target.path}")
+        self._hosts[name] = host
 
     def _build_node(self, node: Node, router: Namespace) -> None:
         namespace = self.namespace(node.name)
