@@ -56,6 +56,18 @@ class Conflict(StoreError):
         self.key = key
         self.current = current
 
+    @classmethod
+    def check(cls, key: Key, current: Stored | None, expected: Expected) -> None:
+        """Raise Conflict unless a key is as a write expects it: an epoch is a tombstone's, too."""
+        if expected is Expect.ANY:
+            return
+        if expected is Expect.ABSENT:
+            is_as_expected = current is None or current.value is None
+        else:
+            is_as_expected = current is not None and current.epoch == expected
+        if not is_as_expected:
+            raise cls(key, current)
+
 
 class Compacted(StoreError):
     """The history that a watch asks for is gone: list again."""
@@ -106,7 +118,8 @@ class LookupStore(Protocol):
     def watch(self, after: int) -> AsyncIterator[Stored | Progress]:
         """Yield every change after a revision, in order, and Progress when there is nothing more for now.
 
-        Never ends by itself. Raises Compacted.
+        The changes that one claim makes share a revision: whoever goes on later does so from that of a
+        Progress, or misses the rest of a claim. Never ends by itself. Raises Compacted.
         """
         ...
 
