@@ -101,6 +101,9 @@ class SubnetEntry(msgspec.Struct, frozen=True, eq=False):
     gateway_ipv4: CustomerAddress | None
     gateway_ipv6: CustomerAddress | None
     broadcast: bool
+    prefixes: tuple[Prefix, ...]
+    dhcp: bool
+    router_advertisements: bool
     proxied: PrefixTable[NextHop]
     """What a VM here may take for its neighbour although it is routed elsewhere: an
     address of the subnet that is at a site, or a site's prefix around the subnet."""
@@ -116,6 +119,9 @@ class SubnetEntry(msgspec.Struct, frozen=True, eq=False):
             gateway_ipv4=by_version.get(4),
             gateway_ipv6=by_version.get(6),
             broadcast=subnet.broadcast,
+            prefixes=subnet.prefixes,
+            dhcp=subnet.dhcp,
+            router_advertisements=subnet.router_advertisements,
             proxied=PrefixTable(
                 (prefix, hop)
                 for prefix, hop in domain.routes

@@ -14,6 +14,7 @@ from gateway.forwarding.delivery import Delivery
 from gateway.forwarding.directory import Directory
 from gateway.forwarding.drops import DropReason
 from gateway.forwarding.flows import Flow
+from gateway.forwarding.guests import Guests
 from gateway.forwarding.metering import Meter
 from gateway.forwarding.neighbours import Neighbours
 from gateway.forwarding.node import Arrival, Explain, Node, Origin, SiteArrival
@@ -49,6 +50,7 @@ class Decisions:
     ) -> None:
         self.permission = permission
         self.neighbours = Neighbours(node, directory, ways, delivery, explain)
+        self._guests = Guests(node, directory, ways, delivery, explain)
         self._node = node
         self._tables = tables
         self._directory = directory
@@ -65,7 +67,12 @@ class Decisions:
         """Decide an IP packet whose source has been admitted."""
         entry = arrival.entry
         if facts.protocol == ICMPV6 and ndp.ROUTER_SOLICITATION <= facts.icmp_type <= ndp.REDIRECT:
+            if facts.icmp_type == ndp.ROUTER_SOLICITATION:
+                return self._guests.router_solicitation(arrival, facts, packet, now)
             return self.neighbours.discovery(arrival, facts, packet)
+        answered = self._guests.dhcp(arrival, facts, packet, now)
+        if answered is not None:
+            return answered
         if arrival.is_to_group:
             return self._replicate(arrival, facts, packet, now)
         if arrival.destination_mac == entry.gateway_mac:

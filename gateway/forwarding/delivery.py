@@ -229,6 +229,14 @@ class Delivery:
             return Drop(DropReason.OUTSIDE_SELECTORS, arrival.tenant)
         return Answer((self.emit(Tunnel(arrival.site, state, facts), arrival.tenant, packet),))
 
+    def guest_mtu(self, arrival: Arrival, version: int, now: float) -> int:
+        """What a guest had better send at most: what its interface and the underlay carry, in octets."""
+        address = self._ways.own_address_for(arrival)
+        interface = self._port_mtus.get((arrival.entry.vsid, arrival.source_mac), _LARGEST_PACKET)
+        if address is None:
+            return interface
+        return min(self._paths.customer_mtu(address, version, now), interface)
+
     def _tell_too_big(
         self, arrival: Origin, facts: PacketFacts, packet: bytes, mtu: int, now: float
     ) -> tuple[Emission, ...]:

@@ -130,8 +130,6 @@ class Neighbours:
         return self._resolved(arrival, reply)
 
     def discovery(self, arrival: Arrival, facts: PacketFacts, packet: bytes) -> Verdict:
-        if facts.icmp_type == ndp.ROUTER_SOLICITATION:
-            return Drop(DropReason.TO_GATEWAY, arrival.tenant)
         if facts.icmp_type != ndp.NEIGHBOUR_SOLICITATION:
             return self._neighbour_reply(arrival)
         if not self._ways.is_router_for(arrival):

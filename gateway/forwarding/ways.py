@@ -73,6 +73,12 @@ class Ways:
         """Whether this node is the gateway that has a site's tunnel."""
         return self.is_gateway_of(domain) and domain.site_gateways.get(site) == self._node.name
 
+    def own_address_for(self, arrival: Arrival) -> bytes | None:
+        """Our provider address that a frame was sent to; for a frame of our own VM's, our first."""
+        if arrival.outer is not None:
+            return arrival.outer.destination
+        return next(iter(self._node.provider_addresses), None)
+
     def to_record(self, arrival: Origin, facts: PacketFacts, record: LookupRecord) -> Way | DropReason:
         """The way to a record's VM.
 

@@ -1,17 +1,20 @@
-"""Neighbour discovery for IPv6 (RFC 4861): who asks for an address, and the answer."""
+"""Neighbour discovery for IPv6 (RFC 4861): who asks for an address or for a router, and the answer."""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 
 import msgspec
 
 from gateway.packets import ip
 from gateway.packets.checksum import transport_checksum
+from policies.addresses import Prefix
 from policies.errors import MalformedPacket
 from policies.facts import ICMPV6, PacketFacts
 
 ROUTER_SOLICITATION = 133
+ROUTER_ADVERTISEMENT = 134
 NEIGHBOUR_SOLICITATION = 135
 NEIGHBOUR_ADVERTISEMENT = 136
 REDIRECT = 137
@@ -20,6 +23,11 @@ REDIRECT = 137
 HOP_LIMIT = 255
 
 _MESSAGE = struct.Struct("!BBHI16s")  # type, code, checksum, flags or reserved, target
+# Type, code, checksum; hop limit, flags, lifetime in seconds; reachable and retransmission time in ms.
+_ROUTER_MESSAGE = struct.Struct("!BBHBBHII")
+# Type, length, prefix length, flags, valid and preferred lifetime in seconds, reserved, prefix.
+_PREFIX = struct.Struct("!BBBBII4x16s")
+_MTU = struct.Struct("!BBHI")
 _CHECKSUM = struct.Struct("!H")
 _ROUTER = 1 << 31
 _SOLICITED = 1 << 30
@@ -27,6 +35,14 @@ _OVERRIDE = 1 << 29
 
 _SOURCE_LINK_LAYER = 1
 _TARGET_LINK_LAYER = 2
+_PREFIX_INFORMATION = 3
+_LINK_MTU = 5
+
+_ON_LINK = 0x80
+_FOR_EVER = 0xFFFFFFFF
+
+# What precedes the options of a router solicitation.
+_SOLICITATION_LENGTH = 8
 
 _UNSPECIFIED = bytes(16)
 _SOLICITED_NODE = bytes.fromhex("ff0200000000000000000001ff")
@@ -116,6 +132,39 @@ def advertisement(
     return _build(source, destination, message + bytes([_TARGET_LINK_LAYER, 1]) + mac)
 
 
+def check_router_solicitation_untrusted(packet: bytes, facts: PacketFacts) -> None:
+    """Raise MalformedPacket unless a solicitation passes every check of RFC 4861 section 6.1.1."""
+    message = _check(packet, facts, ROUTER_SOLICITATION, _SOLICITATION_LENGTH)
+    source_mac = _find_link_layer_address(message, _SOLICITATION_LENGTH, _SOURCE_LINK_LAYER)
+    if facts.source == _UNSPECIFIED and source_mac is not None:
+        raise MalformedPacket("a router solicitation from nobody that names a source MAC")
+
+
+def router_advertisement(
+    source: bytes,
+    destination: bytes,
+    mac: bytes,
+    prefixes: Iterable[Prefix],
+    *,
+    mtu: int,
+    lifetime: int,
+    hop_limit: int = 64,
+) -> bytes:
+    """Return a whole IPv6 packet that offers a router (RFC 4861 section 4.2): `lifetime` is in seconds.
+
+    The prefixes are on the link for ever, and not for making addresses of one's own from.
+    """
+    message = _ROUTER_MESSAGE.pack(ROUTER_ADVERTISEMENT, 0, 0, hop_limit, 0, lifetime, 0, 0)
+    message += bytes([_SOURCE_LINK_LAYER, 1]) + mac
+    message += _MTU.pack(_LINK_MTU, 1, 0, mtu)
+    for prefix in prefixes:
+        octets = prefix.network_address.packed
+        message += _PREFIX.pack(
+            _PREFIX_INFORMATION, 4, prefix.prefixlen, _ON_LINK, _FOR_EVER, _FOR_EVER, octets
+        )
+    return _build(source, destination, message)
+
+
 def _build(source: bytes, destination: bytes, message: bytes) -> bytes:
     checksum = transport_checksum(source, destination, ICMPV6, message)
     message = message[:2] + _CHECKSUM.pack(checksum) + message[4:]
@@ -126,6 +175,15 @@ def _decode(
     packet: bytes, facts: PacketFacts, icmp_type: int, wanted_option: int
 ) -> tuple[bytes, int, bytes | None]:
     """Return target, flags, and the MAC in the wanted option."""
+    message = _check(packet, facts, icmp_type, _MESSAGE.size)
+    *_, flags, target = _MESSAGE.unpack_from(message)
+    if target[0] == 0xFF:
+        raise MalformedPacket("neighbour discovery for a group")
+    return target, flags, _find_link_layer_address(message, _MESSAGE.size, wanted_option)
+
+
+def _check(packet: bytes, facts: PacketFacts, icmp_type: int, shortest: int) -> bytes:
+    """Return the ICMPv6 message, if it is what any node takes for neighbour discovery."""
     if facts.protocol != ICMPV6 or facts.icmp_type != icmp_type:
         raise MalformedPacket(f"not an ICMPv6 message of type {icmp_type}")
     if facts.is_fragment:
@@ -133,22 +191,18 @@ def _decode(
     if facts.hop_limit != HOP_LIMIT:
         raise MalformedPacket(f"neighbour discovery with hop limit {facts.hop_limit}, from beyond the link")
     message = packet[facts.header_length : facts.total_length]
-    if len(message) < _MESSAGE.size:
+    if len(message) < shortest:
         raise MalformedPacket(f"{len(message)} octets are too short for neighbour discovery")
-    _, code, _, flags, target = _MESSAGE.unpack_from(message)
-    if code != 0:
-        raise MalformedPacket(f"neighbour discovery with code {code}")
-    if target[0] == 0xFF:
-        raise MalformedPacket("neighbour discovery for a group")
+    if message[1] != 0:
+        raise MalformedPacket(f"neighbour discovery with code {message[1]}")
     if transport_checksum(facts.source, facts.destination, ICMPV6, message) != 0:
         raise MalformedPacket("neighbour discovery with a wrong checksum")
-    return target, flags, _find_link_layer_address(message, wanted_option)
+    return message
 
 
-def _find_link_layer_address(message: bytes, wanted: int) -> bytes | None:
+def _find_link_layer_address(message: bytes, position: int, wanted: int) -> bytes | None:
     """Walk all options, since one of length 0 anywhere makes the message invalid, and return a MAC."""
     mac = None
-    position = _MESSAGE.size
     while position < len(message):
         if position + 2 > len(message):
             raise MalformedPacket("a neighbour discovery option is cut off")

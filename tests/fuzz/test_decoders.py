@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from gateway.packets import arp, ethernet, fragmentation, icmp, ip, ndp, nvgre, segmentation, transport
+from gateway.packets import arp, dhcp, ethernet, fragmentation, icmp, ip, ndp, nvgre, segmentation, transport
 from gateway.packets.checksum import internet_checksum, transport_checksum
 from policies.addresses import Address, MacAddress, Vsid, gateway_mac
 from policies.errors import MalformedPacket
@@ -65,6 +65,59 @@ def neighbour_discovery() -> list[bytes]:
         ndp.encode_solicitation(bytes(16), ndp.solicited_node(V6[1]), V6[1], None),
         ndp.advertisement(V6[1], V6[0], V6[1], MAC, router=True, solicited=True),
     ]
+
+
+def dhcp_messages() -> list[bytes]:
+    discover = dhcp.DhcpMessage(
+        operation=dhcp.REQUEST,
+        message_type=dhcp.MessageType.DISCOVER,
+        transaction=7637,
+        flags=dhcp.BROADCAST,
+        client_address=bytes(4),
+        your_address=bytes(4),
+        relay_address=bytes(4),
+        hardware_address=MAC,
+        options={
+            dhcp.Option.REQUESTED_ADDRESS: V4[0],
+            dhcp.Option.SERVER_IDENTIFIER: V4[1],
+            dhcp.Option.CLIENT_IDENTIFIER: b"\x01" + MAC,
+            55: bytes([1, 3, 26]),
+        },
+    ).encode()
+    overloaded = bytearray(discover)
+    overloaded[44:48] = bytes([12, 1, 0x61, dhcp.Option.END])
+    overloaded[108:112] = bytes([15, 1, 0x62, dhcp.Option.END])
+    end = overloaded.index(dhcp.Option.END, 240)
+    overloaded[end : end + 4] = bytes([dhcp.Option.OVERLOAD, 1, 3, dhcp.Option.END])
+    return [discover, bytes(overloaded)]
+
+
+def dhcp_answer(payload: bytes) -> None:
+    message = dhcp.decode_untrusted(payload)
+    if all(len(value) < 256 for value in message.options.values()):
+        assert dhcp.decode_untrusted(message.encode()) == message
+
+
+def router_solicitations() -> list[bytes]:
+    valid = []
+    for source, option in ((V6[0], bytes([1, 1]) + MAC), (bytes(16), b"")):
+        message = bytearray([ndp.ROUTER_SOLICITATION, 0, 0, 0, 0, 0, 0, 0]) + option
+        packet = bytearray(
+            ip.build(
+                source,
+                bytes.fromhex("ff02000000000000 0000000000000002"),
+                ICMPV6,
+                bytes(message),
+                hop_limit=255,
+            )
+        )
+        icmpv6_checksum(packet)
+        valid.append(bytes(packet))
+    return valid
+
+
+def solicit_router(packet: bytes) -> None:
+    ndp.check_router_solicitation_untrusted(packet, ip.decode_untrusted(packet))
 
 
 def frames() -> list[bytes]:
@@ -145,6 +198,8 @@ DECODERS = {
     "ip": Target(carry_on, packets(), ipv4_checksum_at(0)),
     "solicitation": Target(solicit, neighbour_discovery()[:2], icmpv6_checksum),
     "advertisement": Target(advertise, neighbour_discovery()[2:], icmpv6_checksum),
+    "router solicitation": Target(solicit_router, router_solicitations(), icmpv6_checksum),
+    "dhcp": Target(dhcp_answer, dhcp_messages()),
     "segments": Target(cut, [frame for frame in frames() if can_be_cut(frame)], ipv4_checksum_at(14)),
     "checksum": Target(lambda frame: segmentation.finish_checksum(frame, 34, 16), frames()),
 }

@@ -8,7 +8,6 @@ from scapy.layers.inet6 import (
     ICMPv6ND_NS,
     ICMPv6ND_RA,
     ICMPv6ND_Redirect,
-    ICMPv6ND_RS,
     ICMPv6NDOptDstLLAddr,
     ICMPv6NDOptSrcLLAddr,
     IPv6,
@@ -193,16 +192,6 @@ def test_vm_may_not_speak_as_the_router(message: Packet) -> None:
 
     n.dropped(n.send(n.host("hv1"), ("red", "web", 5), said), DropReason.SPOOFED_SOURCE)
     n.dropped(n.receive(n.gateway(), said), DropReason.SPOOFED_SOURCE)
-
-
-def test_router_solicitation_is_for_the_gateway_and_not_answered() -> None:
-    said = (
-        Ether(src=SELF, dst="33:33:00:00:00:02")
-        / IPv6(src=LINK_LOCAL, dst="ff02::2", hlim=255)
-        / ICMPv6ND_RS()
-    )
-
-    assert n.dropped(n.receive(n.gateway(), said), DropReason.TO_GATEWAY) == ()
 
 
 def test_solicitation_is_not_flooded_even_where_multicast_is_carried() -> None:
