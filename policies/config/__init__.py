@@ -1,9 +1,9 @@
 """Reads appliance.toml into the frozen model, or says everything that is wrong with it.
 
-The tables are read key by key (`node_tables`, `network_tables`, `site_tables`)
-and checked against each other and against the machine (`node_checks`,
-`network_checks`, `site_checks`, `secret_files`). Each step goes on after a mistake, so one run
-shows the whole list. Only a file without any mistake is made into the model.
+The tables are read key by key (`node_tables`, `lookup_tables`, `network_tables`,
+`site_tables`) and checked against each other and against the machine (`node_checks`,
+`lookup_checks`, `network_checks`, `site_checks`, `secret_files`). Each step goes on after
+a mistake, so one run shows the whole list. Only a file without any mistake is made into the model.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from policies.config.lookup_checks import lookup_problems
 from policies.config.network_checks import network_problems
 from policies.config.node_checks import node_problems
 from policies.config.node_tables import ApplianceTable, File
@@ -23,14 +24,15 @@ from policies.model import Appliance
 
 Check = Callable[[File], Iterator[Problem]]
 
+_CHECKS: tuple[Check, ...] = (node_problems, lookup_problems, network_problems, site_problems)
+
 
 def load(path: Path) -> Appliance:
     """Read a configuration file, and look at the secret files that it names.
 
     Raises ConfigurationError with everything that is wrong.
     """
-    checks = (node_problems, network_problems, site_problems, secret_file_problems)
-    return _appliance(_text(path), path.parent, *checks)
+    return _appliance(_text(path), path.parent, *_CHECKS, secret_file_problems)
 
 
 def load_name_and_state(path: Path) -> tuple[str, Path]:
@@ -51,7 +53,7 @@ def parse(text: str, *, base: Path = Path()) -> Appliance:
 
     Raises ConfigurationError with everything that is wrong.
     """
-    return _appliance(text, base, node_problems, network_problems, site_problems)
+    return _appliance(text, base, *_CHECKS)
 
 
 def _appliance(text: str, base: Path, *checks: Check) -> Appliance:

@@ -85,6 +85,8 @@ class SubnetTable(Table, frozen=True):
     gateway: tuple[CustomerAddress, ...]
     translation: Translation
     broadcast: bool
+    dhcp: bool
+    router_advertisements: bool
 
     @classmethod
     def read(cls, keys: Reader) -> SubnetTable:
@@ -97,6 +99,8 @@ class SubnetTable(Table, frozen=True):
             gateway=keys.optional_list("gateway", values.customer_address),
             translation=keys.optional("translation", translation, Translation.ENCAP),
             broadcast=keys.optional("broadcast", values.boolean, False),
+            dhcp=keys.optional("dhcp", values.boolean, True),
+            router_advertisements=keys.optional("router_advertisements", values.boolean, True),
             unsound=keys.finish(),
         )
 
@@ -108,6 +112,8 @@ class SubnetTable(Table, frozen=True):
             gateway_addresses=self.gateway_addresses,
             translation=self.translation,
             broadcast=self.broadcast,
+            dhcp=self.dhcp,
+            router_advertisements=self.router_advertisements,
         )
 
     @property

@@ -80,7 +80,8 @@ def mtu_too_small_for_ipv6(file: File) -> Iterator[Problem]:
 
 def own_host(host: HostTable, file: File) -> Iterator[Problem]:
     """A host that the network does not know, or not at this node's addresses."""
-    yield from unknown("host.name", "host", host.name, file.host_names)
+    if not file.is_network_elsewhere:
+        yield from unknown("host.name", "host", host.name, file.host_names)
     entry = file.own_host
     if entry is None or file.underlay is None or "provider_addresses" in entry.unsound:
         return
@@ -107,7 +108,8 @@ def port_problems(port: PortTable, file: File) -> Iterator[Problem]:
     if file.underlay is not None and port.interface in file.underlay.interfaces:
         message = f"{port.interface} is in underlay.interfaces; a port is a VM's own"
         yield Problem(f"{port.path}.interface", message)
-    yield from unknown(f"{port.path}.tenant", "tenant", port.tenant, file.tenant_names)
+    if not file.is_network_elsewhere:
+        yield from unknown(f"{port.path}.tenant", "tenant", port.tenant, file.tenant_names)
     tenant = None if port.tenant is None else file.tenant_names.get(port.tenant)
     if tenant is None:
         return

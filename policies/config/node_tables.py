@@ -7,6 +7,7 @@ from pathlib import Path
 
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress
 from policies.config import values
+from policies.config.lookup_tables import Asking, LookupTable
 from policies.config.network_tables import ProviderGatewayTable, ProviderHostTable, RecordTable, TenantTable
 from policies.config.reader import Reader
 from policies.config.tables import Table, by_name
@@ -16,14 +17,16 @@ from policies.model import (
     HostPort,
     HostRole,
     LookupAccess,
-    LookupSettings,
     Network,
+    OpenVswitch,
     ProviderGateway,
+    RecordsKept,
     Underlay,
 )
 
 DEFAULT_STATE = Path("/var/lib/isthmus")
-DEFAULT_LISTEN = "127.0.0.1:7637"
+DEFAULT_BRIDGE = "br-int"
+DEFAULT_RUN_DIRECTORY = Path("/var/run/openvswitch")
 
 
 class ApplianceTable(Table, frozen=True):
@@ -69,35 +72,16 @@ class GatewayTable(Table, frozen=True):
     """The `[gateway]`."""
 
     site_addresses: tuple[ProviderAddress, ...]
+    asking: Asking
 
     @classmethod
     def read(cls, keys: Reader) -> GatewayTable:
         return cls(
             path=keys.path,
+            asking=Asking.read(keys),
             site_addresses=keys.optional_list("site_addresses", values.provider_address),
             unsound=keys.finish(),
         )
-
-
-class LookupTable(Table, frozen=True):
-    """The `[lookup]`."""
-
-    listen: str
-    store: str
-
-    @classmethod
-    def read(cls, keys: Reader) -> LookupTable:
-        for later in ("tls", "token", "etcd"):
-            keys.not_yet(later)
-        return cls(
-            path=keys.path,
-            listen=keys.optional("listen", values.listen, DEFAULT_LISTEN),
-            store=keys.optional("store", values.word("sqlite", not_yet=("etcd",)), "sqlite"),
-            unsound=keys.finish(),
-        )
-
-    def model(self) -> LookupSettings:
-        return LookupSettings(self.listen, self.store)
 
 
 class PortTable(Table, frozen=True):
@@ -131,13 +115,34 @@ class PortTable(Table, frozen=True):
         )
 
 
+class OpenVswitchTable(Table, frozen=True):
+    """The `[host.openvswitch]`."""
+
+    bridge: str
+    run_directory: Path
+
+    @classmethod
+    def read(cls, keys: Reader) -> OpenVswitchTable:
+        directory = values.path_from(keys.base)
+        return cls(
+            path=keys.path,
+            bridge=keys.optional("bridge", values.interface, DEFAULT_BRIDGE),
+            run_directory=keys.optional("run_directory", directory, DEFAULT_RUN_DIRECTORY),
+            unsound=keys.finish(),
+        )
+
+    def model(self) -> OpenVswitch:
+        return OpenVswitch(self.bridge, self.run_directory)
+
+
 class HostTable(Table, frozen=True):
     """The `[host]`."""
 
     name: str | None
-    lookup: tuple[str, ...]
-    token_file: Path | None
+    asking: Asking
+    records: RecordsKept
     driver: str
+    openvswitch: OpenVswitchTable | None
     ports: tuple[PortTable, ...]
 
     @classmethod
@@ -145,9 +150,10 @@ class HostTable(Table, frozen=True):
         return cls(
             path=keys.path,
             name=keys.required("name", values.name),
-            lookup=keys.optional_list("lookup", values.url),
-            token_file=keys.optional("token_file", values.path_from(keys.base), None),
-            driver=keys.optional("driver", values.word("builtin", not_yet=("openvswitch",)), "builtin"),
+            asking=Asking.read(keys),
+            records=keys.optional("records", values.member(RecordsKept), RecordsKept.ALL),
+            driver=keys.optional("driver", values.word("builtin", "openvswitch"), "builtin"),
+            openvswitch=keys.table("openvswitch", OpenVswitchTable.read),
             ports=keys.tables("port", PortTable.read, named_by="interface"),
             unsound=keys.finish(),
         )
@@ -157,11 +163,9 @@ class HostTable(Table, frozen=True):
             name=self.name or self.incomplete(),
             ports=tuple(port.model() for port in self.ports),
             driver=self.driver,
+            records=self.records,
+            openvswitch=self.openvswitch.model() if self.openvswitch else OpenVswitch(),
         )
-
-    def access(self) -> LookupAccess | None:
-        """How the lookup service is reached, if it is."""
-        return LookupAccess(self.lookup, self.token_file) if self.lookup else None
 
 
 class File(Table, frozen=True, dict=True):
@@ -215,8 +219,31 @@ class File(Table, frozen=True, dict=True):
                 tenants=tuple(tenant.model(self.host_names, families) for tenant in self.tenants),
             ),
             site_addresses=self.site_addresses,
-            lookup_access=self.host.access() if self.host else None,
+            lookup_access=self.lookup_access,
         )
+
+    @property
+    def lookup_access(self) -> LookupAccess | None:
+        """How the lookup service is reached, if it is."""
+        return next((asking.model() for _, asking in self.asking), None)
+
+    @property
+    def asking(self) -> tuple[tuple[str, Asking], ...]:
+        """The roles that ask lookup services: their paths, and what they say of it."""
+        roles = (role for role in (self.gateway, self.host) if role is not None)
+        return tuple((role.path, role.asking) for role in roles if role.asking.is_given)
+
+    @property
+    def network_sections(self) -> tuple[str, ...]:
+        """The tables of the network that the file has."""
+        return tuple(
+            name for name in ("provider_host", "provider_gateway", "tenant") if name in self.sections
+        )
+
+    @property
+    def is_network_elsewhere(self) -> bool:
+        """Whether the network is not in this file, but with the lookup services or in the store."""
+        return bool(self.asking) or ("lookup" in self.sections and not self.network_sections)
 
     @cached_property
     def host_names(self) -> dict[str, ProviderHostTable]:

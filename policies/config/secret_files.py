@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from policies.config.lookup_tables import LookupTable
 from policies.config.node_tables import File
 from policies.config.site_tables import IkeTable
 from policies.errors import Problem
@@ -19,8 +20,30 @@ def secret_file_problems(file: File) -> Iterator[Problem]:
             ours = file.own_gateway is not None and site.gateway == file.own_gateway
             if ours and site.ike is not None:
                 yield from _site_problems(site.ike)
-    if file.host is not None and file.host.token_file is not None:
-        yield from _secret_problems(f"{file.host.path}.token_file", file.host.token_file)
+    for role in (file.gateway, file.host):
+        if role is not None:
+            yield from _named_files(role.path, role.asking.files)
+    if file.lookup is not None:
+        yield from _lookup_problems(file.lookup)
+
+
+def _lookup_problems(lookup: LookupTable) -> Iterator[Problem]:
+    if lookup.tls is not None:
+        tls = lookup.tls
+        files = {"cert": tls.cert, "key": tls.key, "client_ca": tls.client_ca}
+        yield from _named_files(tls.path, files)
+    for token in lookup.tokens:
+        yield from _named_files(token.path, {"token_file": token.token_file})
+    if lookup.etcd is not None:
+        etcd = lookup.etcd
+        yield from _named_files(etcd.path, {"ca": etcd.ca, "cert": etcd.cert, "key": etcd.key})
+
+
+def _named_files(path: str, files: Mapping[str, Path | None]) -> Iterator[Problem]:
+    for key, file in files.items():
+        if file is not None:
+            check = _secret_problems if key in ("token_file", "key") else _trusted_problems
+            yield from check(f"{path}.{key}", file)
 
 
 def _site_problems(ike: IkeTable) -> Iterator[Problem]:

@@ -59,7 +59,10 @@ _INTERFACE = re.compile(r"(?!\.{1,2}$)[!-.0-9;-~]{1,15}")
 _PREFIX = re.compile(r"[0-9A-Fa-f:.]{2,45}/[0-9]{1,3}")
 _GUID = re.compile(r"\{?([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})\}?", re.IGNORECASE)
 _QUANTITY = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?([A-Za-z/]{1,8})")
-_URL = re.compile(r"https?://[^\s/?#]+/?")
+_URL = re.compile(
+    r"(?P<scheme>https?)://(?P<host>\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9.-]{1,253})(?::(?P<port>[0-9]{1,5}))?/?"
+)
+_KEY_PREFIX = re.compile(r"/(?:[A-Za-z0-9_.-]{1,64}/){1,8}")
 
 _RATE_UNITS = {"bit/s": 1, "kbit/s": 10**3, "mbit/s": 10**6, "gbit/s": 10**9}
 SIZE_UNITS = {
@@ -336,19 +339,50 @@ def listen(value: object) -> str:
         raise ValueError(right) from None
     if (address.version == 6) != (bare != host):
         raise ValueError(right)
-    if not address.is_loopback:
-        raise ValueError(
-            f"{shown(value)} is not on loopback, which needs TLS and authentication; "
-            'this version has neither yet, so use "127.0.0.1:PORT" or "[::1]:PORT"'
-        )
     return text(value)
 
 
 def url(value: object) -> str:
-    """Where a lookup service is."""
-    if not _URL.fullmatch(text(value)):
+    """Where a service is: by HTTPS, or on this machine by HTTP; without a slash at the end."""
+    found = _URL.fullmatch(text(value))
+    if not found or not 0 < int(found["port"] or 443) <= 65535 or not _is_url_host(found["host"]):
         raise ValueError(f'{shown(value)} is not an address such as "https://192.0.2.253:7637"')
+    if found["scheme"] == "http" and not is_on_loopback(found["host"]):
+        raise ValueError(f'{shown(value)} would be in the clear; write "https://", or http on loopback only')
+    return text(value).rstrip("/")
+
+
+def is_on_loopback(host: str) -> bool:
+    """Whether a literal address (IPv6's in brackets) or a name is this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def key_prefix(value: object) -> str:
+    """What the names of all keys in a store begin with."""
+    if not _KEY_PREFIX.fullmatch(text(value)):
+        raise ValueError(
+            f'{shown(value)} is not a prefix of keys such as "/isthmus/", with a slash at both ends'
+        )
     return text(value)
+
+
+def flap_moves(value: object) -> int:
+    """How many moves freeze a record."""
+    if not 2 <= number(value) <= 1000:
+        raise ValueError(f"{shown(value)} is not a number of moves; use 2 to 1000")
+    return number(value)
+
+
+def flap_seconds(value: object) -> float:
+    """In how many seconds."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 1 <= value <= 86400:
+        raise ValueError(f"{shown(value)} is not a number of seconds; use 1 to 86400")
+    return float(value)
 
 
 def guid(value: object) -> str:
@@ -356,6 +390,16 @@ def guid(value: object) -> str:
     if not (found := _GUID.fullmatch(text(value))):
         raise ValueError(f'{shown(value)} is not a GUID such as "6a5dd1ee-6f5a-4b3c-9f0e-2d0c6bb6f2a1"')
     return found[1].lower()
+
+
+def _is_url_host(host: str) -> bool:
+    """Whether it can be a name, or is an address: not something like 10.0.0.256."""
+    if not host.startswith("[") and host.rpartition(".")[2][:1].isalpha():
+        return all(0 < len(label) < 64 and label.strip("-") == label for label in host.split("."))
+    try:
+        return (ipaddress.ip_address(host.strip("[]")).version == 6) == host.startswith("[")
+    except ValueError:
+        return False
 
 
 def _unicast(kind: type[A], value: object) -> A:

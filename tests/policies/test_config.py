@@ -27,9 +27,11 @@ from policies.model import (
     AccessRule,
     Action,
     AddressHop,
+    Credential,
     CustomerRoute,
     Endpoint,
     Engine,
+    Etcd,
     FlowIdMode,
     HostPort,
     HostRole,
@@ -38,9 +40,14 @@ from policies.model import (
     LookupAccess,
     LookupRecord,
     LookupSettings,
+    LookupTls,
+    Network,
+    OpenVswitch,
     PortRange,
     ProviderGateway,
     ProviderHost,
+    RecordsKept,
+    Role,
     Site,
     SiteHop,
     SubnetHop,
@@ -48,7 +55,7 @@ from policies.model import (
     Underlay,
     VirtualSubnet,
 )
-from tests.policies.whole import WHOLE, with_change
+from tests.policies.whole import FOLLOWER, WHOLE, with_change
 
 REFERENCE = Path(__file__).parents[2] / "appliance.toml"
 
@@ -99,14 +106,32 @@ def test_every_section_reaches_the_model() -> None:
     assert appliance.name == "edge-1"
     assert appliance.underlay == Underlay(edge_1, ("eth1",), 1500)
     assert appliance.gateway
-    assert appliance.lookup == LookupSettings("127.0.0.1:7637", "sqlite")
+    at = Path("/etc/isthmus")
+    assert appliance.lookup == LookupSettings(
+        listen="192.0.2.254:7637",
+        store="etcd",
+        tls=LookupTls(at / "lookup.pem", at / "lookup.key", at / "clients.pem"),
+        credentials=(
+            Credential("hv1", Role.HOST, token_file=at / "hv1.token"),
+            Credential("dashboard", Role.READER, ("red",), token_file=at / "dashboard.token"),
+            Credential("edge-2", Role.GATEWAY, subject="edge-2"),
+            Credential("alice", Role.OPERATOR, subject="alice.example"),
+        ),
+        etcd=Etcd(
+            endpoints=("https://192.0.2.10:2379", "https://etcd-2.example:2379"),
+            authority_file=at / "etcd-ca.pem",
+            certificate_file=at / "etcd.pem",
+            key_file=at / "etcd.key",
+            prefix="/datacenter-1/isthmus/",
+        ),
+        flap_moves=6,
+        flap_seconds=90.0,
+    )
     assert appliance.host == HostRole(
         name="hv1",
         ports=(HostPort("vnet0", "red", "web", web_mac, (web_address,)),),
     )
-    assert appliance.lookup_access == LookupAccess(
-        ("https://192.0.2.253:7637",), Path("/etc/isthmus/hv1.token")
-    )
+    assert appliance.lookup_access is None
     assert appliance.network.hosts == (
         ProviderHost("hv1", edge_1, ("red",), FlowIdMode.HASH),
         ProviderHost("hv2", hv2, ("red", "blue"), FlowIdMode.ZERO),
@@ -198,9 +223,12 @@ def test_what_is_left_out_has_its_default() -> None:
     assert appliance.underlay is None
     assert not appliance.gateway
     assert appliance.host is None
+    assert appliance.lookup == LookupSettings("127.0.0.1:7637", "sqlite", None, (), None, 5, 180.0)
     web = parse(WHOLE).network.tenants[1].subnets[0]
     assert web.translation is Translation.ENCAP
     assert web.broadcast is False
+    assert web.dhcp
+    assert web.router_advertisements
     assert parse(WHOLE).network.tenants[1].access == ()
 
 
@@ -216,6 +244,68 @@ def test_the_gateway_address_is_the_first_usable_one_of_the_first_prefix_of_each
     # One family is named there; the other keeps its default.
     assert db.gateway_addresses == (CustomerAddress.parse("10.0.3.254"), CustomerAddress.parse("fd00:2::1"))
     assert db.broadcast
+    assert not db.dhcp
+    assert not db.router_advertisements
+
+
+def test_a_node_that_asks_lookup_services_needs_no_network_in_its_file() -> None:
+    appliance = parse(FOLLOWER, base=Path("/etc/isthmus"))
+
+    port = HostPort(
+        "vnet0",
+        "red",
+        "web",
+        MacAddress.parse("02:00:00:00:01:05"),
+        (CustomerAddress.parse("10.0.1.5"),),
+    )
+    assert appliance.network == Network()
+    assert appliance.lookup is None
+    assert appliance.host == HostRole(
+        "hv1", (port,), "openvswitch", RecordsKept.USED, OpenVswitch("br0", Path("/run/openvswitch"))
+    )
+    assert appliance.lookup_access == LookupAccess(
+        nodes=("https://192.0.2.253:7637", "https://[2001:db8::253]:7637", "https://lookup.example"),
+        token_file=Path("/etc/isthmus/hv1.token"),
+        authority_file=Path("/etc/isthmus/lookup-ca.pem"),
+        certificate_file=Path("/etc/isthmus/hv1.pem"),
+        key_file=Path("/etc/isthmus/hv1.key"),
+    )
+
+
+def test_a_gateway_may_ask_too_and_on_loopback_without_a_credential() -> None:
+    text = """
+        [appliance]
+        name = "edge-1"
+        [underlay]
+        provider_addresses = ["192.0.2.254"]
+        [gateway]
+        lookup = ["http://127.0.0.1:7637", "http://[::1]:7637/", "http://localhost"]
+        """
+
+    appliance = parse(text)
+    assert appliance.gateway
+    assert appliance.lookup_access == LookupAccess(
+        ("http://127.0.0.1:7637", "http://[::1]:7637", "http://localhost")
+    )
+
+
+def test_a_gateway_and_a_host_may_both_say_whom_they_ask_if_they_say_the_same() -> None:
+    asking = FOLLOWER[FOLLOWER.index("lookup =") : FOLLOWER.index("records =")]
+    text = with_change('records = "used"\n', "", FOLLOWER)
+
+    both = parse(with_change("[host]\n", f"[gateway]\n{asking}[host]\n", text))
+    assert both.lookup_access == parse(text).lookup_access
+
+
+def test_a_node_of_a_cluster_finds_the_network_in_the_store() -> None:
+    network = WHOLE.index("[[provider_host]]")
+
+    appliance = parse(WHOLE[:network])
+    assert appliance.network.tenants == ()
+    assert appliance.host is not None
+    assert appliance.host.ports
+    assert appliance.lookup is not None
+    assert len(appliance.lookup.credentials) == 4
 
 
 def test_a_record_is_at_the_first_address_of_its_host_that_the_underlay_has_the_family_of() -> None:
@@ -231,7 +321,7 @@ def test_a_record_is_at_the_first_address_of_its_host_that_the_underlay_has_the_
 
 
 def test_loopback_has_a_name_too() -> None:
-    lookup = parse(with_change("[lookup]", '[lookup]\nlisten = "localhost:80"')).lookup
+    lookup = parse('[appliance]\nname = "a"\n[lookup]\nlisten = "localhost:80"\n').lookup
 
     assert lookup == LookupSettings("localhost:80")
 

@@ -11,7 +11,7 @@ import pytest
 from policies.config import load, parse
 from policies.config.reader import Notes
 from policies.errors import ConfigurationError
-from tests.policies.whole import WHOLE, with_change
+from tests.policies.whole import FOLLOWER, WHOLE, with_change
 
 
 def problems(text: str) -> list[str]:
@@ -25,7 +25,8 @@ MISTAKES: dict[str, dict[str, str]] = tomllib.loads(Path(__file__).with_name("mi
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_one_mistake_is_said_once_with_its_path_and_what_would_be_right(mistake: str) -> None:
-    changed = with_change(MISTAKES[mistake]["old"], MISTAKES[mistake]["new"])
+    text = {"whole.toml": WHOLE, "follower.toml": FOLLOWER}[MISTAKES[mistake].get("in", "whole.toml")]
+    changed = with_change(MISTAKES[mistake]["old"], MISTAKES[mistake]["new"], text)
 
     assert problems(changed) == [MISTAKES[mistake]["said"]]
 
@@ -33,8 +34,8 @@ def test_one_mistake_is_said_once_with_its_path_and_what_would_be_right(mistake:
 IN_ONE_RUN = [
     "xdp",
     "mtu",
-    "etcd",
-    "openvswitch",
+    "etcd without TLS",
+    "driver",
     "unknown subnet of a port",
     "unknown word",
     "multicast PA",
@@ -78,7 +79,8 @@ mtu = 1500
         "prefixes[#3]: 7 is not a string; put it in quotes",
         "gateway: 10.0.1.0 is the network's own address of 10.0.1.0/24; use another",
         "broadcast: 1 is neither true nor false",
-        "mtu: is not a key of this table; known: broadcast, gateway, name, prefixes, translation, vsid",
+        "mtu: is not a key of this table; known: "
+        "broadcast, dhcp, gateway, name, prefixes, router_advertisements, translation, vsid",
     ]
 
 
@@ -258,6 +260,73 @@ def test_an_access_rule_whose_mistake_nobody_noted_is_a_bug_and_is_not_left_out(
         parse(with_change('action = "allow"', ""))
 
 
+# --- serving records, and asking for them
+
+
+GATEWAY_AND_HOST = with_change(
+    "[host]\n", '[gateway]\nlookup = ["https://192.0.2.253:7637"]\ntoken_file = "a"\n[host]\n', FOLLOWER
+)
+
+
+def test_a_gateway_and_a_host_in_one_process_ask_in_one_way() -> None:
+    text = with_change('records = "used"\n', "", GATEWAY_AND_HOST)
+
+    assert problems(text) == [
+        "host.lookup: and its credential are unlike [gateway]'s; "
+        "give both the same, or leave out one of the two"
+    ]
+
+
+def test_a_gateway_needs_more_records_than_those_that_its_host_uses() -> None:
+    asking = FOLLOWER[FOLLOWER.index("lookup =") : FOLLOWER.index("records =")]
+    text = with_change("[host]\n", f"[gateway]\n{asking}[host]\n", FOLLOWER)
+
+    assert problems(text) == [
+        'host.records: "used" is not enough for the [gateway] beside it; leave it out',
+    ]
+
+
+def test_a_service_that_others_reach_needs_tls_and_somebody_who_may_ask() -> None:
+    head = '[appliance]\nname = "a"\n[lookup]\nlisten = "0.0.0.0:7637"\n'
+    lead = 'lookup.listen: "0.0.0.0:7637" is not on loopback, which needs TLS and authentication; write '
+    tail = ', or use "127.0.0.1:PORT" or "[::1]:PORT"'
+    tls = '[lookup.tls]\ncert = "a.pem"\nkey = "a.key"\n'
+    alice = '[[lookup.token]]\nname = "alice"\nrole = "operator"\ntoken_file = "alice.token"\n'
+
+    somebody = "at least one [[lookup.token]] or [[lookup.certificate]]"
+    assert problems(head) == [f"{lead}[lookup.tls] and {somebody}{tail}"]
+    assert problems(head + tls) == [f"{lead}{somebody}{tail}"]
+    assert problems(head + alice) == [f"{lead}[lookup.tls]{tail}"]
+    parse(head + tls + alice)
+
+
+def test_what_is_told_by_the_lookup_services_is_not_told_by_the_file_as_well() -> None:
+    network = """
+[[provider_host]]
+name = "hv1"
+provider_addresses = ["198.51.100.11"]
+tenants = ["red"]
+
+[[provider_gateway]]
+name = "edge-1"
+provider_addresses = ["192.0.2.254"]
+
+[[tenant]]
+name = "red"
+gateways = ["edge-1"]
+
+[[tenant.subnet]]
+name = "web"
+vsid = 5001
+prefixes = ["10.0.1.0/24"]
+"""
+
+    assert problems(FOLLOWER + network) == [
+        f"{section}: is not used with host.lookup, where the network comes from; leave out one of the two"
+        for section in ("provider_host", "provider_gateway", "tenant")
+    ]
+
+
 # --- files
 
 
@@ -270,9 +339,12 @@ def load_problems(path: Path) -> list[str]:
 @pytest.fixture
 def configuration(tmp_path: Path) -> Path:
     """The whole file with sound secrets beside it."""
-    for name in ("hv1.token", "seattle.psk"):
+    for name in ("hv1.token", "dashboard.token", "lookup.key", "etcd.key", "seattle.psk"):
         (tmp_path / name).write_text("not a secret")
         (tmp_path / name).chmod(0o600)
+    for name in ("lookup.pem", "clients.pem", "etcd-ca.pem", "etcd.pem"):
+        (tmp_path / name).write_text("PEM")
+        (tmp_path / name).chmod(0o644)
     (tmp_path / "appliance.toml").write_text(WHOLE)
     return tmp_path / "appliance.toml"
 
@@ -280,8 +352,8 @@ def configuration(tmp_path: Path) -> Path:
 def test_sound_secret_files_are_accepted(configuration: Path) -> None:
     appliance = load(configuration)
 
-    assert appliance.lookup_access is not None
-    assert appliance.lookup_access.token_file == configuration.with_name("hv1.token")
+    assert appliance.lookup is not None
+    assert appliance.lookup.credentials[0].token_file == configuration.with_name("hv1.token")
     assert appliance.network.tenants[0].sites[0].ike.psk_file == configuration.with_name("seattle.psk")
 
 
@@ -340,7 +412,7 @@ def test_every_secret_that_is_missing_or_unusable_is_said(configuration: Path) -
     token.mkdir()
 
     assert load_problems(configuration) == [
-        f"host.token_file: {token} is not a regular file",
+        f"lookup.token[hv1].token_file: {token} is not a regular file",
         f"tenant[red].site[seattle].ike.psk_file: {secret}: No such file or directory",
     ]
 
@@ -349,7 +421,7 @@ def test_an_empty_secret_is_refused(configuration: Path) -> None:
     configuration.with_name("hv1.token").write_text("")
 
     (said,) = load_problems(configuration)
-    assert said.startswith("host.token_file: ")
+    assert said.startswith("lookup.token[hv1].token_file: ")
     assert said.endswith("hv1.token is empty; put the secret in it")
 
 
@@ -362,7 +434,7 @@ def test_a_secret_of_another_user_is_refused(configuration: Path) -> None:
         pytest.skip(f"this root cannot give a file away ({error.strerror})")
 
     (said,) = load_problems(configuration)
-    assert said.startswith(f"host.token_file: {token} belongs to user 12345; give it to root")
+    assert said.startswith(f"lookup.token[hv1].token_file: {token} belongs to user 12345; give it to root")
 
 
 def test_secrets_are_looked_at_although_other_things_are_wrong(configuration: Path) -> None:
@@ -371,7 +443,43 @@ def test_secrets_are_looked_at_although_other_things_are_wrong(configuration: Pa
 
     assert [said.partition(":")[0] for said in load_problems(configuration)] == [
         "underlay.mtu",
+        "lookup.token[hv1].token_file",
+    ]
+
+
+def test_what_the_lookup_service_shows_may_be_read_by_others_and_what_it_keeps_may_not(
+    configuration: Path,
+) -> None:
+    for name in ("lookup.key", "etcd.key", "lookup.pem", "clients.pem", "etcd-ca.pem", "etcd.pem"):
+        configuration.with_name(name).chmod(0o664)
+
+    assert [said.partition(" ")[0] for said in load_problems(configuration)] == [
+        "lookup.tls.cert:",
+        "lookup.tls.key:",
+        "lookup.tls.client_ca:",
+        "lookup.etcd.ca:",
+        "lookup.etcd.cert:",
+        "lookup.etcd.key:",
+    ]
+    configuration.with_name("lookup.pem").chmod(0o644)
+    assert "lets others read it; chmod 600" in load_problems(configuration)[0]
+
+
+def test_the_files_of_a_node_that_asks_are_looked_at(tmp_path: Path) -> None:
+    configuration = tmp_path / "appliance.toml"
+    configuration.write_text(FOLLOWER)
+    for name in ("hv1.token", "hv1.key", "hv1.pem", "lookup-ca.pem"):
+        (tmp_path / name).write_text("not a secret")
+        (tmp_path / name).chmod(0o600)
+    assert load(configuration).lookup_access is not None
+
+    (tmp_path / "hv1.token").chmod(0o644)
+    (tmp_path / "hv1.key").unlink()
+    (tmp_path / "lookup-ca.pem").chmod(0o666)
+    assert [said.partition(":")[0] for said in load_problems(configuration)] == [
         "host.token_file",
+        "host.ca",
+        "host.key",
     ]
 
 

@@ -14,13 +14,19 @@ DOCUMENT = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
 
 
 def test_the_mistakes_that_the_document_shows_are_said_so() -> None:
-    (broken,) = re.findall(r"```toml\n(.*?)```", DOCUMENT, re.DOTALL)
+    _, broken = re.findall(r"```toml\n(.*?)```", DOCUMENT, re.DOTALL)
     answers = re.findall(r"\$ isthmus check broken.toml\n(.*?)isthmus: \d+ problem", DOCUMENT, re.DOTALL)
 
     for text, answer in zip((broken, "[appliance]\nname = \n"), answers, strict=True):
         with pytest.raises(ConfigurationError) as caught:
             parse(text)
         assert f"{caught.value}\n" == answer
+
+
+def test_the_host_that_the_document_shows_is_sound() -> None:
+    host, _ = re.findall(r"```toml\n(.*?)```", DOCUMENT, re.DOTALL)
+
+    assert parse(host).lookup_access is not None
 
 
 # Every table with a key that is like none of its own, so that it says which it knows.
@@ -31,7 +37,12 @@ ASKING = "".join(
         "[underlay]",
         "[gateway]",
         "[lookup]",
+        "[lookup.tls]",
+        "[lookup.etcd]",
+        "[[lookup.token]]",
+        "[[lookup.certificate]]",
         "[host]",
+        "[host.openvswitch]",
         "[[host.port]]",
         "[[provider_host]]",
         "[[provider_gateway]]",
@@ -46,7 +57,10 @@ ASKING = "".join(
         "[tenant.limits]",
     )
 )
-TABLES_IN_TABLES = {"access", "ike", "lifetimes", "limits", "port", "record", "route", "site", "subnet"}
+TABLES_IN_TABLES = {
+    *("tls", "etcd", "token", "certificate", "openvswitch", "port"),
+    *("access", "ike", "lifetimes", "limits", "record", "route", "site", "subnet"),
+}
 
 
 def test_every_key_of_every_table_is_in_the_document(monkeypatch: pytest.MonkeyPatch) -> None:

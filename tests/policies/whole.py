@@ -1,10 +1,11 @@
-"""A sound configuration with every section, for tests that change one thing of it."""
+"""Sound configurations with every section, for tests that change one thing of them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 WHOLE = Path(__file__).with_name("whole.toml").read_text()
+FOLLOWER = Path(__file__).with_name("follower.toml").read_text()
 
 
 def with_change(old: str, new: str, text: str = WHOLE) -> str:
