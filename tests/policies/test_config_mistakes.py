@@ -79,8 +79,10 @@ mtu = 1500
         "prefixes[#3]: 7 is not a string; put it in quotes",
         "gateway: 10.0.1.0 is the network's own address of 10.0.1.0/24; use another",
         "broadcast: 1 is neither true nor false",
-        "mtu: is not a key of this table; known: "
-        "broadcast, dhcp, gateway, name, prefixes, router_advertisements, translation, vsid",
+        (
+            "mtu: is not a key of this table; known: "
+            "broadcast, dhcp, gateway, name, prefixes, router_advertisements, translation, vsid"
+        ),
     ]
 
 
@@ -272,8 +274,10 @@ def test_a_gateway_and_a_host_in_one_process_ask_in_one_way() -> None:
     text = with_change('records = "used"\n', "", GATEWAY_AND_HOST)
 
     assert problems(text) == [
-        "host.lookup: and its credential are unlike [gateway]'s; "
-        "give both the same, or leave out one of the two"
+        (
+            "host.lookup: and its credential are unlike [gateway]'s; "
+            "give both the same, or leave out one of the two"
+        )
     ]
 
 
