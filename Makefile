@@ -44,7 +44,7 @@ format: .venv/installed ## put format and order of imports right
 	@$(BIN)/python -m ruff format .
 
 PEERS := charon-systemd ethtool iperf3 iproute2 iputils-ping iputils-tracepath libcharon-extra-plugins \
-	libstrongswan-extra-plugins nftables openvswitch-switch strongswan-swanctl tcpdump traceroute tshark
+	libstrongswan-extra-plugins nftables openvswitch-switch strongswan-swanctl tcpdump traceroute tshark udhcpc
 
 peers: ## install the real peers and tools that tests use (Debian or Ubuntu, as root)
 	@[ "$$(id -u)" = 0 ] || { echo 'Installing packages needs root: sudo make peers'; exit 1; }
