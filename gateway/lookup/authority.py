@@ -1,0 +1,347 @@
+"""Every operation on records and on the network, with who may do it.
+
+The HTTP service asks here, and so does a gateway or a host in the same process.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from gateway.lookup import network as networks
+from gateway.lookup.alerts import AlertKind, Alerts
+from gateway.lookup.claims import Claim, FlapLimits, Mode, Reason, Refused, unfrozen
+from gateway.lookup.entries import Placement, RecordKey, Stored
+from gateway.lookup.followers import Followers, NodeStatus
+from gateway.lookup.principals import NOBODY, Credentials, Principal
+from gateway.lookup.replica import Replica
+from gateway.lookup.store import Conflict, Expect, Expected, LookupStore
+from gateway.lookup.visibility import Views
+from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid, gateway_mac, is_group_address
+from policies.model import LookupRecord, Network, ProviderHost, Role, Tenant, Translation, VirtualSubnet
+
+# How long a write waits for this node's own replica to show it, so that whoever wrote reads it.
+OWN_REPLICA_SECONDS = 2.0
+WAIT_SECONDS = 1.0
+LONGEST_WAIT_SECONDS = 10.0
+# A write that reads first is tried again where somebody was quicker.
+ATTEMPTS = 5
+
+
+class Forbidden(Exception):
+    """Whoever asks may not. The message says why, and may be told."""
+
+
+class Unacceptable(Exception):
+    """It cannot be so in this network, whoever asks for it."""
+
+
+class NoRecord(Exception):
+    """There is no such record."""
+
+
+class ClaimAnswer(msgspec.Struct, frozen=True):
+    """The records of a MAC after a claim, and which of the followers that were waited for have learned of them."""
+
+    records: tuple[LookupRecord, ...]
+    learned: dict[str, bool]
+
+
+class Authority:
+    """The store behind its permissions. `now` is Unix time; `clock` measures."""
+
+    def __init__(
+        self,
+        store: LookupStore,
+        replica: Replica,
+        limits: FlapLimits,
+        *,
+        now: Callable[[], float],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.credentials: Credentials = NOBODY
+        """Who may ask by HTTP. Replaced as a whole when the configuration changes."""
+        self.alerts = Alerts(now)
+        self.followers = Followers(clock)
+        self.views = Views(lambda: replica.network)
+        self._store = store
+        self._replica = replica
+        self._limits = limits
+        self._now = now
+        self._clock = clock
+
+    def nodes(self) -> list[NodeStatus]:
+        """Return the hosts and gateways that are connected, and what they have learned."""
+        return self.followers.nodes()
+
+    async def claim(
+        self,
+        principal: Principal,
+        *,
+        vsid: Vsid,
+        mac: MacAddress,
+        pa: ProviderAddress,
+        mode: Mode = Mode.ANNOUNCE,
+        addresses: tuple[CustomerAddress, ...] = (),
+        host: str | None = None,
+        wait: Iterable[str] | None = None,
+        wait_seconds: float = WAIT_SECONDS,
+    ) -> ClaimAnswer:
+        """Say that a MAC is at a provider address, for all of its customer addresses at once.
+
+        Waits for the followers named in `wait`; by default an orchestrated move waits for the old
+        and the new host, since the VM must not resume before both know (RFC 8394 section 2.2).
+        Raises Forbidden, Unacceptable, Refused and StoreUnavailable.
+        """
+        began = self._clock()
+        with self._reporting(principal, f"claim of {vsid}/{mac} at {pa}"):
+            owner = self._claimant(principal, host, pa, mode)
+            tenant, subnet = self._subnet(vsid)
+            self._check_tenant(owner, tenant)
+            _check_mac(vsid, mac)
+            for ca in addresses:
+                _check_address(subnet, ca)
+        before = self._replica.find_by_mac(vsid, mac)
+        claim = Claim(vsid, mac, pa, owner.name, mode, self._now(), addresses, self._limits)
+        try:
+            entries = await self._store.claim(claim)
+        except Refused as refused:
+            if refused.reason is Reason.FROZEN:
+                self.alerts.tell(AlertKind.FROZEN, f"{owner.name} claims {vsid}/{mac}, which is frozen")
+            raise
+        await self._seen(entries)
+        return await self._learned(claim, before, entries, wait, wait_seconds, began)
+
+    async def put(
+        self,
+        principal: Principal,
+        key: RecordKey,
+        *,
+        mac: MacAddress,
+        pa: ProviderAddress,
+        host: str,
+        translation: Translation | None = None,
+        expected: Expected,
+    ) -> Stored:
+        """Write a record. `expected` is its epoch, ABSENT, or ANY for one that is there.
+
+        Raises Forbidden, Unacceptable, Conflict, Refused for a pinned one, and StoreUnavailable.
+        """
+        self._operator(principal, f"put of {key}")
+        tenant, subnet = self._subnet(key.vsid)
+        owner = self._owner(host, pa)
+        self._check_tenant(owner, tenant)
+        _check_mac(key.vsid, mac)
+        _check_address(subnet, key.ca)
+        for _ in range(ATTEMPTS - 1):
+            current = await self._expected(key, expected)
+            before = current.value if current is not None else None
+            value = Placement(mac, pa, host, translation or subnet.translation)
+            if isinstance(before, Placement):
+                value = msgspec.structs.replace(value, frozen=before.frozen, moves=before.moves)
+                value = value if translation else msgspec.structs.replace(value, translation=before.translation)
+            try:
+                return await self._written(await self._store.put(key, value, _cas(current, expected)))
+            except Conflict as conflict:
+                if expected is not Expect.ANY:
+                    raise
+                last = conflict
+        raise last
+
+    async def delete(self, principal: Principal, key: RecordKey, expected: Expected) -> None:
+        """Delete a record. Raises Forbidden, NoRecord, Conflict, Refused for a pinned one, StoreUnavailable."""
+        self._operator(principal, f"deletion of {key}")
+        current = await self._store.get(key)
+        if current is None or current.value is None:
+            raise NoRecord
+        _check_pin(current)
+        gone = await self._store.delete(key, expected)
+        if gone is not None:
+            await self._seen([gone])
+
+    async def unfreeze(self, principal: Principal, key: RecordKey) -> Stored:
+        """Let a record move again. Raises Forbidden, NoRecord, Conflict and StoreUnavailable."""
+        self._operator(principal, f"unfreezing of {key}")
+        for _ in range(ATTEMPTS - 1):
+            current = await self._store.get(key)
+            if current is None or not isinstance(current.value, Placement):
+                raise NoRecord
+            try:
+                return await self._written(
+                    await self._store.put(key, unfrozen(current.value), current.epoch)
+                )
+            except Conflict as conflict:
+                last = conflict
+        raise last
+
+    async def apply_network(
+        self, principal: Principal, network: Network, *, dry_run: bool = False
+    ) -> list[networks.Step]:
+        """Write a whole network's configuration as a difference, and return what that changes.
+
+        Raises Forbidden, Conflict and StoreUnavailable.
+        """
+        self._operator(principal, "change of the network")
+        return await networks.apply(self._store, network, dry_run=dry_run)
+
+    def hint(
+        self, principal: Principal, host: str, vsid: Vsid, ca: CustomerAddress, *, forget: bool = False
+    ) -> None:
+        """Have a host taught a record, or stop that. What the host may not see is passed over.
+
+        A gateway hints for every host; a host for itself, and for those that share the tenant.
+        Raises Forbidden.
+        """
+        with self._reporting(principal, f"hint for {host}"):
+            if principal.role is Role.READER:
+                raise Forbidden("a reader gives no hints")
+            if principal.role is Role.HOST and principal.name != host:
+                if forget:
+                    raise Forbidden("a host forgets for itself only")
+                if not self.views.of(principal).sees(vsid):
+                    raise Forbidden(f"VSID {vsid} is none of {principal.name}'s tenants")
+        key = RecordKey(vsid, ca)
+        if forget:
+            self.followers.forget(host, key)
+        elif self.views.of(Principal(host, Role.HOST)).sees(vsid):
+            self.followers.teach(host, key)
+
+    def acknowledge(self, principal: Principal, revision: int, *, is_local: bool = True) -> None:
+        """A host or a gateway has applied everything up to a revision. Raises Forbidden.
+
+        `is_local` is for one in this process, which has no watch.
+        """
+        with self._reporting(principal, "acknowledgement"):
+            if principal.role not in {Role.HOST, Role.GATEWAY}:
+                raise Forbidden("only hosts and gateways acknowledge")
+        self.followers.acknowledge(principal, min(revision, self._replica.revision), is_local=is_local)
+
+    def refuse(self, principal: Principal, what: str, reason: str) -> Forbidden:
+        """Count and report that somebody asked for what they may not have; return what is to be raised."""
+        self.alerts.tell(AlertKind.REFUSED, f"{principal.role} {principal.name}: {what}: {reason}")
+        return Forbidden(reason)
+
+    @contextmanager
+    def _reporting(self, principal: Principal, what: str) -> Iterator[None]:
+        """Report what is forbidden; to a host, what it claims and cannot be so is forbidden too."""
+        try:
+            yield
+        except Forbidden as error:
+            raise self.refuse(principal, what, str(error)) from None
+        except Unacceptable as error:
+            if principal.role is not Role.HOST:
+                raise
+            raise self.refuse(principal, what, str(error)) from None
+
+    def _operator(self, principal: Principal, what: str) -> None:
+        if principal.role is not Role.OPERATOR:
+            raise self.refuse(principal, what, "only an operator may")
+
+    def _claimant(
+        self, principal: Principal, host: str | None, pa: ProviderAddress, mode: Mode
+    ) -> ProviderHost:
+        """Return for whom a claim is. Raises Forbidden or Unacceptable."""
+        if principal.role is Role.OPERATOR:
+            return self._owner(host, pa)
+        if principal.role is not Role.HOST:
+            raise Forbidden(f"a {principal.role} claims nothing")
+        if host is not None and host != principal.name:
+            raise Forbidden(f"{principal.name} claims for itself only")
+        if mode is Mode.ORCHESTRATE:
+            raise Forbidden("only an operator orchestrates")
+        return self._owner(principal.name, pa)
+
+    def _owner(self, name: str | None, pa: ProviderAddress) -> ProviderHost:
+        for host in self._replica.network.hosts:
+            if name is None and pa in host.provider_addresses:
+                return host
+            if host.name == name:
+                if pa in host.provider_addresses:
+                    return host
+                raise Unacceptable(f"{pa} is no provider address of {name}")
+        raise Unacceptable(f"no host has {pa}" if name is None else f"there is no host {name}")
+
+    def _subnet(self, vsid: Vsid) -> tuple[Tenant, VirtualSubnet]:
+        for tenant in self._replica.network.tenants:
+            for subnet in tenant.subnets:
+                if subnet.vsid == vsid:
+                    return tenant, subnet
+        raise Unacceptable(f"no virtual subnet has VSID {vsid}")
+
+    def _check_tenant(self, host: ProviderHost, tenant: Tenant) -> None:
+        if tenant.name not in host.tenants:
+            raise Unacceptable(f"{host.name} is not allowed tenant {tenant.name}")
+
+    async def _expected(self, key: RecordKey, expected: Expected) -> Stored | None:
+        """Return what is stored of a record that is to be written. Raises Conflict and Refused."""
+        current = await self._store.get(key)
+        if expected is Expect.ANY and (current is None or current.value is None):
+            raise Conflict(key, current)
+        if current is not None and expected is not Expect.ABSENT:
+            _check_pin(current)
+        return current
+
+    async def _written(self, entry: Stored) -> Stored:
+        await self._seen([entry])
+        return entry
+
+    async def _seen(self, entries: Iterable[Stored]) -> None:
+        revision = max((entry.revision for entry in entries), default=0)
+        await self._replica.reached(revision, OWN_REPLICA_SECONDS)
+
+    async def _learned(
+        self,
+        claim: Claim,
+        before: tuple[LookupRecord, ...],
+        entries: list[Stored],
+        wait: Iterable[str] | None,
+        wait_seconds: float,
+        began: float,
+    ) -> ClaimAnswer:
+        old = {record.ca: record for record in before}
+        records = tuple(record for entry in entries if (record := entry.record) is not None)
+        moved = [each for each in records if (was := old.get(each.ca)) is not None and was.host != each.host]
+        for entry in entries:
+            if moved and isinstance(entry.value, Placement) and entry.value.frozen:
+                self.alerts.tell(AlertKind.FROZEN, f"{entry.key} has moved too often, last to {claim.host}")
+        if wait is None:
+            both = {claim.host, *(record.host for record in before)}
+            wait = both if claim.mode is Mode.ORCHESTRATE else ()
+        keys = [RecordKey(record.vsid, record.ca) for record in records]
+        revision = max((record.revision for record in records), default=0)
+        learning = self.followers.learn(revision, keys, began if moved else None)
+        learned = await learning.wait(wait, min(wait_seconds, LONGEST_WAIT_SECONDS))
+        return ClaimAnswer(records, learned)
+
+
+def _cas(current: Stored | None, expected: Expected) -> Expected:
+    """What the store is to expect: what has just been read, where any is as good."""
+    return current.epoch if expected is Expect.ANY and current is not None else expected
+
+
+def _check_pin(current: Stored) -> None:
+    if isinstance(current.value, Placement) and current.value.pinned:
+        raise Refused(Reason.PINNED, current)
+
+
+def _check_mac(vsid: Vsid, mac: MacAddress) -> None:
+    if mac.is_group or not any(mac):
+        raise Unacceptable(f"{mac} is no station's address")
+    if mac == gateway_mac(vsid):
+        raise Unacceptable(f"{mac} is the subnet's gateway's")
+
+
+def _check_address(subnet: VirtualSubnet, ca: CustomerAddress) -> None:
+    """Raise Unacceptable where a VM cannot have an address."""
+    inside = next((prefix for prefix in subnet.prefixes if ca.ip in prefix), None)
+    if inside is None:
+        raise Unacceptable(f"{ca} is outside the prefixes of VSID {subnet.vsid}")
+    if ca in subnet.gateway_addresses:
+        raise Unacceptable(f"{ca} is the gateway's of VSID {subnet.vsid}")
+    is_end = inside.version == 4 and inside.prefixlen < 31 and ca == inside.broadcast_address.packed
+    is_start = inside.prefixlen < inside.max_prefixlen - 1 and ca == inside.network_address.packed
+    if is_end or is_start or is_group_address(ca):
+        raise Unacceptable(f"{ca} is no VM's address in {inside}")

@@ -1,0 +1,235 @@
+"""The hosts and gateways that follow: what each is told, what it has learned, and how long that took.
+
+A follower is one name; it may have several watches. It acknowledges what it has applied,
+so a claim can say who has learned of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterable
+from typing import Protocol
+
+import msgspec
+
+from gateway.lookup.entries import RecordKey
+from gateway.lookup.principals import Principal
+from policies.model import Role
+
+MOVES_KEPT = 1000
+MOVES_PENDING = 1000
+MOST_TAUGHT = 65536
+"""Records that one host can be taught; the oldest is forgotten first."""
+
+
+class Interest(Protocol):
+    """One watch of a follower."""
+
+    def covers(self, key: RecordKey) -> bool:
+        """Whether changes of a record are told on it."""
+        ...
+
+    def teach(self, key: RecordKey) -> None:
+        """Tell how a record is now, soon."""
+        ...
+
+
+class NodeStatus(msgspec.Struct, frozen=True):
+    """A follower that is connected. `behind` is how many seconds ago it was told what it has not acknowledged."""
+
+    name: str
+    role: Role
+    revision: int
+    behind: float
+    connected_seconds: float
+
+
+class Convergence(msgspec.Struct, frozen=True):
+    """From a claim's arrival to the last acknowledgement of it, over the last moves."""
+
+    moves: int
+    p50_ms: float | None
+    p99_ms: float | None
+
+
+class _Follower:
+    def __init__(self, principal: Principal, now: float) -> None:
+        self.principal = principal
+        self.watches: list[Interest] = []
+        self.is_local = False
+        self.acknowledged = 0
+        self.sent = 0
+        self.waiting_since: float | None = None
+        self.connected_at = now
+
+    def wants(self, keys: Collection[RecordKey]) -> bool:
+        return self.is_local or any(watch.covers(key) for watch in self.watches for key in keys)
+
+
+class Learning:
+    """Who has yet to acknowledge a revision."""
+
+    def __init__(self, revision: int, remaining: set[str], present: frozenset[str], began: float | None) -> None:
+        self.revision = revision
+        self.remaining = remaining
+        self.present = present
+        self.began = began
+        self._waiting: list[tuple[frozenset[str], asyncio.Future[None]]] = []
+
+    async def wait(self, names: Iterable[str], timeout: float) -> dict[str, bool]:
+        """Wait for those of the names that are connected; return for each whether it has learned."""
+        wanted = frozenset(names)
+        if wanted & self.remaining and timeout > 0:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append((wanted, future))
+            await asyncio.wait([future], timeout=timeout)
+            self._waiting.remove((wanted, future))
+        return {name: name in self.present and name not in self.remaining for name in sorted(wanted)}
+
+    def discard(self, name: str) -> None:
+        """One has learned."""
+        self.remaining.discard(name)
+        self._release()
+
+    def leave(self, name: str) -> None:
+        """One has gone, and cannot be waited for."""
+        self.present -= {name}
+        self.discard(name)
+
+    def _release(self) -> None:
+        for wanted, future in self._waiting:
+            if not future.done() and not wanted & self.remaining:
+                future.set_result(None)
+
+
+class Followers:
+    """Everybody who follows this lookup node."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._followers: dict[str, _Follower] = {}
+        self._taught: dict[str, dict[RecordKey, None]] = {}
+        self._learning: deque[Learning] = deque()
+        self._moves: deque[float] = deque(maxlen=MOVES_KEPT)
+
+    def connect(self, principal: Principal, watch: Interest) -> None:
+        """A watch of a host or a gateway has begun."""
+        follower = self._followers.get(principal.name)
+        if follower is None:
+            follower = self._followers[principal.name] = _Follower(principal, self._clock())
+        follower.watches.append(watch)
+
+    def disconnect(self, principal: Principal, watch: Interest) -> None:
+        """A watch has ended; with its last one, a follower is gone."""
+        follower = self._followers.get(principal.name)
+        if follower is None or watch not in follower.watches:
+            return
+        follower.watches.remove(watch)
+        if follower.watches or follower.is_local:
+            return
+        del self._followers[principal.name]
+        for learning in self._learning:
+            learning.leave(principal.name)
+        self._settle()
+
+    def told(self, name: str, revision: int) -> None:
+        """Changes up to a revision have been written to a follower's watch."""
+        follower = self._followers.get(name)
+        if follower is not None and revision > follower.sent:
+            follower.sent = revision
+            if follower.waiting_since is None and follower.acknowledged < revision:
+                follower.waiting_since = self._clock()
+
+    def acknowledge(self, principal: Principal, revision: int, *, is_local: bool) -> None:
+        """A follower has applied everything up to a revision."""
+        follower = self._followers.get(principal.name)
+        if follower is None:
+            if not is_local:
+                return
+            follower = self._followers[principal.name] = _Follower(principal, self._clock())
+        follower.is_local |= is_local
+        if revision <= follower.acknowledged:
+            return
+        follower.acknowledged = revision
+        follower.waiting_since = None if revision >= follower.sent else self._clock()
+        for learning in self._learning:
+            if learning.revision > revision:
+                break
+            learning.discard(principal.name)
+        self._settle()
+
+    def learn(self, revision: int, keys: Collection[RecordKey], began: float | None) -> Learning:
+        """Begin to count who has learned of a change of some records.
+
+        `began` is when a move's claim arrived, by the clock; None where nothing has moved.
+        """
+        remaining = {
+            name
+            for name, follower in self._followers.items()
+            if follower.acknowledged < revision and follower.wants(keys)
+        }
+        learning = Learning(revision, remaining, frozenset(self._followers), began)
+        if remaining:
+            at = len(self._learning)
+            while at and self._learning[at - 1].revision > revision:
+                at -= 1
+            self._learning.insert(at, learning)
+            if len(self._learning) > MOVES_PENDING:
+                self._learning.popleft()
+        elif began is not None:
+            self._moves.append(self._clock() - began)
+        return learning
+
+    def teach(self, host: str, key: RecordKey) -> None:
+        """Have a host told of a record, now and from now on."""
+        taught = self._taught.setdefault(host, {})
+        taught.pop(key, None)
+        taught[key] = None
+        if len(taught) > MOST_TAUGHT:
+            del taught[next(iter(taught))]
+        follower = self._followers.get(host)
+        if follower is not None:
+            for watch in follower.watches:
+                watch.teach(key)
+
+    def forget(self, host: str, key: RecordKey) -> None:
+        """A host does not use a record any more."""
+        self._taught.get(host, {}).pop(key, None)
+
+    def taught(self, host: str) -> Collection[RecordKey]:
+        """Return what a host has been taught, a view that changes with it."""
+        return self._taught.setdefault(host, {}).keys()
+
+    def nodes(self) -> list[NodeStatus]:
+        """Return everybody who is connected."""
+        now = self._clock()
+        return [
+            NodeStatus(
+                name=name,
+                role=each.principal.role,
+                revision=each.acknowledged,
+                behind=0.0 if each.waiting_since is None else now - each.waiting_since,
+                connected_seconds=now - each.connected_at,
+            )
+            for name, each in sorted(self._followers.items())
+        ]
+
+    def convergence(self) -> Convergence:
+        """Return how long the last moves took to be learned by everybody."""
+        moves = list(self._moves)
+        if len(moves) < 2:
+            only = moves[0] * 1000 if moves else None
+            return Convergence(len(moves), only, only)
+        cuts = statistics.quantiles(moves, n=100, method="inclusive")
+        return Convergence(len(moves), cuts[49] * 1000, cuts[98] * 1000)
+
+    def _settle(self) -> None:
+        """Take the time of the moves that everybody has learned of."""
+        done = [learning for learning in self._learning if not learning.remaining]
+        for learning in done:
+            self._learning.remove(learning)
+            if learning.began is not None:
+                self._moves.append(self._clock() - learning.began)

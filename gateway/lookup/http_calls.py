@@ -1,0 +1,152 @@
+"""One request, with who asks: its body and its query read within limits, and its answer made."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from typing import Annotated, TypeVar
+from urllib.parse import parse_qsl
+
+import msgspec
+from aiohttp import web
+
+from gateway.lookup.authority import Authority
+from gateway.lookup.entries import RecordKey
+from gateway.lookup.principals import Principal
+from gateway.lookup.problems import HttpProblem
+from gateway.lookup.records_wire import customer_address
+from gateway.lookup.replica import Replica
+from gateway.lookup.visibility import View
+from policies.addresses import HIGHEST_VSID, LOWEST_VSID, CustomerAddress, Vsid
+
+T = TypeVar("T")
+
+LARGEST_BODY = 1 << 20
+BODY_SECONDS = 10.0
+JSON = "application/json"
+
+VsidNumber = Annotated[int, msgspec.Meta(ge=LOWEST_VSID, le=HIGHEST_VSID)]
+RevisionNumber = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+
+_NUMBER = re.compile(r"[0-9]{1,19}")
+
+
+class Call:
+    """One request to a lookup node."""
+
+    __slots__ = ("authority", "parts", "principal", "query_text", "replica", "request")
+
+    def __init__(
+        self,
+        request: web.BaseRequest,
+        principal: Principal,
+        parts: tuple[str, ...],
+        query_text: str,
+        authority: Authority,
+        replica: Replica,
+    ) -> None:
+        self.request = request
+        self.principal = principal
+        self.parts = parts
+        """What the path has where its route has a name in braces."""
+        self.query_text = query_text
+        self.authority = authority
+        self.replica = replica
+
+    @property
+    def view(self) -> View:
+        """What whoever asks may see."""
+        return self.authority.views.of(self.principal)
+
+    def query(self, *known: str) -> dict[str, str]:
+        """Return the query's parameters. Raises HttpProblem for one that is unknown or there twice."""
+        if not self.query_text:
+            return {}
+        try:
+            pairs = parse_qsl(self.query_text, keep_blank_values=True, errors="strict", max_num_fields=32)
+        except ValueError:
+            raise HttpProblem(400, "the query cannot be read") from None
+        found: dict[str, str] = {}
+        for name, value in pairs:
+            if name not in known:
+                raise HttpProblem(400, f"query: {name[:64]!r} is unknown; known: {', '.join(known) or 'nothing'}")
+            if name in found:
+                raise HttpProblem(400, f"query: {name} is there twice")
+            found[name] = value
+        return found
+
+    def record_key(self) -> RecordKey:
+        """Return the record that the path names. Raises HttpProblem."""
+        return RecordKey(read_vsid("vsid", self.parts[0]), read_address("ca", self.parts[1]))
+
+    async def body(self, decoder: msgspec.json.Decoder[T]) -> T:
+        """Return the body, decoded. Raises HttpProblem."""
+        content = await self.body_octets()
+        try:
+            return decoder.decode(content)
+        except RecursionError:
+            raise HttpProblem(400, "the body is nested too deeply") from None
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise HttpProblem(400, f"body: {error}") from None
+
+    async def body_octets(self) -> bytes:
+        """Return a body of JSON as it came. Raises HttpProblem."""
+        request = self.request
+        kind = request.headers.get("Content-Type", "")
+        if kind != JSON and not _is_json(kind):
+            raise HttpProblem(415, f"the body is wanted as {JSON}", headers={"Accept": JSON})
+        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise HttpProblem(415, "the body is wanted without an encoding", headers={"Accept-Encoding": "identity"})
+        length = request.content_length
+        if length is not None and length > LARGEST_BODY:
+            raise too_large()
+        if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                return await request.read()
+        except TimeoutError:
+            problem = HttpProblem(408, f"the body took longer than {BODY_SECONDS:g} s")
+            problem.headers["Connection"] = "close"
+            raise problem from None
+        except web.HTTPRequestEntityTooLarge:
+            raise too_large() from None
+        except web.RequestPayloadError:
+            raise HttpProblem(400, "the body cannot be read") from None
+
+
+def too_large() -> HttpProblem:
+    """A body is larger than is taken."""
+    return HttpProblem(413, f"a body has at most {LARGEST_BODY} octets", headers={"Connection": "close"})
+
+
+def answer(body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """Return an answer in JSON."""
+    return web.Response(status=status, body=body, headers={"Content-Type": JSON, **(headers or {})})
+
+
+def read_vsid(path: str, text: str) -> Vsid:
+    """Read a VSID from text. Raises HttpProblem."""
+    return Vsid(read_number(path, text, LOWEST_VSID, HIGHEST_VSID))
+
+
+def read_number(path: str, text: str, lowest: int, highest: int) -> int:
+    """Read a whole number from text. Raises HttpProblem."""
+    if not _NUMBER.fullmatch(text) or not lowest <= (number := int(text)) <= highest:
+        raise HttpProblem(400, f"{path}: a whole number from {lowest} to {highest} is wanted")
+    return number
+
+
+def read_address(path: str, text: str) -> CustomerAddress:
+    """Read a customer address from text. Raises HttpProblem."""
+    try:
+        return customer_address(text)
+    except ValueError as error:
+        raise HttpProblem(400, f"{path}: {error}") from None
+
+
+def _is_json(kind: str) -> bool:
+    """RFC 8259 defines no parameter; a charset of UTF-8 says what is so anyway."""
+    name, _, parameter = kind.partition(";")
+    return name.strip().lower() == JSON and parameter.strip().lower().replace('"', "") in {"", "charset=utf-8"}

@@ -1,0 +1,191 @@
+"""What is read: records one by one, in batches and page by page; the network; and how this node is."""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections.abc import Iterator
+from typing import Annotated
+
+import msgspec
+from aiohttp import web
+
+from gateway.lookup.entries import Kind
+from gateway.lookup.forms import form
+from gateway.lookup.http_calls import Call, VsidNumber, answer, read_address, read_number, read_vsid
+from gateway.lookup.problems import HttpProblem
+from gateway.lookup.records_wire import customer_address, record_text
+from gateway.lookup.replica import Replica
+from policies.addresses import CustomerAddress, Vsid
+from policies.model import LookupRecord, Network, Role
+
+MOST_RESOLVED = 1000
+PAGE = 1000
+
+
+class Wanted(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """A customer address that is looked for."""
+
+    vsid: VsidNumber
+    ca: str
+
+
+_WANTED = msgspec.json.Decoder(Annotated[list[Wanted], msgspec.Meta(max_length=MOST_RESOLVED)])
+
+
+async def get_record(call: Call) -> web.StreamResponse:
+    """One record."""
+    key = call.record_key()
+    record = call.replica.find(key.vsid, key.ca) if call.view.sees(key.vsid) else None
+    if record is None:
+        await _must_know(call.replica)
+        raise HttpProblem(404, f"there is no {key}")
+    etag = f'"{record.epoch}"'
+    if call.request.headers.get("If-None-Match") == etag:
+        return web.Response(status=304, headers={"ETag": etag})
+    return answer(record_text(record).encode(), headers={"ETag": etag})
+
+
+async def resolve(call: Call) -> web.StreamResponse:
+    """Up to a thousand records at once."""
+    wanted = await call.body(_WANTED)
+    replica = call.replica
+    find = replica.find
+    vsids = call.view.vsids
+    found: list[str] = []
+    try:
+        for one in wanted:
+            vsid = Vsid(one.vsid)
+            ca = customer_address(one.ca)
+            record = find(vsid, ca) if vsids is None or vsid in vsids else None
+            found.append("null" if record is None else record_text(record))
+    except ValueError as error:
+        raise HttpProblem(400, f"[{len(found)}].ca: {error}") from None
+    await _must_know(replica)
+    text = f'{{"records":[{",".join(found)}],"revision":{replica.revision},"stale_seconds":{stale_seconds(replica):.3f}}}'
+    return answer(text.encode())
+
+
+async def list_records(call: Call) -> web.StreamResponse:
+    """Records page by page, in the order of their VSIDs and addresses."""
+    query = call.query("tenant", "vsid", "limit", "continue")
+    limit = read_number("limit", query["limit"], 1, PAGE) if "limit" in query else PAGE
+    await _must_know(call.replica)
+    after_vsid, after = _continued(query["continue"]) if "continue" in query else (Vsid(0), None)
+    revision = call.replica.revision
+    found: list[LookupRecord] = []
+    for vsid in _chosen(call, query):
+        if vsid >= after_vsid and len(found) <= limit:
+            start = after if vsid == after_vsid else None
+            found += call.replica.records(vsid, start, limit + 1 - len(found))
+    further = "null"
+    if len(found) > limit:
+        last = found[limit - 1]
+        further = f'"{last.vsid}/{last.ca}"'
+    records = ",".join(map(record_text, found[:limit]))
+    return answer(f'{{"records":[{records}],"continue":{further},"revision":{revision}}}'.encode())
+
+
+async def get_network(call: Call) -> web.StreamResponse:
+    """The network's configuration as whoever asks may see it, with its static records."""
+    await _must_know(call.replica)
+    network = call.view.network(call.replica.network)
+    return answer(msgspec.json.encode({"hosts": [], "gateways": [], "tenants": [], **_with_pins(call, network)}))
+
+
+async def get_tenants(call: Call) -> web.StreamResponse:
+    """The tenants."""
+    await _must_know(call.replica)
+    return answer(msgspec.json.encode(form(call.view.network(call.replica.network).tenants)))
+
+
+async def get_sites(call: Call) -> web.StreamResponse:
+    """The sites of all tenants."""
+    await _must_know(call.replica)
+    network = call.view.network(call.replica.network)
+    sites = [{"tenant": tenant.name, **form(site)} for tenant in network.tenants for site in tenant.sites]
+    return answer(msgspec.json.encode(sites))
+
+
+async def get_nodes(call: Call) -> web.StreamResponse:
+    """The hosts and gateways that follow this node. A host sees itself."""
+    if call.principal.role is Role.READER:
+        raise call.authority.refuse(call.principal, "list of nodes", "a reader may not")
+    nodes = call.authority.nodes()
+    if call.principal.role is Role.HOST:
+        nodes = [node for node in nodes if node.name == call.principal.name]
+    return answer(msgspec.json.encode(nodes))
+
+
+async def get_status(call: Call) -> web.StreamResponse:
+    """How this node is. Alerts are for operators and gateways."""
+    replica, authority = call.replica, call.authority
+    status: dict[str, object] = {
+        "revision": replica.revision,
+        "records": len(replica),
+        "synced": replica.is_synced,
+        "stale_seconds": stale_seconds(replica),
+        "nodes": len(authority.nodes()),
+        "convergence": authority.followers.convergence(),
+    }
+    if call.principal.role in {Role.OPERATOR, Role.GATEWAY}:
+        status["alerts"] = list(authority.alerts.last)
+        status["alert_counts"] = {kind.value: count for kind, count in authority.alerts.counts.items()}
+    return answer(msgspec.json.encode(status))
+
+
+async def healthz(_call: Call) -> web.StreamResponse:
+    """This node is alive."""
+    return answer(b'{"status":"alive"}')
+
+
+async def readyz(call: Call) -> web.StreamResponse:
+    """This node knows everything."""
+    await _must_know(call.replica)
+    return answer(b'{"status":"ready"}')
+
+
+def stale_seconds(replica: Replica) -> float:
+    """Return for how long the store has not been reached."""
+    return 0.0 if replica.stale_since is None else max(0.0, time.monotonic() - replica.stale_since)
+
+
+async def _must_know(replica: Replica) -> None:
+    """Raise HttpProblem while this node has not read everything: what it lacks may be there."""
+    if not replica.is_synced:
+        raise HttpProblem(503, "this node has not read the records yet", headers={"Retry-After": "1"})
+
+
+def _chosen(call: Call, query: dict[str, str]) -> Iterator[Vsid]:
+    """The virtual subnets that a list is of."""
+    view = call.view
+    only = read_vsid("vsid", query["vsid"]) if "vsid" in query else None
+    of_tenant: set[Vsid] | None = None
+    if "tenant" in query:
+        of_tenant = {
+            subnet.vsid
+            for tenant in call.replica.network.tenants
+            if tenant.name == query["tenant"]
+            for subnet in tenant.subnets
+        }
+    for vsid in sorted(call.replica.vsids()):
+        if (only is None or vsid == only) and (of_tenant is None or vsid in of_tenant) and view.sees(vsid):
+            yield vsid
+
+
+def _continued(text: str) -> tuple[Vsid, CustomerAddress]:
+    vsid, _, ca = text.partition("/")
+    return read_vsid("continue", vsid), read_address("continue", ca)
+
+
+def _with_pins(call: Call, network: Network) -> dict[str, object]:
+    """A network's form, with its static records in their tenants."""
+    return dict(form(network))
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

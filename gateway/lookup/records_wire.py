@@ -1,0 +1,100 @@
+"""Records and changes as the HTTP interface says them, and addresses as it reads them.
+
+A batch of look-ups is made of these: each is one pass, without a dictionary for each record.
+"""
+
+from __future__ import annotations
+
+import socket
+from functools import lru_cache
+
+import msgspec
+
+from gateway.lookup.entries import Kind, NamedKey, RecordKey, Stored
+from gateway.lookup.forms import form
+from policies.addresses import Address, CustomerAddress, MacAddress, ProviderAddress
+from policies.model import LookupRecord, Translation
+
+_json = msgspec.json.encode
+
+
+def customer_address(text: str) -> CustomerAddress:
+    """Read the usual notation of either family. Raises ValueError."""
+    return CustomerAddress(_octets(text))
+
+
+def provider_address(text: str) -> ProviderAddress:
+    """Read the usual notation of either family. Raises ValueError."""
+    return ProviderAddress(_octets(text))
+
+
+def mac_address(text: str) -> MacAddress:
+    """Read `02:00:00:00:01:05`. Raises ValueError."""
+    return MacAddress.parse(text)
+
+
+def address_text(address: bytes) -> str:
+    """Return the usual notation of four or sixteen octets."""
+    return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
+
+
+def record_text(record: LookupRecord) -> str:
+    """Return a record as JSON."""
+    return (
+        f'{{"vsid":{record.vsid},"ca":"{address_text(record.ca)}","mac":"{record.mac.hex(":")}",'
+        f'{_place_text(record.pa, record.host, record.translation)}'
+        f',"epoch":{record.epoch},"revision":{record.revision}}}'
+    )
+
+
+def line(entry: Stored) -> bytes:
+    """Return a change, or an entry of a snapshot, as one line of a watch."""
+    key = entry.key
+    record = entry.record
+    if record is not None:
+        text = f'{{"type":"put","kind":"record","revision":{entry.revision},"value":{record_text(record)}}}\n'
+        return text.encode()
+    if entry.value is None:
+        return deletion(key, entry.revision)
+    head = f'{{"type":"put","kind":"{key.kind.value}","revision":{entry.revision},"value":'
+    return head.encode() + _json(form(entry.value)) + b"}\n"
+
+
+def record_line(record: LookupRecord) -> bytes:
+    """Return a record of a snapshot as one line of a watch."""
+    text = f'{{"type":"put","kind":"record","revision":{record.revision},"value":{record_text(record)}}}\n'
+    return text.encode()
+
+
+def deletion(key: RecordKey | NamedKey, revision: int) -> bytes:
+    """Return the line that says that a key is gone."""
+    if isinstance(key, RecordKey):
+        value = f'{{"vsid":{key.vsid},"ca":"{address_text(key.ca)}"}}'
+        kind = Kind.RECORD
+    else:
+        value = f'{{"name":{_json(key.name).decode()}}}'
+        kind = key.kind
+    return f'{{"type":"delete","kind":"{kind.value}","revision":{revision},"value":{value}}}\n'.encode()
+
+
+def progress(revision: int) -> bytes:
+    """Return the line that says that every change up to a revision has been told."""
+    return b'{"type":"progress","revision":%d}\n' % revision
+
+
+def resync(revision: int) -> bytes:
+    """Return the line behind which everything is told anew."""
+    return b'{"type":"resync","revision":%d}\n' % revision
+
+
+def _octets(text: str) -> bytes:
+    family = socket.AF_INET6 if ":" in text else socket.AF_INET
+    try:
+        return socket.inet_pton(family, text)
+    except (OSError, ValueError):
+        raise ValueError(f"{text[:64]!r} is not an IP address") from None
+
+
+@lru_cache(maxsize=65536)
+def _place_text(pa: Address, host: str, translation: Translation) -> str:
+    return f'"pa":"{address_text(pa)}","host":{_json(host).decode()},"translation":"{translation.value}"'
