@@ -1,0 +1,229 @@
+"""Virtual machines that move live between the laboratory's hosts, and what was lost on the way."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import socket
+import ssl
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from gateway.lab import streams
+from gateway.lab.certificates import AUTHORITY
+from gateway.lab.namespaces import LabError, Namespace
+from gateway.lab.nodes import LOOKUP_PORT, OPERATOR, LookupPlan
+from gateway.lab.processes import Process
+from gateway.lab.streams import Pause, Talk
+from gateway.lab.topology import VM_INTERFACE, Datacenter, Vm
+from gateway.packets import arp
+from gateway.packets.arp import ArpPacket
+from gateway.packets.ethernet import ARP, EthernetHeader
+from policies.addresses import BROADCAST_MAC, CustomerAddress, MacAddress
+
+
+class Operator:
+    """Asks the lookup service as its operator, from the gateway's own machine."""
+
+    def __init__(self, lab: Datacenter, lookup: LookupPlan, server: str = "edge-1") -> None:
+        self._namespace = lab.node(server)
+        node = next(node for node in lab.plan.nodes if node.name == server)
+        self._address = node.provider_addresses[0]
+        self._context = ssl.create_default_context(cafile=lookup.files / AUTHORITY)
+        self._token = lookup.token_file(OPERATOR).read_text().strip()
+
+    def ask(self, method: str, path: str, body: object = None) -> Any:
+        """Ask, and return the answer. Raises LabError with what the service says is wrong."""
+        status, answer = self._namespace.call(self._ask, method, path, body)
+        if status >= 300:
+            raise LabError(f"{method} {path}: {status} {answer.decode(errors='replace')}")
+        return json.loads(answer) if answer else None
+
+    def _ask(self, method: str, path: str, body: object) -> tuple[int, bytes]:
+        connection = http.client.HTTPSConnection(
+            self._address, LOOKUP_PORT, timeout=10, context=self._context
+        )
+        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
+        octets = None if body is None else json.dumps(body).encode()
+        try:
+            connection.request(method, path, octets, headers)
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    def wait_for_records(self, count: int, timeout: float = 20) -> None:
+        """Wait until so many records are registered. Raises LabError."""
+        deadline = time.monotonic() + timeout
+        while True:
+            found = len(self.ask("GET", "/v1/records?limit=1000")["records"])
+            if found >= count:
+                return
+            if time.monotonic() > deadline:
+                raise LabError(f"{found} of {count} records are registered after {timeout:g} s")
+            time.sleep(0.05)
+
+
+class Talkers:
+    """One machine's talker in each of several machines: each sends to the moving one, and that to all."""
+
+    def __init__(self, lab: Datacenter, vm: Vm, observers: Mapping[str, tuple[Namespace, str]]) -> None:
+        self.vm = vm
+        self._lab = lab
+        self._observers = dict(observers)
+        addresses = [address for _, address in observers.values()]
+        self._files = {name: lab.directory / f"talk-{vm.name}-{name}" for name in (vm.name, *observers)}
+        self.inside = self._start(vm.name, lab.vm(vm.name), addresses)
+        self._outside = {
+            name: self._start(name, namespace, [vm.address()]) for name, (namespace, _) in observers.items()
+        }
+
+    def _start(self, name: str, namespace: Namespace, targets: Sequence[str]) -> Process:
+        file = str(self._files[name])
+        process = self._lab.start_python(f"talk-{name}", namespace, "gateway.lab.streams", file, *targets)
+        process.wait_for("^talking")
+        return process
+
+    def end(self, stops: Sequence[int]) -> Outcome:
+        """Have all of them end, and compare what they have written down.
+
+        `stops` are the times at which the machine was told to stand still.
+        """
+        talks: dict[str, Talk] = {}
+        until = time.monotonic_ns() - 100_000_000
+        for name, process in {self.vm.name: self.inside, **self._outside}.items():
+            process.send_signal(signal.SIGTERM)
+            process.wait(10)
+            talks[name] = msgspec.json.decode(self._files[name].read_bytes(), type=Talk)
+            self._files[name].unlink()
+        inside = talks[self.vm.name]
+        return Outcome.of(
+            inside,
+            stops,
+            {name: (talks[name], address) for name, (_, address) in self._observers.items()},
+            self.vm.address(),
+            until,
+        )
+
+
+class Stream(msgspec.Struct, frozen=True):
+    """What became of one stream of a thousand datagrams a second."""
+
+    name: str
+    sent: int
+    lost: list[int]
+    """The numbers of those sent outside the machine's own pauses that never came."""
+    duplicates: int
+    longest_gap: float
+    """In milliseconds, as the receiver saw it."""
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What a machine's moves have cost."""
+
+    pauses: list[Pause]
+    streams: list[Stream]
+
+    @classmethod
+    def of(
+        cls,
+        inside: Talk,
+        stops: Sequence[int],
+        observers: Mapping[str, tuple[Talk, str]],
+        own_address: str,
+        until: int,
+    ) -> Outcome:
+        """Compare what everybody has sent and heard."""
+        beats = next(iter(inside.sent.values()))
+        pauses = [streams.pause_around(beats, at) for at in stops]
+        found = []
+        for name, (talk, address) in observers.items():
+            for label, sent, heard in (
+                (f"from {name}", talk.sent[own_address], inside.heard.get(address)),
+                (f"to {name}", inside.sent[address], talk.heard.get(own_address)),
+            ):
+                came = heard if heard is not None else streams.Heard()
+                found.append(
+                    Stream(
+                        name=label,
+                        sent=len(sent),
+                        lost=streams.lost(sent, heard, pauses, until),
+                        duplicates=streams.duplicates(came),
+                        longest_gap=streams.longest_gap(came),
+                    )
+                )
+        return cls(pauses, found)
+
+    @property
+    def lost(self) -> int:
+        """All datagrams lost outside the pauses."""
+        return sum(len(stream.lost) for stream in self.streams)
+
+
+class Mover:
+    """Moves VMs as hypervisors do: the guest stands still, its port goes over, the guest goes on."""
+
+    def __init__(self, lab: Datacenter, processes: Mapping[str, Process], operator: Operator) -> None:
+        self._lab = lab
+        self._processes = processes
+        self._operator = operator
+        self.stops: list[int] = []
+        """When each moved VM was told to stand still, in nanoseconds."""
+
+    def announced(
+        self, vm: Vm, host: str, inside: Sequence[Process] = (), announce: bytes | None = None
+    ) -> None:
+        """Move a VM that is announced where it goes on, by a gratuitous ARP unless said otherwise."""
+        self._over(vm, host, inside)
+        frame = announce if announce is not None else gratuitous_arp(vm)
+        self._lab.vm(vm.name).call(send_frame, frame)
+        _signal(inside, signal.SIGCONT)
+
+    def orchestrated(self, vm: Vm, host: str, inside: Sequence[Process] = ()) -> Any:
+        """Move a VM whose new place is said to the lookup service before it goes on. Return its answer."""
+        self._over(vm, host, inside)
+        node = next(node for node in self._lab.plan.hosts if node.name == host)
+        answer = self._operator.ask(
+            "POST",
+            "/v1/claims",
+            {
+                "vsid": vm.vsid,
+                "mac": vm.mac,
+                "pa": node.provider_addresses[0],
+                "host": host,
+                "mode": "orchestrate",
+            },
+        )
+        _signal(inside, signal.SIGCONT)
+        return answer
+
+    def _over(self, vm: Vm, host: str, inside: Sequence[Process]) -> None:
+        self.stops.append(time.monotonic_ns())
+        _signal(inside, signal.SIGSTOP)
+        process = self._processes[host]
+        mark = process.size()
+        self._lab.move(vm.name, host)
+        process.wait_for(rf"port {vm.port} is (open|up again)", start=mark)
+
+
+def gratuitous_arp(vm: Vm) -> bytes:
+    """The announcement that a guest makes of its own address (RFC 5227 section 3)."""
+    mac, address = MacAddress.parse(vm.mac), CustomerAddress.parse(vm.address())
+    packet = ArpPacket(arp.REQUEST, mac, address, MacAddress(bytes(6)), address)
+    return EthernetHeader(BROADCAST_MAC, mac, ARP).encode() + packet.encode()
+
+
+def send_frame(frame: bytes) -> None:
+    """Send a frame as the VM in whose namespace we are."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+        raw.bind((VM_INTERFACE, 0))
+        raw.send(frame)
+
+
+def _signal(processes: Sequence[Process], number: signal.Signals) -> None:
+    for process in processes:
+        process.send_signal(number)

@@ -1,0 +1,160 @@
+"""Counted datagrams between machines, a thousand a second each way: what shows every lost packet.
+
+A talker sends to its targets and hears whoever sends to it. When it is told to end, it
+writes down when it has sent and heard each datagram, by the machine's monotonic clock.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import itertools
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+
+PORT = 7007
+EVERY = 1_000_000
+"""Nanoseconds between two datagrams to each target."""
+
+_DATAGRAM = struct.Struct("!4sI")
+_MARK = b"isth"
+_LARGEST = 64
+
+
+class Heard(msgspec.Struct):
+    """One stream as its receiver saw it: numbers, and the times in nanoseconds that they came at."""
+
+    numbers: list[int] = msgspec.field(default_factory=list)
+    times: list[int] = msgspec.field(default_factory=list)
+
+
+class Talk(msgspec.Struct):
+    """What one talker has sent to each target, and heard from each source."""
+
+    sent: dict[str, list[int]] = msgspec.field(default_factory=dict)
+    """The time in nanoseconds of each datagram; its place is its number."""
+    heard: dict[str, Heard] = msgspec.field(default_factory=dict)
+    unsent: int = 0
+    """What its own machine refused to send."""
+
+
+class Pause(msgspec.Struct, frozen=True):
+    """When a machine did not run: from its last datagram before to its first after, in nanoseconds."""
+
+    begin: int
+    end: int
+
+    @property
+    def milliseconds(self) -> float:
+        return (self.end - self.begin) / 1e6
+
+
+def pause_around(sent: list[int], stopped_at: int) -> Pause:
+    """Return the gap in what a machine has sent in which it was told to stop. Raises LookupError."""
+    place = bisect.bisect_right(sent, stopped_at)
+    if place in (0, len(sent)):
+        raise LookupError("nothing was sent on one side of the pause")
+    # Told to stop, it may have sent once more.
+    while place + 1 < len(sent) and sent[place] - stopped_at < EVERY:
+        place += 1
+    return Pause(sent[place - 1], sent[place])
+
+
+def lost(sent: list[int], heard: Heard | None, excused: list[Pause], until: int) -> list[int]:
+    """Return the numbers of the datagrams that never came although they were sent outside every pause.
+
+    What was sent after `until` may still be on its way.
+    """
+    came = set(heard.numbers) if heard is not None else set()
+    return [
+        number
+        for number, at in enumerate(sent)
+        if number not in came and at <= until and not any(pause.begin <= at <= pause.end for pause in excused)
+    ]
+
+
+def longest_gap(heard: Heard) -> float:
+    """Return the longest time between two datagrams of a stream, in milliseconds."""
+    times = sorted(heard.times)
+    return max((b - a for a, b in itertools.pairwise(times)), default=0) / 1e6
+
+
+def duplicates(heard: Heard) -> int:
+    """Return how many datagrams came more than once."""
+    return len(heard.numbers) - len(set(heard.numbers))
+
+
+class Talker:
+    """Sends and hears until it is told to end."""
+
+    def __init__(self, targets: list[str]) -> None:
+        self.talk = Talk(sent={target: [] for target in targets})
+        self.is_over = False
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        self._socket.bind(("", PORT))
+
+    def run(self) -> None:
+        """Send on each beat, and hear in between."""
+        next_beat = time.monotonic_ns()
+        with contextlib.closing(self._socket):
+            while not self.is_over:
+                wait = (next_beat - time.monotonic_ns()) / 1e9
+                if select.select([self._socket], [], [], max(0.0, wait))[0]:
+                    self._hear()
+                now = time.monotonic_ns()
+                if now >= next_beat:
+                    self._send()
+                    # After a pause it goes on from now: nothing is sent for the time that was lost.
+                    next_beat = next_beat + EVERY if now - next_beat < 10 * EVERY else now + EVERY
+            deadline = time.monotonic() + 0.2
+            while time.monotonic() < deadline:
+                if select.select([self._socket], [], [], 0.05)[0]:
+                    self._hear()
+
+    def _send(self) -> None:
+        for target, times in self.talk.sent.items():
+            try:
+                self._socket.sendto(_DATAGRAM.pack(_MARK, len(times)), (target, PORT))
+            except OSError:
+                self.talk.unsent += 1
+            else:
+                times.append(time.monotonic_ns())
+
+    def _hear(self) -> None:
+        with contextlib.suppress(BlockingIOError, ConnectionRefusedError):
+            while True:
+                octets, source = self._socket.recvfrom(_LARGEST)
+                if len(octets) == _DATAGRAM.size and octets[:4] == _MARK:
+                    heard = self.talk.heard.setdefault(source[0], Heard())
+                    heard.numbers.append(_DATAGRAM.unpack(octets)[1])
+                    heard.times.append(time.monotonic_ns())
+
+
+def main() -> None:
+    """Talk until SIGTERM: `streams FILE TARGET...`."""
+    file, *targets = sys.argv[1:]
+    talker = Talker(targets)
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        talker.is_over = True
+
+    signal.signal(signal.SIGTERM, end)
+    print(f"talking as {os.getpid()}", flush=True)
+    talker.run()
+    part = Path(f"{file}.part")
+    part.write_bytes(msgspec.json.encode(talker.talk))
+    part.replace(file)
+
+
+if __name__ == "__main__":
+    main()
