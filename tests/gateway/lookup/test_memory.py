@@ -1,0 +1,51 @@
+"""The store in memory keeps the contract."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from gateway.lookup.memory import MemoryStore
+from gateway.lookup.store import Expect, LookupStore, StoreUnavailable
+from tests.gateway.lookup.contract import KEY4, KEY6, OpenStore, StoreContract, at, events_of, told
+
+
+@asynccontextmanager
+async def memory_store() -> AsyncIterator[LookupStore]:
+    store = MemoryStore()
+    yield store
+    await store.close()
+
+
+class TestMemoryStore(StoreContract):
+    @pytest.fixture
+    def open_store(self) -> OpenStore:
+        return memory_store
+
+
+def test_outage_fails_every_call_and_every_watch_and_loses_nothing() -> None:
+    async def main() -> None:
+        store = MemoryStore()
+        stored = await store.put(KEY4, at("hv1"), Expect.ABSENT)
+        async with events_of(store, stored.revision) as events:
+            await anext(events)
+            waiting = asyncio.ensure_future(anext(events))
+            await asyncio.sleep(0)
+            store.go_away("the cable is out")
+            with pytest.raises(StoreUnavailable, match="the cable is out"):
+                await waiting
+        with pytest.raises(StoreUnavailable):
+            await store.get(KEY4)
+        with pytest.raises(StoreUnavailable):
+            await store.put(KEY6, at("hv1"), Expect.ABSENT)
+
+        store.come_back()
+        assert await store.get(KEY4) == stored
+        assert await store.get(KEY6) is None
+        later = await store.put(KEY6, at("hv1"), Expect.ABSENT)
+        assert await told(store, stored.revision, later.revision) == [later]
+
+    asyncio.run(main())
