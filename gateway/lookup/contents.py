@@ -1,0 +1,214 @@
+"""A replica's contents: the newest that has been told of each key.
+
+Records are kept as readers see them, one object each, which forwarding shares. What
+readers don't see of a record (pins, freezing, moves) is kept for the few that have it.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator, Sequence
+
+from gateway.lookup.entries import Key, Kind, NamedKey, Placement, RecordKey, Stored
+from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
+from policies.model import LookupRecord
+
+_LOWEST = CustomerAddress()
+
+
+class _Segment:
+    """The records of one virtual subnet."""
+
+    __slots__ = ("by_ca", "by_mac", "order", "told", "vsid")
+
+    def __init__(self, vsid: Vsid) -> None:
+        self.vsid = vsid
+        self.by_ca: dict[CustomerAddress, LookupRecord] = {}
+        # The CA of a MAC, or all of them where there are several (a VM with both families).
+        self.by_mac: dict[MacAddress, CustomerAddress | tuple[CustomerAddress, ...]] = {}
+        # As they were told, those with more than a LookupRecord says.
+        self.told: dict[CustomerAddress, Stored] = {}
+        # The addresses in order, once somebody has asked for records in order.
+        self.order: list[CustomerAddress] | None = None
+
+    def put(self, record: LookupRecord) -> None:
+        old = self.by_ca.get(record.ca)
+        if old is None:
+            if self.order is not None:
+                bisect.insort(self.order, record.ca)
+        elif old.mac != record.mac:
+            self._forget_mac(old)
+            old = None
+        self.by_ca[record.ca] = record
+        if old is None:
+            others = self.by_mac.get(record.mac)
+            self.by_mac[record.mac] = record.ca if others is None else (*_all(others), record.ca)
+
+    def remove(self, ca: CustomerAddress) -> None:
+        record = self.by_ca.pop(ca, None)
+        if record is None:
+            return
+        self.told.pop(ca, None)
+        self._forget_mac(record)
+        if self.order is not None:
+            del self.order[bisect.bisect_left(self.order, ca)]
+
+    def in_order(self) -> list[CustomerAddress]:
+        if self.order is None:
+            self.order = sorted(self.by_ca)
+        return self.order
+
+    def _forget_mac(self, record: LookupRecord) -> None:
+        left = tuple(ca for ca in _all(self.by_mac[record.mac]) if ca != record.ca)
+        if left:
+            self.by_mac[record.mac] = left if len(left) > 1 else left[0]
+        else:
+            del self.by_mac[record.mac]
+
+
+def _all(cas: CustomerAddress | tuple[CustomerAddress, ...]) -> tuple[CustomerAddress, ...]:
+    return cas if isinstance(cas, tuple) else (cas,)
+
+
+class Contents:
+    """Records by (VSID, CA) and by (VSID, MAC), and named entries by their keys."""
+
+    def __init__(self) -> None:
+        self._segments: dict[Vsid, _Segment] = {}
+        self._named: dict[NamedKey, Stored] = {}
+        self._count = 0
+        # A million records name a few hosts: each name and address is kept once.
+        self._hosts: dict[str, str] = {}
+        self._addresses: dict[ProviderAddress, ProviderAddress] = {}
+
+    def __len__(self) -> int:
+        """How many records there are."""
+        return self._count
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing at all."""
+        return not self._count and not self._named
+
+    def revision_of(self, key: Key) -> int | None:
+        """Return the revision of a live entry, or None."""
+        found = self.find(key.vsid, key.ca) if isinstance(key, RecordKey) else self._named.get(key)
+        return found.revision if found is not None else None
+
+    def put(self, entry: Stored) -> LookupRecord | None:
+        """Take an entry or a tombstone, whatever was there, and return what is kept if it is a record."""
+        key, value = entry.key, entry.value
+        if isinstance(key, NamedKey):
+            if value is None:
+                self._named.pop(key, None)
+            else:
+                self._named[key] = entry
+            return None
+        segment = self._segments.get(key.vsid)
+        if segment is None:
+            if value is None:
+                return None
+            segment = self._segments[key.vsid] = _Segment(key.vsid)
+        before = len(segment.by_ca)
+        record = None
+        if isinstance(value, Placement):
+            record = self._record(segment.vsid, key.ca, value, entry)
+            segment.put(record)
+            if value.pinned or value.frozen or value.moves:
+                segment.told[key.ca] = entry
+            elif segment.told:
+                segment.told.pop(key.ca, None)
+        else:
+            segment.remove(key.ca)
+            if not segment.by_ca:
+                del self._segments[key.vsid]
+        self._count += len(segment.by_ca) - before
+        return record
+
+    def find(self, vsid: Vsid, ca: CustomerAddress) -> LookupRecord | None:
+        """Return a record as readers see it."""
+        segment = self._segments.get(vsid)
+        return segment.by_ca.get(ca) if segment is not None else None
+
+    def find_by_mac(self, vsid: Vsid, mac: MacAddress) -> tuple[LookupRecord, ...]:
+        """Return all records of a MAC; usually one for each family."""
+        segment = self._segments.get(vsid)
+        cas = segment.by_mac.get(mac) if segment is not None else None
+        if segment is None or cas is None:
+            return ()
+        return tuple(segment.by_ca[ca] for ca in _all(cas))
+
+    def entry(self, key: Key) -> Stored | None:
+        """Return a live entry as the store has it."""
+        if isinstance(key, NamedKey):
+            return self._named.get(key)
+        segment = self._segments.get(key.vsid)
+        if segment is None:
+            return None
+        record = segment.by_ca.get(key.ca)
+        return _stored(segment, record) if record is not None else None
+
+    def records(self, vsid: Vsid, after: CustomerAddress | None, limit: int) -> list[LookupRecord]:
+        """Return some of a virtual subnet's records in the order of keys, from behind an address."""
+        segment = self._segments.get(vsid)
+        if segment is None:
+            return []
+        order = segment.in_order()
+        start = 0 if after is None else bisect.bisect_right(order, after)
+        return [segment.by_ca[ca] for ca in order[start : start + limit]]
+
+    def vsids(self) -> list[Vsid]:
+        """Return the virtual subnets with records, in order."""
+        return sorted(self._segments)
+
+    def entries(self, kind: Kind) -> Iterator[Stored]:
+        """Every live entry of a kind, in no order. Nothing may change meanwhile."""
+        if kind is Kind.RECORD:
+            for segment in self._segments.values():
+                for record in segment.by_ca.values():
+                    yield _stored(segment, record)
+        else:
+            yield from (entry for key, entry in self._named.items() if key.kind is kind)
+
+    def every_key(self) -> Iterator[Key]:
+        """Every key with a live entry, in no order. Nothing may change meanwhile."""
+        yield from self._named
+        for segment in self._segments.values():
+            for ca in segment.by_ca:
+                yield RecordKey(segment.vsid, ca)
+
+    def named(self) -> Sequence[Stored]:
+        """Every named entry."""
+        return list(self._named.values())
+
+    def snapshot(self) -> tuple[list[LookupRecord], list[Stored]]:
+        """Return everything there is: the plain records, and the other entries."""
+        plain: list[LookupRecord] = []
+        others = list(self._named.values())
+        for segment in self._segments.values():
+            if segment.told:
+                plain += [record for ca, record in segment.by_ca.items() if ca not in segment.told]
+                others += segment.told.values()
+            else:
+                plain += segment.by_ca.values()
+        return plain, others
+
+    def _record(self, vsid: Vsid, ca: CustomerAddress, value: Placement, entry: Stored) -> LookupRecord:
+        return LookupRecord(
+            vsid,
+            ca,
+            value.mac,
+            self._addresses.setdefault(value.pa, value.pa),
+            self._hosts.setdefault(value.host, value.host),
+            value.translation,
+            0 if value.pinned else entry.epoch,
+            entry.revision,
+        )
+
+
+def _stored(segment: _Segment, record: LookupRecord) -> Stored:
+    told = segment.told.get(record.ca)
+    if told is not None:
+        return told
+    placement = Placement(record.mac, record.pa, record.host, record.translation)
+    return Stored(RecordKey(record.vsid, record.ca), placement, record.epoch, record.revision)

@@ -1,0 +1,69 @@
+"""Turns a store's pages and watch into what a replica is fed with."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from gateway.lookup.entries import Event, Key, Kind, Progress, Reset
+from gateway.lookup.store import Compacted, LookupStore, Page, Prefix
+
+T = TypeVar("T")
+
+_PAGE = 1000
+
+# The network comes first: records mean little without their tenants.
+_ORDER = (Kind.HOST, Kind.GATEWAY, Kind.TENANT, Kind.RECORD)
+
+
+async def follow(store: LookupStore, after: int | None) -> AsyncIterator[Event]:
+    """Tell every change after a revision, or everything there is where that history is gone.
+
+    Never ends by itself. Raises StoreUnavailable: go on then from the latest Progress.
+    """
+    if after is not None and (await _head(store)).revision < after:
+        after = None  # the store has been restored to an earlier state
+    while True:
+        if after is None:
+            revision = (await _head(store)).revision
+            yield Reset(revision)
+            async with closing(_entries(store)) as entries:
+                async for entry in entries:
+                    yield entry
+            # Later pages may be newer than this: the watch tells again what has changed since.
+            yield Progress(revision)
+            after = revision
+        try:
+            async with closing(store.watch(after)) as changes:
+                async for change in changes:
+                    yield change
+        except Compacted:
+            after = None
+
+
+@asynccontextmanager
+async def closing(events: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
+    """Close an iterator that need not be read to its end, if it is one that can be closed."""
+    try:
+        yield events
+    finally:
+        close = getattr(events, "aclose", None)
+        if close is not None:
+            await close()
+
+
+async def _entries(store: LookupStore) -> AsyncIterator[Event]:
+    for kind in _ORDER:
+        last: Key | None = None
+        while True:
+            page = await store.page(Prefix(kind), last, _PAGE)
+            for entry in page.entries:
+                yield entry
+            if not page.more:
+                break
+            last = page.entries[-1].key
+
+
+async def _head(store: LookupStore) -> Page:
+    return await store.page(Prefix(Kind.HOST), None, 1)

@@ -1,0 +1,367 @@
+"""A node's copy of everything that the store holds: reads never leave the node.
+
+It is fed by a source of events, and ordered by revision, key by key. Three things say how
+good it is: `has_contents` (there is something to answer from, perhaps only the last known
+good copy), `is_synced` (the source has told everything at least once since this process
+started), and `stale_since` (the source is away, or has not caught up).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import random
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+
+import msgspec
+
+from gateway.lookup.contents import Contents
+from gateway.lookup.entries import Event, Key, Kind, NamedKey, RecordKey, Reset, Stored
+from gateway.lookup.follow import closing
+from gateway.lookup.history import History
+from gateway.lookup.network import assemble
+from gateway.lookup.store import StoreError, StoreUnavailable
+from policies.addresses import CustomerAddress, MacAddress, Vsid
+from policies.model import LookupRecord, Network
+
+log = logging.getLogger("isthmus.lookup")
+
+Source = Callable[[int | None], AsyncIterator[Event]]
+"""Tells what has changed after a revision, or everything (None)."""
+
+AT_ONCE = 1000
+"""Changes told to a subscriber in one batch, and taken before others get their turn."""
+
+# The network comes first: records mean little without their tenants.
+_ORDER = (Kind.HOST, Kind.GATEWAY, Kind.TENANT, Kind.RECORD)
+
+_FIRST_DELAY = 0.1
+_LONGEST_DELAY = 5.0
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """What has changed in a replica, in order; perhaps nothing but the revision."""
+
+    changes: tuple[Stored, ...]
+    records: tuple[LookupRecord | None, ...]
+    """Of each change: the replica's own object, to be shared; None for a tombstone or a named entry."""
+    network: Network | None
+    """The whole network where it has changed."""
+    revision: int
+    is_synced: bool
+
+
+class _Whole:
+    """What has been told since a Reset: what differs, and what is as it was."""
+
+    def __init__(self) -> None:
+        self.fresh: dict[Key, Stored] = {}
+        self.same_records: dict[Vsid, set[CustomerAddress]] = {}
+        self.same_named: set[NamedKey] = set()
+
+    def take(self, entry: Stored, current: Stored | None) -> None:
+        """Take an entry, given what the replica has of its key."""
+        before = self.fresh.get(entry.key)
+        if before is not None and before.revision >= entry.revision:
+            return
+        if entry != current:
+            self.fresh[entry.key] = entry
+        elif isinstance(entry.key, RecordKey):
+            self.same_records.setdefault(entry.key.vsid, set()).add(entry.key.ca)
+        else:
+            self.same_named.add(entry.key)
+
+    def has(self, key: Key) -> bool:
+        """Whether a key has been told, so that it is not gone."""
+        if key in self.fresh:
+            return True
+        if isinstance(key, RecordKey):
+            return key.ca in self.same_records.get(key.vsid, ())
+        return key in self.same_named
+
+
+class Replica:
+    """Everything that the store holds, as of a revision. All of it is used on one thread.
+
+    `patience` is for how many seconds a source that is behind us is taken for one that will
+    catch up, such as another lookup node; after that, for a store that has been restored.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        history: int = 65536,
+        patience: float = 10.0,
+    ) -> None:
+        self.revision = 0
+        """The highest told. Of a claim's changes, which share one, some may be missing still."""
+        self.is_synced = False
+        self.has_contents = False
+        self.stale_since: float | None = None
+        """By the event loop's clock; None while the source is there and has caught up."""
+        self._source = source
+        self._patience = patience
+        self._delay = _FIRST_DELAY
+        self._contents = Contents()
+        self._history = History(history)
+        # All changes up to it have been told, in whole claims: from here the source goes on.
+        self._complete: int | None = None
+        # Of anything that has been told, also of what a listing has seen before its turn.
+        self._highest = 0
+        self._behind_since: float | None = None
+        self._whole: _Whole | None = None
+        self._is_loading = False
+        # Deleted after the latest Progress: until the next one, an older put may still come.
+        self._tombstones: dict[Key, int] = {}
+        self._network: Network | None = None
+        self._subscribers: list[Callable[[Batch], None]] = []
+        self._changes: list[Stored] = []
+        self._kept: list[LookupRecord | None] = []
+        self._told: tuple[int, bool, Network | None] = (0, False, None)
+        self._is_flush_due = False
+
+    def __len__(self) -> int:
+        """How many records there are."""
+        return len(self._contents)
+
+    @property
+    def network(self) -> Network:
+        """The network, without what refers to something that is not there."""
+        if self._network is None:
+            self._network = assemble(
+                entry.value for entry in self._contents.named() if entry.value is not None
+            )
+        return self._network
+
+    @property
+    def position(self) -> int:
+        """Behind the latest change that watchers are told."""
+        return self._history.position
+
+    def find(self, vsid: Vsid, ca: CustomerAddress) -> LookupRecord | None:
+        """Return a record as readers see it."""
+        return self._contents.find(vsid, ca)
+
+    def find_by_mac(self, vsid: Vsid, mac: MacAddress) -> tuple[LookupRecord, ...]:
+        """Return all records of a MAC; usually one for each family."""
+        return self._contents.find_by_mac(vsid, mac)
+
+    def entry(self, key: Key) -> Stored | None:
+        """Return a live entry as the store has it."""
+        return self._contents.entry(key)
+
+    def records(self, vsid: Vsid, after: CustomerAddress | None, limit: int) -> list[LookupRecord]:
+        """Return some of a virtual subnet's records in the order of keys, from behind an address."""
+        return self._contents.records(vsid, after, limit)
+
+    def vsids(self) -> list[Vsid]:
+        """Return the virtual subnets with records, in order."""
+        return self._contents.vsids()
+
+    def entries(self, kind: Kind) -> Iterator[Stored]:
+        """Every live entry of a kind, in no order, to be read without awaiting anything."""
+        return self._contents.entries(kind)
+
+    def since(self, position: int) -> Sequence[Stored] | None:
+        """Return the changes from a position on, or None if they are no longer here."""
+        return self._history.since(position)
+
+    def position_after(self, revision: int) -> int | None:
+        """Return where a watcher goes on who has everything up to a revision.
+
+        None: that is too long ago, or this replica has not come that far.
+        """
+        return self._history.position_after(revision) if revision <= self.revision else None
+
+    async def changed(self, position: int) -> None:
+        """Wait until there is a change behind a position, or it is no longer here."""
+        while self._history.position <= position:
+            await self._history.woken()
+
+    async def reached(self, revision: int, timeout: float) -> bool:
+        """Wait until this replica is at a revision, for so many seconds at most; say whether it is."""
+        try:
+            async with asyncio.timeout(timeout):
+                while self.revision < revision:
+                    await self._history.woken()
+        except TimeoutError:
+            return False
+        return True
+
+    def subscribe(self, callback: Callable[[Batch], None]) -> None:
+        """Have everything told that is here, and then each change, in batches."""
+        self._flush()
+        entries = itertools.chain.from_iterable(map(self.entries, _ORDER))
+        network = self.network if self.has_contents else None
+        changes = tuple(itertools.islice(entries, AT_ONCE))
+        while True:
+            callback(Batch(changes, self._records_of(changes), network, self.revision, self.is_synced))
+            network = None
+            changes = tuple(itertools.islice(entries, AT_ONCE))
+            if not changes:
+                break
+        self._subscribers.append(callback)
+
+    async def run(self) -> None:
+        """Follow the source, for ever, whatever becomes of it."""
+        self.stale_since = _now()
+        taken = 0
+        while True:
+            try:
+                async with closing(self._source(self._complete)) as events:
+                    async for event in events:
+                        self._take(event)
+                        taken += 1
+                        if taken % AT_ONCE == 0:
+                            await asyncio.sleep(0)
+                reason = "it has ended"
+            except (StoreError, OSError) as error:
+                reason = str(error) or type(error).__name__
+            self._lose(reason)
+            await asyncio.sleep(self._delay * random.uniform(0.5, 1.0))
+            self._delay = min(2 * self._delay, _LONGEST_DELAY)
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event, Stored):
+            if self._whole is not None:
+                self._whole.take(event, self._contents.entry(event.key))
+            elif self._is_news(event):
+                self._change(event)
+        elif isinstance(event, Reset):
+            self._begin(event.revision)
+        else:
+            self._progress(event.revision)
+
+    def _is_news(self, entry: Stored) -> bool:
+        """Whether an entry is newer than what is here: an older or repeated one changes nothing.
+
+        A deletion at the same revision is one: the source no longer tells us of that key.
+        """
+        known = self._contents.revision_of(entry.key)
+        if known is not None:
+            return entry.revision > known or (entry.revision == known and entry.value is None)
+        deleted = self._tombstones.get(entry.key, -1)
+        return entry.revision > deleted or (entry.revision == deleted and entry.value is not None)
+
+    def _change(self, entry: Stored) -> None:
+        key, revision = entry.key, entry.revision
+        self._changes.append(entry)
+        self._kept.append(self._contents.put(entry))
+        if entry.value is None:
+            self._tombstones[key] = revision
+        elif self._tombstones:
+            self._tombstones.pop(key, None)
+        if isinstance(key, NamedKey):
+            self._network = None
+        self._highest = max(self._highest, revision)
+        if not self._is_loading:
+            self._history.add(entry)
+            if self._complete is not None and self._whole is None:
+                # What shares this revision may be missing still.
+                self._complete = max(self._complete, revision - 1)
+                self.revision = max(self.revision, revision)
+        if len(self._changes) >= AT_ONCE:
+            self._flush()
+        else:
+            self._flush_soon()
+
+    def _begin(self, revision: int) -> None:
+        """Expect everything there is. Raises StoreUnavailable if the source is behind us."""
+        if revision < self._highest:
+            now = _now()
+            if self._behind_since is None:
+                self._behind_since = now
+            if now - self._behind_since < self._patience:
+                raise StoreUnavailable(f"it is at revision {revision} and we are at {self._highest} already")
+        self._behind_since = None
+        self._is_loading = self._contents.is_empty
+        self._whole = None if self._is_loading else _Whole()
+        self._tombstones.clear()
+
+    def _progress(self, revision: int) -> None:
+        if self._whole is not None:
+            self._swap(self._whole, revision)
+        elif self._is_loading:
+            self._is_loading = False
+            self.revision = revision
+            self._highest = max(self._highest, revision)
+            self._history.restart(self._highest)
+        elif self._complete is None or revision < self._complete:
+            return
+        self._complete = revision
+        self.revision = max(self.revision, revision)
+        self._highest = max(self._highest, revision)
+        if self._tombstones:
+            self._tombstones = {key: at for key, at in self._tombstones.items() if at > revision}
+        if self.stale_since is not None:
+            log.info("the lookup service's store is followed from revision %d on", revision)
+        self.stale_since = None
+        self._delay = _FIRST_DELAY
+        self.is_synced = self.has_contents = True
+        self._flush_soon()
+
+    def _swap(self, whole: _Whole, revision: int) -> None:
+        """Go over to what has been told since a Reset, and tell the differences."""
+        differences = list(whole.fresh.values())
+        is_restored = revision < self._highest or any(
+            entry.revision < (self._contents.revision_of(entry.key) or 0) for entry in differences
+        )
+        for key in self._contents.every_key():
+            if not whole.has(key):
+                entry = self._contents.entry(key)
+                differences.append(Stored(key, None, entry.epoch if entry is not None else 0, revision))
+        differences.sort(key=lambda entry: entry.revision)
+        if is_restored:
+            log.warning("the lookup service's store has gone back to revision %d", revision)
+            self.revision = self._highest = revision
+        for entry in differences:
+            self._change(entry)
+        self._whole = None
+        self._tombstones.clear()
+        if is_restored or not self.has_contents:
+            self._history.restart(self._highest)
+
+    def _lose(self, reason: str) -> None:
+        """Note that the source is away: reads go on from what is here."""
+        self._whole = None
+        self._is_loading = False
+        if self.stale_since is None:
+            self.stale_since = _now()
+            log.warning("the lookup service's store is away: %s", reason)
+
+    def _flush_soon(self) -> None:
+        """Tell subscribers once the source has nothing more at hand."""
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._is_flush_due = False
+        is_whole = self.has_contents and self._whole is None
+        network = self.network if is_whole and self._subscribers else self._told[2]
+        now = (self.revision, self.is_synced, network)
+        if not self._changes and now == self._told:
+            return
+        batch = Batch(
+            tuple(self._changes),
+            tuple(self._kept),
+            network if network is not self._told[2] else None,
+            self.revision,
+            self.is_synced,
+        )
+        self._told = now
+        self._changes.clear()
+        self._kept.clear()
+        self._history.wake()
+        for subscriber in self._subscribers:
+            subscriber(batch)
+
+    def _records_of(self, entries: Iterable[Stored]) -> tuple[LookupRecord | None, ...]:
+        keys = (entry.key for entry in entries)
+        return tuple(self.find(key.vsid, key.ca) if isinstance(key, RecordKey) else None for key in keys)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,176 @@
+"""A replica takes what its source tells, key by key and by revision."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from gateway.lookup.entries import Event, Key, Kind, Placement, Progress, RecordKey, Reset, Stored
+from gateway.lookup.replica import Batch, Replica
+from gateway.lookup.store import StoreUnavailable
+from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
+
+VSID = Vsid(5001)
+MAC = MacAddress.parse("02:00:00:00:01:05")
+
+
+class Source:
+    """Tells what a test says, and remembers from where it was asked to go on."""
+
+    def __init__(self) -> None:
+        self.asked: list[int | None] = []
+        self._events: asyncio.Queue[Event | BaseException] = asyncio.Queue()
+
+    async def __call__(self, after: int | None) -> AsyncIterator[Event]:
+        self.asked.append(after)
+        while True:
+            event = await self._events.get()
+            if isinstance(event, BaseException):
+                raise event
+            yield event
+
+    async def tell(self, *events: Event | BaseException) -> None:
+        """Have the replica take these, and whatever follows at once from them."""
+        for event in events:
+            self._events.put_nowait(event)
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+
+def key(number: int, vsid: Vsid = VSID) -> RecordKey:
+    return RecordKey(vsid, CustomerAddress(bytes((10, 0, 1, number))))
+
+
+def at(number: int, revision: int, host: str = "hv1", *, epoch: int = 1, mac: MacAddress = MAC) -> Stored:
+    return Stored(key(number), Placement(mac, ProviderAddress.parse("198.51.100.11"), host), epoch, revision)
+
+
+def gone(number: int, revision: int) -> Stored:
+    return Stored(key(number), None, 2, revision)
+
+
+def host_of(replica: Replica, number: int) -> str | None:
+    record = replica.find(VSID, key(number).ca)
+    return record.host if record is not None else None
+
+
+def followed(test: Callable[[Source, Replica], Awaitable[None]], *, history: int = 100) -> None:
+    """Run a test beside a replica that follows its source."""
+
+    async def main() -> None:
+        source = Source()
+        replica = Replica(source, history=history)
+        running = asyncio.create_task(replica.run())
+        await asyncio.sleep(0)
+        await test(source, replica)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(main())
+
+
+def test_what_is_listed_is_there_and_synced_at_its_progress() -> None:
+    async def test(source: Source, replica: Replica) -> None:
+        await source.tell(Reset(7), at(5, 3), at(6, 7))
+        assert not replica.is_synced
+        assert not replica.has_contents
+        await source.tell(Progress(7))
+        assert (replica.is_synced, replica.has_contents, replica.stale_since) == (True, True, None)
+        assert (len(replica), replica.revision) == (2, 7)
+        assert source.asked == [None]
+
+    followed(test)
+
+
+def test_an_older_or_repeated_event_changes_nothing() -> None:
+    async def test(source: Source, replica: Replica) -> None:
+        await source.tell(Reset(1), at(5, 1), Progress(1), at(5, 9, "hv2"), at(5, 4, "hv3"), at(5, 9, "hv4"))
+        assert host_of(replica, 5) == "hv2"
+
+    followed(test)
+
+
+def test_a_late_older_put_resurrects_nothing() -> None:
+    async def test(source: Source, replica: Replica) -> None:
+        await source.tell(Reset(1), at(5, 1), Progress(1), gone(5, 9), at(5, 4))
+        assert host_of(replica, 5) is None
+        await source.tell(at(5, 10))
+        assert host_of(replica, 5) == "hv1"
+
+    followed(test)
+
+
+def test_a_reset_tells_the_differences_alone() -> None:
+    async def test(source: Source, replica: Replica) -> None:
+        await source.tell(Reset(3), at(5, 1), at(6, 2), at(7, 3), Progress(3))
+        told: list[Batch] = []
+        replica.subscribe(told.append)
+        told.clear()
+        position = replica.position
+        await source.tell(Reset(8), at(5, 1), at(6, 8, "hv2"))
+        assert host_of(replica, 6) == "hv1"
+        await source.tell(Progress(8))
+        changes = [change for batch in told for change in batch.changes]
+        assert {(change.key, change.value is None) for change in changes} == {
+            (key(6), False),
+            (key(7), True),
+        }
+        assert replica.since(position) == changes
+
+    followed(test)
+
+
+def test_a_lost_source_is_gone_on_with_from_the_latest_whole_revision() -> None:
+    async def test(source: Source, replica: Replica) -> None:
+        await source.tell(Reset(3), Progress(3), at(5, 6), StoreUnavailable("away"))
+        assert replica.stale_since is not None
+        assert host_of(replica, 5) == "hv1"
+        await asyncio.sleep(0.2)
+        # A claim's changes share a revision, so that others of revision 6 may be missing.
+        assert source.asked == [None, 5]
+        await source.tell(Progress(6))
+        assert replica.stale_since is None
+
+    followed(test)
+
+
+def test_subscribers_get_the_replicas_own_record_objects() -> None:
+    async def test(source: Source, replica: Replica) -> None:
+        await source.tell(Reset(3), at(5, 1), Progress(3))
+        told: list[Batch] = []
+        replica.subscribe(told.append)
+        assert told[0].records == (replica.find(VSID, key(5).ca),)
+        await source.tell(at(6, 4), gone(5, 5))
+        (batch,) = told[1:]
+        assert batch.records[0] is replica.find(VSID, key(6).ca)
+        assert batch.records[1] is None
+        assert batch.revision == 5
+
+    followed(test)
+
+
+def test_records_come_in_the_order_of_keys() -> None:
+    async def test(source: Source, replica: Replica) -> None:
+        await source.tell(Reset(3), at(9, 1), at(5, 2), at(7, 3), Progress(3))
+        first = replica.records(VSID, None, 2)
+        assert [record.ca for record in first] == [key(5).ca, key(7).ca]
+        await source.tell(at(8, 4), gone(9, 5))
+        assert [record.ca for record in replica.records(VSID, first[-1].ca, 2)] == [key(8).ca]
+        assert replica.vsids() == [VSID]
+
+    followed(test)
+
+
+def test_an_entry_is_as_the_store_has_it() -> None:
+    async def test(source: Source, replica: Replica) -> None:
+        pinned = Stored(key(6), Placement(MAC, ProviderAddress(b"abcd"), "hv1", pinned=True), 3, 2)
+        known: list[Stored] = [at(5, 1), pinned]
+        await source.tell(Reset(3), *known, Progress(3))
+        keys: list[Key] = [entry.key for entry in known]
+        assert [replica.entry(each) for each in keys] == known
+        assert list(replica.entries(Kind.RECORD)) == known
+        record = replica.find(VSID, key(6).ca)
+        assert record is not None
+        assert record.epoch == 0
+
+    followed(test)
