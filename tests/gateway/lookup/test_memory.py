@@ -10,7 +10,8 @@ import pytest
 
 from gateway.lookup.memory import MemoryStore
 from gateway.lookup.store import Expect, LookupStore, StoreUnavailable
-from tests.gateway.lookup.contract import KEY4, KEY6, OpenStore, StoreContract, at, events_of, told
+from tests.gateway.lookup.contract import StoreContract
+from tests.gateway.lookup.entries import KEY4, KEY6, OpenStore, at, events_of, told
 
 
 @asynccontextmanager

@@ -11,7 +11,8 @@ import pytest
 
 from gateway.lookup.sqlite import SqliteStore
 from gateway.lookup.store import LookupStore
-from tests.gateway.lookup.contract import OpenStore, StoreContract
+from tests.gateway.lookup.contract import StoreContract
+from tests.gateway.lookup.entries import OpenStore
 
 
 class TestSqliteStore(StoreContract):
