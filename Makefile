@@ -43,17 +43,19 @@ format: .venv/installed ## put format and order of imports right
 	@$(BIN)/python -m ruff check --quiet --select I --fix .
 	@$(BIN)/python -m ruff format .
 
-PEERS := charon-systemd ethtool iperf3 iproute2 iputils-ping iputils-tracepath libcharon-extra-plugins \
-	libstrongswan-extra-plugins nftables openvswitch-switch strongswan-swanctl tcpdump traceroute tshark udhcpc
+PEERS := charon-systemd etcd-client etcd-server ethtool iperf3 iproute2 iputils-ping iputils-tracepath \
+	libcharon-extra-plugins libstrongswan-extra-plugins nftables openvswitch-switch strongswan-swanctl \
+	tcpdump traceroute tshark udhcpc
 
 peers: ## install the real peers and tools that tests use (Debian or Ubuntu, as root)
 	@[ "$$(id -u)" = 0 ] || { echo 'Installing packages needs root: sudo make peers'; exit 1; }
 	@command -v apt-get >/dev/null || { echo 'This is not Debian or Ubuntu; install by other means: $(PEERS)'; exit 1; }
 	apt-get -qq update
-	@# strongSwan comes with a service that would take ports 500 and 4500. Whoever had it already keeps it.
-	@new=; if [ -d /run/systemd/system ] && ! systemctl cat strongswan.service >/dev/null 2>&1; then new=1; fi; \
+	@# strongSwan and etcd come with services that would take their ports. Whoever had one already keeps it.
+	@new=; for service in strongswan etcd; do \
+		[ ! -d /run/systemd/system ] || systemctl cat $$service.service >/dev/null 2>&1 || new="$$new $$service.service"; done; \
 	DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends $(PEERS) </dev/null && \
-	{ [ -z "$$new" ] || systemctl disable --quiet --now strongswan.service; }
+	{ [ -z "$$new" ] || systemctl disable --quiet --now $$new; }
 
 interop: .venv/installed ## run the tests against real peers; a missing one is a failure
 	@export ISTHMUS_REQUIRE_PEERS=1; $(call pytest,-m interop $(TESTS))

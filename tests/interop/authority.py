@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from ipaddress import ip_address
 
 import msgspec
 from cryptography import x509
@@ -67,18 +68,29 @@ class Authority:
         return Authority(name, kind, self)
 
     def issue(
-        self, domain: str, kind: KeyKind = KeyKind.ECDSA_256, *, further_names: Sequence[str] = ()
+        self,
+        domain: str,
+        kind: KeyKind = KeyKind.ECDSA_256,
+        *,
+        further_names: Sequence[str] = (),
+        addresses: Sequence[str] = (),
+        usages: Sequence[ObjectIdentifier] = (IPSEC_IKE,),
     ) -> Credential:
-        """Certify a VPN device with the domain name."""
+        """Certify a device with the domain name, a VPN's unless other usages are named."""
         key = _key(kind)
         certificate = (
             _builder(_name(domain), self._name, key)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(authority=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([IPSEC_IKE]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
             .add_extension(self._key_identifier, critical=False)
             .add_extension(
-                x509.SubjectAlternativeName([x509.DNSName(name) for name in (domain, *further_names)]),
+                x509.SubjectAlternativeName(
+                    [
+                        *(x509.DNSName(name) for name in (domain, *further_names)),
+                        *(x509.IPAddress(ip_address(address)) for address in addresses),
+                    ]
+                ),
                 critical=False,
             )
             .sign(self._key, hashes.SHA256())

@@ -1,0 +1,43 @@
+"""The store on a real etcd keeps the contract."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from itertools import count
+
+import pytest
+
+from gateway.lookup.etcd import EtcdStore
+from gateway.lookup.store import LookupStore
+from policies.model import Etcd
+from tests.gateway.lookup.contract import StoreContract
+from tests.gateway.lookup.entries import OpenStore
+from tests.interop.etcd import COMMANDS, Single
+
+pytestmark = pytest.mark.interop
+
+numbers = count()
+
+
+@pytest.fixture(scope="module")
+def single(require_tools: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Single]:
+    require_tools(*COMMANDS)
+    with Single(tmp_path_factory.mktemp("etcd")) as etcd:
+        yield etcd
+
+
+class TestEtcdStore(StoreContract):
+    @pytest.fixture
+    def open_store(self, single: Single) -> OpenStore:
+        """Each store has a prefix of its own, and so no entries."""
+
+        @asynccontextmanager
+        async def opened() -> AsyncIterator[LookupStore]:
+            store = await EtcdStore.open(Etcd((single.endpoint,), prefix=f"/isthmus-{next(numbers)}/"))
+            try:
+                yield store
+            finally:
+                await store.close()
+
+        return opened
