@@ -19,7 +19,7 @@ class Unacceptable(Exception):
 
 
 class ClaimAnswer(msgspec.Struct, frozen=True):
-    """The records of a MAC after a claim, and which of the followers that were waited for have learned of them."""
+    """The records of a MAC after a claim, and who of those that were waited for has learned of them."""
 
     records: tuple[LookupRecord, ...]
     learned: dict[str, bool]

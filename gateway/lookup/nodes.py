@@ -1,0 +1,276 @@
+"""The lookup nodes as one: which of them is asked, and whom to ask next where one does not answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+
+import aiohttp
+import msgspec
+
+from gateway.lookup import credentials
+from gateway.lookup.store import StoreUnavailable
+from policies.model import LookupAccess
+
+PATIENCE = 5.0
+"""Seconds for one node to answer: after that the next is asked."""
+CONNECT_PATIENCE = 2.0
+SILENCE = 15.0
+"""Seconds without an octet on a watch, whose heart beats every 5, after which its node is taken for dead."""
+LARGEST_ANSWER = 64 << 20
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """What a node says. `is_repeated`: the same request may have been carried out once before."""
+
+    status: int
+    body: bytes
+    is_repeated: bool = False
+
+
+class Fault(Exception):
+    """One node gives no answer, and why."""
+
+
+class _Node:
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self.failures = 0
+        self.free_at = 0.0
+
+    def failed(self, now: float) -> None:
+        """Ask others first for a while: longer each time, at random, so that not all come back at once."""
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(self.failures, 10))
+        self.failures += 1
+        self.free_at = now + pause * random.uniform(0.5, 1.0)
+
+    def succeeded(self) -> None:
+        self.failures, self.free_at = 0, 0.0
+
+
+class Nodes:
+    """Asks the nodes in their configured order, and stays with one that answers.
+
+    A node that fails (no connection, no answer in time, a status of 500 or above) comes last for a while.
+    """
+
+    def __init__(self, access: LookupAccess) -> None:
+        self._nodes = [_Node(url) for url in access.nodes]
+        self._preferred = self._nodes[0]
+        self._token = credentials.token(access)
+        self._tls = credentials.tls(access)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def open(self) -> None:
+        """Make ready to connect."""
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"Accept-Encoding": "identity", "User-Agent": "isthmus"},
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_PATIENCE),
+        )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: object = None,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        patience: float = PATIENCE,
+        at_once: int = 1,
+        worth: Callable[[Reply], float] | None = None,
+    ) -> Reply:
+        """Return the first good answer, of so many nodes at once: each is asked at most once.
+
+        Whatever is asked may thus be carried out more than once; who calls this says why that
+        is no harm. `worth` weighs an answer: 1 is good, and the best is returned if none is.
+        Raises StoreUnavailable with every node's reason.
+        """
+        content = msgspec.json.encode(body) if body is not None else None
+        ahead = deque(self._in_order())
+        running: dict[asyncio.Task[Reply], _Node] = {}
+        faults: list[str] = []
+        best: tuple[float, Reply] | None = None
+        try:
+            while ahead or running:
+                while ahead and len(running) < at_once:
+                    node = ahead.popleft()
+                    attempt = self._attempt(node, method, path, content, query, headers, patience)
+                    running[asyncio.create_task(attempt)] = node
+                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    node = running.pop(task)
+                    try:
+                        reply = task.result()
+                    except Fault as fault:
+                        faults.append(str(fault))
+                        continue
+                    value = worth(reply) if worth is not None else 1.0
+                    if value >= 1.0:
+                        self._preferred = node
+                        return msgspec.structs.replace(reply, is_repeated=True) if faults else reply
+                    if best is None or value > best[0]:
+                        best = (value, reply)
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+        if best is None:
+            raise StoreUnavailable(f"no lookup node can answer: {'; '.join(faults)}")
+        return best[1]
+
+    @asynccontextmanager
+    async def stream(self, path: str, query: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Open an answer that does not end, at the first node that gives it. Refusals are to be read.
+
+        Raises StoreUnavailable. Within the block, Fault means that the node is lost; the next
+        stream is opened at another.
+        """
+        faults = []
+        for node in self._in_order():
+            try:
+                response = await self._open(node, path, query)
+            except Fault as fault:
+                faults.append(str(fault))
+                continue
+            self._preferred = node
+            try:
+                async with response:
+                    yield response
+            except Fault:
+                node.failed(time.monotonic())
+                raise
+            except _LOST as error:
+                node.failed(time.monotonic())
+                raise Fault(f"{node.url}: {_in_words(error)}") from error
+            return
+        raise StoreUnavailable(f"no lookup node can answer: {'; '.join(faults)}")
+
+    def _in_order(self) -> list[_Node]:
+        """The nodes that have not failed lately, those that answered last before others; then the rest."""
+        now = time.monotonic()
+        able = [node for node in self._nodes if node.free_at <= now]
+        able.sort(key=lambda node: node is not self._preferred)
+        return able + sorted(
+            (node for node in self._nodes if node.free_at > now), key=lambda node: node.free_at
+        )
+
+    async def _attempt(
+        self,
+        node: _Node,
+        method: str,
+        path: str,
+        content: bytes | None,
+        query: Mapping[str, str] | None,
+        headers: Mapping[str, str] | None,
+        patience: float,
+    ) -> Reply:
+        try:
+            async with asyncio.timeout(patience):
+                try:
+                    reply = await self._exchange(node, method, path, content, query, headers)
+                except (aiohttp.ServerDisconnectedError, ConnectionResetError):
+                    # A connection from before a node's restart fails at once, which says nothing of it now.
+                    reply = await self._exchange(node, method, path, content, query, headers)
+                    reply = msgspec.structs.replace(reply, is_repeated=True)
+        except _LOST as error:
+            node.failed(time.monotonic())
+            raise Fault(f"{node.url}: {_in_words(error)}") from error
+        if reply.status >= 500:
+            node.failed(time.monotonic())
+            raise Fault(f"{node.url}: {_reason(reply)}")
+        node.succeeded()
+        return reply
+
+    async def _exchange(
+        self,
+        node: _Node,
+        method: str,
+        path: str,
+        content: bytes | None,
+        query: Mapping[str, str] | None,
+        headers: Mapping[str, str] | None,
+    ) -> Reply:
+        sent = {**self._authorization(), **(headers or {})}
+        if content is not None:
+            sent["Content-Type"] = "application/json"
+        async with self._opened.request(
+            method,
+            node.url + path,
+            data=content,
+            params=query,
+            headers=sent,
+            ssl=self._tls.value,
+            allow_redirects=False,  # a redirect could carry the token to somebody else
+        ) as response:
+            return Reply(response.status, await read_bounded(response))
+
+    async def _open(self, node: _Node, path: str, query: Mapping[str, str]) -> aiohttp.ClientResponse:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                response = await self._opened.get(
+                    node.url + path,
+                    params=query,
+                    headers=self._authorization(),
+                    ssl=self._tls.value,
+                    allow_redirects=False,
+                    timeout=aiohttp.ClientTimeout(
+                        total=None, sock_connect=CONNECT_PATIENCE, sock_read=SILENCE
+                    ),
+                )
+                if response.status >= 500:
+                    async with response:
+                        reply = Reply(response.status, await read_bounded(response))
+                    node.failed(time.monotonic())
+                    raise Fault(f"{node.url}: {_reason(reply)}")
+        except _LOST as error:
+            node.failed(time.monotonic())
+            raise Fault(f"{node.url}: {_in_words(error)}") from error
+        node.succeeded()
+        return response
+
+    def _authorization(self) -> dict[str, str]:
+        return {} if self._token is None else {"Authorization": f"Bearer {bytes(self._token.value).decode()}"}
+
+    @property
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None or self._session.closed:
+            raise RuntimeError("a lookup client is used within its `async with`")
+        return self._session
+
+
+async def read_bounded(response: aiohttp.ClientResponse) -> bytes:
+    """Read a whole body. Raises Fault where it is larger than any that we ask for."""
+    found = bytearray()
+    async for chunk in response.content.iter_any():
+        found += chunk
+        if len(found) > LARGEST_ANSWER:
+            raise Fault(f"{response.url.host}: answers more than {LARGEST_ANSWER >> 20} MiB")
+    return bytes(found)
+
+
+_LOST = (aiohttp.ClientError, TimeoutError, OSError)
+
+
+def _in_words(error: BaseException) -> str:
+    return "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
+
+
+def _reason(reply: Reply) -> str:
+    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, AttributeError, RecursionError):
+        found = msgspec.json.decode(reply.body)
+        return str(found.get("detail") or found.get("title") or f"status {reply.status}")
+    return f"status {reply.status}"

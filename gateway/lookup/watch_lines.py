@@ -1,0 +1,91 @@
+"""The lines of a watch as events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from gateway.lookup.answers import RecordForm, decoded, stored
+from gateway.lookup.entries import Event, Key, Kind, NamedKey, Progress, RecordKey, Reset, Stored
+from gateway.lookup.forms import VALUE_TYPES, Malformed, read
+from gateway.lookup.records_wire import customer_address
+from policies.addresses import Vsid
+
+LONGEST_LINE = 16 << 20
+"""A tenant with all of its sites and rules is one line."""
+
+
+class _Line(msgspec.Struct, frozen=True):
+    type: str
+    revision: int
+    kind: Kind = Kind.RECORD
+    value: msgspec.Raw = msgspec.Raw()
+
+
+class _RecordName(msgspec.Struct, frozen=True):
+    vsid: int
+    ca: str
+
+
+class _Name(msgspec.Struct, frozen=True):
+    name: str
+
+
+class Lines:
+    """Cuts octets into lines, wherever they were cut on their way."""
+
+    def __init__(self) -> None:
+        self._rest: list[bytes] = []
+        self._length = 0
+
+    def feed(self, octets: bytes) -> Iterator[bytes]:
+        """Return the lines that are whole now. Raises Malformed for one that is too long."""
+        *whole, rest = octets.split(b"\n")
+        for line in whole:
+            yield b"".join((*self._rest, line))
+            self._rest.clear()
+            self._length = 0
+        if rest:
+            self._rest.append(rest)
+            self._length += len(rest)
+        if self._length > LONGEST_LINE:
+            raise Malformed(f"a line of more than {LONGEST_LINE >> 20} MiB")
+
+
+def event(line: bytes) -> Event:
+    """Return the event that a line tells. Raises Malformed."""
+    found = decoded(_Line, line)
+    match found.type:
+        case "put":
+            return _put(found)
+        case "delete":
+            return Stored(_key(found), None, 0, found.revision)
+        case "progress":
+            return Progress(found.revision)
+        case "resync":
+            return Reset(found.revision)
+        case _:
+            raise Malformed(f"there is no event {found.type!r}")
+
+
+def _put(line: _Line) -> Stored:
+    if line.kind is Kind.RECORD:
+        return msgspec.structs.replace(
+            stored(decoded(RecordForm, line.value).record()), revision=line.revision
+        )
+    value = read(VALUE_TYPES[line.kind], decoded(object, line.value), line.kind.value)
+    name = getattr(value, "name", None)
+    if not isinstance(name, str):
+        raise Malformed(f"a {line.kind} without a name")
+    return Stored(NamedKey(line.kind, name), value, 0, line.revision)
+
+
+def _key(line: _Line) -> Key:
+    if line.kind is not Kind.RECORD:
+        return NamedKey(line.kind, decoded(_Name, line.value).name)
+    name = decoded(_RecordName, line.value)
+    try:
+        return RecordKey(Vsid(name.vsid), customer_address(name.ca))
+    except ValueError as error:
+        raise Malformed(f"a record's name: {error}") from None
