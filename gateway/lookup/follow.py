@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from gateway.lookup.entries import Event, Key, Kind, Progress, Reset
+from gateway.lookup.entries import Event, Key, Kind, Progress, Reset, Stored
 from gateway.lookup.store import Compacted, LookupStore, Page, Prefix
 
 T = TypeVar("T")
@@ -28,8 +28,8 @@ async def follow(store: LookupStore, after: int | None) -> AsyncIterator[Event]:
         if after is None:
             revision = (await _head(store)).revision
             yield Reset(revision)
-            async with closing(_entries(store)) as entries:
-                async for entry in entries:
+            async with closing(entries(store, *_ORDER)) as listed:
+                async for entry in listed:
                     yield entry
             # Later pages may be newer than this: the watch tells again what has changed since.
             yield Progress(revision)
@@ -53,8 +53,9 @@ async def closing(events: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
             await close()
 
 
-async def _entries(store: LookupStore) -> AsyncIterator[Event]:
-    for kind in _ORDER:
+async def entries(store: LookupStore, *kinds: Kind) -> AsyncIterator[Stored]:
+    """List all live entries of some kinds, page by page."""
+    for kind in kinds:
         last: Key | None = None
         while True:
             page = await store.page(Prefix(kind), last, _PAGE)

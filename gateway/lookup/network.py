@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 import msgspec
 
-from gateway.lookup.entries import Key, Kind, NamedKey, Placement, RecordKey, Value
+from gateway.lookup.entries import Key, Kind, NamedKey, Placement, RecordKey, Stored, Value
+from gateway.lookup.follow import entries
+from gateway.lookup.store import Conflict, Expect, Expected, LookupStore, StoreUnavailable
 from policies.addresses import Vsid
 from policies.model import (
     CustomerRoute,
@@ -23,20 +25,34 @@ from policies.model import (
 Named = TypeVar("Named", ProviderHost, ProviderGateway, Tenant)
 
 
+# So often the store may change between our reading and our writing before we give up.
+_ATTEMPTS = 20
+
+_NAMED = (Kind.HOST, Kind.GATEWAY, Kind.TENANT)
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One write that brings the store nearer to a network; a value of None deletes."""
+
+    key: Key
+    value: Value | None
+    expected: Expected
+
+
 def entries_of(network: Network) -> dict[Key, Value]:
     """Return what the store holds of a network: hosts, gateways, tenants, and static records, pinned."""
-    entries: dict[Key, Value] = {}
+    found: dict[Key, Value] = {}
     for host in network.hosts:
-        entries[NamedKey(Kind.HOST, host.name)] = host
+        found[NamedKey(Kind.HOST, host.name)] = host
     for gateway in network.gateways:
-        entries[NamedKey(Kind.GATEWAY, gateway.name)] = gateway
+        found[NamedKey(Kind.GATEWAY, gateway.name)] = gateway
     for tenant in network.tenants:
-        entries[NamedKey(Kind.TENANT, tenant.name)] = msgspec.structs.replace(tenant, records=())
+        found[NamedKey(Kind.TENANT, tenant.name)] = msgspec.structs.replace(tenant, records=())
         for record in tenant.records:
-            entries[RecordKey(record.vsid, record.ca)] = Placement(
+            found[RecordKey(record.vsid, record.ca)] = Placement(
                 record.mac, record.pa, record.host, record.translation, pinned=True
             )
-    return entries
+    return found
 
 
 def assemble(values: Iterable[Value]) -> Network:
@@ -64,6 +80,123 @@ def assemble(values: Iterable[Value]) -> Network:
         gateways=gateways,
         tenants=tuple(_sound(tenant, gateway_names, clear) for tenant in tenants),
     )
+
+
+def difference(wanted: Network, current: Iterable[Stored]) -> list[Step]:
+    """Return the steps from what is stored to a network, in an order in which any may be the last.
+
+    Hosts, gateways and tenants come before what refers to them, and go after it. A virtual
+    subnet that goes, or goes to another tenant, loses all its records; other dynamic
+    records are left alone.
+    """
+    live = {entry.key: entry for entry in current if entry.value is not None}
+    target = entries_of(wanted)
+    owners = _Owners(live.values(), target.values())
+    records = {key: entry for key, entry in live.items() if isinstance(key, RecordKey)}
+    strays = {key: entry for key, entry in records.items() if key.vsid not in owners.settled}
+    unclean = owners.changing | {key.vsid for key in strays}
+
+    released: list[Step] = []
+    written: dict[Kind, list[Step]] = {kind: [] for kind in Kind}
+    for key, value in target.items():
+        entry = live.get(key)
+        expected: Expected = entry.epoch if entry is not None else Expect.ABSENT
+        if key in strays:
+            expected = Expect.ABSENT
+        elif entry is not None and entry.value == value:
+            continue
+        elif entry is not None and isinstance(value, Tenant) and isinstance(entry.value, Tenant):
+            # What it does not keep it gives up first, and what another has had it gets later.
+            clean = tuple(subnet for subnet in value.subnets if subnet.vsid not in unclean)
+            if _vsids(entry.value) - {subnet.vsid for subnet in clean}:
+                interim = msgspec.structs.replace(value, subnets=clean)
+                released.append(Step(key, interim, expected))
+                if interim == value:
+                    continue
+                expected = entry.epoch + 1
+        written[key.kind].append(Step(key, value, expected))
+    unwanted = [entry for key, entry in live.items() if key not in target or key in strays]
+    deleted = {
+        kind: [Step(each.key, None, each.epoch) for each in unwanted if each.key.kind is kind]
+        for kind in _NAMED
+    }
+    pins = (entry for entry in unwanted if isinstance(entry.value, Placement))
+    return [
+        *written[Kind.HOST],
+        *written[Kind.GATEWAY],
+        *deleted[Kind.TENANT],
+        *released,
+        *(Step(each.key, None, each.epoch) for each in pins if each.key in strays or _is_pinned(each)),
+        *written[Kind.TENANT],
+        *written[Kind.RECORD],
+        *deleted[Kind.GATEWAY],
+        *deleted[Kind.HOST],
+    ]
+
+
+async def apply(store: LookupStore, network: Network, *, dry_run: bool = False) -> list[Step]:
+    """Bring the store to a network, and return the steps taken; or with `dry_run` those that would be.
+
+    Where somebody else writes meanwhile, the rest is worked out anew. Raises StoreUnavailable,
+    with a part written perhaps: the same network applied again does the rest.
+    """
+    taken: list[Step] = []
+    for _ in range(_ATTEMPTS):
+        steps = difference(network, await _read(store, network))
+        if dry_run or not steps:
+            return taken + steps
+        try:
+            for step in steps:
+                if step.value is None:
+                    await store.delete(step.key, step.expected)
+                else:
+                    await store.put(step.key, step.value, step.expected)
+                taken.append(step)
+        except Conflict:
+            continue
+    raise StoreUnavailable("others change the network's configuration all the while")
+
+
+class _Owners:
+    """Which tenants have each virtual subnet, in the store and as wanted."""
+
+    def __init__(self, stored: Iterable[Stored], wanted: Iterable[Value]) -> None:
+        before = _owners(entry.value for entry in stored if entry.value is not None)
+        after = _owners(wanted)
+        self.settled = {
+            vsid for vsid, names in before.items() if len(names) == 1 and after.get(vsid) == names
+        }
+        self.changing = before.keys() - self.settled
+
+
+def _owners(values: Iterable[Value]) -> Mapping[Vsid, set[str]]:
+    owners: dict[Vsid, set[str]] = {}
+    for value in values:
+        if isinstance(value, Tenant):
+            for vsid in _vsids(value):
+                owners.setdefault(vsid, set()).add(value.name)
+    return owners
+
+
+def _vsids(tenant: Tenant) -> set[Vsid]:
+    return {subnet.vsid for subnet in tenant.subnets}
+
+
+def _is_pinned(entry: Stored) -> bool:
+    return isinstance(entry.value, Placement) and entry.value.pinned
+
+
+async def _read(store: LookupStore, network: Network) -> list[Stored]:
+    """Read what matters to a network: everything but the dynamic records of subnets that stay."""
+    found = [entry async for entry in entries(store, *_NAMED)]
+    target = entries_of(network)
+    settled = _Owners(found, target.values()).settled
+    async for entry in entries(store, Kind.RECORD):
+        key = entry.key
+        is_left = isinstance(key, RecordKey) and key.vsid in settled and not _is_pinned(entry)
+        if key in target or not is_left:
+            found.append(entry)
+    return found
 
 
 def _by_name(values: Iterable[Value], kind: type[Named]) -> tuple[Named, ...]:
