@@ -15,12 +15,15 @@ _REASONS = {
     errno.EMSGSIZE: DropReason.TOO_BIG,
 }
 
+# What the kernel says of an interface that is down or gone, and Ports of one that is not there yet.
+_NOT_THERE = frozenset((errno.ENETDOWN, errno.ENXIO, errno.ENODEV))
+
 
 class Emitter:
     """Sends each emission of a verdict at once, through the underlay, to a VM's port or into a site's tunnel.
 
     All senders either send or raise OSError. The verdict's own drop has been
-    counted by whoever decided it.
+    counted by whoever decided it. `hold` takes the frames for ports that are not there.
     """
 
     def __init__(
@@ -29,11 +32,13 @@ class Emitter:
         to_underlay: Callable[[ToUnderlay], None],
         to_port: Callable[[ToPort], None],
         to_site: Callable[[ToSite], None],
+        hold: Callable[[ToPort], None] | None = None,
     ) -> None:
         self._drops = drops
         self._to_underlay = to_underlay
         self._to_port = to_port
         self._to_site = to_site
+        self._hold = hold
 
     def carry_out(self, verdict: Verdict) -> None:
         """Send what a verdict says. What cannot be sent is counted, and nothing is raised."""
@@ -50,5 +55,8 @@ class Emitter:
             else:
                 self._to_site(emission)
         except OSError as error:
+            if self._hold is not None and isinstance(emission, ToPort) and error.errno in _NOT_THERE:
+                self._hold(emission)
+                return
             reason = _REASONS.get(error.errno or 0, DropReason.SEND_FAILED)
             self._drops.count(reason, emission.tenant)

@@ -44,6 +44,12 @@ def report(forwarder: Forwarder, underlay: Underlay, ports: Ports, tunnels: Site
             for state in (forwarder.sites.find((tenant, site)),)
         ],
         "sources_elsewhere": dict(forwarder.sources_elsewhere),
+        "moves": {
+            "held": len(forwarder.holding),
+            "redirected_records": len(forwarder.redirects),
+            "redirected_packets": forwarder.redirects.packets,
+            "ahead_of_their_records": len(forwarder.residence),
+        },
         "notices": {
             "sent": forwarder.notices.sent,
             "suppressed": forwarder.notices.suppressed,

@@ -7,6 +7,7 @@ decision for all packets like this one, or a verdict for this packet alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from gateway.forwarding.admission import is_link_local
@@ -15,14 +16,16 @@ from gateway.forwarding.directory import Directory
 from gateway.forwarding.drops import DropReason
 from gateway.forwarding.flows import Flow
 from gateway.forwarding.guests import Guests
+from gateway.forwarding.happenings import Happenings
 from gateway.forwarding.metering import Meter
 from gateway.forwarding.neighbours import Neighbours
 from gateway.forwarding.node import Arrival, Explain, Node, Origin, SiteArrival
 from gateway.forwarding.permission import Permission
+from gateway.forwarding.redirects import Redirects
 from gateway.forwarding.sites import Sites
-from gateway.forwarding.verdicts import Drop, Emission, Forward, Verdict
-from gateway.forwarding.ways import LocalPort, Tunnel, Way, Ways
-from gateway.packets import ethernet, icmp, ndp
+from gateway.forwarding.verdicts import Drop, Emission, Forward, ToPort, Verdict
+from gateway.forwarding.ways import LocalPort, Path, Tunnel, Way, Ways
+from gateway.packets import ethernet, icmp, ip, ndp
 from gateway.packets.ethernet import EthernetHeader
 from gateway.packets.icmp import Unreachable
 from policies.addresses import ROUTER_LINK_LOCAL, CustomerAddress, MacAddress, Vsid, is_group_address
@@ -30,6 +33,10 @@ from policies.facts import ICMPV6, TCP, UDP, PacketFacts
 from policies.model import LookupRecord, SiteHop, SubnetHop
 from policies.tables import Tables
 from tunnels.effects import SiteKey
+
+# A host whose packets a gateway still carries to another host so many seconds after it was taught
+# their record has lost it since, or never got it.
+TEACH_EVERY = 30.0
 
 
 class Decisions:
@@ -46,6 +53,8 @@ class Decisions:
         meters: Mapping[Vsid, Meter],
         site_meters: Mapping[SiteKey, Meter],
         permission: Permission,
+        redirects: Redirects,
+        happenings: Happenings,
         explain: Explain | None = None,
     ) -> None:
         self.permission = permission
@@ -59,6 +68,8 @@ class Decisions:
         self._sites = sites
         self._meters = meters
         self._site_meters = site_meters
+        self._redirects = redirects
+        self._happenings = happenings
         self._explain = explain
 
     def decide(
@@ -136,7 +147,7 @@ class Decisions:
         if isinstance(hop, SubnetHop):
             record = self._directory.find(hop.vsid, next_ca)
             if record is not None:
-                return self._towards(arrival, facts, record, source, routed=True)
+                return self._towards(arrival, facts, record, source, now, routed=True)
             reason, unreachable = DropReason.NO_RECORD, Unreachable.HOST
             passed = self._pass_to_gateway(arrival, facts) if isinstance(arrival, Arrival) else None
             if passed is not None:
@@ -205,15 +216,17 @@ class Decisions:
         port = (vsid, MacAddress(arrival.destination_mac))
         record = self._record_of_mac(vsid, arrival.destination_mac, facts.destination)
         is_here = port in self._node.ports
-        onward: Flow | Drop | None
-        if record is not None and (not is_here or record.pa in self._ways.own):
-            onward = self._towards(arrival, facts, record, source, routed=False)
-        elif is_here:
+        onward: Flow | Drop | None = None
+        if record is not None:
+            onward = self._towards(arrival, facts, record, source, now, routed=False)
+            if isinstance(onward, Drop):
+                onward = self._redirect(arrival, facts, record, now) or (None if is_here else onward)
+        elif not is_here:
+            onward = self._pass_to_gateway(arrival, facts)
+        if onward is None and is_here:
             # A VM that has just come here may still have its record elsewhere, or none.
             sent = self._meter_of_source(arrival, facts)
             onward = self._as_it_is(arrival, facts, LocalPort(port), sent, self._meters[vsid])
-        else:
-            onward = self._pass_to_gateway(arrival, facts)
         if onward is None:
             unknown = DropReason.UNKNOWN_MAC if self._ways.is_router_for(arrival) else DropReason.NOT_HERE
             return Drop(unknown, domain.name)
@@ -221,6 +234,54 @@ class Decisions:
             return onward
         refusal = self.permission.refusal(domain, facts, now)
         return onward if refusal is None else Drop(refusal, domain.name)
+
+    def _redirect(
+        self, arrival: Arrival, facts: PacketFacts, record: LookupRecord, now: float
+    ) -> Flow | None:
+        """Send on what came from the underlay for a VM that has left for another host (RFC 8014 section 6).
+
+        Never to the host that it came from: one of the two has an older record, and knows
+        better soon.
+        """
+        outer = arrival.outer
+        if outer is None or not self._redirects.sends_on(record, now):
+            return None
+        self._happenings.stale(outer.source, record, now)
+        theirs = self._tables.provider_addresses_of.get(record.host, frozenset())
+        if outer.source == record.pa or outer.source in theirs:
+            return None
+        path = self._ways.onward(arrival.domain, record, facts)
+        if path is None or self._redirects.comes_back(arrival.frame, outer.hop_limit):
+            return None
+        if self._explain:
+            self._explain("redirect", f"{record.ca} has left for {record.pa}: sent on")
+        self._redirects.packets += 1
+        return self._as_it_is(arrival, facts, path, None)
+
+    def release(self, held: ToPort, now: float) -> Verdict | None:
+        """Decide anew about a frame that waits for a VM's port; None: it waits on.
+
+        It is decided already to whom it goes, so all that may change is where that is.
+        """
+        vsid, mac = held.port
+        entry = self._tables.subnets.get(vsid)
+        if entry is None:
+            return Drop(DropReason.UNKNOWN_VSID, held.tenant)
+        header = ethernet.decode_untrusted(held.frame)
+        if header.ethertype not in ethernet.OF_IP_VERSION.values():
+            return None
+        packet = held.frame[ethernet.HEADER_LENGTH :]
+        facts = ip.decode_untrusted(packet)
+        record = self._record_of_mac(vsid, mac, facts.destination)
+        if record is None or record.pa in self._ways.own or self._ways.residence.has_arrived(record):
+            return None
+        arrival = Arrival(entry, held.frame, outer=held.outer)
+        if held.outer is not None:
+            flow = self._redirect(arrival, facts, record, now)
+        else:
+            path = self._ways.onward(entry.domain, record, facts)
+            flow = self._as_it_is(arrival, facts, path, None) if path is not None else None
+        return self._delivery.carry(flow, arrival, facts, packet, now) if flow is not None else None
 
     def _record_of_mac(self, vsid: Vsid, mac: bytes, destination: bytes) -> LookupRecord | None:
         record = self._directory.find(vsid, destination)
@@ -234,10 +295,14 @@ class Decisions:
         facts: PacketFacts,
         record: LookupRecord,
         source: LookupRecord | None,
+        now: float,
         *,
         routed: bool,
     ) -> Flow | Drop:
-        """Make the flow that leads to a record's VM, wherever that is."""
+        """Make the flow that leads to a record's VM, wherever that is.
+
+        A host that lets this gateway carry it to another host is taught the record.
+        """
         target = self._tables.subnets[record.vsid]
         if self._explain:
             self._explain(
@@ -251,6 +316,12 @@ class Decisions:
         way = self._ways.to_record(arrival, facts, record)
         if isinstance(way, DropReason):
             return Drop(way, arrival.tenant)
+        until = math.inf
+        if isinstance(way, Path) and isinstance(arrival, Arrival) and arrival.outer is not None:
+            sender = arrival.outer.source
+            if sender not in arrival.domain.gateway_provider_addresses:
+                self._happenings.stale(sender, record, now)
+                until = now + TEACH_EVERY
         return Flow(
             tenant=arrival.tenant,
             ethernet=header,
@@ -262,6 +333,7 @@ class Decisions:
             source_record=source,
             # One found by its MAC alone decides only until its packet's address has a record of its own.
             destination_record=record if routed or record.ca == facts.destination else None,
+            until=until,
         )
 
     def _pass_to_gateway(self, arrival: Arrival, facts: PacketFacts) -> Flow | None:

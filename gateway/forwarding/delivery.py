@@ -15,6 +15,7 @@ from gateway.forwarding.verdicts import (
     Drop,
     Emission,
     Forward,
+    OuterHeader,
     PortKey,
     ToPort,
     ToSite,
@@ -28,6 +29,7 @@ from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, gat
 from policies.facts import ICMP, ICMPV6, TCP_SYN, PacketFacts
 
 _NOT_ECT = 0
+_HOP_LIMIT = 64
 _LARGEST_PACKET = 65_535 + 40
 
 # TCP without options, by the version of IP below it.
@@ -54,8 +56,18 @@ class Delivery:
         self._explain = explain
 
     def carry(self, flow: Flow, arrival: Origin, facts: PacketFacts, packet: bytes, now: float) -> Verdict:
-        """Send a packet on: one hop older if it is routed, no larger than what comes next."""
+        """Send a packet on: one hop older if it is routed, no larger than what comes next.
+
+        What is not routed, and came from the underlay, has one outer hop less to go: so
+        nothing goes round for ever, whatever the records of its nodes say.
+        """
         tenant = arrival.tenant
+        outer = arrival.outer if isinstance(arrival, Arrival) else None
+        outer_hop_limit = _HOP_LIMIT
+        if outer is not None and not flow.routed and isinstance(flow.way, Path):
+            outer_hop_limit = outer.hop_limit - 1
+            if outer_hop_limit <= 0:
+                return Drop(DropReason.HOP_LIMIT, tenant)
         if flow.routed and facts.hop_limit <= 1:
             notice = self.tell(arrival, facts, lambda source: icmp.time_exceeded(source, packet, facts), now)
             return Drop(DropReason.HOP_LIMIT, tenant, notice)
@@ -78,10 +90,20 @@ class Delivery:
         if flow.received is not None:
             flow.received.received(facts.total_length)
         ecn = facts.traffic_class & 3
-        return Forward(tuple(self.emit(flow.way, tenant, flow.ethernet + piece, ecn) for piece in pieces))
+        return Forward(
+            tuple(
+                self.emit(flow.way, tenant, flow.ethernet + piece, ecn, outer, outer_hop_limit)
+                for piece in pieces
+            )
+        )
 
     def carry_known_untrusted(
-        self, flow: Flow, outer_ecn: int, known: tuple[bytes, int, int], now: float
+        self,
+        flow: Flow,
+        outer: OuterHeader | None,
+        outer_ecn: int,
+        known: tuple[bytes, int, int],
+        now: float,
     ) -> Verdict | None:
         """Send on a packet of a flow that was decided before, if nothing about it is special.
 
@@ -93,12 +115,17 @@ class Delivery:
         ecn = traffic_class & 3
         if outer_ecn and outer_ecn != ecn:
             return None
-        if total_length > self._mtu(flow.way, packet[0] >> 4, now):
+        if total_length > self._mtu(flow.way, packet[0] >> 4, now) or now >= flow.until:
             return None
+        outer_hop_limit = _HOP_LIMIT
         if flow.routed:
             if hop_limit <= 1:
                 return None
             packet = ip.with_hop_limit(packet, hop_limit - 1)
+        elif outer is not None:
+            outer_hop_limit = outer.hop_limit - 1
+            if outer_hop_limit <= 0:
+                return None
         tenant = flow.tenant
         if flow.bucket is not None and not flow.bucket.take(total_length, now):
             return Drop(DropReason.RATE_LIMITED, tenant)
@@ -106,7 +133,7 @@ class Delivery:
             flow.sent.sent(total_length)
         if flow.received is not None:
             flow.received.received(total_length)
-        return Forward((self.emit(flow.way, tenant, flow.ethernet + packet, ecn),))
+        return Forward((self.emit(flow.way, tenant, flow.ethernet + packet, ecn, outer, outer_hop_limit),))
 
     def answer(self, arrival: Arrival, frame: bytes) -> Answer:
         """Answer a frame where it came from."""
@@ -123,13 +150,22 @@ class Delivery:
             way = Path(ours, theirs, vsid, nvgre.encode(vsid))
         return self.emit(way, arrival.tenant, frame)
 
-    def emit(self, way: Way, tenant: str, frame: bytes, ecn: int = _NOT_ECT) -> Emission:
+    def emit(
+        self,
+        way: Way,
+        tenant: str,
+        frame: bytes,
+        ecn: int = _NOT_ECT,
+        outer: OuterHeader | None = None,
+        hop_limit: int = _HOP_LIMIT,
+    ) -> Emission:
         """Send a frame out. The outer ECN field is the inner one's (RFC 6040 section 4.1, normal mode).
 
-        Into a tunnel goes an IP packet alone.
+        Into a tunnel goes an IP packet alone. `outer` is what the frame came in, `hop_limit`
+        that of the underlay's packet which it goes in.
         """
         if isinstance(way, LocalPort):
-            return ToPort(port=way.key, frame=frame, tenant=tenant)
+            return ToPort(port=way.key, frame=frame, tenant=tenant, outer=outer)
         if isinstance(way, Tunnel):
             return ToSite(site=way.site, packet=frame, facts=way.facts, ecn=ecn, tenant=tenant)
         return ToUnderlay(
@@ -139,6 +175,7 @@ class Delivery:
             payload=way.header + frame,
             vsid=way.vsid,
             tenant=tenant,
+            hop_limit=hop_limit,
         )
 
     def tell(

@@ -7,6 +7,7 @@ or its tunnel changes. What differs from packet to packet is done in `pipeline`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from struct import Struct
 
@@ -45,6 +46,8 @@ class Flow(msgspec.Struct, frozen=True, eq=False):
     destination_record: LookupRecord | None
     admitted_by: Selectors | None = None
     """For what comes from a site: those of the child SA that it came by."""
+    until: float = math.inf
+    """When it is decided anew, so that whoever still sends it this way is taught once more."""
 
 
 _PORTS = 4

@@ -135,7 +135,8 @@ class Guests:
             and facts.source == entry.gateway_ipv4
             and key in self._node.ports
         ):
-            return Forward((self._delivery.emit(LocalPort(key), arrival.tenant, arrival.frame),))
+            frame = self._delivery.emit(LocalPort(key), arrival.tenant, arrival.frame, outer=arrival.outer)
+            return Forward((frame,))
         return None
 
 

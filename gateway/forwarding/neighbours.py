@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from enum import Enum
 
+from gateway.forwarding.admission import is_link_local
 from gateway.forwarding.delivery import Delivery
 from gateway.forwarding.directory import Directory
 from gateway.forwarding.drops import DropReason
@@ -20,9 +21,10 @@ from gateway.packets import arp, ndp
 from gateway.packets.arp import ArpPacket
 from gateway.packets.ethernet import ARP, IPV6, EthernetHeader
 from gateway.packets.ndp import NeighbourSolicitation
-from policies.addresses import ROUTER_LINK_LOCAL, MacAddress
+from policies.addresses import ROUTER_LINK_LOCAL, CustomerAddress, MacAddress
 from policies.errors import MalformedPacket
-from policies.facts import PacketFacts
+from policies.facts import ICMPV6, PacketFacts
+from policies.model import Port
 from policies.tables import SubnetEntry
 
 ALL_NODES = b"\xff\x02" + bytes(13) + b"\x01"
@@ -104,6 +106,41 @@ def answer_solicitation(
     return header.encode() + advertisement
 
 
+def question(entry: SubnetEntry, mac: MacAddress, ca: CustomerAddress) -> bytes:
+    """Return the frame by which a virtual subnet's gateway asks one VM whether it has an address.
+
+    Every guest answers it, and believes no more of it than that the gateway is where it always was.
+    """
+    if ca.version == 4:
+        request = ArpPacket(arp.REQUEST, entry.gateway_mac, entry.gateway_ipv4 or bytes(4), bytes(6), ca)
+        return EthernetHeader(mac, entry.gateway_mac, ARP).encode() + request.encode()
+    source = entry.gateway_ipv6 or ROUTER_LINK_LOCAL
+    solicitation = ndp.encode_solicitation(source, ndp.solicited_node(ca), ca, entry.gateway_mac)
+    return EthernetHeader(mac, entry.gateway_mac, IPV6).encode() + solicitation
+
+
+def announced_untrusted(port: Port, parsed: ArpPacket | PacketFacts, packet: bytes) -> bytes | None:
+    """Return the address that a frame from a port says is there, or None for any other frame.
+
+    Whether anybody has asked is all the same. An address that is not the port's is nobody's business.
+    """
+    if isinstance(parsed, ArpPacket):
+        address = parsed.sender_address
+        is_gratuitous = parsed.operation == arp.REQUEST and address == parsed.target_address
+        speaks = is_gratuitous or parsed.operation == arp.REPLY
+        return address if speaks and address in port.addresses else None
+    if parsed.protocol != ICMPV6 or parsed.icmp_type != ndp.NEIGHBOUR_ADVERTISEMENT:
+        return None
+    try:
+        advertisement = ndp.decode_advertisement_untrusted(packet, parsed)
+    except MalformedPacket:
+        return None
+    if advertisement.target_mac not in (None, port.mac):
+        return None
+    target = advertisement.target
+    return target if target in port.addresses or is_link_local(target) else None
+
+
 class Neighbours:
     """Answers for whoever has a record; what only the gateway can know, a host passes on to it."""
 
@@ -154,6 +191,14 @@ class Neighbours:
             return Drop(DropReason.NO_RECORD, arrival.tenant)
         return Forward((self._delivery.emit(path, arrival.tenant, arrival.frame),))
 
+    def announcement(self, arrival: Arrival, parsed: ArpPacket | PacketFacts) -> Verdict:
+        """A VM says where it is: nobody else is told, and it only if another has the address."""
+        if isinstance(parsed, ArpPacket) and parsed.operation == arp.REQUEST:
+            reply = answer_arp(arrival.entry, self._directory, parsed)
+            if isinstance(reply, bytes):
+                return self._delivery.answer(arrival, reply)
+        return Drop(DropReason.ANNOUNCEMENT, arrival.tenant)
+
     def _neighbour_reply(self, arrival: Arrival) -> Verdict:
         """A gateway's reply for the VM that asked goes to its port; nobody else's is believed."""
         entry = arrival.entry
@@ -163,5 +208,6 @@ class Neighbours:
             and arrival.outer.source in entry.domain.gateway_provider_addresses
             and key in self._node.ports
         ):
-            return Forward((self._delivery.emit(LocalPort(key), arrival.tenant, arrival.frame),))
+            frame = self._delivery.emit(LocalPort(key), arrival.tenant, arrival.frame, outer=arrival.outer)
+            return Forward((frame,))
         return Drop(DropReason.NEIGHBOUR_REPLY, arrival.tenant)

@@ -8,14 +8,14 @@ the same decisions.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
 from gateway.forwarding.admission import Admission, admit, port_owns, site_owns
 from gateway.forwarding.decisions import Decisions
 from gateway.forwarding.delivery import Delivery
-from gateway.forwarding.directory import Directory
+from gateway.forwarding.directory import Change, Directory, Put
 from gateway.forwarding.drops import DropReason, Drops
 from gateway.forwarding.flows import (
     Flow,
@@ -25,13 +25,18 @@ from gateway.forwarding.flows import (
     known_site_packet_untrusted,
     site_key_untrusted,
 )
+from gateway.forwarding.happenings import Happening, Happenings
+from gateway.forwarding.holding import Holding
 from gateway.forwarding.metering import Meter
+from gateway.forwarding.neighbours import announced_untrusted, question
 from gateway.forwarding.node import Arrival, Explain, Node, SiteArrival
 from gateway.forwarding.notices import Notices
 from gateway.forwarding.permission import Permission
 from gateway.forwarding.pmtu import PathMtu
+from gateway.forwarding.redirects import Redirects
+from gateway.forwarding.residence import Residence
 from gateway.forwarding.sites import Sites
-from gateway.forwarding.verdicts import Drop, Forward, OuterHeader, PortKey, Verdict
+from gateway.forwarding.verdicts import Drop, Emission, Forward, OuterHeader, PortKey, ToPort, Verdict
 from gateway.forwarding.ways import Tunnel, Ways
 from gateway.packets import arp, ethernet, ip, nvgre
 from gateway.packets.arp import ArpPacket
@@ -39,11 +44,13 @@ from gateway.packets.nvgre import NotNvgre
 from policies.addresses import CustomerAddress, Vsid
 from policies.errors import MalformedPacket
 from policies.facts import PacketFacts
+from policies.model import LookupRecord, Port
 from policies.selectors import Selectors
 from policies.tables import SubnetEntry, Tables
 from tunnels.effects import SiteKey
 
 _NOT_ECT, _CE = 0, 3
+_RARP = ethernet.RARP.to_bytes(2)
 
 
 class Forwarder:
@@ -65,17 +72,36 @@ class Forwarder:
         """What each site sent and received through its tunnel here."""
         self.port_mtus: dict[PortKey, int] = {}
         """Of the VMs' interfaces, in octets of the IP packet, as far as they are known."""
+        self.holding = Holding()
+        """Frames that wait for a VM's port."""
+        self.redirects = Redirects()
+        self._happenings = Happenings()
+        self.residence = Residence(
+            frozenset[bytes](node.provider_addresses), directory, self._happenings, self._forget_flows
+        )
         self._explain = explain
         self._permission: Permission | None = None
-        self.replace_tables(tables)
+        self.replace_tables(tables, node.ports)
 
-    def replace_tables(self, tables: Tables) -> None:
-        """Decide by other tables from now on.
+    @property
+    def on_happening(self) -> Callable[[Happening], None] | None:
+        """Called with what others should act on. It must be quick, and not raise."""
+        return self._happenings.on_happening
+
+    @on_happening.setter
+    def on_happening(self, listener: Callable[[Happening], None] | None) -> None:
+        self._happenings.on_happening = listener
+
+    def replace_tables(self, tables: Tables, ports: Mapping[PortKey, Port] | None = None) -> None:
+        """Decide by other tables from now on, and for other VM ports where some are given.
 
         What was decided by the old ones is forgotten. What was learned and counted
-        stays, for tenants, subnets and sites that are still there.
+        stays, for tenants, subnets, sites and ports that are still there.
         """
         self.tables = tables
+        if ports is not None:
+            self.node = msgspec.structs.replace(self.node, ports=dict(ports))
+            self.residence.replace_ports(self.node.ports)
         self.meters = {vsid: self.meters.get(vsid) or Meter() for vsid in tables.subnets}
         self.site_meters = {
             key: self.site_meters.get(key) or Meter()
@@ -84,7 +110,7 @@ class Forwarder:
         }
         self.sites.keep_only(self.site_meters)
         self._permission = Permission(tables, self._explain, self._permission)
-        ways = Ways(self.node, tables, self.directory)
+        ways = Ways(self.node, tables, self.directory, self.residence)
         self._ways = ways
         self._delivery = Delivery(ways, self.paths, self.sites, self.port_mtus, self.notices, self._explain)
         self.decisions = Decisions(
@@ -97,10 +123,70 @@ class Forwarder:
             self.meters,
             self.site_meters,
             self._permission,
+            self.redirects,
+            self._happenings,
             self._explain,
         )
-        self.flows = FlowCache()
+        self._forget_flows()
         self._site_arrivals = _site_arrivals(tables, ways, self.site_meters)
+
+    def apply(self, changes: Iterable[Change], now: float) -> tuple[Emission, ...]:
+        """Change records, and return what is to be sent because of that: frames that have waited for it."""
+        touched: dict[PortKey, None] = {}
+        for change in changes:
+            if isinstance(change, Put):
+                new: LookupRecord | None = change.record
+                vsid, ca = change.record.vsid, change.record.ca
+            else:
+                new, vsid, ca = None, change.vsid, CustomerAddress(change.ca)
+            old = self.directory.find(vsid, ca)
+            self.directory.apply(change)
+            self._heed(vsid, ca, old, new, now)
+            for record in (old, new):
+                if record is not None and (vsid, record.mac) in self.holding:
+                    touched[vsid, record.mac] = None
+        return tuple(emission for port in touched for emission in self._release(port, now))
+
+    def port_opened(self, port: PortKey, now: float) -> tuple[Emission, ...]:
+        """Take note that a VM's interface is there and up; return what has waited for it, in order."""
+        self.residence.port_opened(port)
+        emissions = []
+        for held in self.holding.take(port):
+            if held.deadline <= now:
+                self.drops.count(DropReason.HOLD_EXPIRED, held.emission.tenant)
+            else:
+                emissions.append(held.emission)
+        return tuple(emissions)
+
+    def port_closed(self, port: PortKey, _now: float) -> None:
+        """Take note that a VM's interface has gone or is down. Frames for it are to be given to `hold`."""
+        self.residence.port_closed(port)
+
+    def hold(self, emission: ToPort, now: float) -> None:
+        """Have a frame wait that cannot be given to its port now.
+
+        Not one for a group: it was sent to all hosts, and must not reach a VM twice that moves.
+        """
+        if emission.frame[0] & 1:
+            self.drops.count(DropReason.NOT_HERE, emission.tenant)
+        elif not self.holding.add(emission, now):
+            self.drops.count(DropReason.HOLD_FULL, emission.tenant)
+
+    def expire(self, now: float) -> None:
+        """Let go of what has waited too long, and of redirects that are over. Call it every 100 ms or so."""
+        for emission in self.holding.expired(now):
+            self.drops.count(DropReason.HOLD_EXPIRED, emission.tenant)
+        self.redirects.expire(now)
+
+    def probe(self, port: PortKey, ca: CustomerAddress) -> Emission | None:
+        """Return what makes a VM say that it has an address: a question from its subnet's gateway.
+
+        None where there is no such virtual subnet now.
+        """
+        entry = self.tables.subnets.get(port[0])
+        if entry is None:
+            return None
+        return ToPort(port, question(entry, port[1], ca), entry.domain.name)
 
     def from_underlay(self, outer: OuterHeader, payload: bytes, now: float) -> Verdict:
         """Decide an NVGRE packet: `payload` is what follows the outer IP header, GRE first."""
@@ -109,7 +195,7 @@ class Forwarder:
             flow = self.flows.find(key, self.directory, self.sites)
             if flow is not None:
                 known = known_packet_untrusted(payload)
-                verdict = self._delivery.carry_known_untrusted(flow, outer.ecn, known, now)
+                verdict = self._delivery.carry_known_untrusted(flow, outer, outer.ecn, known, now)
                 if verdict is not None:
                     return self._counted(verdict)
         return self._counted(self._from_underlay(outer, payload, key, now))
@@ -130,7 +216,7 @@ class Forwarder:
             flow = self.flows.find(key, self.directory, self.sites)
             if flow is not None and flow.admitted_by is selectors:
                 known = known_site_packet_untrusted(packet)
-                verdict = self._delivery.carry_known_untrusted(flow, outer_ecn, known, now)
+                verdict = self._delivery.carry_known_untrusted(flow, None, outer_ecn, known, now)
                 if verdict is not None:
                     return self._counted(verdict)
         return self._counted(self._from_site(arrival, packet, selectors, outer_ecn, key, now))
@@ -159,6 +245,39 @@ class Forwarder:
     def port_mtu_is(self, port: PortKey, mtu: int) -> None:
         """Take note of what a VM's interface carries, in octets of the IP packet."""
         self.port_mtus[port] = mtu
+
+    def _heed(
+        self,
+        vsid: Vsid,
+        ca: CustomerAddress,
+        old: LookupRecord | None,
+        new: LookupRecord | None,
+        now: float,
+    ) -> None:
+        """Take note of a record that has come here, or left."""
+        own = self._ways.own
+        was_here = old is not None and old.pa in own
+        if new is None or new.pa in own:
+            self.redirects.forget(vsid, ca)
+        elif old is not None and was_here and new.revision > old.revision:
+            self.redirects.left(new, now)
+        self.residence.record_changed(vsid, ca, *(each.mac for each in (old, new) if each is not None))
+
+    def _release(self, port: PortKey, now: float) -> list[Emission]:
+        """Send on those of a port's waiting frames whose VM is elsewhere by now."""
+        emissions: list[Emission] = []
+        waiting = []
+        for held in self.holding.take(port):
+            verdict = self.decisions.release(held.emission, now)
+            if verdict is None:
+                waiting.append(held)
+            else:
+                emissions.extend(self._counted(verdict).emissions)
+        self.holding.put_back(port, waiting)
+        return emissions
+
+    def _forget_flows(self) -> None:
+        self.flows = FlowCache()
 
     def _counted(self, verdict: Verdict) -> Verdict:
         if isinstance(verdict, Drop):
@@ -264,12 +383,16 @@ class Forwarder:
         return self._delivery.carry(decision, arrival, facts, packet, now)
 
     def _from_port(self, port_key: PortKey, frame: bytes, now: float) -> Verdict:
-        port = self.node.ports[port_key]
-        entry = self.tables.subnets[port.vsid]
+        port = self.node.ports.get(port_key)
+        entry = self.tables.subnets.get(port_key[0])
+        if port is None or entry is None:
+            return Drop(DropReason.UNKNOWN_VSID)
         tenant = entry.domain.name
         if self._explain:
             self._explain("port", f"{port.interface}: VSID {entry.vsid}, {entry.name} of tenant {tenant}")
         parsed = _parse_untrusted(frame)
+        if parsed is DropReason.NOT_IP and frame[12:14] == _RARP:
+            return self._reverse_arp(port_key, entry, frame, now)
         if isinstance(parsed, DropReason):
             return Drop(parsed, tenant)
         arrival = Arrival(entry, _without_padding(frame, parsed), port=port_key)
@@ -278,13 +401,32 @@ class Forwarder:
             port, entry.domain, arrival.source_mac, source, to_group=arrival.is_to_group
         ):
             return Drop(DropReason.SPOOFED_SOURCE, tenant)
+        packet = arrival.frame[ethernet.HEADER_LENGTH :]
+        announced = announced_untrusted(port, parsed, packet)
+        if port_key in self.residence.away:
+            self.residence.heard(port_key, announced or source, announced is not None, now)
+        if announced is not None:
+            return self.decisions.neighbours.announcement(arrival, parsed)
         if isinstance(parsed, ArpPacket):
             return self.decisions.neighbours.arp(arrival, parsed)
-        packet = arrival.frame[ethernet.HEADER_LENGTH :]
         decision = self.decisions.decide(arrival, parsed, packet, None, now)
         if not isinstance(decision, Flow):
             return decision
         return self._delivery.carry(decision, arrival, parsed, packet, now)
+
+    def _reverse_arp(self, port_key: PortKey, entry: SubnetEntry, frame: bytes, now: float) -> Drop:
+        """Hear what a hypervisor says for a VM that it has taken over: which MAC it has, and no address."""
+        tenant = entry.domain.name
+        try:
+            packet = arp.decode_untrusted(frame[ethernet.HEADER_LENGTH :])
+        except MalformedPacket:
+            return Drop(DropReason.MALFORMED, tenant)
+        mac = port_key[1]
+        if not frame[6:12] == packet.sender_mac == packet.target_mac == mac:
+            return Drop(DropReason.SPOOFED_SOURCE, tenant)
+        if port_key in self.residence.away:
+            self.residence.heard(port_key, b"", True, now)
+        return Drop(DropReason.ANNOUNCEMENT, tenant)
 
 
 def _site_arrivals(tables: Tables, ways: Ways, meters: Mapping[SiteKey, Meter]) -> dict[SiteKey, SiteArrival]:

@@ -44,6 +44,8 @@ class ToPort(msgspec.Struct, frozen=True, gc=False):
     port: PortKey
     frame: bytes
     tenant: str
+    outer: OuterHeader | None = None
+    """What it came in, from the underlay: where it must not go back to if its VM has left."""
 
 
 class ToSite(msgspec.Struct, frozen=True, gc=False):

@@ -9,6 +9,7 @@ import msgspec
 from gateway.forwarding.directory import Directory
 from gateway.forwarding.drops import DropReason
 from gateway.forwarding.node import Arrival, Node, Origin, SiteArrival
+from gateway.forwarding.residence import Residence
 from gateway.forwarding.sites import SiteState
 from gateway.forwarding.verdicts import PortKey
 from gateway.packets import nvgre, transport
@@ -50,7 +51,8 @@ Way = Path | LocalPort | Tunnel
 class Ways:
     """The ways out of one node."""
 
-    def __init__(self, node: Node, tables: Tables, directory: Directory) -> None:
+    def __init__(self, node: Node, tables: Tables, directory: Directory, residence: Residence) -> None:
+        self.residence = residence
         self._node = node
         self._tables = tables
         self._directory = directory
@@ -88,19 +90,27 @@ class Ways:
         may not hold the tenant, whatever the records say.
         """
         domain = arrival.domain
+        key = (record.vsid, record.mac)
         if record.pa in self.own:
-            key = (record.vsid, record.mac)
             if key in self._node.ports:
                 return LocalPort(key)
             return DropReason.LOOP if self.is_gateway_of(domain) else DropReason.NOT_HERE
+        if self.residence.has_arrived(record):
+            return LocalPort(key)
         if isinstance(arrival, Arrival) and arrival.outer is not None:
             is_switched = arrival.destination_mac != arrival.entry.gateway_mac
             from_gateway = arrival.outer.source in domain.gateway_provider_addresses
             if not self.is_gateway_of(domain) or (is_switched and from_gateway):
                 return DropReason.NOT_HERE
+        return self.onward(domain, record, facts) or (
+            DropReason.NO_PROVIDER_ADDRESS if record.pa in domain.host_addresses else DropReason.NO_RECORD
+        )
+
+    def onward(self, domain: RoutingDomain, record: LookupRecord, facts: PacketFacts | None) -> Path | None:
+        """The way across the underlay to a record's host, if that may hold the tenant."""
         if record.pa not in domain.host_addresses:
-            return DropReason.NO_RECORD
-        return self._path(record.pa, record.vsid, facts) or DropReason.NO_PROVIDER_ADDRESS
+            return None
+        return self._path(record.pa, record.vsid, facts)
 
     def to_gateway(self, arrival: Arrival, facts: PacketFacts | None) -> Path | None:
         """The way to the tenant's first gateway that shares a family with us: for what a VM sent here."""
@@ -153,7 +163,7 @@ class Ways:
         """
         entry = arrival.entry
         for key in self._node.ports:
-            if key[0] == entry.vsid and key != arrival.port:
+            if key[0] == entry.vsid and key != arrival.port and self.residence.is_here(key):
                 yield LocalPort(key)
         origin = b""
         if arrival.outer is None:

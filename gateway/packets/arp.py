@@ -1,4 +1,4 @@
-"""ARP for IPv4 over Ethernet (RFC 826)."""
+"""ARP for IPv4 over Ethernet (RFC 826), and RARP, which has the same format (RFC 903)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from policies.errors import MalformedPacket
 
 REQUEST = 1
 REPLY = 2
+REVERSE_REQUEST = 3
 
 # Hardware type, protocol type, lengths of their addresses, operation, sender, target.
 _PACKET = struct.Struct("!HHBBH6s4s6s4s")

@@ -10,6 +10,7 @@ from policies.errors import MalformedPacket
 
 IPV4 = 0x0800
 ARP = 0x0806
+RARP = 0x8035
 IPV6 = 0x86DD
 VLAN = 0x8100
 QINQ = 0x88A8

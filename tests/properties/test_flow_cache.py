@@ -241,9 +241,14 @@ def run(monkeypatch: pytest.MonkeyPatch, seed: int, worlds: int) -> Counter[str]
     original = Delivery.carry_known_untrusted
 
     def counting(
-        self: Delivery, flow: Flow, outer_ecn: int, known: tuple[bytes, int, int], now: float
+        self: Delivery,
+        flow: Flow,
+        outer: OuterHeader | None,
+        outer_ecn: int,
+        known: tuple[bytes, int, int],
+        now: float,
     ) -> Verdict | None:
-        verdict = original(self, flow, outer_ecn, known, now)
+        verdict = original(self, flow, outer, outer_ecn, known, now)
         used[type(verdict).__name__] += 1
         if verdict is not None:
             used["to a site"] += isinstance(flow.way, Tunnel)

@@ -18,7 +18,12 @@ from tests.properties.worlds import generate
 FRAMES_PER_WORLD = 100
 
 # Those that are counted where a packet is sent, not where it is decided.
-_NOT_DECIDED = {DropReason.QUEUE_FULL, DropReason.SEND_FAILED}
+_NOT_DECIDED = {
+    DropReason.QUEUE_FULL,
+    DropReason.SEND_FAILED,
+    DropReason.HOLD_FULL,
+    DropReason.HOLD_EXPIRED,
+}
 
 EVERYTHING = {reason.value for reason in DropReason if reason not in _NOT_DECIDED} | {
     "forwarded",

@@ -104,7 +104,9 @@ def test_probe_and_announcement_of_ones_own_address_are_left_alone(source: str, 
         else n.send(n.host("hv1"), ("red", "web", 5), request)
     )
 
-    assert n.dropped(verdict, DropReason.NEIGHBOUR_OWN) == ()
+    is_announced = at == "port" and source != "0.0.0.0"
+    reason = DropReason.ANNOUNCEMENT if is_announced else DropReason.NEIGHBOUR_OWN
+    assert n.dropped(verdict, reason) == ()
 
 
 def test_probe_of_anothers_address_is_answered_at_the_port() -> None:
@@ -157,7 +159,8 @@ def reply_frame(psrc: str = n.ca("web", 5), hwsrc: str = SELF, to: str = OTHER, 
 def test_what_a_vm_says_unasked_goes_nowhere(to: str, op: int) -> None:
     reply = reply_frame(to=to, op=op)
 
-    n.dropped(n.send(n.host("hv1"), ("red", "web", 5), reply), DropReason.NEIGHBOUR_REPLY)
+    heard = DropReason.ANNOUNCEMENT if op == 2 else DropReason.NEIGHBOUR_REPLY
+    n.dropped(n.send(n.host("hv1"), ("red", "web", 5), reply), heard)
     n.dropped(n.receive(n.gateway(), reply), DropReason.NEIGHBOUR_REPLY)
     # Another host believes only the gateway.
     n.dropped(n.receive(n.host("hv2"), reply), DropReason.NEIGHBOUR_REPLY)

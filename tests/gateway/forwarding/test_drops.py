@@ -71,6 +71,13 @@ def to_a_family_that_we_have_none_of() -> tuple[Forwarder, Verdict]:
     return here, n.receive(here, routed())
 
 
+def announced_at_its_port() -> tuple[Forwarder, Verdict]:
+    here = n.host("hv1")
+    own = str(n.mac("red", "web", 5))
+    frame = Ether(src=own, dst=n.BROADCAST, type=0x8035) / ARP(op=3, hwsrc=own, hwdst=own)
+    return here, n.send(here, ("red", "web", 5), frame)
+
+
 def to_our_own_address() -> tuple[Forwarder, Verdict]:
     here = n.gateway()
     ca = CustomerAddress.parse(n.ca("db", 5))
@@ -152,6 +159,7 @@ CASES = [
         framed(routed(flags="DF", upper=UDP() / Raw(bytes(1431)))), DropReason.TOO_BIG, "red", id="MTU"
     ),
     pytest.param(framed(routed(upper=TCP()), ecn=3), DropReason.CONGESTION, "red", id="CE on Not-ECT"),
+    pytest.param(announced_at_its_port, DropReason.ANNOUNCEMENT, "red", id="RARP"),
 ]
 
 
@@ -168,7 +176,7 @@ def test_packet_is_dropped_and_counted_once_under_its_own_reason(
 
 
 def test_every_reason_that_the_pipeline_has_is_among_the_cases() -> None:
-    senders = {DropReason.QUEUE_FULL, DropReason.SEND_FAILED}
+    senders = {DropReason.QUEUE_FULL, DropReason.SEND_FAILED, DropReason.HOLD_FULL, DropReason.HOLD_EXPIRED}
 
     assert {case.values[1] for case in CASES} == set(DropReason) - senders
 
