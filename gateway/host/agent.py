@@ -1,0 +1,310 @@
+"""Speaks for a host or a gateway to the lookup service: claims, acknowledgements and hints.
+
+What forwarding, the ports and the records' feed tell is taken at once and without waiting; what has to
+be said goes out by tasks of its own. Everything that waits is bounded: one claim for each
+port, the newest revision, and the newest hints.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+import trio
+
+from gateway.forwarding.directory import Change, Put
+from gateway.forwarding.happenings import Happening, Heard
+from gateway.forwarding.verdicts import PortKey
+from gateway.host.registration import Cancel, Claim, Complaint, Effect, Find, Probe, Registrar
+from gateway.host.uses import Key, Uses
+from gateway.lookup.answers import Hint
+from gateway.lookup.claims import Mode, Refused
+from gateway.lookup.outcomes import Forbidden, Unacceptable
+from gateway.lookup.store import StoreUnavailable
+from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
+from policies.model import Appliance, RecordsKept
+
+log = logging.getLogger("isthmus.lookup")
+
+# Seconds after which a claim is given up that nobody answers. It may have been carried out.
+CLAIM_SECONDS = 10.0
+# How many claims are under way at once. VMs that come do not wait behind those that were here.
+AT_ONCE = {Mode.ANNOUNCE: 32, Mode.REGISTER: 8}
+
+MOST_HINTS = 4096
+HINTS_AT_ONCE = 500
+# Seconds between two calls with hints, and after one that failed.
+HINT_EVERY = 0.05
+PAUSE = 1.0
+
+# How often the connection is looked at, and how often what is used, in seconds.
+LOOK = 1.0
+SAMPLE = 60.0
+
+
+class LookupPort(Protocol):
+    """The lookup service as a host or a gateway needs it, from trio.
+
+    Whatever is asked may be asked twice. All raise StoreUnavailable, Forbidden and Unacceptable.
+    """
+
+    async def claim(
+        self,
+        vsid: Vsid,
+        mac: MacAddress,
+        pa: ProviderAddress,
+        mode: Mode,
+        addresses: tuple[CustomerAddress, ...],
+    ) -> object:
+        """Say that a MAC is at one of this host's provider addresses. Raises Refused, too."""
+        ...
+
+    async def hints(self, hints: Sequence[Hint]) -> None:
+        """Have hosts taught, or no longer told."""
+        ...
+
+    async def acknowledge(self, revision: int) -> None:
+        """Say that everything up to a revision is applied here."""
+        ...
+
+
+class Agent:
+    """Takes what happens on the trio thread, at any time; `run` says what is to be said.
+
+    `find` reads a record as it is known here. `probe` asks a VM at its port for an address, and does not
+    raise. `is_connected` says whether records are being followed. `in_use` returns the records that have been
+    used since it was last called; without it, what a host was taught is taught anew now and then.
+    """
+
+    def __init__(
+        self,
+        appliance: Appliance,
+        lookup: LookupPort,
+        *,
+        find: Find,
+        probe: Callable[[PortKey, CustomerAddress], object],
+        is_connected: Callable[[], bool],
+        in_use: Callable[[], Iterable[Key]] = tuple,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._lookup = lookup
+        self._probe = probe
+        self._is_connected = is_connected
+        self._in_use = in_use
+        self._name = appliance.host.name if appliance.host is not None else None
+        self._registrar: Registrar | None = None
+        if appliance.host is not None and appliance.underlay is not None:
+            self._pa = appliance.underlay.provider_addresses[0]
+            self._registrar = Registrar(appliance.host.name, self._pa, find, jitter)
+        keeps_used = appliance.host is not None and appliance.host.records is RecordsKept.USED
+        self._uses = Uses() if keeps_used else None
+        self._hosts: dict[ProviderAddress, str] = {}
+        self._nursery: trio.Nursery | None = None
+        self._not_yet: list[Effect] = []
+        self._limits = {mode: trio.CapacityLimiter(count) for mode, count in AT_ONCE.items()}
+        self._in_flight: dict[int, trio.CancelScope] = {}
+        self._earlier = trio.Event()
+        self._revision: int | None = None
+        self._revision_come = trio.Event()
+        self._hints: dict[tuple[str, Vsid, CustomerAddress], Hint] = {}
+        self._hint_come = trio.Event()
+
+    # --- what happens
+
+    def configure(self, appliance: Appliance) -> None:
+        """Take over which ports and which hosts there are."""
+        network = appliance.network
+        self._hosts = {pa: host.name for host in network.hosts for pa in host.provider_addresses}
+        if self._registrar is not None and appliance.host is not None:
+            ports = appliance.host.ports_in(network)
+            self._take(self._registrar.configure(ports, trio.current_time()))
+
+    def port_opened(self, key: PortKey) -> None:
+        """A VM's port is there."""
+        if self._registrar is not None:
+            self._take(self._registrar.port_opened(key, trio.current_time()))
+
+    def port_closed(self, key: PortKey) -> None:
+        """A VM's port has gone."""
+        if self._registrar is not None:
+            self._take(self._registrar.port_closed(key))
+
+    def happened(self, happening: Happening) -> None:
+        """Forwarding has noticed something."""
+        if isinstance(happening, Heard):
+            if self._registrar is not None:
+                self._take(self._registrar.heard(happening.port, trio.current_time()))
+            return
+        host = self._hosts.get(happening.sender)
+        if host is not None:
+            self._hint(Hint(host, happening.record.vsid, happening.record.ca))
+
+    def changed(self, changes: Iterable[Change]) -> None:
+        """These changes of records have been made."""
+        if self._registrar is None:
+            return
+        now = trio.current_time()
+        effects: list[Effect] = []
+        for change in changes:
+            if isinstance(change, Put):
+                record = change.record
+                effects += self._registrar.record_changed(record.vsid, record.ca, now)
+                if self._uses is not None and record.host != self._name:
+                    self._let_go(self._uses.learned((record.vsid, record.ca), now))
+            else:
+                effects += self._registrar.record_changed(change.vsid, CustomerAddress(change.ca), now)
+        self._take(effects)
+
+    def applied(self, revision: int) -> None:
+        """Everything up to a revision has been applied."""
+        if revision != self._revision:
+            self._revision = revision
+            self._revision_come.set()
+
+    # --- what is said of it
+
+    async def run(self) -> None:
+        """Say what is to be said, for ever."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            not_yet, self._not_yet = self._not_yet, []
+            self._take(not_yet)
+            nursery.start_soon(self._acknowledge)
+            nursery.start_soon(self._give_hints)
+            nursery.start_soon(self._watch_connection)
+            if self._registrar is not None:
+                nursery.start_soon(self._keep_time, self._registrar)
+            if self._uses is not None:
+                nursery.start_soon(self._watch_uses, self._uses)
+
+    def _take(self, effects: list[Effect]) -> None:
+        if self._nursery is None:
+            self._not_yet += effects
+            return
+        for effect in effects:
+            match effect:
+                case Claim():
+                    self._in_flight[effect.number] = trio.CancelScope()
+                    self._nursery.start_soon(self._claim, effect, self._in_flight[effect.number])
+                case Cancel(number):
+                    if number in self._in_flight:
+                        self._in_flight[number].cancel()
+                case Probe(port, ca):
+                    self._probe(port, ca)
+                case Complaint((vsid, mac), reason):
+                    log.warning("the VM %s in virtual subnet %d cannot be claimed: %s", mac, vsid, reason)
+        self._earlier.set()
+
+    async def _keep_time(self, registrar: Registrar) -> None:
+        while True:
+            self._earlier = trio.Event()
+            with trio.move_on_at(registrar.deadline):
+                await self._earlier.wait()
+            self._take(registrar.handle_timeout(trio.current_time()))
+
+    async def _claim(self, claim: Claim, scope: trio.CancelScope) -> None:
+        try:
+            with scope:
+                effects = await self._claimed(claim)
+        finally:
+            del self._in_flight[claim.number]
+        if not scope.cancelled_caught:
+            self._take(effects)
+
+    async def _claimed(self, claim: Claim) -> list[Effect]:
+        registrar = self._registrar
+        if registrar is None:
+            raise RuntimeError("a claim without a host")
+        vsid, mac = claim.port
+        try:
+            async with self._limits[claim.mode]:
+                with trio.fail_after(CLAIM_SECONDS):
+                    await self._lookup.claim(vsid, mac, self._pa, claim.mode, claim.addresses)
+        except Refused as refused:
+            return registrar.refused(claim, refused.reason, trio.current_time())
+        except (Forbidden, Unacceptable) as refused:
+            return registrar.refused(claim, str(refused), trio.current_time())
+        except (StoreUnavailable, trio.TooSlowError) as error:
+            log.debug("%s of %s in virtual subnet %d is tried again: %s", claim.mode, mac, vsid, error)
+            return registrar.failed(claim, trio.current_time())
+        log.info("the VM %s in virtual subnet %d is claimed (%s)", mac, vsid, claim.mode)
+        return registrar.answered(claim, trio.current_time())
+
+    async def _acknowledge(self) -> None:
+        while True:
+            await self._revision_come.wait()
+            self._revision_come = trio.Event()
+            try:
+                if self._revision is not None:
+                    await self._lookup.acknowledge(self._revision)
+            except StoreUnavailable:
+                self._revision_come.set()
+                await trio.sleep(PAUSE)
+            except (Forbidden, Unacceptable) as error:
+                log.warning("what is applied here cannot be acknowledged: %s", error)
+                await trio.sleep(PAUSE)
+
+    def _hint(self, hint: Hint) -> None:
+        key = (hint.host, hint.vsid, hint.ca)
+        self._hints.pop(key, None)
+        self._hints[key] = hint
+        if len(self._hints) > MOST_HINTS:
+            del self._hints[next(iter(self._hints))]
+        self._hint_come.set()
+
+    async def _give_hints(self) -> None:
+        while True:
+            await self._hint_come.wait()
+            if not self._hints:
+                self._hint_come = trio.Event()
+                continue
+            hints = [self._hints.popitem()[1] for _ in range(min(len(self._hints), HINTS_AT_ONCE))]
+            try:
+                await self._lookup.hints(hints)
+            except StoreUnavailable:
+                self._keep(hints)
+                await trio.sleep(PAUSE)
+            except (Forbidden, Unacceptable) as error:
+                log.warning("hosts cannot be taught: %s", error)
+                await trio.sleep(PAUSE)
+            await trio.sleep(HINT_EVERY)
+
+    def _keep(self, hints: list[Hint]) -> None:
+        """Put hints back that could not be given, as the oldest."""
+        newer = self._hints
+        kept = {(hint.host, hint.vsid, hint.ca): hint for hint in reversed(hints)}
+        kept = {key: hint for key, hint in kept.items() if key not in newer}
+        self._hints = {**dict(list(kept.items())[max(len(kept) + len(newer) - MOST_HINTS, 0) :]), **newer}
+
+    async def _watch_connection(self) -> None:
+        was_ever, was = False, False
+        while True:
+            is_connected = self._is_connected()
+            if is_connected and not was:
+                if was_ever and self._registrar is not None:
+                    self._take(self._registrar.reconnected(trio.current_time()))
+                was_ever = True
+                if self._revision is not None:
+                    self._revision_come.set()
+                for key in reversed(self._uses.all() if self._uses is not None else ()):
+                    self._interest(key)
+            was = is_connected
+            await trio.sleep(LOOK)
+
+    async def _watch_uses(self, uses: Uses) -> None:
+        while True:
+            await trio.sleep(SAMPLE)
+            now = trio.current_time()
+            uses.used(self._in_use(), now)
+            self._let_go(uses.expire(now))
+
+    def _interest(self, key: Key, *, forget: bool = False) -> None:
+        """Say what this host itself wants to be told, or no longer."""
+        if self._name is not None:
+            self._hint(Hint(self._name, *key, forget))
+
+    def _let_go(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            self._interest(key, forget=True)

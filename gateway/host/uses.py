@@ -1,0 +1,61 @@
+"""Which records a host uses that keeps no others: those that it asks for again, and those that it lets go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from policies.addresses import CustomerAddress, Vsid
+
+Key = tuple[Vsid, CustomerAddress]
+
+IDLE = 300.0
+"""After so many seconds without use a record is let go."""
+
+CAPACITY = 65_536
+
+
+class Uses:
+    """When each record was last seen in use, the longest ago first.
+
+    A record that is deleted is kept here until it is idle: whoever is told nothing of it may be
+    connected to another node, which has to learn first that it is wanted.
+    """
+
+    def __init__(self, idle: float = IDLE, capacity: int = CAPACITY) -> None:
+        self._idle = idle
+        self._capacity = capacity
+        self._last: dict[Key, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._last)
+
+    def learned(self, key: Key, now: float) -> list[Key]:
+        """A record has come, as it does when it is to be used. Returns what has to be let go for it."""
+        self._last.pop(key, None)
+        self._last[key] = now
+        if len(self._last) <= self._capacity:
+            return []
+        oldest = next(iter(self._last))
+        del self._last[oldest]
+        return [oldest]
+
+    def used(self, keys: Iterable[Key], now: float) -> None:
+        """These have been used since they were last asked for."""
+        for key in keys:
+            if self._last.pop(key, None) is not None:
+                self._last[key] = now
+
+    def expire(self, now: float) -> list[Key]:
+        """Let go of what has been idle for too long, and return it."""
+        gone: list[Key] = []
+        for key, at in self._last.items():
+            if now - at < self._idle:
+                break
+            gone.append(key)
+        for key in gone:
+            del self._last[key]
+        return gone
+
+    def all(self) -> list[Key]:
+        """Everything that is in use, the latest first."""
+        return list(reversed(self._last))
