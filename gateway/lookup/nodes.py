@@ -14,6 +14,7 @@ import aiohttp
 import msgspec
 
 from gateway.lookup import credentials
+from gateway.lookup.forms import Malformed
 from gateway.lookup.store import StoreUnavailable
 from policies.model import LookupAccess
 
@@ -136,8 +137,8 @@ class Nodes:
     async def stream(self, path: str, query: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
         """Open an answer that does not end, at the first node that gives it. Refusals are to be read.
 
-        Raises StoreUnavailable. Within the block, Fault means that the node is lost; the next
-        stream is opened at another.
+        Raises StoreUnavailable, and Fault where the node is lost within the block. After that, or
+        a Malformed from there, the next stream is opened at another node.
         """
         faults = []
         for node in self._in_order():
@@ -150,7 +151,7 @@ class Nodes:
             try:
                 async with response:
                     yield response
-            except Fault:
+            except (Fault, Malformed):
                 node.failed(time.monotonic())
                 raise
             except _LOST as error:
