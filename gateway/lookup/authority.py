@@ -16,11 +16,19 @@ from gateway.lookup.alerts import AlertKind, Alerts
 from gateway.lookup.claims import Claim, FlapLimits, Mode, Reason, Refused, unfrozen
 from gateway.lookup.entries import Placement, RecordKey, Stored
 from gateway.lookup.followers import Followers, NodeStatus
+from gateway.lookup.outcomes import ClaimAnswer, Forbidden, Unacceptable
 from gateway.lookup.principals import NOBODY, Credentials, Principal
 from gateway.lookup.replica import Replica
 from gateway.lookup.store import Conflict, Expect, Expected, LookupStore
 from gateway.lookup.visibility import Views
-from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid, gateway_mac, is_group_address
+from policies.addresses import (
+    CustomerAddress,
+    MacAddress,
+    ProviderAddress,
+    Vsid,
+    gateway_mac,
+    is_group_address,
+)
 from policies.model import LookupRecord, Network, ProviderHost, Role, Tenant, Translation, VirtualSubnet
 
 # How long a write waits for this node's own replica to show it, so that whoever wrote reads it.
@@ -31,23 +39,8 @@ LONGEST_WAIT_SECONDS = 10.0
 ATTEMPTS = 5
 
 
-class Forbidden(Exception):
-    """Whoever asks may not. The message says why, and may be told."""
-
-
-class Unacceptable(Exception):
-    """It cannot be so in this network, whoever asks for it."""
-
-
 class NoRecord(Exception):
     """There is no such record."""
-
-
-class ClaimAnswer(msgspec.Struct, frozen=True):
-    """The records of a MAC after a claim, and which of the followers that were waited for have learned of them."""
-
-    records: tuple[LookupRecord, ...]
-    learned: dict[str, bool]
 
 
 class Authority:
@@ -136,27 +129,31 @@ class Authority:
         self._check_tenant(owner, tenant)
         _check_mac(key.vsid, mac)
         _check_address(subnet, key.ca)
-        for _ in range(ATTEMPTS - 1):
+        for attempt in range(ATTEMPTS):
             current = await self._expected(key, expected)
             before = current.value if current is not None else None
             value = Placement(mac, pa, host, translation or subnet.translation)
             if isinstance(before, Placement):
                 value = msgspec.structs.replace(value, frozen=before.frozen, moves=before.moves)
-                value = value if translation else msgspec.structs.replace(value, translation=before.translation)
+                value = (
+                    value if translation else msgspec.structs.replace(value, translation=before.translation)
+                )
             try:
                 return await self._written(await self._store.put(key, value, _cas(current, expected)))
-            except Conflict as conflict:
-                if expected is not Expect.ANY:
+            except Conflict:
+                if expected is not Expect.ANY or attempt == ATTEMPTS - 1:
                     raise
-                last = conflict
-        raise last
+        raise NoRecord(f"there is no {key}")
 
     async def delete(self, principal: Principal, key: RecordKey, expected: Expected) -> None:
-        """Delete a record. Raises Forbidden, NoRecord, Conflict, Refused for a pinned one, StoreUnavailable."""
+        """Delete a record.
+
+        Raises Forbidden, NoRecord, Conflict, Refused for a pinned one, and StoreUnavailable.
+        """
         self._operator(principal, f"deletion of {key}")
         current = await self._store.get(key)
         if current is None or current.value is None:
-            raise NoRecord
+            raise NoRecord(f"there is no {key}")
         _check_pin(current)
         gone = await self._store.delete(key, expected)
         if gone is not None:
@@ -165,17 +162,16 @@ class Authority:
     async def unfreeze(self, principal: Principal, key: RecordKey) -> Stored:
         """Let a record move again. Raises Forbidden, NoRecord, Conflict and StoreUnavailable."""
         self._operator(principal, f"unfreezing of {key}")
-        for _ in range(ATTEMPTS - 1):
+        for attempt in range(ATTEMPTS):
             current = await self._store.get(key)
             if current is None or not isinstance(current.value, Placement):
-                raise NoRecord
+                raise NoRecord(f"there is no {key}")
             try:
-                return await self._written(
-                    await self._store.put(key, unfrozen(current.value), current.epoch)
-                )
-            except Conflict as conflict:
-                last = conflict
-        raise last
+                return await self._written(await self._store.put(key, unfrozen(current.value), current.epoch))
+            except Conflict:
+                if attempt == ATTEMPTS - 1:
+                    raise
+        raise NoRecord(f"there is no {key}")
 
     async def apply_network(
         self, principal: Principal, network: Network, *, dry_run: bool = False

@@ -38,7 +38,10 @@ class Interest(Protocol):
 
 
 class NodeStatus(msgspec.Struct, frozen=True):
-    """A follower that is connected. `behind` is how many seconds ago it was told what it has not acknowledged."""
+    """A follower that is connected.
+
+    `behind`: for how many seconds it has been told something that it has not acknowledged.
+    """
 
     name: str
     role: Role
@@ -72,7 +75,9 @@ class _Follower:
 class Learning:
     """Who has yet to acknowledge a revision."""
 
-    def __init__(self, revision: int, remaining: set[str], present: frozenset[str], began: float | None) -> None:
+    def __init__(
+        self, revision: int, remaining: set[str], present: frozenset[str], began: float | None
+    ) -> None:
         self.revision = revision
         self.remaining = remaining
         self.present = present
@@ -185,19 +190,29 @@ class Followers:
 
     def teach(self, host: str, key: RecordKey) -> None:
         """Have a host told of a record, now and from now on."""
+        self.use(host, key)
+        self._tell(host, key)
+
+    def use(self, host: str, key: RecordKey) -> None:
+        """A host is told of a record from now on."""
         taught = self._taught.setdefault(host, {})
         taught.pop(key, None)
         taught[key] = None
         if len(taught) > MOST_TAUGHT:
-            del taught[next(iter(taught))]
+            self.forget(host, next(iter(taught)))
+
+    def forget(self, host: str, key: RecordKey) -> None:
+        """A host is not told of a record any more; it is told that it is gone."""
+        taught = self._taught.get(host, {})
+        if key in taught:
+            del taught[key]
+            self._tell(host, key)
+
+    def _tell(self, host: str, key: RecordKey) -> None:
         follower = self._followers.get(host)
         if follower is not None:
             for watch in follower.watches:
                 watch.teach(key)
-
-    def forget(self, host: str, key: RecordKey) -> None:
-        """A host does not use a record any more."""
-        self._taught.get(host, {}).pop(key, None)
 
     def taught(self, host: str) -> Collection[RecordKey]:
         """Return what a host has been taught, a view that changes with it."""

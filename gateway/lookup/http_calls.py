@@ -70,7 +70,9 @@ class Call:
         found: dict[str, str] = {}
         for name, value in pairs:
             if name not in known:
-                raise HttpProblem(400, f"query: {name[:64]!r} is unknown; known: {', '.join(known) or 'nothing'}")
+                raise HttpProblem(
+                    400, f"query: {name[:64]!r} is unknown; known: {', '.join(known) or 'nothing'}"
+                )
             if name in found:
                 raise HttpProblem(400, f"query: {name} is there twice")
             found[name] = value
@@ -97,7 +99,9 @@ class Call:
         if kind != JSON and not _is_json(kind):
             raise HttpProblem(415, f"the body is wanted as {JSON}", headers={"Accept": JSON})
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise HttpProblem(415, "the body is wanted without an encoding", headers={"Accept-Encoding": "identity"})
+            raise HttpProblem(
+                415, "the body is wanted without an encoding", headers={"Accept-Encoding": "identity"}
+            )
         length = request.content_length
         if length is not None and length > LARGEST_BODY:
             raise too_large()
@@ -149,4 +153,7 @@ def read_address(path: str, text: str) -> CustomerAddress:
 def _is_json(kind: str) -> bool:
     """RFC 8259 defines no parameter; a charset of UTF-8 says what is so anyway."""
     name, _, parameter = kind.partition(";")
-    return name.strip().lower() == JSON and parameter.strip().lower().replace('"', "") in {"", "charset=utf-8"}
+    return name.strip().lower() == JSON and parameter.strip().lower().replace('"', "") in {
+        "",
+        "charset=utf-8",
+    }

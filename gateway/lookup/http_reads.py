@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import ipaddress
+import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Annotated
 
 import msgspec
 from aiohttp import web
 
-from gateway.lookup.entries import Kind
 from gateway.lookup.forms import form
 from gateway.lookup.http_calls import Call, VsidNumber, answer, read_address, read_number, read_vsid
 from gateway.lookup.problems import HttpProblem
 from gateway.lookup.records_wire import customer_address, record_text
 from gateway.lookup.replica import Replica
 from policies.addresses import CustomerAddress, Vsid
-from policies.model import LookupRecord, Network, Role
+from policies.model import LookupRecord, Role
 
 MOST_RESOLVED = 1000
 PAGE = 1000
@@ -62,7 +61,8 @@ async def resolve(call: Call) -> web.StreamResponse:
     except ValueError as error:
         raise HttpProblem(400, f"[{len(found)}].ca: {error}") from None
     await _must_know(replica)
-    text = f'{{"records":[{",".join(found)}],"revision":{replica.revision},"stale_seconds":{stale_seconds(replica):.3f}}}'
+    stale = stale_seconds(replica)
+    text = f'{{"records":[{",".join(found)}],"revision":{replica.revision},"stale_seconds":{stale:.3f}}}'
     return answer(text.encode())
 
 
@@ -90,7 +90,18 @@ async def get_network(call: Call) -> web.StreamResponse:
     """The network's configuration as whoever asks may see it, with its static records."""
     await _must_know(call.replica)
     network = call.view.network(call.replica.network)
-    return answer(msgspec.json.encode({"hosts": [], "gateways": [], "tenants": [], **_with_pins(call, network)}))
+    owners = {subnet.vsid: tenant.name for tenant in network.tenants for subnet in tenant.subnets}
+    pins: dict[str, list[LookupRecord]] = {}
+    for vsid, tenant in owners.items():
+        async for record in _all_records(call.replica, vsid):
+            if not record.epoch:
+                pins.setdefault(tenant, []).append(msgspec.structs.replace(record, revision=0))
+    tenants = tuple(
+        msgspec.structs.replace(tenant, records=tuple(pins.get(tenant.name, ())))
+        for tenant in network.tenants
+    )
+    network = msgspec.structs.replace(network, tenants=tenants)
+    return answer(msgspec.json.encode({"hosts": [], "gateways": [], "tenants": [], **form(network)}))
 
 
 async def get_tenants(call: Call) -> web.StreamResponse:
@@ -152,7 +163,7 @@ def stale_seconds(replica: Replica) -> float:
 
 async def _must_know(replica: Replica) -> None:
     """Raise HttpProblem while this node has not read everything: what it lacks may be there."""
-    if not replica.is_synced:
+    if not replica.has_contents:
         raise HttpProblem(503, "this node has not read the records yet", headers={"Retry-After": "1"})
 
 
@@ -173,19 +184,15 @@ def _chosen(call: Call, query: dict[str, str]) -> Iterator[Vsid]:
             yield vsid
 
 
+async def _all_records(replica: Replica, vsid: Vsid) -> AsyncIterator[LookupRecord]:
+    after: CustomerAddress | None = None
+    while records := replica.records(vsid, after, PAGE):
+        after = records[-1].ca
+        for record in records:
+            yield record
+        await asyncio.sleep(0)
+
+
 def _continued(text: str) -> tuple[Vsid, CustomerAddress]:
     vsid, _, ca = text.partition("/")
     return read_vsid("continue", vsid), read_address("continue", ca)
-
-
-def _with_pins(call: Call, network: Network) -> dict[str, object]:
-    """A network's form, with its static records in their tenants."""
-    return dict(form(network))
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True

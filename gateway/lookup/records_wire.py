@@ -42,7 +42,7 @@ def record_text(record: LookupRecord) -> str:
     """Return a record as JSON."""
     return (
         f'{{"vsid":{record.vsid},"ca":"{address_text(record.ca)}","mac":"{record.mac.hex(":")}",'
-        f'{_place_text(record.pa, record.host, record.translation)}'
+        f"{_place_text(record.pa, record.host, record.translation)}"
         f',"epoch":{record.epoch},"revision":{record.revision}}}'
     )
 

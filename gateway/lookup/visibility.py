@@ -9,8 +9,7 @@ import msgspec
 from gateway.lookup.entries import Kind, NamedKey, RecordKey, Stored
 from gateway.lookup.principals import Principal
 from policies.addresses import Vsid
-from policies.ipsec import IkeIdentity
-from policies.model import Network, Role, Tenant
+from policies.model import IkeIdentity, Network, Role, Tenant
 
 HIDDEN = IkeIdentity(local_id="", remote_id="")
 """What is shown of how a site's peer is known, to those who do not dial it."""
@@ -123,9 +122,7 @@ class Views:
         return found
 
 
-def _narrow(
-    network: Network, tenants: frozenset[str], hosts: frozenset[str], *, gateways: bool
-) -> View:
+def _narrow(network: Network, tenants: frozenset[str], hosts: frozenset[str], *, gateways: bool) -> View:
     vsids = frozenset(
         subnet.vsid for tenant in network.tenants if tenant.name in tenants for subnet in tenant.subnets
     )
