@@ -14,12 +14,15 @@ from policies.errors import ConfigurationError, Problem
 APPLICATION_ID = 0x49737468
 SCHEMA_VERSION = 1
 
+_TABLES = {"entries", "history", "meta"}
+_DAMAGED = "it is damaged: restore it from a backup, or remove it"
+
 _CAUSES = {
     "SQLITE_FULL": "the disk is full",
     "SQLITE_READONLY": "it is read-only",
     "SQLITE_IOERR": "the disk fails",
     "SQLITE_CANTOPEN": "it cannot be opened",
-    "SQLITE_CORRUPT": "it is damaged: restore it from a backup, or remove it",
+    "SQLITE_CORRUPT": _DAMAGED,
     "SQLITE_NOTADB": "it is no database: restore it from a backup, or remove it",
     "SQLITE_BUSY": "another process holds it",
     "SQLITE_NOMEM": "there is no memory left",
@@ -86,7 +89,9 @@ class DatabaseFile:
     def _check_or_make(self, connection: sqlite3.Connection) -> None:
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        tables = {
+            name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        }
         if tables and application != APPLICATION_ID:
             raise self._refusal("it is another program's database")
         if version > SCHEMA_VERSION:
@@ -99,10 +104,17 @@ class DatabaseFile:
                 f"BEGIN; {sqlite_rows.SCHEMA}"
                 f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             )
-        sqlite_rows.positions(connection)
+        elif not tables >= _TABLES or not _is_whole(connection):
+            raise self._refusal(_DAMAGED)
 
     def _refusal(self, message: str) -> ConfigurationError:
         return ConfigurationError([Problem(str(self.path), message)])
+
+
+def _is_whole(connection: sqlite3.Connection) -> bool:
+    """Whether every page is what it should be: some tenths of a second for a million records."""
+    ((verdict,),) = connection.execute("PRAGMA quick_check(1)")
+    return verdict == "ok" and len(connection.execute("SELECT revision FROM meta").fetchall()) == 1
 
 
 def cause(error: sqlite3.Error) -> str:

@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import hypothesis
 import pytest
 
 from gateway.lookup.memory import MemoryStore
 from gateway.lookup.store import Expect, LookupStore, StoreUnavailable
 from tests.gateway.lookup.contract import StoreContract
 from tests.gateway.lookup.entries import KEY4, KEY6, OpenStore, at, events_of, told
+from tests.gateway.lookup.store_model import OPERATIONS, Operation, check_against_model
 
 
 @asynccontextmanager
@@ -50,3 +52,8 @@ def test_outage_fails_every_call_and_every_watch_and_loses_nothing() -> None:
         assert await told(store, stored.revision, later.revision) == [later]
 
     asyncio.run(main())
+
+
+@hypothesis.given(OPERATIONS)
+def test_any_history_ends_as_it_does_in_a_model(operations: list[Operation]) -> None:
+    check_against_model(memory_store, operations)
