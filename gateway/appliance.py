@@ -5,31 +5,24 @@ from __future__ import annotations
 import logging
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, closing
 
 import msgspec
 import trio
 
 from gateway import control, signals
-from gateway.emissions import Emitter
-from gateway.forwarding.directory import configured_directory
-from gateway.forwarding.node import Node
-from gateway.forwarding.pipeline import Forwarder
+from gateway.aio import EventLoop, event_loop
+from gateway.datapath import Builtin, DataPath
+from gateway.forwarding.directory import Directory, configured_directory
+from gateway.forwarding.drops import Drops
 from gateway.forwarding.pmtu import LOWEST_IPV6, OVERHEAD_IPV4, OVERHEAD_IPV6
-from gateway.forwarding.verdicts import OuterHeader, PortKey
-from gateway.host.ports import Ports
+from gateway.membership import Membership
 from gateway.output import standard_output
 from gateway.reload import Reload
-from gateway.report import report
-from gateway.sites.policies import peer_policies
-from gateway.sites.tunnels import SiteTunnels
-from gateway.underlay.interfaces import Attachment, check_ports, choose, mtus_of, read_links
-from gateway.underlay.service import Underlay
+from gateway.underlay.interfaces import Attachment, check_ports, choose, read_links
 from policies.errors import ConfigurationError, Problem
-from policies.model import Appliance, Port
-from policies.model import Underlay as UnderlaySettings
-from policies.tables import Tables
+from policies.model import Appliance
 
 log = logging.getLogger("isthmus")
 
@@ -57,82 +50,92 @@ async def run(
     *,
     task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run the gateway and host roles. Once every socket is open, report the scope that stops them.
+    """Run an appliance's roles. Once every socket is open, report the scope that stops them.
 
     `write` takes the lines of reports; like logging, it must neither block nor fail.
     Raises ConfigurationError, within an exception group, where the machine does
     not fit the configuration.
     """
-    if appliance.underlay is None or not (appliance.gateway or appliance.host):
-        problem = Problem("", "nothing to run: [underlay] and one of [gateway] and [host] are needed")
+    forwards = appliance.gateway or appliance.host is not None
+    if (forwards and appliance.underlay is None) or not (forwards or appliance.lookup):
+        problem = Problem("", "nothing to run: a role is needed, and [underlay] for [gateway] and [host]")
         raise ConfigurationError([problem])
     with trio.open_signal_receiver(*signals.heeded()) as received:
         signals.release()
-        vm_ports = appliance.host.ports_in(appliance.network) if appliance.host else ()
-        attachment = await trio.to_thread.run_sync(_attach, appliance.underlay, vm_ports)
-        _warn_of_small_mtu(appliance, attachment.mtu)
-        forwarder = Forwarder(
-            Node.of(appliance, attachment.mtu),
-            Tables.compile(appliance.network),
-            configured_directory(appliance),
-        )
-        underlay, ports, tunnels = Underlay(), Ports(forwarder.drops), SiteTunnels(forwarder)
-        emitter = Emitter(forwarder.drops, underlay.send, ports.send, tunnels.send)
-
-        def from_underlay(outer: OuterHeader, payload: bytes, now: float) -> None:
-            emitter.carry_out(forwarder.from_underlay(outer, payload, now))
-
-        def from_port(port: PortKey, frame: bytes, now: float) -> None:
-            emitter.carry_out(forwarder.from_port(port, frame, now))
-
-        def print_report() -> None:
-            write(msgspec.json.encode(report(forwarder, underlay, ports, tunnels)).decode() + "\n")
-
-        async with trio.open_nursery() as watchers:
+        path = await _prepare(appliance) if forwards else None
+        async with trio.open_nursery() as watchers, _lookup_thread(appliance) as loop:
             async with trio.open_nursery() as traffic:
 
-                async def take_sites(wanted: Appliance) -> None:
-                    """Hold the sites to a configuration, and route by it; or raise, and change nothing."""
-                    policies = await trio.to_thread.run_sync(peer_policies, wanted)
-                    if policies and not tunnels.is_serving:
-                        links = await trio.to_thread.run_sync(read_links)
-                        mtus = mtus_of(wanted.site_addresses, links, attachment)
-                        await tunnels.start(traffic, mtus, emitter.carry_out)
-                    forwarder.replace_tables(Tables.compile(wanted.network))
-                    tunnels.configure(wanted, policies)
+                def print_report() -> None:
+                    counters = path.report() if path is not None else {"node": appliance.name}
+                    write(msgspec.json.encode(counters).decode() + "\n")
 
                 async def stop() -> None:
-                    await tunnels.say_goodbye()
+                    if path is not None:
+                        await path.say_goodbye()
                     traffic.cancel_scope.cancel()
 
                 watchers.start_soon(_heed_signals, received, print_report, stop)
-                await traffic.start(
-                    underlay.serve,
-                    appliance.underlay.provider_addresses,
-                    attachment,
-                    from_underlay,
-                    forwarder.may_admit,
-                    forwarder.path_mtu_reported,
-                )
-                for port in vm_ports:
-                    await traffic.start(ports.serve, port, from_port, forwarder.port_mtu_is)
-                traffic.start_soon(ports.watch_mtus)
-                await take_sites(appliance)
-                commands = {"sites": tunnels.answer, "reload": Reload(appliance, reread, take_sites).answer}
+                if path is not None:
+                    await path.start(traffic, appliance)
+                take = await _start_source(traffic, appliance, path, loop)
+                commands: dict[str, control.Command] = {"reload": Reload(appliance, reread, take).answer}
+                if path is not None:
+                    commands |= path.commands
                 await _open_control(traffic, appliance, commands)
-                watchers.start_soon(_watch_drops, forwarder)
-                log.info("ready: %s", _in_words(appliance, attachment))
+                if path is not None:
+                    watchers.start_soon(_watch_drops, path.drops)
+                log.info("ready: %s", _in_words(appliance, path))
                 task_status.started(traffic.cancel_scope)
             watchers.cancel_scope.cancel()
     log.info("stopped")
 
 
-def _attach(settings: UnderlaySettings, vm_ports: Sequence[Port]) -> Attachment:
+async def _prepare(appliance: Appliance) -> DataPath:
+    """Make the data path: silent until it adopts a network."""
+    attachment = await trio.to_thread.run_sync(_attach, appliance)
+    _warn_of_small_mtu(appliance, attachment.mtu)
+    return Builtin(
+        appliance, attachment, Directory() if _takes_part(appliance) else configured_directory(appliance)
+    )
+
+
+def _attach(appliance: Appliance) -> Attachment:
     """Find the underlay's interfaces. Raises ConfigurationError where ports are among them."""
+    if appliance.underlay is None:
+        raise ConfigurationError([Problem("underlay", "is missing")])
     links = read_links()
-    attachment = choose(settings, links)
-    check_ports(vm_ports, attachment, links)
+    attachment = choose(appliance.underlay, links)
+    check_ports(appliance.host.ports if appliance.host else (), attachment, links)
     return attachment
+
+
+def _takes_part(appliance: Appliance) -> bool:
+    """Whether records come from the lookup service, rather than from the file alone."""
+    return appliance.lookup is not None or appliance.lookup_access is not None
+
+
+@asynccontextmanager
+async def _lookup_thread(appliance: Appliance) -> AsyncIterator[EventLoop | None]:
+    if not _takes_part(appliance):
+        yield None
+        return
+    async with event_loop() as loop:
+        yield loop
+
+
+async def _start_source(
+    nursery: trio.Nursery, appliance: Appliance, path: DataPath | None, loop: EventLoop | None
+) -> Callable[[Appliance], Awaitable[None]]:
+    """Have the network and its records come from where they are; return what takes a changed file over."""
+    if loop is not None:
+        membership = Membership(appliance, loop, path)
+        await membership.start(nursery)
+        return membership.take
+    if path is None:
+        raise ConfigurationError([Problem("", "nothing to run")])
+    await path.adopt(appliance)
+    return path.adopt
 
 
 async def _open_control(
@@ -156,12 +159,12 @@ async def _heed_signals(
             await stop()
 
 
-async def _watch_drops(forwarder: Forwarder) -> None:
+async def _watch_drops(drops: Drops) -> None:
     """Say what has been dropped since the last look: one line a reason and tenant."""
-    seen = Counter(forwarder.drops.counts)
+    seen = Counter(drops.counts)
     while True:
         await trio.sleep(WATCH_EVERY)
-        counts = Counter(forwarder.drops.counts)
+        counts = Counter(drops.counts)
         for (reason, tenant), packets in sorted((counts - seen).items()):
             log.warning("dropped %d packets%s: %s", packets, f" of {tenant}" if tenant else "", reason.value)
         seen = counts
@@ -184,12 +187,12 @@ def _warn_of_small_mtu(appliance: Appliance, mtu: int) -> None:
         )
 
 
-def _in_words(appliance: Appliance, attachment: Attachment) -> str:
+def _in_words(appliance: Appliance, path: DataPath | None) -> str:
     roles = [f"gateway {appliance.name}"] if appliance.gateway else []
     if appliance.host is not None:
         roles.append(f"host {appliance.host.name} with {len(appliance.host.ports)} ports")
+    if appliance.lookup is not None:
+        roles.append(f"lookup service on {appliance.lookup.listen}, store {appliance.lookup.store}")
     addresses = appliance.underlay.provider_addresses if appliance.underlay else ()
-    return (
-        f"{' and '.join(roles)}, on {', '.join(str(address) for address in addresses)}"
-        f" ({', '.join(attachment.interfaces)}, MTU {attachment.mtu}), engine python"
-    )
+    where = f", on {', '.join(str(address) for address in addresses)} {path.in_words}" if path else ""
+    return f"{' and '.join(roles)}{where}"

@@ -89,9 +89,9 @@ def test_vms_of_two_tenants_have_the_same_addresses_on_the_same_host(lab: Datace
     assert red["mtu"] == 1500
     assert [port for port in lab.node("hv1").interfaces() if port.startswith("vnet")] == [
         "vnet0",
-        "vnet1",
         "vnet2",
-        "vnet3",
+        "vnet4",
+        "vnet6",
     ]
 
 

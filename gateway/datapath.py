@@ -1,0 +1,238 @@
+"""The builtin data path: one forwarder, and the sockets, VM ports and tunnels around it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import trio
+
+from gateway.control import Command
+from gateway.emissions import Emitter
+from gateway.forwarding.directory import Change, Directory
+from gateway.forwarding.drops import Drops
+from gateway.forwarding.happenings import Happening
+from gateway.forwarding.node import Node
+from gateway.forwarding.pipeline import Forwarder
+from gateway.forwarding.verdicts import OuterHeader, PortKey, ToPort
+from gateway.host.ports import Ports
+from gateway.report import report
+from gateway.sites.policies import peer_policies
+from gateway.sites.tunnels import SiteTunnels
+from gateway.underlay.interfaces import Attachment, mtus_of, read_links
+from gateway.underlay.service import Underlay
+from policies.addresses import CustomerAddress, Vsid
+from policies.model import Appliance, LookupRecord, Port
+from policies.tables import Tables
+
+log = logging.getLogger("isthmus")
+
+# Seconds between two looks at what time alone ends: frames that are held, redirects.
+EXPIRE_EVERY = 0.1
+
+
+class Listener(Protocol):
+    """Whoever acts on what happens: quick, and without raising."""
+
+    def port_opened(self, key: PortKey) -> None:
+        """A VM's port is there."""
+        ...
+
+    def port_closed(self, key: PortKey) -> None:
+        """A VM's port has gone."""
+        ...
+
+    def happened(self, happening: Happening) -> None:
+        """Forwarding has noticed something."""
+        ...
+
+
+class DataPath(Protocol):
+    """Carries tenants' packets, by a network that it adopts and by records that it is told."""
+
+    async def start(self, nursery: trio.Nursery, appliance: Appliance) -> None:
+        """Carry packets in the nursery until that is cancelled. Raises ConfigurationError."""
+        ...
+
+    async def adopt(self, appliance: Appliance) -> None:
+        """Decide by an appliance's network from now on, or change nothing and raise ConfigurationError."""
+        ...
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Take changes of records over."""
+        ...
+
+    def find(self, vsid: Vsid, ca: CustomerAddress) -> LookupRecord | None:
+        """Return a record as it is known here."""
+        ...
+
+    def in_use(self) -> Iterable[tuple[Vsid, CustomerAddress]]:
+        """Return the records that have been used since this was last asked."""
+        ...
+
+    def probe(self, port: PortKey, ca: CustomerAddress) -> None:
+        """Ask the VM at a port whether it has an address."""
+        ...
+
+    def tell(self, listener: Listener) -> None:
+        """Have someone told from now on what happens here."""
+        ...
+
+    async def say_goodbye(self) -> None:
+        """Tell whoever is connected that we go."""
+        ...
+
+    def report(self) -> dict[str, Any]:
+        """The counters."""
+        ...
+
+    @property
+    def drops(self) -> Drops: ...
+
+    @property
+    def commands(self) -> Mapping[str, Command]: ...
+
+    @property
+    def in_words(self) -> str: ...
+
+
+class Builtin:
+    """Carries packets by itself. It decides by a network that it adopts, and by records that it is told."""
+
+    def __init__(self, appliance: Appliance, attachment: Attachment, directory: Directory) -> None:
+        self._attachment = attachment
+        self.forwarder = Forwarder(
+            Node.of(appliance, attachment.mtu), Tables.compile(appliance.network), directory
+        )
+        self.underlay = Underlay()
+        self.ports = Ports(self.forwarder.drops)
+        self.tunnels = SiteTunnels(self.forwarder)
+        self._emitter = Emitter(
+            self.forwarder.drops, self.underlay.send, self.ports.send, self.tunnels.send, self._hold
+        )
+        self._listener: Listener | None = None
+        self._served: dict[Port, trio.CancelScope] = {}
+        self._nursery: trio.Nursery | None = None
+
+    async def start(self, nursery: trio.Nursery, appliance: Appliance) -> None:
+        """Open the underlay's sockets, and carry packets in the nursery until that is cancelled.
+
+        Raises ConfigurationError where a socket cannot be opened.
+        """
+        self._nursery = nursery
+        settings = appliance.underlay
+        await nursery.start(
+            self.underlay.serve,
+            settings.provider_addresses if settings is not None else (),
+            self._attachment,
+            self._from_underlay,
+            self.forwarder.may_admit,
+            self.forwarder.path_mtu_reported,
+        )
+        nursery.start_soon(self.ports.watch_mtus)
+        nursery.start_soon(self._expire)
+
+    async def adopt(self, appliance: Appliance) -> None:
+        """Decide by an appliance's network from now on, serve its ports and dial its sites.
+
+        If it raises ConfigurationError, for what is wrong with the sites' files or
+        with a port, it changes nothing.
+        """
+        policies = await trio.to_thread.run_sync(peer_policies, appliance)
+        nursery = self._nursery
+        if nursery is None:
+            raise RuntimeError("a data path adopts a network only once it is started")
+        if policies and not self.tunnels.is_serving:
+            links = await trio.to_thread.run_sync(read_links)
+            mtus = mtus_of(appliance.site_addresses, links, self._attachment)
+            await self.tunnels.start(nursery, mtus, self._emitter.carry_out)
+        ports = appliance.host.ports_in(appliance.network) if appliance.host is not None else ()
+        keyed = {(port.vsid, port.mac): port for port in ports}
+        self.forwarder.replace_tables(Tables.compile(appliance.network), keyed)
+        for gone in self._served.keys() - set(ports):
+            self._served.pop(gone).cancel()
+        for port in ports:
+            if port not in self._served:
+                self._served[port] = await nursery.start(self._serve_port, port)
+        self.tunnels.configure(appliance, policies)
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Take changes of records over, and send on what was waiting for them."""
+        for emission in self.forwarder.apply(changes, trio.current_time()):
+            self._emitter.send(emission)
+
+    def find(self, vsid: Vsid, ca: CustomerAddress) -> LookupRecord | None:
+        """Return a record as it is known here."""
+        return self.forwarder.directory.find(vsid, ca)
+
+    def in_use(self) -> Iterable[tuple[Vsid, CustomerAddress]]:
+        """Return the records that have been used since this was last asked."""
+        return ()
+
+    def probe(self, port: PortKey, ca: CustomerAddress) -> None:
+        """Ask the VM at a port whether it has an address."""
+        question = self.forwarder.probe(port, ca)
+        if question is not None:
+            self._emitter.send(question)
+
+    def tell(self, listener: Listener) -> None:
+        """Have someone told from now on what happens here."""
+        self._listener = listener
+        self.forwarder.on_happening = listener.happened
+
+    async def say_goodbye(self) -> None:
+        """Tell the sites' peers that we go."""
+        await self.tunnels.say_goodbye()
+
+    @property
+    def drops(self) -> Drops:
+        return self.forwarder.drops
+
+    @property
+    def commands(self) -> Mapping[str, Command]:
+        """What the command line may ask."""
+        return {"sites": self.tunnels.answer}
+
+    @property
+    def in_words(self) -> str:
+        """Where it is attached."""
+        attachment = self._attachment
+        return f"({', '.join(attachment.interfaces)}, MTU {attachment.mtu}), engine python"
+
+    def report(self) -> dict[str, Any]:
+        """The counters."""
+        return report(self.forwarder, self.underlay, self.ports, self.tunnels)
+
+    def _from_underlay(self, outer: OuterHeader, payload: bytes, now: float) -> None:
+        self._emitter.carry_out(self.forwarder.from_underlay(outer, payload, now))
+
+    def _from_port(self, port: PortKey, frame: bytes, now: float) -> None:
+        self._emitter.carry_out(self.forwarder.from_port(port, frame, now))
+
+    def _hold(self, frame: ToPort) -> None:
+        self.forwarder.hold(frame, trio.current_time())
+
+    def _port_opened(self, port: PortKey) -> None:
+        for emission in self.forwarder.port_opened(port, trio.current_time()):
+            self._emitter.send(emission)
+        if self._listener is not None:
+            self._listener.port_opened(port)
+
+    def _port_closed(self, port: PortKey) -> None:
+        self.forwarder.port_closed(port, trio.current_time())
+        if self._listener is not None:
+            self._listener.port_closed(port)
+
+    async def _serve_port(
+        self, port: Port, *, task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self.ports.serve, port, self._from_port, self.forwarder.port_mtu_is)
+                task_status.started(scope)
+
+    async def _expire(self) -> None:
+        while True:
+            await trio.sleep(EXPIRE_EVERY)
+            self.forwarder.expire(trio.current_time())

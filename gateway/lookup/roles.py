@@ -1,0 +1,212 @@
+"""The parts of the lookup service put together: a node that serves records, and one that follows.
+
+Both run until they are cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from gateway.lookup import forms, network
+from gateway.lookup.answers import Hint
+from gateway.lookup.authority import Authority
+from gateway.lookup.claims import FlapLimits, Mode
+from gateway.lookup.client import LookupClient
+from gateway.lookup.etcd import EtcdStore
+from gateway.lookup.follow import follow
+
+from gateway.lookup.outcomes import Forbidden
+from gateway.lookup.principals import Principal
+from gateway.lookup.remote import remote
+from gateway.lookup.replica import Replica
+from gateway.lookup.service import serve
+from gateway.lookup.sqlite import SqliteStore
+from gateway.lookup.store import LookupStore, StoreUnavailable
+from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
+from policies.errors import ConfigurationError, Problem
+from policies.model import Appliance, Network, RecordsKept, Role
+
+log = logging.getLogger("isthmus.lookup")
+
+LAST_KNOWN_GOOD = "last-known-good"
+
+# How long the store's history is kept for whoever was away, and how often it is cut, in seconds.
+HISTORY_SECONDS = 600.0
+# Between two attempts at a store that is away.
+TRY_AGAIN = 2.0
+
+
+class Asking(Protocol):
+    """What a host or a gateway asks of the lookup service, here or elsewhere."""
+
+    async def claim(
+        self,
+        vsid: Vsid,
+        mac: MacAddress,
+        pa: ProviderAddress,
+        mode: Mode,
+        addresses: tuple[CustomerAddress, ...],
+    ) -> object: ...
+
+    async def hints(self, hints: Sequence[Hint]) -> None: ...
+
+    async def acknowledge(self, revision: int) -> None: ...
+
+
+class Local:
+    """Asks the authority in this process, as a host or a gateway that is here too."""
+
+    def __init__(self, authority: Authority, host: Principal | None, gateway: Principal | None) -> None:
+        self._authority = authority
+        self._host = host
+        self._speaker = host or gateway
+
+    async def claim(
+        self,
+        vsid: Vsid,
+        mac: MacAddress,
+        pa: ProviderAddress,
+        mode: Mode,
+        addresses: tuple[CustomerAddress, ...],
+    ) -> object:
+        """Say that a MAC is at one of this host's provider addresses."""
+        if self._host is None:
+            raise Forbidden("there is no host here")
+        return await self._authority.claim(
+            self._host, vsid=vsid, mac=mac, pa=pa, mode=mode, addresses=addresses
+        )
+
+    async def hints(self, hints: Sequence[Hint]) -> None:
+        """Have hosts taught, or no longer told."""
+        for hint in hints:
+            if self._speaker is not None:
+                self._authority.hint(self._speaker, hint.host, hint.vsid, hint.ca, forget=hint.forget)
+
+    async def acknowledge(self, revision: int) -> None:
+        """Say that everything up to a revision is applied here."""
+        if self._speaker is not None:
+            self._authority.acknowledge(self._speaker, revision, is_local=True)
+
+
+class Serving(msgspec.Struct, frozen=True):
+    """A node that serves records."""
+
+    replica: Replica
+    authority: Authority
+    store: LookupStore
+    state: Path
+
+    def asking(self, appliance: Appliance) -> Asking:
+        """Return what this appliance's own host or gateway asks by."""
+        host = Principal(appliance.host.name, Role.HOST) if appliance.host is not None else None
+        gateway = Principal(appliance.name, Role.GATEWAY) if appliance.gateway else None
+        return Local(self.authority, host, gateway)
+
+    async def write(self, wanted: Network) -> bool:
+        """Write a file's network to the store, unless it is what this node has written last.
+
+        So a node that comes back with an old file does not undo what others have changed since.
+        A file without tenants and hosts changes nothing. Returns whether anything was to be written.
+        """
+        if not (wanted.tenants or wanted.hosts):
+            return False
+        mark = self.state / "network-written"
+        digest = hashlib.sha256(msgspec.json.encode(forms.form(wanted), order="sorted")).hexdigest()
+        if mark.exists() and mark.read_text().strip() == digest:
+            return False
+        steps = await network.apply(self.store, wanted)
+        log.info("the file's network is written to the store: %d changes", len(steps))
+        part = mark.with_suffix(".part")
+        part.write_text(digest + "\n")
+        part.replace(mark)
+        return True
+
+
+async def serve_records(appliance: Appliance, started: Callable[[Serving], None]) -> None:
+    """Serve records: the store, its replica, and whoever asks by HTTP.
+
+    `started` is told once requests are answered. Raises ConfigurationError for what is
+    wrong with the files, the address or the store.
+    """
+    settings, state = appliance.lookup, appliance.state
+    if settings is None:
+        raise ConfigurationError([Problem("lookup", "is missing")])
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    store: LookupStore
+    if settings.etcd is not None:
+        store = await EtcdStore.open(settings.etcd)
+        pass
+    else:
+        store = await SqliteStore.open(state / "records.sqlite")
+
+    try:
+        replica = Replica(partial(follow, store))
+        limits = FlapLimits(settings.flap_moves, settings.flap_seconds)
+        authority = Authority(store, replica, limits, now=time.time)
+        serving = Serving(replica, authority, store, state)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(replica.run())
+            tasks.create_task(_write_when_possible(serving, appliance.network))
+            tasks.create_task(_compact(store, replica))
+            await serve(settings, authority, replica, started=lambda _port: started(serving))
+    finally:
+        await store.close()
+
+
+async def _write_when_possible(serving: Serving, wanted: Network) -> None:
+    """A store that is away at the start must not keep the node from answering what it knows."""
+    while True:
+        try:
+            await serving.write(wanted)
+            return
+        except StoreUnavailable as error:
+            log.warning("the file's network cannot be written yet: %s", error)
+            await asyncio.sleep(TRY_AGAIN)
+
+
+async def _compact(store: LookupStore, replica: Replica) -> None:
+    """Let the store forget what everybody who follows has long seen."""
+    while True:
+        seen = replica.revision
+        await asyncio.sleep(HISTORY_SECONDS)
+        try:
+            await store.compact(seen)
+        except StoreUnavailable as error:
+            log.warning("the store's history is not cut: %s", error)
+
+
+class Following(msgspec.Struct, frozen=True):
+    """A node that has its records and its network from others."""
+
+    replica: Replica
+    client: LookupClient
+
+    def asking(self, _appliance: Appliance) -> Asking:
+        """Return what this appliance's host or gateway asks by."""
+        return self.client
+
+
+async def follow_records(appliance: Appliance, started: Callable[[Following], None]) -> None:
+    """Follow the lookup service, with what is known written down for the next start.
+
+    Raises ConfigurationError for what is wrong with the credential's files.
+    """
+    access, state = appliance.lookup_access, appliance.state
+    if access is None:
+        raise ConfigurationError([Problem("host.lookup", "is missing")])
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    kept = appliance.host.records if appliance.host is not None else RecordsKept.ALL
+    async with LookupClient(access) as client:
+        source = remote(client, only_used=kept is RecordsKept.USED)
+        replica = Replica(source)
+        started(Following(replica, client))
+        await replica.run()

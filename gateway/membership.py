@@ -1,0 +1,119 @@
+"""How an appliance takes part in the lookup service: it serves it, follows it, or both with a data path."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import msgspec
+import trio
+
+from gateway.aio import EventLoop
+from gateway.datapath import DataPath
+from gateway.feed import Feed
+from gateway.forwarding.directory import Change
+from gateway.host.agent import Agent, LookupPort
+from gateway.lookup.answers import Hint
+from gateway.lookup.claims import Mode
+from gateway.lookup.replica import Replica
+from gateway.lookup.roles import Asking, Following, Serving, follow_records, serve_records
+from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
+from policies.model import Appliance, Network
+
+log = logging.getLogger("isthmus.lookup")
+
+T = TypeVar("T")
+
+
+class Membership:
+    """Feeds the data path, if there is one, and speaks for it to the lookup service."""
+
+    def __init__(self, appliance: Appliance, loop: EventLoop, path: DataPath | None) -> None:
+        self._appliance = appliance
+        self._loop = loop
+        self._path = path
+        self._serving: Serving | None = None
+        self._one_at_a_time = trio.Lock()
+
+    async def start(self, nursery: trio.Nursery) -> None:
+        """Serve or follow in the nursery until that is cancelled. Raises ConfigurationError."""
+        appliance = self._appliance
+        side: Serving | Following
+        if appliance.lookup is not None:
+            side = self._serving = await nursery.start(self._until_cancelled, serve_records, appliance)
+        else:
+            side = await nursery.start(self._until_cancelled, follow_records, appliance)
+        if self._path is not None:
+            self._feed(nursery, self._path, side.replica, side.asking(appliance))
+
+    async def take(self, wanted: Appliance) -> None:
+        """Take a changed file over: its network goes to the store, and comes back from there."""
+        async with self._one_at_a_time:
+            if self._serving is not None:
+                await self._loop.run(self._serving.write, wanted.network)
+            appliance = msgspec.structs.replace(wanted, network=self._appliance.network)
+            if self._path is not None:
+                await self._path.adopt(appliance)
+            self._appliance = appliance
+
+    def _feed(self, nursery: trio.Nursery, path: DataPath, replica: Replica, asking: Asking) -> None:
+        agent = Agent(
+            self._appliance,
+            AcrossThreads(self._loop, asking),
+            find=path.find,
+            probe=path.probe,
+            is_connected=lambda: replica.stale_since is None,
+            in_use=path.in_use,
+        )
+        path.tell(agent)
+
+        def apply(changes: Sequence[Change]) -> None:
+            path.apply(changes)
+            agent.changed(changes)
+
+        async def adopt(network: Network) -> None:
+            async with self._one_at_a_time:
+                appliance = msgspec.structs.replace(self._appliance, network=network)
+                await path.adopt(appliance)
+                agent.configure(appliance)
+                self._appliance = appliance
+
+        feed = Feed(apply, adopt, agent.applied)
+        nursery.start_soon(agent.run)
+        nursery.start_soon(feed.run)
+        self._loop.call_soon(replica.subscribe, lambda batch: self._loop.to_trio(feed.take, batch))
+
+    async def _until_cancelled(
+        self,
+        function: Callable[[Appliance, Callable[[T], None]], Awaitable[None]],
+        appliance: Appliance,
+        *,
+        task_status: trio.TaskStatus[T] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Run one side of the lookup service on the asyncio thread; started once that says so."""
+        await self._loop.run(function, appliance, lambda it: self._loop.to_trio(task_status.started, it))
+
+
+class AcrossThreads(LookupPort):
+    """What the lookup service is asked from trio, asked on the asyncio thread."""
+
+    def __init__(self, loop: EventLoop, asking: Asking) -> None:
+        self._loop = loop
+        self._asking = asking
+
+    async def claim(
+        self,
+        vsid: Vsid,
+        mac: MacAddress,
+        pa: ProviderAddress,
+        mode: Mode,
+        addresses: tuple[CustomerAddress, ...],
+    ) -> object:
+        return await self._loop.run(self._asking.claim, vsid, mac, pa, mode, addresses)
+
+    async def hints(self, hints: Sequence[Hint]) -> None:
+        await self._loop.run(self._asking.hints, hints)
+
+    async def acknowledge(self, revision: int) -> None:
+        await self._loop.run(self._asking.acknowledge, revision)

@@ -1,0 +1,49 @@
+"""VMs move live between hosts in different underlay subnets, and nothing is lost outside their pause."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.netns.moving import World, plan_with_third_host, world
+
+pytestmark = pytest.mark.netns
+
+MOVING = ("red-web1", "red-db2")
+OBSERVERS = ("observer-web", "observer-db", "red-web2")
+
+
+@pytest.fixture(scope="module")
+def datacenter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder: Path = tmp_path_factory.mktemp("lookup")
+    with world(plan_with_third_host(), MOVING, folder) as built:
+        yield built
+
+
+def beyond(world: World, name: str) -> str:
+    """The host that a VM is not on."""
+    return "hv2" if world.lab.host_of(name) == "hv1" else "hv1"
+
+
+@pytest.mark.parametrize("name", MOVING)
+@pytest.mark.parametrize("how", ["announced", "orchestrated"])
+def test_nothing_is_lost_outside_the_pause_of_a_vm_that_moves(datacenter: World, name: str, how: str) -> None:
+    vm = datacenter.vm(name)
+    talkers = datacenter.talk(name, OBSERVERS)
+    time.sleep(0.3)
+    for _ in range(2):
+        if how == "announced":
+            datacenter.mover.announced(vm, beyond(datacenter, name), [talkers.inside])
+        else:
+            answer = datacenter.mover.orchestrated(vm, beyond(datacenter, name), [talkers.inside])
+            assert all(answer["learned"].values()), answer
+        time.sleep(0.5)
+    outcome = datacenter.end(talkers)
+
+    assert len(outcome.pauses) == 2
+    assert {stream.name: stream.lost for stream in outcome.streams if stream.lost} == {}
+    assert all(stream.duplicates == 0 for stream in outcome.streams)
+    assert all(stream.sent > 500 for stream in outcome.streams)
