@@ -279,13 +279,12 @@ class Agent:
         self._hints = {**dict(list(kept.items())[max(len(kept) + len(newer) - MOST_HINTS, 0) :]), **newer}
 
     async def _watch_connection(self) -> None:
-        was_ever, was = False, False
+        was = False
         while True:
             is_connected = self._is_connected()
             if is_connected and not was:
-                if was_ever and self._registrar is not None:
+                if self._registrar is not None:
                     self._take(self._registrar.reconnected(trio.current_time()))
-                was_ever = True
                 if self._revision is not None:
                     self._revision_come.set()
                 for key in reversed(self._uses.all() if self._uses is not None else ()):

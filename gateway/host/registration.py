@@ -232,7 +232,7 @@ class Registrar:
         if state.want is claim.mode:
             state.wish(None)
         if claim.mode is Mode.REGISTER and reason == Reason.ELSEWHERE:
-            if state.want is None and not state.has_left and state.probe_at == math.inf:
+            if state.want is None and not state.was_here and state.probe_at == math.inf:
                 state.ask_from(now + FIRST_PROBE)
             return self._step(claim.port, state, now)
         state.refused = True
