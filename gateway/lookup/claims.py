@@ -99,9 +99,9 @@ def decide(claim: Claim, entries: Iterable[Stored]) -> tuple[Write, ...]:
     Raises Refused.
     """
     found = {entry.key: entry for entry in entries}
-    keys: list[Key] = [key for key, entry in found.items() if _has_mac(entry, claim.mac)]
+    recorded = [key for key, entry in found.items() if _has_mac(entry, claim.mac)]
     named = [RecordKey(claim.vsid, ca) for ca in claim.addresses]
-    keys += [key for key in named if key not in keys]
+    keys = tuple(dict.fromkeys((*recorded, *named)))
     if not keys:
         raise Refused(Reason.UNKNOWN)
     for key in keys:

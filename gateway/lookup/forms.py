@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 import msgspec
 
 from gateway.lookup.entries import Kind, Placement, Value
-from policies.addresses import Address, MacAddress
+from policies.addresses import HIGHEST_VSID, LOWEST_VSID, Address, MacAddress, Vsid
 from policies.model import ProviderGateway, ProviderHost, Tenant
 
 T = TypeVar("T")
@@ -72,8 +72,8 @@ def _read(kind: Any, found: object, path: str) -> object:
             raise Malformed(f"{path}: a list is wanted")
         inner = typing.get_args(kind)[0]
         return tuple(_read(inner, each, f"{path}[{number}]") for number, each in enumerate(found))
-    if isinstance(kind, typing.NewType):
-        return _read(kind.__supertype__, found, path)
+    if kind is Vsid:
+        return _read_vsid(found, path)
     if issubclass(kind, msgspec.Struct):
         return _read_struct(kind, found, path)
     if issubclass(kind, Enum | Path | MacAddress | Address | ipaddress.IPv4Network | ipaddress.IPv6Network):
@@ -92,6 +92,12 @@ def _read_text(kind: Any, found: object, path: str) -> object:
         return kind.parse(found) if issubclass(kind, _TEXTUAL) else kind(found)
     except ValueError as error:
         raise Malformed(f"{path}: {error}") from None
+
+
+def _read_vsid(found: object, path: str) -> Vsid:
+    if type(found) is not int or not LOWEST_VSID <= found <= HIGHEST_VSID:
+        raise Malformed(f"{path}: a number from {LOWEST_VSID} to {HIGHEST_VSID} is wanted")
+    return Vsid(found)
 
 
 def _read_struct(kind: type[msgspec.Struct], found: object, path: str) -> object:

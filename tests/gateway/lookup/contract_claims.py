@@ -68,6 +68,13 @@ class ClaimContract:
         assert await revision_of(store) == before
 
     @scenario
+    async def test_claim_that_names_an_address_twice_is_as_if_it_did_so_once(
+        self, store: LookupStore
+    ) -> None:
+        (stored,) = await store.claim(claim("hv1", Mode.REGISTER, addresses=(CA4, CA4)))
+        assert (stored.key, stored.epoch) == (KEY4, 1)
+
+    @scenario
     async def test_claim_goes_on_from_a_tombstones_epoch(self, store: LookupStore) -> None:
         await store.put(KEY4, at("hv1"), Expect.ABSENT)
         await store.delete(KEY4, Expect.ANY)

@@ -1,0 +1,176 @@
+"""What writes come to: epochs, pins, claims and freezing, without any store."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import hypothesis
+import msgspec
+import pytest
+from hypothesis import strategies as st
+
+from gateway.lookup.claims import (
+    Claim,
+    FlapLimits,
+    Mode,
+    Reason,
+    Refused,
+    Write,
+    decide,
+    next_write,
+    unfrozen,
+)
+from gateway.lookup.entries import Placement, RecordKey, Stored, Value
+from policies.addresses import ProviderAddress
+from tests.gateway.lookup.entries import CA4, CA6, KEY4, KEY6, MAC, OTHER_MAC, PROVIDER, WEB, at, claim
+
+
+def stored(value: Value | None, *, key: RecordKey = KEY4, epoch: int = 3) -> Stored:
+    return Stored(key, value, epoch, revision=100 + epoch)
+
+
+def after(writes: tuple[Write, ...], entry: Stored) -> Stored:
+    """The entry once the writes are made."""
+    for write in writes:
+        if write.key == entry.key:
+            return Stored(write.key, write.value, write.epoch, entry.revision + 1)
+    return entry
+
+
+def refusal(refused: Claim, *entries: Stored) -> tuple[Reason, Stored | None]:
+    with pytest.raises(Refused) as raised:
+        decide(refused, entries)
+    return raised.value.reason, raised.value.current
+
+
+def test_first_value_of_a_key_has_epoch_1() -> None:
+    assert next_write(None, KEY4, at("hv1")) == Write(KEY4, at("hv1"), 1)
+
+
+def test_deletion_and_creation_each_raise_the_epoch() -> None:
+    assert next_write(stored(at("hv1")), KEY4, None) == Write(KEY4, None, 4)
+    assert next_write(stored(None, epoch=4), KEY4, at("hv1")) == Write(KEY4, at("hv1"), 5)
+
+
+def test_what_is_there_already_is_no_write() -> None:
+    assert next_write(stored(at("hv1")), KEY4, at("hv1")) is None
+    assert next_write(stored(None), KEY4, None) is None
+    assert next_write(None, KEY4, None) is None
+
+
+def test_epoch_does_not_rise_by_what_readers_do_not_see() -> None:
+    hidden = msgspec.structs.replace(at("hv1"), frozen=True, moves=(1.0,))
+    assert next_write(stored(at("hv1")), KEY4, hidden) == Write(KEY4, hidden, 3)
+    assert next_write(stored(at("hv1")), KEY4, at("hv1", pinned=True)) == Write(
+        KEY4, at("hv1", pinned=True), 4
+    )
+
+
+def test_announced_move_is_counted_and_keeps_the_translation() -> None:
+    before = msgspec.structs.replace(at("hv1"), moves=(900.0,))
+    writes = decide(claim("hv2", now=1_000.0), [stored(before)])
+    assert writes == (Write(KEY4, msgspec.structs.replace(at("hv2"), moves=(900.0, 1_000.0)), 4),)
+
+
+def test_moves_that_are_long_ago_are_forgotten() -> None:
+    before = msgspec.structs.replace(at("hv1"), moves=(100.0, 200.0, 819.9, 820.0))
+    (write,) = decide(claim("hv2", now=1_000.0), [stored(before)])
+    assert cast("Placement", write.value).moves == (820.0, 1_000.0)
+
+
+def test_clock_that_is_set_back_neither_freezes_nor_excuses_for_ever() -> None:
+    entry = stored(at("hv1"))
+    for number in range(4):
+        entry = after(decide(claim(f"hv{number + 2}", now=1e9), [entry]), entry)
+    entry = after(decide(claim("hv1", now=1e9 - 3_600), [entry]), entry)
+    assert entry.value == msgspec.structs.replace(at("hv1"), moves=(1e9 - 3_600,))
+
+
+def test_fifth_move_in_time_is_made_and_freezes() -> None:
+    entry = stored(at("hv1"))
+    for number in range(5):
+        assert not cast("Placement", entry.value).frozen
+        entry = after(decide(claim(f"hv{number % 2 + 2}", now=1_000.0 + 44 * number), [entry]), entry)
+    assert cast("Placement", entry.value).frozen
+    assert entry.epoch == 8
+    assert refusal(claim("hv1", now=1_176.0), entry) == (Reason.FROZEN, entry)
+    # It does not thaw by itself.
+    assert refusal(claim("hv1", now=9_999.0), entry) == (Reason.FROZEN, entry)
+
+
+def test_one_frozen_address_holds_all_of_its_mac() -> None:
+    frozen = stored(msgspec.structs.replace(at("hv1"), frozen=True), key=KEY6)
+    assert refusal(claim("hv2"), stored(at("hv1")), frozen) == (Reason.FROZEN, frozen)
+
+
+def test_frozen_record_is_moved_by_orchestration_and_stays_frozen() -> None:
+    frozen = stored(msgspec.structs.replace(at("hv1"), frozen=True, moves=(1.0,)))
+    (write,) = decide(claim("hv2", Mode.ORCHESTRATE), [frozen])
+    assert write.value == msgspec.structs.replace(at("hv2"), frozen=True, moves=(1.0,))
+    assert unfrozen(write.value) == at("hv2")
+
+
+def test_other_provider_address_of_the_same_host_is_no_move() -> None:
+    elsewhere = msgspec.structs.replace(claim("hv1"), pa=ProviderAddress.parse("2001:db8::11"))
+    for mode in Mode:
+        (write,) = decide(msgspec.structs.replace(elsewhere, mode=mode), [stored(at("hv1"))])
+        assert write.value == msgspec.structs.replace(at("hv1"), pa=elsewhere.pa)
+        assert write.epoch == 4
+
+
+def test_new_address_of_a_known_mac_goes_where_it_is() -> None:
+    writes = decide(claim("hv1", Mode.REGISTER, addresses=(CA6, CA4)), [stored(at("hv1"))])
+    assert writes == (Write(KEY6, at("hv1"), 1),)
+
+
+def test_address_named_twice_is_written_once() -> None:
+    writes = decide(claim("hv1", Mode.REGISTER, addresses=(CA4, CA4)), [])
+    assert writes == (Write(KEY4, at("hv1"), 1),)
+
+
+def test_pinned_record_of_the_same_host_is_left_as_it_is() -> None:
+    pinned = stored(at("hv1", pinned=True))
+    assert decide(claim("hv1", addresses=(CA4,)), [pinned]) == ()
+
+
+def test_deleted_address_of_another_mac_is_free() -> None:
+    tombstone = stored(None, key=KEY6, epoch=7)
+    assert decide(claim("hv1", Mode.REGISTER, addresses=(CA6,)), [tombstone]) == (Write(KEY6, at("hv1"), 8),)
+
+
+def test_nothing_recorded_and_nothing_named_is_unknown() -> None:
+    assert refusal(claim("hv1")) == (Reason.UNKNOWN, None)
+    assert refusal(claim("hv1"), stored(None)) == (Reason.UNKNOWN, None)
+
+
+_moves = st.tuples(
+    st.sampled_from(sorted(PROVIDER)[:3]),
+    st.sampled_from(Mode),
+    st.floats(-200.0, 200.0, allow_nan=False),
+    st.sampled_from((MAC, MAC, MAC, OTHER_MAC)),
+)
+
+
+@hypothesis.given(st.lists(_moves, max_size=30), st.booleans())
+def test_whatever_is_claimed_epochs_never_fall_and_a_pin_never_moves(
+    moves: list[tuple[str, Mode, float, bytes]], is_pinned: bool
+) -> None:
+    entries = {KEY4: stored(at("hv1", pinned=is_pinned)), KEY6: stored(at("hv1"), key=KEY6)}
+    now = 1_000.0
+    for host, mode, step, mac in moves:
+        now += step
+        wanted = Claim(WEB, type(MAC)(mac), PROVIDER[host], host, mode, now, (CA4,), FlapLimits(3, 100.0))
+        try:
+            writes = decide(wanted, entries.values())
+        except Refused:
+            continue
+        for write in writes:
+            entry = entries[cast("RecordKey", write.key)]
+            has_moved = cast("Placement", write.value).host != cast("Placement", entry.value).host
+            assert write.epoch == entry.epoch + has_moved
+            assert not cast("Placement", entry.value).pinned
+            assert not (cast("Placement", entry.value).frozen and mode is Mode.ANNOUNCE and has_moved)
+            assert len(cast("Placement", write.value).moves) <= 3
+            entries[cast("RecordKey", write.key)] = after((write,), entry)
+        if writes and not is_pinned:
+            assert {cast("Placement", entry.value).host for entry in entries.values()} == {host}
