@@ -13,7 +13,7 @@ from gateway.lookup.entries import Key, Kind, NamedKey, Placement, RecordKey, St
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.model import LookupRecord
 
-_LOWEST = CustomerAddress()
+_ByMac = dict[MacAddress, CustomerAddress | tuple[CustomerAddress, ...]]
 
 
 class _Segment:
@@ -24,46 +24,58 @@ class _Segment:
     def __init__(self, vsid: Vsid) -> None:
         self.vsid = vsid
         self.by_ca: dict[CustomerAddress, LookupRecord] = {}
-        # The CA of a MAC, or all of them where there are several (a VM with both families).
-        self.by_mac: dict[MacAddress, CustomerAddress | tuple[CustomerAddress, ...]] = {}
         # As they were told, those with more than a LookupRecord says.
         self.told: dict[CustomerAddress, Stored] = {}
-        # The addresses in order, once somebody has asked for records in order.
+        # Both are made when somebody first asks for them, since few segments are asked:
+        # the addresses in order, and the CA of a MAC, or all of them where there are several
+        # (a VM with both families).
         self.order: list[CustomerAddress] | None = None
+        self.by_mac: _ByMac | None = None
 
     def put(self, record: LookupRecord) -> None:
         old = self.by_ca.get(record.ca)
-        if old is None:
-            if self.order is not None:
-                bisect.insort(self.order, record.ca)
-        elif old.mac != record.mac:
-            self._forget_mac(old)
-            old = None
         self.by_ca[record.ca] = record
-        if old is None:
-            others = self.by_mac.get(record.mac)
-            self.by_mac[record.mac] = record.ca if others is None else (*_all(others), record.ca)
+        if self.order is not None and old is None:
+            bisect.insort(self.order, record.ca)
+        if self.by_mac is not None and (old is None or old.mac != record.mac):
+            if old is not None:
+                _remove_mac(self.by_mac, old)
+            _add_mac(self.by_mac, record)
 
     def remove(self, ca: CustomerAddress) -> None:
         record = self.by_ca.pop(ca, None)
         if record is None:
             return
         self.told.pop(ca, None)
-        self._forget_mac(record)
         if self.order is not None:
             del self.order[bisect.bisect_left(self.order, ca)]
+        if self.by_mac is not None:
+            _remove_mac(self.by_mac, record)
 
     def in_order(self) -> list[CustomerAddress]:
         if self.order is None:
             self.order = sorted(self.by_ca)
         return self.order
 
-    def _forget_mac(self, record: LookupRecord) -> None:
-        left = tuple(ca for ca in _all(self.by_mac[record.mac]) if ca != record.ca)
-        if left:
-            self.by_mac[record.mac] = left if len(left) > 1 else left[0]
-        else:
-            del self.by_mac[record.mac]
+    def with_mac(self, mac: MacAddress) -> tuple[LookupRecord, ...]:
+        if self.by_mac is None:
+            self.by_mac = {}
+            for record in self.by_ca.values():
+                _add_mac(self.by_mac, record)
+        return tuple(self.by_ca[ca] for ca in _all(self.by_mac.get(mac, ())))
+
+
+def _add_mac(by_mac: _ByMac, record: LookupRecord) -> None:
+    others = by_mac.get(record.mac)
+    by_mac[record.mac] = record.ca if others is None else (*_all(others), record.ca)
+
+
+def _remove_mac(by_mac: _ByMac, record: LookupRecord) -> None:
+    left = tuple(ca for ca in _all(by_mac[record.mac]) if ca != record.ca)
+    if left:
+        by_mac[record.mac] = left if len(left) > 1 else left[0]
+    else:
+        del by_mac[record.mac]
 
 
 def _all(cas: CustomerAddress | tuple[CustomerAddress, ...]) -> tuple[CustomerAddress, ...]:
@@ -133,10 +145,7 @@ class Contents:
     def find_by_mac(self, vsid: Vsid, mac: MacAddress) -> tuple[LookupRecord, ...]:
         """Return all records of a MAC; usually one for each family."""
         segment = self._segments.get(vsid)
-        cas = segment.by_mac.get(mac) if segment is not None else None
-        if segment is None or cas is None:
-            return ()
-        return tuple(segment.by_ca[ca] for ca in _all(cas))
+        return segment.with_mac(mac) if segment is not None else ()
 
     def entry(self, key: Key) -> Stored | None:
         """Return a live entry as the store has it."""

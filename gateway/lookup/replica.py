@@ -20,6 +20,7 @@ from gateway.lookup.contents import Contents
 from gateway.lookup.entries import Event, Key, Kind, NamedKey, RecordKey, Reset, Stored
 from gateway.lookup.follow import closing
 from gateway.lookup.history import History
+from gateway.lookup.journal import Journal, Snapshot
 from gateway.lookup.network import assemble
 from gateway.lookup.store import StoreError, StoreUnavailable
 from policies.addresses import CustomerAddress, MacAddress, Vsid
@@ -93,6 +94,7 @@ class Replica:
         source: Source,
         *,
         history: int = 65536,
+        journal: Journal | None = None,
         patience: float = 10.0,
     ) -> None:
         self.revision = 0
@@ -102,6 +104,7 @@ class Replica:
         self.stale_since: float | None = None
         """By the event loop's clock; None while the source is there and has caught up."""
         self._source = source
+        self._journal = journal
         self._patience = patience
         self._delay = _FIRST_DELAY
         self._contents = Contents()
@@ -121,6 +124,11 @@ class Replica:
         self._kept: list[LookupRecord | None] = []
         self._told: tuple[int, bool, Network | None] = (0, False, None)
         self._is_flush_due = False
+
+    @property
+    def complete(self) -> int:
+        """Up to this revision everything has been told, in whole claims: a watcher can go on from here."""
+        return self._complete or 0
 
     def __len__(self) -> int:
         """How many records there are."""
@@ -205,8 +213,34 @@ class Replica:
         self._subscribers.append(callback)
 
     async def run(self) -> None:
-        """Follow the source, for ever, whatever becomes of it."""
+        """Follow the source, for ever, whatever becomes of it; from the last known good copy on."""
         self.stale_since = _now()
+        if self._journal is None:
+            await self._follow()
+            return
+        await self._load(self._journal)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._journal.run(self._snapshot))
+            tasks.create_task(self._follow())
+
+    async def _load(self, journal: Journal) -> None:
+        revision: int | None = None
+        self._is_loading = True
+        async for part in journal.load():
+            revision = part.revision
+            for entry in part.entries:
+                self._change(entry)
+        self._is_loading = False
+        self._tombstones.clear()
+        if revision is not None:
+            self.stale_since = _now() - journal.age
+            self.has_contents = True
+            self.revision = self._complete = revision
+            self._highest = max(self._highest, revision)
+            self._history.restart(self._highest)
+            self._flush_soon()
+
+    async def _follow(self) -> None:
         taken = 0
         while True:
             try:
@@ -276,8 +310,12 @@ class Replica:
             if now - self._behind_since < self._patience:
                 raise StoreUnavailable(f"it is at revision {revision} and we are at {self._highest} already")
         self._behind_since = None
+        # Where nothing is there that could be wrong, what is told is taken as it comes.
         self._is_loading = self._contents.is_empty
-        self._whole = None if self._is_loading else _Whole()
+        if self._is_loading:
+            self._complete = None
+        else:
+            self._whole = _Whole()
         self._tombstones.clear()
 
     def _progress(self, revision: int) -> None:
@@ -288,6 +326,7 @@ class Replica:
             self.revision = revision
             self._highest = max(self._highest, revision)
             self._history.restart(self._highest)
+            self._rewrite()
         elif self._complete is None or revision < self._complete:
             return
         self._complete = revision
@@ -299,6 +338,8 @@ class Replica:
             log.info("the lookup service's store is followed from revision %d on", revision)
         self.stale_since = None
         self._delay = _FIRST_DELAY
+        if self._journal is not None:
+            self._journal.touch(_now())
         self.is_synced = self.has_contents = True
         self._flush_soon()
 
@@ -322,6 +363,16 @@ class Replica:
         self._tombstones.clear()
         if is_restored or not self.has_contents:
             self._history.restart(self._highest)
+        self._rewrite()
+
+    def _rewrite(self) -> None:
+        if self._journal is not None:
+            self._journal.rewrite()
+
+    def _snapshot(self) -> Snapshot | None:
+        if self._complete is None:
+            return None
+        return Snapshot(*self._contents.snapshot(), self._complete)
 
     def _lose(self, reason: str) -> None:
         """Note that the source is away: reads go on from what is here."""
@@ -352,6 +403,8 @@ class Replica:
             self.is_synced,
         )
         self._told = now
+        if self._journal is not None and self.is_synced and self._complete is not None:
+            self._journal.append(batch.changes, self._complete)
         self._changes.clear()
         self._kept.clear()
         self._history.wake()

@@ -87,10 +87,9 @@ def networks(draw: st.DrawFn) -> Network:
     for name in names:
         vsids = [vsid for vsid, owner in owners.items() if owner == name]
         sites = (site("seattle", draw(st.sampled_from(sorted(gateways)))),) if draw(st.booleans()) else ()
-        hops = [SubnetHop(f"net-{vsid}", vsid) for vsid in vsids]
-        routes = [
-            CustomerRoute(ANYWHERE, hop) for hop in [*hops, *(SiteHop(each.name) for each in sites)][:1]
-        ]
+        hops: list[NextHop] = [SubnetHop(f"net-{vsid}", vsid) for vsid in vsids]
+        hops += [SiteHop(each.name) for each in sites]
+        routes = [CustomerRoute(ANYWHERE, hop) for hop in hops[:1]]
         rules = (
             (AccessRule("in", Action.ALLOW, destination=Endpoint(subnet=f"net-{vsids[0]}")),) if vsids else ()
         )
