@@ -130,7 +130,7 @@ class Builtin:
             self.forwarder.may_admit,
             self.forwarder.path_mtu_reported,
         )
-        nursery.start_soon(self.ports.watch_mtus)
+        nursery.start_soon(self.ports.watch)
         nursery.start_soon(self._expire)
 
     async def adopt(self, appliance: Appliance) -> None:
@@ -229,7 +229,14 @@ class Builtin:
     ) -> None:
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
-                await nursery.start(self.ports.serve, port, self._from_port, self.forwarder.port_mtu_is)
+                await nursery.start(
+                    self.ports.serve,
+                    port,
+                    self._from_port,
+                    self.forwarder.port_mtu_is,
+                    self._port_opened,
+                    self._port_closed,
+                )
                 task_status.started(scope)
 
     async def _expire(self) -> None:

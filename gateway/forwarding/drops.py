@@ -32,7 +32,7 @@ class DropReason(StrEnum):
     NEIGHBOUR_REPLY = "neighbour-reply"
     """An ARP reply or a neighbour advertisement: the directory answers, nobody else."""
     NEIGHBOUR_OWN = "neighbour-own"
-    """A probe, or from the underlay an announcement, of the asker's own address: silence means that it is free."""
+    """A probe, or from another node an announcement, of the asker's own address: it hears no answer."""
     ACCESS_DENIED = "access-denied"
     """An access rule, or the default behind the rules."""
     ORPHAN_FRAGMENT = "orphan-fragment"

@@ -25,6 +25,7 @@ _SIOCSIFFLAGS = 0x8914
 _SIOCGIFADDR = 0x8915
 _SIOCGIFMTU = 0x8921
 _IFF_UP = 0x1
+_IFF_RUNNING = 0x40
 _IFF_NOARP = 0x80
 _FLAGS = struct.Struct("16sH22x")  # struct ifreq with its flags
 _FLAG_BITS = 0xFFFF
@@ -68,10 +69,11 @@ def isolated(interface: str, control: int) -> Iterator[None]:
         yield
 
 
-def is_up(interface: str, control: int) -> bool:
-    """Whether the interface is there, and somebody brought it up."""
+def is_carrying(interface: str, control: int) -> bool:
+    """Whether the interface is there and up, and somebody is at its other end."""
+    wanted = _IFF_UP | _IFF_RUNNING
     try:
-        return bool(_read_flags(control, interface) & _IFF_UP)
+        return _read_flags(control, interface) & wanted == wanted
     except OSError:
         return False
 

@@ -1,4 +1,8 @@
-"""VM ports: raw frames of veth and TAP interfaces, on trio."""
+"""VM ports: raw frames of veth and TAP interfaces, on trio.
+
+A VM that moves takes its port with it: the interface goes, or nobody is at its other end any more.
+That is noticed at once, for what is given to such a port is lost.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,8 @@ import trio
 from gateway.forwarding.drops import DropReason, Drops
 from gateway.forwarding.verdicts import PortKey, ToPort
 from gateway.host import vnet
-from gateway.host.isolation import is_up, isolated, mtu_of
+from gateway.host.isolation import is_carrying, isolated, mtu_of
+from gateway.host.links import LinkEvents
 from gateway.underlay.claims import claimed
 from policies.errors import ConfigurationError, MalformedPacket, Problem
 from policies.model import Port
@@ -33,12 +38,13 @@ MtuReport = Callable[[PortKey, int], object]
 # Frames taken from a port before other tasks get their turn.
 BATCH = 64
 
-# How often an interface that is not there is looked for, in seconds. A VM that moves here
-# announces itself as soon as its interface is up.
-LOOK_AGAIN = 0.1
+PortReport = Callable[[PortKey], object]
+"""Takes the port's name."""
 
-# How often what the open ports carry is read again, in seconds.
-READ_MTUS = 1.0
+# How often interfaces are looked at although the kernel has said nothing of them, in seconds: one
+# that cannot be opened for a while, and all others.
+LOOK_AGAIN = 0.1
+LOOK_AT_ALL = 1.0
 
 # Names of <linux/if_packet.h> that Python lacks.
 PACKET_ADD_MEMBERSHIP = 1
@@ -47,6 +53,9 @@ PACKET_IGNORE_OUTGOING = 23
 ETH_P_ALL = 3
 PROMISCUOUS = struct.Struct("=iHH8x")  # struct packet_mreq: interface, type, length of an address
 PACKET_MR_PROMISC = 1
+
+# What the kernel says of an interface that is down, or was when it last looked, or has gone.
+_DOWN = frozenset((errno.ENETDOWN, errno.ENXIO, errno.ENODEV))
 
 _PRIVILEGE = "root or CAP_NET_ADMIN: run as root, or grant it"
 
@@ -61,6 +70,10 @@ LARGEST_FRAME = vnet.HEADER_LENGTH + 65536 + 18
 ANCILLARY_SIZE = socket.CMSG_SPACE(20)
 
 
+def _heed_not(_port: PortKey) -> None:
+    """Whoever carries frames alone need not know which ports are open."""
+
+
 class Ports:
     """The VM ports of this host, by (VSID, MAC).
 
@@ -70,6 +83,7 @@ class Ports:
     def __init__(self, drops: Drops) -> None:
         self._drops = drops
         self._open: dict[PortKey, OpenPort] = {}
+        self._changed: dict[str, trio.Event] = {}
 
     @property
     def kernel_drops(self) -> int:
@@ -82,36 +96,48 @@ class Ports:
         return sum(each.unreadable for each in self._open.values())
 
     def send(self, frame: ToPort) -> None:
-        """Give a port a frame now, or raise OSError: ENETDOWN while it is not there."""
+        """Give a port a frame now, or raise OSError: ENETDOWN while nobody would get it."""
         port = self._open.get(frame.port)
-        if port is None:
+        if port is None or not port.is_carrying:
             raise OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN))
         try:
             port.send(frame.frame)
         except OSError as error:
-            if error.errno == errno.EMSGSIZE:
-                port.tell_mtu()
-            raise
+            port.look()
+            # The kernel tells once that an interface was down, be it up again by now.
+            if error.errno != errno.ENETDOWN or not port.is_carrying:
+                raise
+            port.send(frame.frame)
 
-    async def watch_mtus(self) -> None:
-        """Tell every change of what the open ports carry, within a second of it."""
-        while True:
-            await trio.sleep(READ_MTUS)
-            for port in self._open.values():
-                port.tell_mtu()
+    async def watch(self) -> None:
+        """Take note at once of what changes of the ports' interfaces: that they come or go, and their MTU."""
+        with closing(LinkEvents()) as events:
+            while True:
+                with trio.move_on_after(LOOK_AT_ALL) as waiting:
+                    await trio.lowlevel.wait_readable(events.fileno())
+                names = None if waiting.cancelled_caught else events.read()
+                for name in [*self._changed] if names is None else names:
+                    if name in self._changed:
+                        self._changed.pop(name).set()
+                for port in [*self._open.values()]:
+                    if names is None or port.interface in names:
+                        port.look()
 
     async def serve(
         self,
         port: Port,
         receive: Receive,
         mtu_is: MtuReport,
+        opened: PortReport = _heed_not,
+        closed: PortReport = _heed_not,
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Give every frame of a port to `receive`, whenever its interface is there.
 
         `mtu_is` is told what the interface carries when it opens, and when that is found
-        changed: by `watch_mtus`, once it comes up again, or after a frame too large for it.
+        changed: by `watch`, or after a frame too large for it. `opened` is called once
+        frames can be given to the port, which it may do at once, and `closed` when that is over.
         Started once the port is open or found missing: then it is waited for, and
         again whenever it goes. Raises ConfigurationError where another process serves the
         port, or what keeping it apart needs is missing. Once started, the latter
@@ -135,15 +161,56 @@ class Ports:
 
         with claimed("port", port.interface, f"host.port[{port.interface}].interface"):
             while True:
-                opening = _until_open(port.interface, partial(mtu_is, key), started, may_raise=not is_started)
-                with closing(await opening) as opened:
-                    self._open[key] = opened
+                opening = self._until_open(
+                    port.interface, partial(mtu_is, key), started, may_raise=not is_started
+                )
+                with closing(await opening) as served:
+                    self._open[key] = served
                     try:
                         _log.info("port %s is open", port.interface)
+                        served.report_to(partial(opened, key), partial(closed, key))
                         started()
-                        await _receive_until_gone(opened, take, refuse)
+                        await _receive_until_gone(served, take, refuse)
                     finally:
                         del self._open[key]
+                        served.report_closed()
+
+    async def _until_open(
+        self,
+        interface: str,
+        mtu_is: Callable[[int], object],
+        found_missing: Callable[[], object],
+        *,
+        may_raise: bool,
+    ) -> OpenPort:
+        """Open a port once its interface is there. Raises ConfigurationError, if at all, before it waits."""
+        trouble = ""
+        while True:
+            index = _index_of(interface)
+            try:
+                return OpenPort(interface, mtu_is)
+            except ConfigurationError as refusal:
+                # Later, it would end the other ports for the sake of this one.
+                if may_raise:
+                    raise
+                _log.error("port %s is left alone until its interface is another: %s", interface, refusal)
+                while _index_of(interface) == index:
+                    await self._until_changed(interface)
+                trouble = ""
+                continue
+            except OSError as error:
+                if str(error) != trouble:
+                    trouble = str(error)
+                    _log.warning("port %s cannot be served, and is waited for: %s", interface, trouble)
+            found_missing()
+            may_raise = False
+            await self._until_changed(interface)
+
+    async def _until_changed(self, interface: str) -> None:
+        """Wait until the kernel says something of an interface, or for a while."""
+        changed = self._changed.setdefault(interface, trio.Event())
+        with trio.move_on_after(LOOK_AGAIN):
+            await changed.wait()
 
 
 class OpenPort:
@@ -155,6 +222,11 @@ class OpenPort:
 
     def __init__(self, interface: str, mtu_is: Callable[[int], object]) -> None:
         self.interface = interface
+        self.gone = trio.Event()
+        """Set once the interface that was opened is no longer there, though another may have its name."""
+        self.is_carrying = False
+        """Whether the interface is up with somebody at its other end, as far as it has been looked at."""
+        self._opened_or_closed: dict[bool, Callable[[], object]] = {}
         self._mtu_is = mtu_is
         self.unreadable = 0
         """Frames that the kernel could not hand over."""
@@ -190,23 +262,36 @@ class OpenPort:
         """Frames that came while the buffer was full."""
         return kernel_drops(self._socket)
 
-    @property
-    def is_gone(self) -> bool:
-        """Whether the interface that was opened is no longer there, though another may have its name."""
-        return _index_of(self.interface) != self._index
+    def report_to(self, opened: Callable[[], object], closed: Callable[[], object]) -> None:
+        """Have one of these called at every change of `is_carrying`, from now on."""
+        self._opened_or_closed = {True: opened, False: closed}
+        self._carries(is_carrying=is_carrying(self.interface, self._socket.fileno()))
 
-    @property
-    def is_up(self) -> bool:
-        """Whether the interface is there and up."""
-        return is_up(self.interface, self._socket.fileno())
+    def report_closed(self) -> None:
+        """Say that it is closed, unless that has been said."""
+        self._carries(is_carrying=False)
 
-    def tell_mtu(self) -> None:
-        """Say what the interface carries now if that has changed, unless it has just gone."""
-        with suppress(OSError):
-            mtu = mtu_of(self.interface, self._socket.fileno())
-            if mtu != self._mtu:
-                self._mtu = mtu
-                self._mtu_is(mtu)
+    def look(self) -> None:
+        """Find out how the interface is, and say what has changed."""
+        is_gone = _index_of(self.interface) != self._index
+        is_alive = not is_gone and is_carrying(self.interface, self._socket.fileno())
+        if not is_gone:
+            with suppress(OSError):  # it has just gone
+                mtu = mtu_of(self.interface, self._socket.fileno())
+                if mtu != self._mtu:
+                    self._mtu = mtu
+                    self._mtu_is(mtu)
+        if is_alive != self.is_carrying and not is_gone:
+            _log.info("port %s is %s", self.interface, "up again" if is_alive else "down")
+        self._carries(is_carrying=is_alive)
+        if is_gone and not self.gone.is_set():
+            _log.warning("port %s is gone", self.interface)
+            self.gone.set()
+
+    def _carries(self, *, is_carrying: bool) -> None:
+        if is_carrying != self.is_carrying:
+            self.is_carrying = is_carrying
+            self._opened_or_closed[is_carrying]()
 
     def send(self, frame: bytes) -> None:
         """Send a frame with finished checksums now, or raise OSError."""
@@ -238,34 +323,16 @@ def _packet_socket() -> socket.socket:
         raise ConfigurationError([problem]) from None
 
 
-async def _until_open(
-    interface: str, mtu_is: Callable[[int], object], found_missing: Callable[[], object], *, may_raise: bool
-) -> OpenPort:
-    """Open a port once its interface is there. Raises ConfigurationError, if at all, before it waits."""
-    trouble = ""
-    while True:
-        index = _index_of(interface)
-        try:
-            return OpenPort(interface, mtu_is)
-        except ConfigurationError as refusal:
-            # Later, it would end the other ports for the sake of this one.
-            if may_raise:
-                raise
-            _log.error("port %s is left alone until its interface is another: %s", interface, refusal)
-            while _index_of(interface) == index:  # noqa: ASYNC110 - the kernel sets no trio.Event
-                await trio.sleep(LOOK_AGAIN)
-            trouble = ""
-            continue
-        except OSError as error:
-            if str(error) != trouble:
-                trouble = str(error)
-                _log.warning("port %s cannot be served, and is waited for: %s", interface, trouble)
-        found_missing()
-        may_raise = False
-        await trio.sleep(LOOK_AGAIN)
-
-
 async def _receive_until_gone(
+    port: OpenPort, take: Callable[[bytes, float], object], refuse: Callable[[], object]
+) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_receive_all, port, take, refuse)
+        await port.gone.wait()
+        nursery.cancel_scope.cancel()
+
+
+async def _receive_all(
     port: OpenPort, take: Callable[[bytes, float], object], refuse: Callable[[], object]
 ) -> None:
     while True:
@@ -274,13 +341,8 @@ async def _receive_until_gone(
             while _receive_batch(port, take, refuse, trio.current_time()):
                 await trio.lowlevel.checkpoint()
         except _PortDown:
-            _log.warning("port %s is down", port.interface)
             # Once it is up, the same socket hears again by itself.
-            if not await _comes_back(port):
-                _log.warning("port %s is gone", port.interface)
-                return
-            port.tell_mtu()
-            _log.info("port %s is up again", port.interface)
+            port.look()
 
 
 class _PortDown(Exception):
@@ -300,7 +362,7 @@ def _receive_batch(
         except BlockingIOError:
             return False
         except OSError as error:
-            if error.errno == errno.ENETDOWN:
+            if error.errno in _DOWN:
                 raise _PortDown from None
             # A frame with an offload that a virtio_net_hdr has no words for, such as SCTP's.
             port.unreadable += 1
@@ -314,12 +376,3 @@ def _receive_batch(
             take(frame, now)
         taken += len(frames)
     return True
-
-
-async def _comes_back(port: OpenPort) -> bool:
-    while True:
-        if port.is_gone:
-            return False
-        if port.is_up:
-            return True
-        await trio.sleep(LOOK_AGAIN)
