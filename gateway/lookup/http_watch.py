@@ -144,7 +144,7 @@ class Watch:
             await self._look_anew()
         if self._to_teach:
             keys, self._to_teach = self._to_teach, {}
-            await self._write(b"".join(self._taught(keys)) + progress(self._replica.revision))
+            await self._write(b"".join(self._taught(keys)) + progress(self._replica.complete))
         while (end := self._replica.position) > self._position:
             changes = self._changes()
             is_last = self._position + len(changes) == end
@@ -153,12 +153,12 @@ class Watch:
             if lines:
                 revision = changes[-1].revision
                 if is_last:
-                    lines += progress(self._replica.revision)
+                    lines += progress(self._replica.complete)
                 await self._write(lines)
                 self._followers.told(self._name, revision)
         if self._is_heartbeat:
             self._is_heartbeat = False
-            await self._write(progress(self._replica.revision))
+            await self._write(progress(self._replica.complete))
 
     def _changes(self) -> Sequence[Stored]:
         changes = self._replica.since(self._position)
@@ -211,11 +211,11 @@ class Watch:
             if lines and self._position < end:
                 await self._write(lines)
             elif lines:
-                await self._write(lines + progress(self._replica.revision))
+                await self._write(lines + progress(self._replica.complete))
                 self._followers.told(self._name, self._replica.revision)
                 return
         self._followers.told(self._name, self._replica.revision)
-        await self._write(progress(self._replica.revision))
+        await self._write(progress(self._replica.complete))
 
     async def _tell_subnet(self, vsid: Vsid) -> None:
         after: CustomerAddress | None = None

@@ -9,7 +9,7 @@ import msgspec
 from gateway.lookup.entries import Kind, NamedKey, RecordKey, Stored
 from gateway.lookup.principals import Principal
 from policies.addresses import Vsid
-from policies.model import IkeIdentity, Network, Role, Tenant
+from policies.model import IkeIdentity, Network, ProviderHost, Role, Tenant
 
 HIDDEN = IkeIdentity(local_id="", remote_id="")
 """What is shown of how a site's peer is known, to those who do not dial it."""
@@ -36,9 +36,19 @@ class View(msgspec.Struct, frozen=True, eq=False):
             return entry if self.vsids is None or key.vsid in self.vsids else None
         if not self._names(key):
             return None
-        if self.identities or not isinstance(entry.value, Tenant):
-            return entry
-        return msgspec.structs.replace(entry, value=self.tenant(entry.value))
+        value = entry.value
+        if isinstance(value, Tenant):
+            value = self.tenant(value)
+        elif isinstance(value, ProviderHost):
+            value = self.host(value)
+        return entry if value is entry.value else msgspec.structs.replace(entry, value=value)
+
+    def host(self, host: ProviderHost) -> ProviderHost:
+        """Return a host as it is shown: with the tenants that are."""
+        if self.tenants is None or self.tenants.issuperset(host.tenants):
+            return host
+        shown = tuple(name for name in host.tenants if name in self.tenants)
+        return msgspec.structs.replace(host, tenants=shown)
 
     def tenant(self, tenant: Tenant) -> Tenant:
         """Return a tenant as it is shown."""
@@ -50,7 +60,9 @@ class View(msgspec.Struct, frozen=True, eq=False):
     def network(self, network: Network) -> Network:
         """Return the part of a network that is shown."""
         return Network(
-            hosts=tuple(each for each in network.hosts if self.hosts is None or each.name in self.hosts),
+            hosts=tuple(
+                self.host(each) for each in network.hosts if self.hosts is None or each.name in self.hosts
+            ),
             gateways=network.gateways if self.gateways else (),
             tenants=tuple(
                 self.tenant(each)

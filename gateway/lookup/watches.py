@@ -78,7 +78,8 @@ class Lines:
     CHUNKS_KEPT = 64
 
     def __init__(self) -> None:
-        self._lines: dict[tuple[int, bool], bytes] = {}
+        # A view is kept beside its lines, so that no other gets its identity meanwhile.
+        self._lines: dict[tuple[int, int | None], tuple[View, bytes]] = {}
         self._chunks: dict[tuple[object, ...], tuple[View, bytes]] = {}
 
     def chunk(
@@ -89,7 +90,6 @@ class Lines:
         found = self._chunks.get(key)
         if found is None:
             text = b"".join(self._told(changes, position, view, wanted, vsids))
-            # The view is kept beside its lines, so that no other gets its identity meanwhile.
             found = self._chunks[key] = (view, text)
             if len(self._chunks) > self.CHUNKS_KEPT:
                 del self._chunks[next(iter(self._chunks))]
@@ -97,13 +97,14 @@ class Lines:
 
     def one(self, shown: Stored, position: int, view: View) -> bytes:
         """Return the line of the change at a position, as a view shows it."""
-        key = (position, view.identities)
+        # A record is shown alike to everybody who sees it.
+        key = (position, None if isinstance(shown.key, RecordKey) else id(view))
         found = self._lines.get(key)
         if found is None:
-            found = self._lines[key] = line(shown)
+            found = self._lines[key] = (view, line(shown))
             if len(self._lines) > self.LINES_KEPT:
                 del self._lines[next(iter(self._lines))]
-        return found
+        return found[1]
 
     def _told(
         self, changes: Sequence[Stored], position: int, view: View, wanted: Filter, vsids: Vsids

@@ -1,0 +1,115 @@
+"""The schemas of what the HTTP interface takes and says."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from gateway.lookup.alerts import Alert
+from gateway.lookup.claims import Reason
+from gateway.lookup.entries import Kind
+from gateway.lookup.followers import Convergence, NodeStatus
+from gateway.lookup.http_reads import MOST_RESOLVED, Wanted
+from gateway.lookup.http_writes import MOST_HINTS, AcknowledgementBody, ClaimBody, HintBody, RecordBody
+from gateway.lookup.openapi_forms import ADDRESS, MAC, VSID, Schema, form_schema
+from policies.model import Network, Site, Translation
+
+REVISION: Schema = {"type": "integer", "minimum": 0, "maximum": (1 << 63) - 1}
+TEXT: Schema = {"type": "string"}
+
+_BODIES = {
+    "Wanted": Annotated[list[Wanted], msgspec.Meta(max_length=MOST_RESOLVED)],
+    "Record": RecordBody,
+    "Claim": ClaimBody,
+    "Hints": Annotated[list[HintBody], msgspec.Meta(max_length=MOST_HINTS)] | HintBody,
+    "Acknowledgement": AcknowledgementBody,
+}
+_ANSWERS = (Alert, Convergence, NodeStatus)
+# What of the bodies is an address, which msgspec knows as text only.
+_ADDRESSES = {"Wanted": "ca", "HintBody": "ca", "RecordBody": "pa", "ClaimBody": "pa"}
+
+
+def ref(name: str) -> Schema:
+    """Refer to a schema."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def object_of(**properties: Schema) -> Schema:
+    """An object with these properties and no others."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def components() -> dict[str, Schema]:
+    """Return every schema, by its name."""
+    bodies, found = msgspec.json.schema_components(
+        [*_BODIES.values(), *_ANSWERS], ref_template="#/components/schemas/{name}"
+    )
+    for name, schema in zip(_BODIES, bodies, strict=False):
+        found[f"{name}Request"] = schema
+    for name, key in _ADDRESSES.items():
+        found[name]["properties"][key] = ADDRESS
+    for name in ("RecordBody", "ClaimBody"):
+        found[name]["properties"]["mac"] = MAC
+    found["ClaimBody"]["properties"]["addresses"]["items"] = ADDRESS
+    form_schema(Network, found)
+    form_schema(Site, found)
+    site = found["Site"]
+    found["SiteOfTenant"] = {
+        **site,
+        "properties": {"tenant": TEXT, **site["properties"]},
+        "required": ["tenant", *site["required"]],
+    }
+    found["Record"] = object_of(
+        vsid=VSID,
+        ca=ADDRESS,
+        mac=MAC,
+        pa=ADDRESS,
+        host=TEXT,
+        translation={"type": "string", "enum": [each.value for each in Translation]},
+        epoch=REVISION,
+        revision=REVISION,
+    )
+    found["Problem"] = {
+        "type": "object",
+        "properties": {
+            "type": TEXT,
+            "title": TEXT,
+            "status": {"type": "integer"},
+            "detail": TEXT,
+            "reason": {"type": "string", "enum": [each.value for each in Reason]},
+            "current": {"anyOf": [ref("Record"), {"type": "null"}]},
+        },
+        "required": ["type", "title", "status", "detail"],
+    }
+    found["Status"] = {
+        "type": "object",
+        "properties": {
+            "revision": REVISION,
+            "records": REVISION,
+            "synced": {"type": "boolean"},
+            "stale_seconds": {"type": "number"},
+            "nodes": REVISION,
+            "convergence": ref("Convergence"),
+            "alerts": {"type": "array", "items": ref("Alert")},
+            "alert_counts": {"type": "object", "additionalProperties": {"type": "integer"}},
+        },
+        "required": ["revision", "records", "synced", "stale_seconds", "nodes", "convergence"],
+    }
+    found["Change"] = {
+        "type": "object",
+        "properties": {
+            "action": {"enum": ["put", "delete"]},
+            "kind": {"enum": [each.value for each in Kind]},
+            "name": TEXT,
+            "vsid": VSID,
+            "ca": ADDRESS,
+        },
+        "required": ["action", "kind"],
+    }
+    return found
