@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Protocol
 
 import trio
@@ -260,23 +261,20 @@ class Agent:
             if not self._hints:
                 self._hint_come = trio.Event()
                 continue
-            hints = [self._hints.popitem()[1] for _ in range(min(len(self._hints), HINTS_AT_ONCE))]
+            hints = list(islice(reversed(self._hints.values()), HINTS_AT_ONCE))
             try:
                 await self._lookup.hints(hints)
             except StoreUnavailable:
-                self._keep(hints)
                 await trio.sleep(PAUSE)
+                continue
             except (Forbidden, Unacceptable) as error:
                 log.warning("hosts cannot be taught: %s", error)
                 await trio.sleep(PAUSE)
+            for hint in hints:
+                key = (hint.host, hint.vsid, hint.ca)
+                if self._hints.get(key) is hint:
+                    del self._hints[key]
             await trio.sleep(HINT_EVERY)
-
-    def _keep(self, hints: list[Hint]) -> None:
-        """Put hints back that could not be given, as the oldest."""
-        newer = self._hints
-        kept = {(hint.host, hint.vsid, hint.ca): hint for hint in reversed(hints)}
-        kept = {key: hint for key, hint in kept.items() if key not in newer}
-        self._hints = {**dict(list(kept.items())[max(len(kept) + len(newer) - MOST_HINTS, 0) :]), **newer}
 
     async def _watch_connection(self) -> None:
         was = False
