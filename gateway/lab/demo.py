@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.lab import nodes, wire
+from gateway.lab import demo_migration, nodes, wire
 from gateway.lab.demo_sites import SitesDemo, with_sites, write_secrets
 from gateway.lab.namespaces import LabError
 from gateway.lab.narration import Narrator
@@ -84,7 +84,11 @@ def run(*, keep: bool = False, pcap: Path | None = None) -> int:
         with Datacenter(with_sites(demo_plan())) as lab:
             narrator = Narrator()
             try:
-                Demo(lab, narrator, pcap).show(begun)
+                Demo(lab, narrator, pcap).show()
+                demo_migration.show(narrator)
+                held = narrator.claims - len(narrator.failures)
+                seconds = time.monotonic() - begun
+                narrator.say(f"\n{held} of {narrator.claims} claims hold; {seconds:.1f} s.")
             except LabError as error:
                 narrator.claim(False, str(error))
             for failure in narrator.failures:
@@ -111,7 +115,7 @@ class Demo:
         self.nodes: dict[str, Process] = {}
         self.captures: list[Process] = []
 
-    def show(self, begun: float) -> None:
+    def show(self) -> None:
         """Go through all of it."""
         self.tell.say(PICTURE)
         self.start_nodes()
@@ -124,7 +128,7 @@ class Demo:
         self.stop_captures()
         self.transfer()
         SitesDemo(self.lab, self.tell, self.terminal).show()
-        self.summary(begun)
+        self.summary()
 
     def start_nodes(self) -> None:
         self.tell.heading("Three machines start: two hosts and a gateway, one process each")
@@ -310,7 +314,7 @@ class Demo:
             not any(fragments.values()), "No node's kernel has cut or put together a packet: NVGRE is whole."
         )
 
-    def summary(self, begun: float) -> None:
+    def summary(self) -> None:
         self.tell.heading("What was dropped, and why")
         reasons = set()
         for name, process in self.nodes.items():
@@ -324,8 +328,6 @@ class Demo:
             self.tell.say(
                 f"captures for Wireshark: {', '.join(str(self.pcap / f'{n}.pcap') for n in self.nodes)}"
             )
-        held = self.tell.claims - len(self.tell.failures)
-        self.tell.say(f"\n{held} of {self.tell.claims} claims hold; {time.monotonic() - begun:.1f} s.")
 
     def stop_captures(self) -> None:
         for capture in self.captures:

@@ -25,6 +25,9 @@ from gateway.packets.arp import ArpPacket
 from gateway.packets.ethernet import ARP, EthernetHeader
 from policies.addresses import BROADCAST_MAC, CustomerAddress, MacAddress
 
+# Seconds for what was sent last to arrive.
+STRAGGLERS = 0.3
+
 
 class Operator:
     """Asks the lookup service as its operator, from the gateway's own machine."""
@@ -81,11 +84,16 @@ class Talkers:
         self._outside = {
             name: self._start(name, namespace, [vm.address()]) for name, (namespace, _) in observers.items()
         }
+        _signal(self._all, signal.SIGUSR1)
+
+    @property
+    def _all(self) -> list[Process]:
+        return [self.inside, *self._outside.values()]
 
     def _start(self, name: str, namespace: Namespace, targets: Sequence[str]) -> Process:
         file = str(self._files[name])
         process = self._lab.start_python(f"talk-{name}", namespace, "gateway.lab.streams", file, *targets)
-        process.wait_for("^talking")
+        process.wait_for("^hearing")
         return process
 
     def end(self, stops: Sequence[int]) -> Outcome:
@@ -94,7 +102,8 @@ class Talkers:
         `stops` are the times at which the machine was told to stand still.
         """
         talks: dict[str, Talk] = {}
-        until = time.monotonic_ns() - 100_000_000
+        _signal(self._all, signal.SIGUSR1)
+        time.sleep(STRAGGLERS)
         for name, process in {self.vm.name: self.inside, **self._outside}.items():
             process.send_signal(signal.SIGTERM)
             process.wait(10)
@@ -106,7 +115,6 @@ class Talkers:
             stops,
             {name: (talks[name], address) for name, (_, address) in self._observers.items()},
             self.vm.address(),
-            until,
         )
 
 
@@ -135,7 +143,6 @@ class Outcome(msgspec.Struct, frozen=True):
         stops: Sequence[int],
         observers: Mapping[str, tuple[Talk, str]],
         own_address: str,
-        until: int,
     ) -> Outcome:
         """Compare what everybody has sent and heard."""
         beats = next(iter(inside.sent.values()))
@@ -151,7 +158,7 @@ class Outcome(msgspec.Struct, frozen=True):
                     Stream(
                         name=label,
                         sent=len(sent),
-                        lost=streams.lost(sent, heard, pauses, until),
+                        lost=streams.lost(sent, heard, pauses),
                         duplicates=streams.duplicates(came),
                         longest_gap=streams.longest_gap(came),
                     )

@@ -1,7 +1,7 @@
 """Counted datagrams between machines, a thousand a second each way: what shows every lost packet.
 
-A talker sends to its targets and hears whoever sends to it. When it is told to end, it
-writes down when it has sent and heard each datagram, by the machine's monotonic clock.
+A talker hears whoever sends to it, and sends to its targets from one SIGUSR1 to the next. When it is
+told to end, it writes down when it has sent and heard each datagram, by the machine's monotonic clock.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import bisect
 import contextlib
 import itertools
-import os
 import select
 import signal
 import socket
@@ -69,16 +68,13 @@ def pause_around(sent: list[int], stopped_at: int) -> Pause:
     return Pause(sent[place - 1], sent[place])
 
 
-def lost(sent: list[int], heard: Heard | None, excused: list[Pause], until: int) -> list[int]:
-    """Return the numbers of the datagrams that never came although they were sent outside every pause.
-
-    What was sent after `until` may still be on its way.
-    """
+def lost(sent: list[int], heard: Heard | None, excused: list[Pause]) -> list[int]:
+    """Return the numbers of the datagrams that never came although they were sent outside every pause."""
     came = set(heard.numbers) if heard is not None else set()
     return [
         number
         for number, at in enumerate(sent)
-        if number not in came and at <= until and not any(pause.begin <= at <= pause.end for pause in excused)
+        if number not in came and not any(pause.begin <= at <= pause.end for pause in excused)
     ]
 
 
@@ -99,6 +95,7 @@ class Talker:
     def __init__(self, targets: list[str]) -> None:
         self.talk = Talk(sent={target: [] for target in targets})
         self.is_over = False
+        self.is_sending = False
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         self._socket.bind(("", PORT))
@@ -113,13 +110,10 @@ class Talker:
                     self._hear()
                 now = time.monotonic_ns()
                 if now >= next_beat:
-                    self._send()
+                    if self.is_sending:
+                        self._send()
                     # After a pause it goes on from now: nothing is sent for the time that was lost.
                     next_beat = next_beat + EVERY if now - next_beat < 10 * EVERY else now + EVERY
-            deadline = time.monotonic() + 0.2
-            while time.monotonic() < deadline:
-                if select.select([self._socket], [], [], 0.05)[0]:
-                    self._hear()
 
     def _send(self) -> None:
         for target, times in self.talk.sent.items():
@@ -141,15 +135,19 @@ class Talker:
 
 
 def main() -> None:
-    """Talk until SIGTERM: `streams FILE TARGET...`."""
+    """Hear, and talk when told to, until SIGTERM: `streams FILE TARGET...`."""
     file, *targets = sys.argv[1:]
     talker = Talker(targets)
 
     def end(_number: int, _frame: FrameType | None) -> None:
         talker.is_over = True
 
+    def turn(_number: int, _frame: FrameType | None) -> None:
+        talker.is_sending = not talker.is_sending
+
     signal.signal(signal.SIGTERM, end)
-    print(f"talking as {os.getpid()}", flush=True)
+    signal.signal(signal.SIGUSR1, turn)
+    print("hearing", flush=True)
     talker.run()
     part = Path(f"{file}.part")
     part.write_bytes(msgspec.json.encode(talker.talk))

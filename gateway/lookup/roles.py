@@ -23,7 +23,7 @@ from gateway.lookup.claims import FlapLimits, Mode
 from gateway.lookup.client import LookupClient
 from gateway.lookup.etcd import EtcdStore
 from gateway.lookup.follow import follow
-
+from gateway.lookup.journal import Journal
 from gateway.lookup.outcomes import Forbidden
 from gateway.lookup.principals import Principal
 from gateway.lookup.remote import remote
@@ -144,12 +144,12 @@ async def serve_records(appliance: Appliance, started: Callable[[Serving], None]
     store: LookupStore
     if settings.etcd is not None:
         store = await EtcdStore.open(settings.etcd)
-        pass
+        journal = Journal(state / LAST_KNOWN_GOOD)
     else:
         store = await SqliteStore.open(state / "records.sqlite")
-
+        journal = None
     try:
-        replica = Replica(partial(follow, store))
+        replica = Replica(partial(follow, store), journal=journal)
         limits = FlapLimits(settings.flap_moves, settings.flap_seconds)
         authority = Authority(store, replica, limits, now=time.time)
         serving = Serving(replica, authority, store, state)
@@ -207,6 +207,6 @@ async def follow_records(appliance: Appliance, started: Callable[[Following], No
     kept = appliance.host.records if appliance.host is not None else RecordsKept.ALL
     async with LookupClient(access) as client:
         source = remote(client, only_used=kept is RecordsKept.USED)
-        replica = Replica(source)
+        replica = Replica(source, journal=Journal(state / LAST_KNOWN_GOOD))
         started(Following(replica, client))
         await replica.run()
