@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from gateway.forwarding.directory import Directory
 from policies.addresses import CustomerAddress, Vsid
+from policies.model import LookupRecord
 
 Key = tuple[Vsid, CustomerAddress]
 
@@ -59,3 +61,27 @@ class Uses:
     def all(self) -> list[Key]:
         """Everything that is in use, the latest first."""
         return list(reversed(self._last))
+
+
+class WatchedDirectory(Directory):
+    """A directory that remembers which of its records have been read: each packet's source and destination."""
+
+    def __init__(self, records: Iterable[LookupRecord] = ()) -> None:
+        self._read: set[Key] = set()
+        super().__init__(records)
+
+    def find(self, vsid: int, ca: bytes) -> LookupRecord | None:
+        record = super().find(vsid, ca)
+        if record is not None:
+            self._read.add((record.vsid, record.ca))
+        return record
+
+    def find_by_mac(self, vsid: int, mac: bytes) -> tuple[LookupRecord, ...]:
+        records = super().find_by_mac(vsid, mac)
+        self._read.update((record.vsid, record.ca) for record in records)
+        return records
+
+    def take_read(self) -> set[Key]:
+        """Return what has been read since this was last asked."""
+        read, self._read = self._read, set()
+        return read

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from gateway.host.uses import Key, Uses
-from policies.addresses import CustomerAddress, Vsid
+from gateway.forwarding.directory import Delete, Put
+from gateway.host.uses import Key, Uses, WatchedDirectory
+from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
+from policies.model import LookupRecord
+
+MAC = MacAddress.parse("02:00:00:00:01:05")
 
 
 def key(number: int) -> Key:
@@ -52,3 +56,33 @@ def test_the_one_unused_for_longest_makes_room() -> None:
 
     assert uses.learned(key(3), 3.0) == [key(2)]
     assert uses.all() == [key(3), key(1)]
+
+
+def record(number: int) -> LookupRecord:
+    return LookupRecord(*key(number), MAC, ProviderAddress.parse("203.0.113.12"), "hv2")
+
+
+def test_what_is_read_of_a_directory_is_used_until_somebody_asks() -> None:
+    directory = WatchedDirectory([record(1), record(2), record(3)])
+    directory.take_read()
+
+    assert directory.find(*key(2)) == record(2)
+    assert directory.find(*key(9)) is None
+    assert directory.take_read() == {key(2)}
+    assert directory.take_read() == set()
+
+
+def test_who_is_found_by_a_mac_is_used_with_all_addresses() -> None:
+    directory = WatchedDirectory([record(1), record(2)])
+
+    assert len(directory.find_by_mac(Vsid(5001), MAC)) == 2
+    assert directory.take_read() == {key(1), key(2)}
+
+
+def test_a_change_is_no_use() -> None:
+    directory = WatchedDirectory()
+    directory.apply(Put(record(1)))
+    directory.apply(Put(record(1)))
+    directory.apply(Delete(*key(1)))
+
+    assert directory.take_read() == set()
