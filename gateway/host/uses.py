@@ -64,7 +64,7 @@ class Uses:
 
 
 class WatchedDirectory(Directory):
-    """A directory that remembers which of its records have been read: each packet's source and destination."""
+    """A directory that remembers which of its records have been read, as both ends of each packet are."""
 
     def __init__(self, records: Iterable[LookupRecord] = ()) -> None:
         self._read: set[Key] = set()
