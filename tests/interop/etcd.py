@@ -14,7 +14,9 @@ import asyncio
 import json
 import signal
 import socket
-from collections.abc import Coroutine, Iterable, Sequence
+import subprocess
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -23,6 +25,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from gateway.lab.laboratory import Laboratory
 from gateway.lab.namespaces import Namespace
 from gateway.lab.processes import Process
+from gateway.lookup.etcd import EtcdStore
 from policies.model import Etcd
 from tests.interop.authority import Authority, Credential
 
@@ -139,6 +142,11 @@ class Cluster(Laboratory):
         for member in self.members:
             member.ready()
 
+    def close(self) -> None:
+        for member in self.members:
+            member.kill()  # one that misses the others would take its time to leave
+        super().close()
+
     def attach(self, name: str, address: str) -> Namespace:
         """Make a namespace with an address on the switch."""
         switch, namespace = self.namespaces["switch"], self.namespace(name)
@@ -186,32 +194,70 @@ class Cluster(Laboratory):
 
 
 class Single:
-    """One member on a port of the loopback interface, for what needs no faults."""
+    """One member on a port of the loopback interface, for what needs no network of its own."""
 
     def __init__(self, directory: Path) -> None:
+        self._directory = directory
         client, peer = free_ports(2)
-        self.endpoint, peers = f"http://127.0.0.1:{client}", f"http://127.0.0.1:{peer}"
-        self.process = Process(
-            "etcd",
-            [
-                *("etcd", "--name", "single", "--logger", "zap", "--data-dir", str(directory / "data")),
-                *("--listen-client-urls", self.endpoint, "--advertise-client-urls", self.endpoint),
-                *("--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers),
-                *("--initial-cluster", f"single={peers}"),
-            ],
-            directory / "etcd.log",
-        )
+        self.endpoint, self._peers = f"http://127.0.0.1:{client}", f"http://127.0.0.1:{peer}"
+        self._cluster = ("--name", "single", "--initial-cluster", f"single={self._peers}")
+        self._data = directory / "data"
+        self._process: Process | None = None
 
     def __enter__(self) -> Self:
         try:
-            self.process.wait_for(READY, timeout=20)
+            self.start()
         except BaseException:
-            self.process.stop()
+            self.stop()
             raise
         return self
 
     def __exit__(self, *failure: object) -> None:
-        self.process.stop()
+        self.stop()
+
+    def start(self) -> None:
+        """Start it, with what it has stored before, and wait until it answers."""
+        self._process = Process(
+            "etcd",
+            [
+                *("etcd", "--logger", "zap", "--data-dir", str(self._data), *self._cluster),
+                *("--listen-client-urls", self.endpoint, "--advertise-client-urls", self.endpoint),
+                *("--listen-peer-urls", self._peers, "--initial-advertise-peer-urls", self._peers),
+            ],
+            self._directory / f"{self._data.name}.log",
+        )
+        self._process.wait_for(READY, timeout=20)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.stop()
+
+    def backup(self) -> Path:
+        """Write all that it has to a file, as an operator does."""
+        file = self._directory / "backup"
+        self._control("--endpoints", self.endpoint, "snapshot", "save", str(file))
+        return file
+
+    def restore(self, backup: Path) -> None:
+        """Begin again with what a backup has."""
+        self.stop()
+        self._data = self._directory / "restored"
+        options = (*self._cluster, "--initial-advertise-peer-urls", self._peers)
+        self._control("snapshot", "restore", str(backup), "--data-dir", str(self._data), *options)
+        self.start()
+
+    def _control(self, *arguments: str) -> None:
+        subprocess.run(["etcdctl", *arguments], check=True, capture_output=True, timeout=20)
+
+
+@asynccontextmanager
+async def opened(settings: Etcd) -> AsyncIterator[EtcdStore]:
+    """A store, closed at the end."""
+    store = await EtcdStore.open(settings)
+    try:
+        yield store
+    finally:
+        await store.close()
 
 
 def free_ports(count: int) -> list[int]:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
 from itertools import count
 
 import pytest
 
-from gateway.lookup.etcd import EtcdStore
-from gateway.lookup.store import LookupStore
 from policies.model import Etcd
 from tests.gateway.lookup.contract import StoreContract
 from tests.gateway.lookup.entries import OpenStore
-from tests.interop.etcd import COMMANDS, Single
+from tests.interop.etcd import COMMANDS, Single, opened
 
 pytestmark = pytest.mark.interop
 
@@ -32,12 +29,4 @@ class TestEtcdStore(StoreContract):
     def open_store(self, single: Single) -> OpenStore:
         """Each store has a prefix of its own, and so no entries."""
 
-        @asynccontextmanager
-        async def opened() -> AsyncIterator[LookupStore]:
-            store = await EtcdStore.open(Etcd((single.endpoint,), prefix=f"/isthmus-{next(numbers)}/"))
-            try:
-                yield store
-            finally:
-                await store.close()
-
-        return opened
+        return lambda: opened(Etcd((single.endpoint,), prefix=f"/isthmus-{next(numbers)}/"))

@@ -15,7 +15,7 @@ from gateway.lookup.etcd import EtcdStore
 from gateway.lookup.store import Conflict, Expect, StoreUnavailable
 from policies.model import Etcd
 from tests.gateway.lookup.entries import CA4, CA6, KEY4, KEY6, at, claim, revision_of, told
-from tests.interop.etcd import COMMANDS, Single
+from tests.interop.etcd import COMMANDS, Single, opened
 from tests.interop.etcd_proxy import Fate, Proxy
 
 pytestmark = pytest.mark.interop
@@ -45,14 +45,13 @@ class Way:
 @asynccontextmanager
 async def way(single: Single) -> AsyncIterator[Way]:
     direct = Etcd((single.endpoint,), prefix=f"/unanswered-{next(numbers)}/")
-    other = await EtcdStore.open(direct)
-    async with asyncio.timeout(20), Proxy(single.endpoint).serve() as proxy:
-        ours = await EtcdStore.open(msgspec.structs.replace(direct, endpoints=(proxy.endpoint,)))
-        try:
-            yield Way(proxy, ours, other, await revision_of(other))
-        finally:
-            await ours.close()
-            await other.close()
+    async with (
+        asyncio.timeout(20),
+        Proxy(single.endpoint).serve() as proxy,
+        opened(msgspec.structs.replace(direct, endpoints=(proxy.endpoint,))) as ours,
+        opened(direct) as other,
+    ):
+        yield Way(proxy, ours, other, await revision_of(other))
 
 
 @pytest.mark.parametrize("fate", Fate)
