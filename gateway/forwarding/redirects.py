@@ -8,6 +8,8 @@ further, and its outer hop limit says so.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 
 from policies.addresses import CustomerAddress, Vsid
@@ -38,6 +40,9 @@ class Redirects:
 
     def __len__(self) -> int:
         return len(self._departures)
+
+    def __iter__(self) -> Iterator[tuple[Vsid, CustomerAddress]]:
+        return iter(self._departures)
 
     def left(self, record: LookupRecord, now: float) -> None:
         """A record was here, and now says that its VM is elsewhere."""

@@ -89,6 +89,10 @@ class Residence:
         address = CustomerAddress(source) if self._is_known(key, source) else None
         self._happenings.heard(key, address, is_announcement, now)
 
+    def awaits(self, key: PortKey) -> bool:
+        """Whether whatever is heard at a port would show that its VM has come."""
+        return key in self.away and key in self._opened and key not in self._arrived
+
     def has_arrived(self, record: LookupRecord) -> bool:
         """Whether a record's VM has been heard here since the record came. A pinned record always wins."""
         revision = self._arrived.get((record.vsid, record.mac))

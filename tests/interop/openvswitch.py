@@ -9,7 +9,8 @@
           eth1
 
 Each host has daemons and a database of its own, in the laboratory's directory.
-Open vSwitch only switches: whatever a VM sends goes to the gateway.
+Open vSwitch only switches: whatever a VM sends goes to the gateway. Without any keys it
+has the VMs' ports on br-int and nothing else, for someone else to program.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from gateway.lab import echo
 from gateway.lab.namespaces import LabError, Namespace
+from gateway.lab.processes import Process
 from gateway.lab.topology import UPLINK, VM_INTERFACE, Datacenter, Node, Vm
 
 COMMANDS = ("ovs-vswitchd", "ovsdb-server", "ovsdb-tool", "ovs-vsctl", "ovs-ofctl", "ethtool")
@@ -45,14 +47,14 @@ class Keys(StrEnum):
 class OpenVswitch:
     """One host: started by the constructor, and ended with the laboratory."""
 
-    def __init__(self, lab: Datacenter, host: Node, gateway: str, keys: Keys) -> None:
+    def __init__(self, lab: Datacenter, host: Node, gateway: str, keys: Keys | None) -> None:
         """`gateway` is the provider address that every frame goes to. Raises LabError."""
         self.host = host
         self.keys = keys
         self._gateway = gateway
         self._namespace = lab.node(host.name)
         self._vms = lab.plan.vms_on(host.name)
-        self._directory = lab.directory / f"ovs-{host.name}"
+        self._directory = self.run_directory = lab.directory / f"ovs-{host.name}"
         self._directory.mkdir()
         for vm in self._vms:
             _turn_offloads_off(lab.vm(vm.name), VM_INTERFACE)
@@ -62,8 +64,10 @@ class OpenVswitch:
         self._build_underlay_bridge()
         if keys is Keys.FIXED:
             self._build_learning_switches()
-        else:
+        elif keys is Keys.FLOW:
             self._build_programmed_switch()
+        else:
+            self._build_bare_switch()
         # Open vSwitch learns its next hop's MAC from the answer.
         if not self._namespace.call(echo.reachable, gateway, 10.0):
             raise LabError(f"{host.name} does not reach {gateway} through br-phy")
@@ -75,15 +79,46 @@ class OpenVswitch:
         else:
             self._add_flow(f"in_port={self._port_number(vm)},actions={self._into_tunnel(vsid)}")
 
+    def attach(self, port: str) -> None:
+        """Put a VM's port on br-int."""
+        self._configure("--", "add-port", "br-int", port)
+
+    def detach(self, port: str) -> None:
+        """Take a VM's port off br-int."""
+        self._configure("--", "del-port", "br-int", port)
+
+    def flows(self) -> list[str]:
+        """The flows of br-int."""
+        said = self._namespace.run(
+            "ovs-ofctl", "dump-flows", f"unix:{self._directory / 'br-int.mgmt'}"
+        ).stdout
+        return [line for line in said.splitlines() if "actions=" in line]
+
+    def ports(self) -> list[str]:
+        """The ports of br-int."""
+        said = self._namespace.run("ovs-vsctl", f"--db=unix:{self._socket}", "list-ports", "br-int").stdout
+        return said.split()
+
+    def restart_switch(self, lab: Datacenter) -> None:
+        """End ovs-vswitchd and start it again; the database stays as it is."""
+        self._switch.stop()
+        self._start_switch(lab)
+
     def _start_daemons(self, lab: Datacenter) -> None:
-        environment = {f"OVS_{kind}DIR": str(self._directory) for kind in ("RUN", "LOG", "DB", "SYSCONF")}
         database = str(self._directory / "conf.db")
         self._namespace.run("ovsdb-tool", "create", database, str(SCHEMA))
-        for name, *arguments in (
-            ("ovsdb-server", database, f"--remote=punix:{self._socket}"),
-            ("ovs-vswitchd", f"unix:{self._socket}"),
-        ):
-            lab.start(f"{self.host.name}-{name}", self._namespace, name, *arguments, environment=environment)
+        remote = f"--remote=punix:{self._socket}"
+        self._start(lab, "ovsdb-server", database, remote)
+        self._start_switch(lab)
+
+    def _start_switch(self, lab: Datacenter) -> None:
+        self._switch = self._start(lab, "ovs-vswitchd", f"unix:{self._socket}")
+
+    def _start(self, lab: Datacenter, name: str, *arguments: str) -> Process:
+        environment = {f"OVS_{kind}DIR": str(self._directory) for kind in ("RUN", "LOG", "DB", "SYSCONF")}
+        return lab.start(
+            f"{self.host.name}-{name}", self._namespace, name, *arguments, environment=environment
+        )
 
     @property
     def _socket(self) -> Path:
@@ -144,6 +179,13 @@ class OpenVswitch:
         for vsid in {vm.vsid for vm in self._vms}:
             ports = ",".join(f"output:{self._port_number(vm)}" for vm in self._vms if vm.vsid == vsid)
             self._add_flow(f"in_port={TUNNEL_PORT},tun_id={vsid << 8:#x}/0xffffff00,actions={ports}")
+
+    def _build_bare_switch(self) -> None:
+        words = ["--", "add-br", "br-int"]
+        words += ["--", "set", "bridge", "br-int", "datapath_type=netdev", "fail_mode=secure"]
+        for vm in self._vms:
+            words += ["--", "add-port", "br-int", vm.port]
+        self._configure(*words)
 
     def _tunnel(self, bridge: str, name: str, *, remote: str, key: str) -> Iterator[str]:
         version = ipaddress.ip_address(self._gateway).version
