@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
+from gateway import records_cli
 from policies.errors import ConfigurationError, Unanswered
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ app = App(
     help="Joins tenants' virtual networks over NVGRE: a gateway, a host's virtual switch, and their tools.",
     version_flags=["--version"],
 )
+
+records_cli.register(app)
 
 # What the fields of a packet hold.
 Octet = Annotated[int, Parameter(validator=Number(gte=0, lte=0xFF))]
