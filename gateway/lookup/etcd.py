@@ -16,7 +16,7 @@ from gateway.lookup.claims import Claim, Write, decide, next_write
 from gateway.lookup.entries import Key, Progress, RecordKey, Stored, Value
 from gateway.lookup.etcd_gateway import EtcdGateway, OutOfRange
 from gateway.lookup.etcd_layout import Layout, mac_of
-from gateway.lookup.etcd_watch import follow
+from gateway.lookup.etcd_watch import History
 from gateway.lookup.etcd_wire import KeyValue
 from gateway.lookup.store import Conflict, Expected, Page, Prefix, StoreUnavailable
 from policies.addresses import CustomerAddress
@@ -56,6 +56,7 @@ class EtcdStore:
     def __init__(self, gateway: EtcdGateway, layout: Layout) -> None:
         self._gateway = gateway
         self._layout = layout
+        self._history = History(gateway, layout)
         # So that no two writes ever, of any node, are taken for the same one.
         token, numbers = secrets.token_hex(8), itertools.count()
         self._identities = (f"{token}-{number}" for number in numbers)
@@ -215,4 +216,4 @@ class EtcdStore:
             return  # somebody has compacted further already
 
     def watch(self, after: int) -> AsyncIterator[Stored | Progress]:
-        return follow(self._gateway, self._layout, after)
+        return self._history.follow(after)

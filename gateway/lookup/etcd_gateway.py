@@ -18,7 +18,6 @@ from typing import TypeVar
 import aiohttp
 import msgspec
 
-from gateway.lookup.etcd_lineage import Lineage, OtherHistory
 from gateway.lookup.etcd_wire import (
     Answer,
     Failure,
@@ -34,7 +33,6 @@ from policies.errors import ConfigurationError, Problem
 from policies.model import Etcd
 
 T = TypeVar("T")
-A = TypeVar("A", bound="Answer")
 
 CONNECT_SECONDS = 1.0
 ANSWER_SECONDS = 2.0
@@ -87,7 +85,6 @@ class EtcdGateway:
 
     def __init__(self, settings: Etcd) -> None:
         """Raises ConfigurationError where the certificates cannot be read."""
-        self.lineage = Lineage()
         self._members = deque(settings.endpoints)
         connector = aiohttp.TCPConnector(limit=0, ssl=_tls(settings), socket_factory=_socket)
         self._session = aiohttp.ClientSession(connector=connector)
@@ -195,20 +192,16 @@ class EtcdGateway:
             raise NoAnswer(_words(error)) from None
 
     async def _call(
-        self, path: str, request: object, kind: type[A], seconds: float = ANSWER_SECONDS
-    ) -> tuple[A, bool]:
+        self, path: str, request: object, kind: type[T], seconds: float = ANSWER_SECONDS
+    ) -> tuple[T, bool]:
         """Ask one member after the other; also return whether any was asked in vain."""
-        known = self.lineage.revision
         attempts = self.attempts()
         while True:
             member = attempts.member
             try:
                 answer = await self.ask(member, path, request, kind, seconds)
-                self.lineage.check(answer.header.cluster_id, answer.header.revision, known)
             except NoAnswer as failure:
                 await attempts.failed(member, failure)
-            except OtherHistory as difference:
-                raise StoreUnavailable(f"{member} has another history than before: {difference}") from None
             else:
                 return answer, attempts.have_failed
 

@@ -10,10 +10,11 @@ import msgspec
 import pytest
 
 from gateway.lookup import etcd_gateway
-from gateway.lookup.entries import Progress, Stored
+from gateway.lookup.entries import Progress, Reset, Stored
+from gateway.lookup.follow import closing, follow
 from gateway.lookup.store import Compacted, Expect, StoreUnavailable
 from policies.model import Etcd
-from tests.gateway.lookup.entries import KEY4, KEY6, at, events_of
+from tests.gateway.lookup.entries import KEY4, KEY6, at, events_of, told
 from tests.interop.etcd import COMMANDS, Cluster, Single, opened
 from tests.interop.etcd_storm import Storm
 
@@ -84,23 +85,30 @@ def test_restored_backup_has_to_be_listed_again_however_far_it_is(single: Single
     asyncio.run(main())
 
 
-def test_restored_backup_is_neither_read_nor_written_before_the_watcher_knows(single: Single) -> None:
+@pytest.mark.parametrize("later", [0, 5], ids=["behind", "overtaken"])
+def test_backup_restored_during_a_long_outage_is_listed_again(
+    single: Single, later: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every replica gets there: by the watch that notices, or by the listing before it."""
+    monkeypatch.setattr(etcd_gateway, "PATIENCE_SECONDS", 0.2)
+
     async def main() -> None:
         async with opened(Etcd((single.endpoint,))) as store:
-            await store.put(KEY4, at("hv1"), Expect.ABSENT)
+            stored = await store.put(KEY4, at("hv1"), Expect.ABSENT)
             backup = single.backup()
             lost = await store.put(KEY4, at("hv2"), Expect.ANY)
+            assert await told(store, stored.revision, lost.revision) == [lost]
+            single.stop()
+            with pytest.raises(StoreUnavailable):
+                await told(store, lost.revision, lost.revision)
             single.restore(backup)
+            for number in range(later):
+                await store.put(KEY6, at(f"hv{number + 1}"), Expect.ANY)
 
-            with pytest.raises(StoreUnavailable, match="another history"):
-                await store.get(KEY4)
-            with pytest.raises(StoreUnavailable, match="another history"):
-                await store.put(KEY4, at("hv3"), Expect.ANY)
-            with pytest.raises(Compacted):
-                async with events_of(store, lost.revision) as events:
-                    await anext(events)
-            stored = await store.put(KEY4, at("hv3"), Expect.ANY)
-            assert stored.epoch == 2
+            async with asyncio.timeout(20), closing(follow(store, lost.revision)) as events:
+                first = [await anext(events) for _ in range(2)]
+            assert isinstance(first[0], Reset)
+            assert first[1] == stored
 
     asyncio.run(main())
 
