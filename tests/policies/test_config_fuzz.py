@@ -14,7 +14,7 @@ import pytest
 
 from policies.config import parse
 from policies.errors import ConfigurationError
-from tests.policies.whole import WHOLE
+from tests.policies.whole import FOLLOWER, WHOLE
 
 # Values at the edge of some meaning; any of them may be put anywhere.
 EDGES: list[Any] = [
@@ -69,6 +69,16 @@ EDGES: list[Any] = [
         "CN=a",
     ),
     *("aes256gcm16-prfsha384-ecp384", "aes256-sha256-none", "-", "null", "3des", "C=,", "a=b,c", "0x0b"),
+    *(
+        "https://[::1]:1/",
+        "http://[::1:1",
+        "https://a..b",
+        "https://1.2.3.4:0",
+        "https://é",
+        "/a/",
+        "//",
+        "used",
+    ),
     *("127.0.0.1:0", "127.0.0.1:65536", "[::1]:7637", "[::1:7637", "localhost:1", "https://", "http://a b"),
     *(
         "\x00",
@@ -113,6 +123,13 @@ KEYS = [
         "port",
         "underlay",
         "lookup",
+        "openvswitch",
+        "tls",
+        "etcd",
+        "token",
+        "certificate",
+        "token_file",
+        "key",
     ),
     *("", "a b", "]", "é", "\n", "nmae", "x" * 500),
 ]
@@ -120,11 +137,11 @@ KEYS = [
 
 @pytest.mark.parametrize("cases", [1_000, pytest.param(100_000, marks=pytest.mark.soak)])
 def test_a_mutated_configuration_loads_or_says_what_is_wrong(cases: int) -> None:
-    tree = tomllib.loads(WHOLE)
+    trees = tomllib.loads(WHOLE), tomllib.loads(FOLLOWER)
     loaded = refused = 0
     for seed in range(cases):
         rng = random.Random(seed)
-        mutant = copy.deepcopy(tree)
+        mutant = copy.deepcopy(trees[seed % 4 == 0])
         for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
             mutate(mutant, rng)
         if said(to_toml(mutant), seed):

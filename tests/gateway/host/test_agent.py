@@ -382,6 +382,8 @@ def test_the_newest_revision_is_acknowledged_and_those_between_are_not() -> None
             await trio.sleep(0.1)
         node.agent.applied(10)
         await trio.sleep(10)
+        node.agent.applied(10)
+        await trio.sleep(10)
         assert node.lookup.acknowledged == [(1, 1), (2, 10)]
         assert node.lookup.most_under_way == 1
 
@@ -460,6 +462,32 @@ def test_many_hints_go_out_a_few_at_a_time_the_newest_first_and_each_once() -> N
         await trio.sleep(1)
         assert node.lookup.given == [Hint("hv2", VSID, ca(number)) for number in reversed(range(2, 252))]
         assert node.lookup.calls_with_hints == 1
+
+    run(main)
+
+
+def test_the_last_word_about_a_record_counts_and_is_said_first() -> None:
+    async def main(node: Node) -> None:
+        node.agent.happened(Stale(THERE, record(2)))
+        node.agent.happened(Stale(THERE, record(3)))
+        node.agent.happened(Stale(THERE, record(2)))
+        await trio.sleep(1)
+        assert node.lookup.given == [Hint("hv2", VSID, ca(2)), Hint("hv2", VSID, ca(3))]
+
+    run(main)
+
+
+def test_a_hint_that_comes_while_the_same_is_being_given_is_given_again() -> None:
+    async def main(node: Node) -> None:
+        async def slow() -> None:
+            await trio.sleep(1)
+
+        node.lookup.answer = slow
+        node.agent.happened(Stale(THERE, record(2)))
+        await trio.sleep(0.5)
+        node.agent.happened(Stale(THERE, record(2, revision=2)))
+        await trio.sleep(10)
+        assert node.lookup.given == [Hint("hv2", VSID, ca(2))] * 2
 
     run(main)
 

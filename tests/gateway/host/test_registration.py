@@ -210,6 +210,15 @@ def test_who_is_heard_at_a_port_that_is_not_open_is_not_claimed(host: Host) -> N
     assert host.registrar.heard((VSID, OTHER_MAC), 0.0) == []
 
 
+def test_a_vm_that_is_heard_while_its_registration_comes_to_nothing_is_claimed_without_a_pause(
+    host: Host,
+) -> None:
+    registering = host.opened()
+    host.registrar.heard(KEY, 0.1)
+
+    assert claim(host.registrar.failed(registering, 0.2)).mode is Mode.ANNOUNCE
+
+
 # --- a silent VM
 
 
@@ -431,6 +440,17 @@ def test_a_claim_that_waits_for_the_service_is_made_once_it_is_back(host: Host) 
     host.registrar.failed(made, 200.0)
 
     assert claim(host.registrar.reconnected(201.0)).mode is Mode.ANNOUNCE
+
+
+def test_pauses_begin_short_again_once_the_service_has_been_back(host: Host) -> None:
+    made = host.opened()
+    for _ in range(8):
+        host.registrar.failed(made, 100.0)
+        made = next(effect for _, effect in host.advance(1000.0) if isinstance(effect, Claim))
+    host.registrar.failed(made, 200.0)
+
+    host.registrar.failed(claim(host.registrar.reconnected(201.0)), 202.0)
+    assert host.registrar.deadline == 202.2
 
 
 # --- all of it together
