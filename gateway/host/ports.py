@@ -233,6 +233,13 @@ class OpenPort:
         self._index = socket.if_nametoindex(interface)
         with ExitStack() as stack:
             self._socket = stack.enter_context(_packet_socket())
+            enlarge_buffers(self._socket)
+            for option in (PACKET_VNET_HDR, vnet.PACKET_AUXDATA, PACKET_IGNORE_OUTGOING):
+                self._socket.setsockopt(vnet.SOL_PACKET, option, 1)
+            membership = PROMISCUOUS.pack(self._index, PACKET_MR_PROMISC, 0)
+            self._socket.setsockopt(vnet.SOL_PACKET, PACKET_ADD_MEMBERSHIP, membership)
+            # It listens before the interface is brought up, so that a VM's first words are heard.
+            self._socket.bind((interface, ETH_P_ALL))
             try:
                 stack.enter_context(isolated(interface, self._socket.fileno()))
             except OSError as error:
@@ -240,12 +247,8 @@ class OpenPort:
                     raise
                 message = f"keeping a port apart needs {_REFUSALS[error.errno]}"
                 raise ConfigurationError([Problem(f"host.port[{interface}]", message)]) from None
-            enlarge_buffers(self._socket)
-            for option in (PACKET_VNET_HDR, vnet.PACKET_AUXDATA, PACKET_IGNORE_OUTGOING):
-                self._socket.setsockopt(vnet.SOL_PACKET, option, 1)
-            membership = PROMISCUOUS.pack(self._index, PACKET_MR_PROMISC, 0)
-            self._socket.setsockopt(vnet.SOL_PACKET, PACKET_ADD_MEMBERSHIP, membership)
-            self._socket.bind((interface, ETH_P_ALL))
+            # Bound to an interface that was down, it has that to say first.
+            self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             self._mtu = mtu_of(interface, self._socket.fileno())
             mtu_is(self._mtu)
             self._opened = stack.pop_all()
@@ -330,6 +333,9 @@ async def _receive_until_gone(
         nursery.start_soon(_receive_all, port, take, refuse)
         await port.gone.wait()
         nursery.cancel_scope.cancel()
+    # What the VM had sent before its interface went is still here, and was sent in good time.
+    while _receive_batch_left(port, take, refuse):
+        await trio.lowlevel.checkpoint()
 
 
 async def _receive_all(
@@ -343,6 +349,16 @@ async def _receive_all(
         except _PortDown:
             # Once it is up, the same socket hears again by itself.
             port.look()
+
+
+def _receive_batch_left(
+    port: OpenPort, take: Callable[[bytes, float], object], refuse: Callable[[], object]
+) -> bool:
+    """Take some of what is left of a port that has gone, and say whether more may be."""
+    try:
+        return _receive_batch(port, take, refuse, trio.current_time())
+    except _PortDown:
+        return True  # the kernel says so once, and then gives what is left
 
 
 class _PortDown(Exception):

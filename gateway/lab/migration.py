@@ -185,14 +185,15 @@ class Mover:
         self, vm: Vm, host: str, inside: Sequence[Process] = (), announce: bytes | None = None
     ) -> None:
         """Move a VM that is announced where it goes on, by a gratuitous ARP unless said otherwise."""
-        self._over(vm, host, inside)
+        self._stand_still(inside)
+        self._take_over(vm, host)
         frame = announce if announce is not None else gratuitous_arp(vm)
         self._lab.vm(vm.name).call(send_frame, frame)
         _signal(inside, signal.SIGCONT)
 
     def orchestrated(self, vm: Vm, host: str, inside: Sequence[Process] = ()) -> Any:
         """Move a VM whose new place is said to the lookup service before it goes on. Return its answer."""
-        self._over(vm, host, inside)
+        self._stand_still(inside)
         node = next(node for node in self._lab.plan.hosts if node.name == host)
         answer = self._operator.ask(
             "POST",
@@ -205,12 +206,15 @@ class Mover:
                 "mode": "orchestrate",
             },
         )
+        self._take_over(vm, host)
         _signal(inside, signal.SIGCONT)
         return answer
 
-    def _over(self, vm: Vm, host: str, inside: Sequence[Process]) -> None:
+    def _stand_still(self, inside: Sequence[Process]) -> None:
         self.stops.append(time.monotonic_ns())
         _signal(inside, signal.SIGSTOP)
+
+    def _take_over(self, vm: Vm, host: str) -> None:
         process = self._processes[host]
         mark = process.size()
         self._lab.move(vm.name, host)

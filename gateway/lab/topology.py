@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -25,6 +26,8 @@ from gateway.lab.namespaces import Namespace, connect
 
 UPLINK = "eth1"
 VM_INTERFACE = "eth0"
+# Linux 5.16 and later.
+_EVICTIONS = ("net/ipv4/conf/{}/arp_evict_nocarrier", "net/ipv6/conf/{}/ndisc_evict_nocarrier")
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -239,10 +242,16 @@ class Datacenter(Laboratory):
         host.ip(f"link set {vm.port} mtu {vm.mtu} arp off up")
         if vm.detect_duplicates:
             guest.sysctl({f"net/ipv6/conf/{scope}/accept_dad": 1 for scope in ("all", VM_INTERFACE)})
+        # A guest that moves keeps its neighbours: its own link never goes down, as this one does here.
+        guest.sysctl({pattern.format(VM_INTERFACE): 0 for pattern in _EVICTIONS if _exists(pattern)})
         lines = [f"link set {VM_INTERFACE} address {vm.mac} mtu {vm.mtu} up"]
         lines += [f"address add {address} dev {VM_INTERFACE}" for address in vm.addresses]
         lines += [_default_route(gateway, VM_INTERFACE) for gateway in vm.gateways]
         guest.ip(*lines)
+
+
+def _exists(pattern: str) -> bool:
+    return Path("/proc/sys", pattern.format("all")).exists()
 
 
 def _default_route(gateway: str, interface: str) -> str:
