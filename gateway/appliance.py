@@ -17,12 +17,14 @@ from gateway.datapath import Builtin, DataPath
 from gateway.forwarding.directory import Directory, configured_directory
 from gateway.forwarding.drops import Drops
 from gateway.forwarding.pmtu import LOWEST_IPV6, OVERHEAD_IPV4, OVERHEAD_IPV6
+from gateway.host.openvswitch.driver import OpenVswitchDriver
+from gateway.host.uses import WatchedDirectory
 from gateway.membership import Membership
 from gateway.output import standard_output
 from gateway.reload import Reload
 from gateway.underlay.interfaces import Attachment, check_ports, choose, read_links
 from policies.errors import ConfigurationError, Problem
-from policies.model import Appliance
+from policies.model import Appliance, RecordsKept
 
 log = logging.getLogger("isthmus")
 
@@ -95,9 +97,18 @@ async def _prepare(appliance: Appliance) -> DataPath:
     """Make the data path: silent until it adopts a network."""
     attachment = await trio.to_thread.run_sync(_attach, appliance)
     _warn_of_small_mtu(appliance, attachment.mtu)
-    return Builtin(
-        appliance, attachment, Directory() if _takes_part(appliance) else configured_directory(appliance)
-    )
+    directory = _directory(appliance)
+    if appliance.host is not None and appliance.host.driver == "openvswitch":
+        return OpenVswitchDriver(appliance, attachment.mtu, directory)
+    return Builtin(appliance, attachment, directory)
+
+
+def _directory(appliance: Appliance) -> Directory:
+    """What is known at the start: nothing, where it comes from the lookup service."""
+    if not _takes_part(appliance):
+        return configured_directory(appliance)
+    keeps_used = appliance.host is not None and appliance.host.records is RecordsKept.USED
+    return WatchedDirectory() if keeps_used else Directory()
 
 
 def _attach(appliance: Appliance) -> Attachment:

@@ -17,6 +17,7 @@ from gateway.forwarding.node import Node
 from gateway.forwarding.pipeline import Forwarder
 from gateway.forwarding.verdicts import OuterHeader, PortKey, ToPort
 from gateway.host.ports import Ports
+from gateway.host.uses import WatchedDirectory
 from gateway.report import report
 from gateway.sites.policies import peer_policies
 from gateway.sites.tunnels import SiteTunnels
@@ -168,7 +169,8 @@ class Builtin:
 
     def in_use(self) -> Iterable[tuple[Vsid, CustomerAddress]]:
         """Return the records that have been used since this was last asked."""
-        return ()
+        directory = self.forwarder.directory
+        return directory.take_read() if isinstance(directory, WatchedDirectory) else ()
 
     def probe(self, port: PortKey, ca: CustomerAddress) -> None:
         """Ask the VM at a port whether it has an address."""
