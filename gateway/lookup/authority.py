@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 
 import msgspec
 
@@ -19,6 +20,7 @@ from gateway.lookup.followers import Followers, NodeStatus
 from gateway.lookup.outcomes import ClaimAnswer, Forbidden, Unacceptable
 from gateway.lookup.principals import NOBODY, Credentials, Principal
 from gateway.lookup.replica import Replica
+from gateway.lookup.soundness import address_fault, faults, mac_fault
 from gateway.lookup.store import Conflict, Expect, Expected, LookupStore
 from gateway.lookup.visibility import Views
 from policies.addresses import (
@@ -26,8 +28,6 @@ from policies.addresses import (
     MacAddress,
     ProviderAddress,
     Vsid,
-    gateway_mac,
-    is_group_address,
 )
 from policies.model import LookupRecord, Network, ProviderHost, Role, Tenant, Translation, VirtualSubnet
 
@@ -37,6 +37,7 @@ WAIT_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 10.0
 # A write that reads first is tried again where somebody was quicker.
 ATTEMPTS = 5
+FAULTS_TOLD = 10
 
 
 class NoRecord(Exception):
@@ -94,9 +95,7 @@ class Authority:
             owner = self._claimant(principal, host, pa, mode)
             tenant, subnet = self._subnet(vsid)
             self._check_tenant(owner, tenant)
-            _check_mac(vsid, mac)
-            for ca in addresses:
-                _check_address(subnet, ca)
+            _check(subnet, mac, addresses)
         before = self._replica.find_by_mac(vsid, mac)
         claim = Claim(vsid, mac, pa, owner.name, mode, self._now(), addresses, self._limits)
         try:
@@ -127,8 +126,7 @@ class Authority:
         tenant, subnet = self._subnet(key.vsid)
         owner = self._owner(host, pa)
         self._check_tenant(owner, tenant)
-        _check_mac(key.vsid, mac)
-        _check_address(subnet, key.ca)
+        _check(subnet, mac, [key.ca])
         for attempt in range(ATTEMPTS):
             current = await self._expected(key, expected)
             before = current.value if current is not None else None
@@ -178,9 +176,11 @@ class Authority:
     ) -> list[networks.Step]:
         """Write a whole network's configuration as a difference, and return what that changes.
 
-        Raises Forbidden, Conflict and StoreUnavailable.
+        Raises Forbidden, Unacceptable and StoreUnavailable.
         """
         self._operator(principal, "change of the network")
+        if found := list(islice(faults(network), FAULTS_TOLD)):
+            raise Unacceptable("; ".join(found))
         return await networks.apply(self._store, network, dry_run=dry_run)
 
     def hint(
@@ -323,21 +323,8 @@ def _check_pin(current: Stored) -> None:
         raise Refused(Reason.PINNED, current)
 
 
-def _check_mac(vsid: Vsid, mac: MacAddress) -> None:
-    if mac.is_group or not any(mac):
-        raise Unacceptable(f"{mac} is no station's address")
-    if mac == gateway_mac(vsid):
-        raise Unacceptable(f"{mac} is the subnet's gateway's")
-
-
-def _check_address(subnet: VirtualSubnet, ca: CustomerAddress) -> None:
-    """Raise Unacceptable where a VM cannot have an address."""
-    inside = next((prefix for prefix in subnet.prefixes if ca.ip in prefix), None)
-    if inside is None:
-        raise Unacceptable(f"{ca} is outside the prefixes of VSID {subnet.vsid}")
-    if ca in subnet.gateway_addresses:
-        raise Unacceptable(f"{ca} is the gateway's of VSID {subnet.vsid}")
-    is_end = inside.version == 4 and inside.prefixlen < 31 and ca == inside.broadcast_address.packed
-    is_start = inside.prefixlen < inside.max_prefixlen - 1 and ca == inside.network_address.packed
-    if is_end or is_start or is_group_address(ca):
-        raise Unacceptable(f"{ca} is no VM's address in {inside}")
+def _check(subnet: VirtualSubnet, mac: MacAddress, addresses: Iterable[CustomerAddress]) -> None:
+    """Raise Unacceptable where a VM of a virtual subnet cannot have a MAC or an address."""
+    for fault in (mac_fault(subnet.vsid, mac), *(address_fault(subnet, ca) for ca in addresses)):
+        if fault is not None:
+            raise Unacceptable(fault)

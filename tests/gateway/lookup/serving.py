@@ -16,15 +16,16 @@ import msgspec
 
 from gateway.lookup.authority import Authority
 from gateway.lookup.claims import FlapLimits
-from gateway.lookup.entries import Placement, RecordKey
+from gateway.lookup.entries import Kind, Placement, RecordKey
 from gateway.lookup.follow import follow
 from gateway.lookup.memory import MemoryStore
 from gateway.lookup.network import apply
 from gateway.lookup.principals import Credentials, Principal
 from gateway.lookup.replica import Replica
 from gateway.lookup.service import serve
-from gateway.lookup.store import Expect
-from policies.addresses import CustomerAddress, MacAddress, Prefix, ProviderAddress, Vsid
+from gateway.lookup.store import Expect, Prefix
+from policies import addresses
+from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.model import (
     IkeIdentity,
     LookupSettings,
@@ -45,7 +46,9 @@ HV1 = Principal("hv1", Role.HOST)
 HV2 = Principal("hv2", Role.HOST)
 HV3 = Principal("hv3", Role.HOST)
 READER = Principal("dashboard", Role.READER, frozenset({"red"}))
-TOKENS = {each.name: f"token-of-{each.name}-0123456789" for each in (OPERATOR, GATEWAY, HV1, HV2, HV3, READER)}
+TOKENS = {
+    each.name: f"token-of-{each.name}-0123456789" for each in (OPERATOR, GATEWAY, HV1, HV2, HV3, READER)
+}
 
 
 def ca(text: str) -> CustomerAddress:
@@ -60,7 +63,7 @@ def mac(number: int) -> MacAddress:
     return MacAddress(b"\x02\x00" + number.to_bytes(4))
 
 
-def prefix(text: str) -> Prefix:
+def prefix(text: str) -> addresses.Prefix:
     return ipaddress.ip_network(text)
 
 
@@ -117,10 +120,9 @@ async def lookup_node(
     authority = Authority(store, replica, FlapLimits(), now=time.time)
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     tasks = [asyncio.create_task(replica.run())]
-    while not replica.is_synced:
-        await asyncio.sleep(0.001)
-    serving = serve(settings or LookupSettings(listen="127.0.0.1:0"), authority, replica, started=port.set_result)
-    tasks.append(asyncio.create_task(serving))
+    assert await replica.reached((await store.page(Prefix(Kind.HOST), None, 1)).revision, 5)
+    listening = settings or LookupSettings(listen="127.0.0.1:0")
+    tasks.append(asyncio.create_task(serve(listening, authority, replica, started=port.set_result)))
     await asyncio.wait([port, tasks[1]], return_when=asyncio.FIRST_COMPLETED)
     if settings is None:
         everybody = (OPERATOR, GATEWAY, HV1, HV2, HV3, READER)
@@ -161,7 +163,9 @@ class Asker:
         async with self.session.request(method, self.url + path, data=content, headers=sent) as response:
             octets = await response.read()
             is_json = "json" in response.headers.get("Content-Type", "") and octets
-            return Answer(response.status, msgspec.json.decode(octets) if is_json else octets, response.headers)
+            return Answer(
+                response.status, msgspec.json.decode(octets) if is_json else octets, response.headers
+            )
 
 
 @asynccontextmanager

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import msgspec
+
+from gateway.lookup.entries import Kind, NamedKey, Placement, RecordKey, Stored
+from gateway.lookup.principals import Principal
+from gateway.lookup.visibility import HIDDEN, Views, view, visible
+from policies.model import Network, Role, Tenant
+from tests.gateway.lookup.serving import (
+    BLUE,
+    DB,
+    GATEWAY,
+    HV1,
+    HV3,
+    NETWORK,
+    OPERATOR,
+    READER,
+    WEB,
+    ca,
+    mac,
+    pa,
+)
+
+RED = next(tenant for tenant in NETWORK.tenants if tenant.name == "red")
+
+
+def names(network: Network) -> tuple[set[str], set[str], set[str]]:
+    return (
+        {each.name for each in network.hosts},
+        {each.name for each in network.gateways},
+        {each.name for each in network.tenants},
+    )
+
+
+def test_operators_and_gateways_see_everything() -> None:
+    for principal in (OPERATOR, GATEWAY):
+        assert view(principal, NETWORK).network(NETWORK) == NETWORK
+
+
+def test_host_sees_its_tenants_all_gateways_and_the_hosts_that_share_a_tenant() -> None:
+    shown = view(HV1, NETWORK)
+
+    assert names(shown.network(NETWORK)) == ({"hv1", "hv2"}, {"edge-1"}, {"red"})
+    assert shown.sees(WEB)
+    assert shown.sees(DB)
+    assert not shown.sees(BLUE)
+
+
+def test_host_does_not_see_which_other_tenants_another_host_has() -> None:
+    hosts = {host.name: host.tenants for host in view(HV1, NETWORK).network(NETWORK).hosts}
+
+    assert hosts == {"hv1": ("red",), "hv2": ("red",)}
+
+
+def test_reader_sees_its_tenants_and_neither_hosts_nor_gateways() -> None:
+    assert names(view(READER, NETWORK).network(NETWORK)) == (set(), set(), {"red"})
+
+
+def test_host_that_the_network_does_not_have_sees_no_tenant() -> None:
+    stranger = Principal("hv9", Role.HOST)
+
+    assert names(view(stranger, NETWORK).network(NETWORK)) == (set(), {"edge-1"}, set())
+    assert not view(stranger, NETWORK).sees(WEB)
+
+
+def test_identities_of_sites_are_for_those_who_dial_them() -> None:
+    entry = Stored(NamedKey(Kind.TENANT, "red"), RED, 1, 1)
+
+    for principal in (HV1, READER):
+        shown = visible(principal, NETWORK, entry)
+        assert shown is not None
+        assert isinstance(shown.value, Tenant)
+        assert [site.ike for site in shown.value.sites] == [HIDDEN]
+    assert visible(GATEWAY, NETWORK, entry) == entry
+
+
+def test_records_and_their_tombstones_are_seen_by_their_virtual_subnet_alone() -> None:
+    record = Stored(RecordKey(BLUE, ca("10.0.1.5")), Placement(mac(1), pa("198.51.100.13"), "hv3"), 1, 9)
+    tombstone = msgspec.structs.replace(record, value=None)
+
+    for entry in (record, tombstone):
+        assert visible(HV1, NETWORK, entry) is None
+        assert visible(READER, NETWORK, entry) is None
+        assert visible(HV3, NETWORK, entry) == entry
+
+
+def test_views_that_are_equal_are_one_until_the_network_is_another() -> None:
+    networks = [NETWORK]
+    views = Views(lambda: networks[-1])
+    twin = Principal("dashboard-2", Role.READER, frozenset({"red"}))
+
+    first = views.of(READER)
+    assert views.of(twin) is first
+    networks.append(msgspec.structs.replace(NETWORK, tenants=()))
+    assert views.of(READER) is not first
+    assert not views.of(READER).sees(WEB)
