@@ -81,7 +81,9 @@ async def run(
                 if path is not None:
                     await path.start(traffic, appliance)
                 take = await _start_source(traffic, appliance, path, loop)
-                commands: dict[str, control.Command] = {"reload": Reload(appliance, reread, take).answer}
+                commands: dict[str, control.Command] = {
+                    "reload": Reload(appliance, reread, take, takes_part=_takes_part(appliance)).answer
+                }
                 if path is not None:
                     commands |= path.commands
                 await _open_control(traffic, appliance, commands)

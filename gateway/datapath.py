@@ -21,7 +21,7 @@ from gateway.host.uses import WatchedDirectory
 from gateway.report import report
 from gateway.sites.policies import peer_policies
 from gateway.sites.tunnels import SiteTunnels
-from gateway.underlay.interfaces import Attachment, mtus_of, read_links
+from gateway.underlay.interfaces import Attachment, check_ports, mtus_of, read_links
 from gateway.underlay.service import Underlay
 from policies.addresses import CustomerAddress, Vsid
 from policies.model import Appliance, LookupRecord, Port
@@ -141,6 +141,7 @@ class Builtin:
         with a port, it changes nothing.
         """
         policies = await trio.to_thread.run_sync(peer_policies, appliance)
+        await trio.to_thread.run_sync(self._check_ports, appliance)
         nursery = self._nursery
         if nursery is None:
             raise RuntimeError("a data path adopts a network only once it is started")
@@ -225,6 +226,9 @@ class Builtin:
         self.forwarder.port_closed(port, trio.current_time())
         if self._listener is not None:
             self._listener.port_closed(port)
+
+    def _check_ports(self, appliance: Appliance) -> None:
+        check_ports(appliance.host.ports if appliance.host else (), self._attachment, read_links())
 
     async def _serve_port(
         self, port: Port, *, task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED

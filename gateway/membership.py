@@ -33,6 +33,7 @@ class Membership:
         self._appliance = appliance
         self._loop = loop
         self._path = path
+        self._agent: Agent | None = None
         self._serving: Serving | None = None
         self._one_at_a_time = trio.Lock()
 
@@ -53,12 +54,17 @@ class Membership:
             if self._serving is not None:
                 await self._loop.run(self._serving.write, wanted.network)
             appliance = msgspec.structs.replace(wanted, network=self._appliance.network)
-            if self._path is not None:
-                await self._path.adopt(appliance)
-            self._appliance = appliance
+            await self._adopt(appliance)
+
+    async def _adopt(self, appliance: Appliance) -> None:
+        if self._path is not None:
+            await self._path.adopt(appliance)
+        if self._agent is not None:
+            self._agent.configure(appliance)
+        self._appliance = appliance
 
     def _feed(self, nursery: trio.Nursery, path: DataPath, replica: Replica, asking: Asking) -> None:
-        agent = Agent(
+        self._agent = agent = Agent(
             self._appliance,
             AcrossThreads(self._loop, asking),
             find=path.find,
@@ -74,10 +80,7 @@ class Membership:
 
         async def adopt(network: Network) -> None:
             async with self._one_at_a_time:
-                appliance = msgspec.structs.replace(self._appliance, network=network)
-                await path.adopt(appliance)
-                agent.configure(appliance)
-                self._appliance = appliance
+                await self._adopt(msgspec.structs.replace(self._appliance, network=network))
 
         feed = Feed(apply, adopt, agent.applied)
         nursery.start_soon(agent.run)

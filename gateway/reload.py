@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 
+import msgspec
 import trio
 
 from policies.errors import ConfigurationError, Problem
@@ -21,36 +22,53 @@ class Reload:
         running: Appliance,
         reread: Callable[[], Appliance],
         take: Callable[[Appliance], Awaitable[None]],
+        *,
+        takes_part: bool = False,
     ) -> None:
+        """`takes_part` in the lookup service: then all of the network can be taken, and other VM ports."""
         self._running = running
         self._reread = reread
         self._take = take
+        self._takes_part = takes_part
         self._one_at_a_time = trio.Lock()
 
     async def answer(self) -> str:
         """Read the configuration, and take what has changed. If it raises ConfigurationError, nothing has."""
         async with self._one_at_a_time:
             wanted = await trio.to_thread.run_sync(self._reread)
-            check_reloadable(self._running, wanted)
+            check_reloadable(self._running, wanted, takes_part=self._takes_part)
             await self._take(wanted)
             self._running = wanted
         return "reloaded"
 
 
-def check_reloadable(running: Appliance, wanted: Appliance) -> None:
-    """Refuse what would need a restart: anything but tenants' sites, routes and access rules.
+def check_reloadable(running: Appliance, wanted: Appliance, *, takes_part: bool = False) -> None:
+    """Refuse what would need a restart. Raises ConfigurationError with all of it.
 
-    Raises ConfigurationError with all of it.
+    Tenants' sites, routes and access rules may change, and for who takes part in the lookup service all
+    of the network, and the host's VM ports.
     """
-    problems = list(_problems(running, wanted))
+    if takes_part:
+        problems = list(_node_problems(_without_ports(running), _without_ports(wanted)))
+    else:
+        problems = [*_node_problems(running, wanted), *_network_problems(running, wanted)]
     if problems:
         raise ConfigurationError(problems)
 
 
-def _problems(running: Appliance, wanted: Appliance) -> Iterator[Problem]:
+def _node_problems(running: Appliance, wanted: Appliance) -> Iterator[Problem]:
     for key in Appliance.__struct_fields__:
         if key != "network" and getattr(running, key) != getattr(wanted, key):
             yield _restart(key)
+
+
+def _without_ports(appliance: Appliance) -> Appliance:
+    if appliance.host is None:
+        return appliance
+    return msgspec.structs.replace(appliance, host=msgspec.structs.replace(appliance.host, ports=()))
+
+
+def _network_problems(running: Appliance, wanted: Appliance) -> Iterator[Problem]:
     for key in ("hosts", "gateways"):
         if getattr(running.network, key) != getattr(wanted.network, key):
             yield _restart(f"provider_{key.removesuffix('s')}")

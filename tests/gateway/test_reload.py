@@ -8,9 +8,20 @@ import pytest
 import trio
 
 from gateway.reload import Reload, check_reloadable
-from policies.addresses import ProviderAddress
+from policies.addresses import CustomerAddress, MacAddress, ProviderAddress
 from policies.errors import ConfigurationError, Problem
-from policies.model import Appliance, CustomerRoute, Engine, IkeIdentity, Network, Site, SiteHop, Underlay
+from policies.model import (
+    Appliance,
+    CustomerRoute,
+    Engine,
+    HostPort,
+    HostRole,
+    IkeIdentity,
+    Network,
+    Site,
+    SiteHop,
+    Underlay,
+)
 from tests.networks import pa, tenant
 
 SITE = Site(
@@ -100,3 +111,16 @@ def test_configuration_that_cannot_be_taken_leaves_the_old_one_running() -> None
             await reload.answer()
 
     trio.run(twice)
+
+
+def test_whoever_takes_part_in_the_lookup_service_takes_another_network_and_other_ports() -> None:
+    mac, address = MacAddress.parse("02:00:00:00:01:05"), CustomerAddress.parse("10.0.1.5")
+    port = HostPort("vnet0", "red", "web", mac, (address,))
+    running = appliance(host=HostRole("hv1"))
+    wanted = appliance(host=HostRole("hv1", (port,)), network=Network(tenants=(tenant("green"),)))
+
+    check_reloadable(running, wanted, takes_part=True)
+    with pytest.raises(ConfigurationError):
+        check_reloadable(running, wanted)
+    with pytest.raises(ConfigurationError):
+        check_reloadable(running, appliance(host=HostRole("hv2")), takes_part=True)
