@@ -190,7 +190,7 @@ class Nodes:
         except _LOST as error:
             node.failed(time.monotonic())
             raise Fault(f"{node.url}: {_in_words(error)}") from error
-        if reply.status >= 500:
+        if _is_elsewhere_better(reply.status):
             node.failed(time.monotonic())
             raise Fault(f"{node.url}: {_reason(reply)}")
         node.succeeded()
@@ -232,7 +232,7 @@ class Nodes:
                         total=None, sock_connect=CONNECT_PATIENCE, sock_read=SILENCE
                     ),
                 )
-                if response.status >= 500:
+                if _is_elsewhere_better(response.status):
                     async with response:
                         reply = Reply(response.status, await read_bounded(response))
                     node.failed(time.monotonic())
@@ -275,3 +275,8 @@ def _reason(reply: Reply) -> str:
         found = msgspec.json.decode(reply.body)
         return str(found.get("detail") or found.get("title") or f"status {reply.status}")
     return f"status {reply.status}"
+
+
+def _is_elsewhere_better(status: int) -> bool:
+    """Whether this node is in trouble, or has too much to do: another is worth asking."""
+    return status >= 500 or status == 429
