@@ -117,7 +117,7 @@ def test_whoever_takes_part_in_the_lookup_service_takes_another_network_and_othe
     mac, address = MacAddress.parse("02:00:00:00:01:05"), CustomerAddress.parse("10.0.1.5")
     port = HostPort("vnet0", "red", "web", mac, (address,))
     running = appliance(host=HostRole("hv1"))
-    wanted = appliance(host=HostRole("hv1", (port,)), network=Network(tenants=(tenant("green"),)))
+    wanted = appliance(host=HostRole("hv1", (port,)), network=Network(tenants=(tenant("blue"),)))
 
     check_reloadable(running, wanted, takes_part=True)
     with pytest.raises(ConfigurationError):
