@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from gateway.lookup.entries import Event, Key, Kind, Progress, Reset, Stored
-from gateway.lookup.store import Compacted, LookupStore, Page, Prefix
+from gateway.lookup.store import Compacted, LookupStore, Prefix
 
 T = TypeVar("T")
 
@@ -22,21 +22,27 @@ async def follow(store: LookupStore, after: int | None) -> AsyncIterator[Event]:
 
     Never ends by itself. Raises StoreUnavailable: go on then from the latest Progress.
     """
-    if after is not None and (await _head(store)).revision < after:
+    if after is not None and await _revision(store) < after:
         after = None  # the store has been restored to an earlier state
+    listed: int | None = None
     while True:
         if after is None:
-            revision = (await _head(store)).revision
-            yield Reset(revision)
-            async with closing(entries(store, *_ORDER)) as listed:
-                async for entry in listed:
+            after = await _revision(store)
+            yield Reset(after)
+            async with closing(entries(store, *_ORDER)) as found:
+                async for entry in found:
                     yield entry
-            # Later pages may be newer than this: the watch tells again what has changed since.
-            yield Progress(revision)
-            after = revision
+            # What has changed since the first page is told again: the whole is of one moment
+            # only when the watch has come to the last page's.
+            listed = await _revision(store)
         try:
             async with closing(store.watch(after)) as changes:
                 async for change in changes:
+                    if listed is not None and isinstance(change, Stored) and change.revision > listed:
+                        yield Progress(change.revision - 1)
+                        listed = None
+                    elif isinstance(change, Progress):
+                        listed = None
                     yield change
         except Compacted:
             after = None
@@ -66,5 +72,5 @@ async def entries(store: LookupStore, *kinds: Kind) -> AsyncIterator[Stored]:
             last = page.entries[-1].key
 
 
-async def _head(store: LookupStore) -> Page:
-    return await store.page(Prefix(Kind.HOST), None, 1)
+async def _revision(store: LookupStore) -> int:
+    return (await store.page(Prefix(Kind.HOST), None, 1)).revision

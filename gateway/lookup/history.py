@@ -50,6 +50,13 @@ class History:
         self._highest.clear()
         self._floor = revision
 
+    def close_past(self, revision: int) -> None:
+        """Have nobody go on from before a revision, since what came and went before it was never told here.
+
+        Whoever has followed until now has seen nothing of that, and goes on by his position.
+        """
+        self._floor = revision
+
     def since(self, position: int) -> Sequence[Stored] | None:
         """Return the changes from a position on, or None if they are no longer here."""
         if position < self._start:

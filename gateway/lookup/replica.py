@@ -56,19 +56,25 @@ class Batch(msgspec.Struct, frozen=True):
 class _Whole:
     """What has been told since a Reset: what differs, and what is as it was."""
 
-    def __init__(self) -> None:
+    def __init__(self, revision: int, *, is_restored: bool) -> None:
+        self.revision = revision
+        self.is_restored = is_restored
         self.fresh: dict[Key, Stored] = {}
         self.same_records: dict[Vsid, set[CustomerAddress]] = {}
         self.same_named: set[NamedKey] = set()
 
     def take(self, entry: Stored, current: Stored | None) -> None:
         """Take an entry, given what the replica has of its key."""
-        before = self.fresh.get(entry.key)
-        if before is not None and before.revision >= entry.revision:
+        known = self.fresh.get(entry.key)
+        if known is None and self.has(entry.key):
+            known = current
+        if known is not None and known.revision >= entry.revision:
             return
         if entry != current:
             self.fresh[entry.key] = entry
-        elif isinstance(entry.key, RecordKey):
+            return
+        self.fresh.pop(entry.key, None)
+        if isinstance(entry.key, RecordKey):
             self.same_records.setdefault(entry.key.vsid, set()).add(entry.key.ca)
         else:
             self.same_named.add(entry.key)
@@ -86,7 +92,8 @@ class Replica:
     """Everything that the store holds, as of a revision. All of it is used on one thread.
 
     `patience` is for how many seconds a source that is behind us is taken for one that will
-    catch up, such as another lookup node; after that, for a store that has been restored.
+    catch up, such as a lookup node that is cut off from its store; after that, for a store
+    that has been restored to an earlier state. A store itself is never behind: 0.
     """
 
     def __init__(
@@ -95,7 +102,7 @@ class Replica:
         *,
         history: int = 65536,
         journal: Journal | None = None,
-        patience: float = 10.0,
+        patience: float = 300.0,
     ) -> None:
         self.revision = 0
         """The highest told. Of a claim's changes, which share one, some may be missing still."""
@@ -113,6 +120,8 @@ class Replica:
         self._complete: int | None = None
         # Of anything that has been told, also of what a listing has seen before its turn.
         self._highest = 0
+        # Where the source has to be before it is believed to have caught up.
+        self._awaited = 0
         self._behind_since: float | None = None
         self._whole: _Whole | None = None
         self._is_loading = False
@@ -244,7 +253,9 @@ class Replica:
         taken = 0
         while True:
             try:
-                async with closing(self._source(self._complete)) as events:
+                self._awaited = self._highest
+                after = None if self._has_gone_back() else self._complete
+                async with closing(self._source(after)) as events:
                     async for event in events:
                         self._take(event)
                         taken += 1
@@ -303,32 +314,46 @@ class Replica:
 
     def _begin(self, revision: int) -> None:
         """Expect everything there is. Raises StoreUnavailable if the source is behind us."""
-        if revision < self._highest:
-            now = _now()
-            if self._behind_since is None:
-                self._behind_since = now
-            if now - self._behind_since < self._patience:
-                raise StoreUnavailable(f"it is at revision {revision} and we are at {self._highest} already")
-        self._behind_since = None
-        # Where nothing is there that could be wrong, what is told is taken as it comes.
-        self._is_loading = self._contents.is_empty
-        if self._is_loading:
-            self._complete = None
+        is_behind = revision < self._highest
+        if is_behind:
+            self._bear_with(revision)
         else:
-            self._whole = _Whole()
+            self._behind_since = None
+        self._awaited = 0
+        # Where nobody has been told anything yet, what comes is taken as it comes.
+        self._is_loading = self._contents.is_empty and not self.has_contents
+        if not self._is_loading:
+            self._whole = _Whole(revision, is_restored=is_behind)
         self._tombstones.clear()
+
+    def _bear_with(self, revision: int) -> None:
+        """Take a source that is behind us for one that will catch up, while our patience lasts."""
+        if self._behind_since is None:
+            self._behind_since = _now()
+        if not self._has_gone_back():
+            raise StoreUnavailable(f"it is at revision {revision}, and we are at {self._highest} already")
+
+    def _has_gone_back(self) -> bool:
+        return self._behind_since is not None and _now() - self._behind_since >= self._patience
 
     def _progress(self, revision: int) -> None:
         if self._whole is not None:
-            self._swap(self._whole, revision)
+            self._swap(self._whole)
         elif self._is_loading:
             self._is_loading = False
             self.revision = revision
             self._highest = max(self._highest, revision)
             self._history.restart(self._highest)
             self._rewrite()
-        elif self._complete is None or revision < self._complete:
+        elif self._complete is None:
             return
+        elif revision < self._awaited:
+            # What we know beyond it may never be told here, not even that it is gone.
+            self._bear_with(revision)
+            raise StoreUnavailable("it has gone back, and has to tell everything")
+        elif revision < self._complete:
+            return
+        self._awaited = 0
         self._complete = revision
         self.revision = max(self.revision, revision)
         self._highest = max(self._highest, revision)
@@ -336,33 +361,35 @@ class Replica:
             self._tombstones = {key: at for key, at in self._tombstones.items() if at > revision}
         if self.stale_since is not None:
             log.info("the lookup service's store is followed from revision %d on", revision)
-        self.stale_since = None
+        self.stale_since = self._behind_since = None
         self._delay = _FIRST_DELAY
         if self._journal is not None:
             self._journal.touch(_now())
         self.is_synced = self.has_contents = True
         self._flush_soon()
 
-    def _swap(self, whole: _Whole, revision: int) -> None:
+    def _swap(self, whole: _Whole) -> None:
         """Go over to what has been told since a Reset, and tell the differences."""
         differences = list(whole.fresh.values())
-        is_restored = revision < self._highest or any(
+        is_restored = whole.is_restored or any(
             entry.revision < (self._contents.revision_of(entry.key) or 0) for entry in differences
         )
         for key in self._contents.every_key():
             if not whole.has(key):
                 entry = self._contents.entry(key)
-                differences.append(Stored(key, None, entry.epoch if entry is not None else 0, revision))
+                differences.append(Stored(key, None, entry.epoch if entry is not None else 0, whole.revision))
         differences.sort(key=lambda entry: entry.revision)
         if is_restored:
-            log.warning("the lookup service's store has gone back to revision %d", revision)
-            self.revision = self._highest = revision
+            log.warning("the lookup service's store has gone back to revision %d", whole.revision)
+            self.revision = self._highest = whole.revision
         for entry in differences:
             self._change(entry)
         self._whole = None
         self._tombstones.clear()
         if is_restored or not self.has_contents:
             self._history.restart(self._highest)
+        else:
+            self._history.close_past(self._highest)
         self._rewrite()
 
     def _rewrite(self) -> None:
