@@ -95,8 +95,7 @@ class EtcdStore:
                 start, end, revision=revision, limit=limit + 1, seconds=PAGE_SECONDS
             )
             revision = revision or answer.header.revision
-            entries = map(self._layout.read, answer.kvs)
-            live += (entry for entry in entries if entry is not None and entry.value is not None)
+            live += (entry for entry in self._layout.read_all(answer.kvs) if entry.value is not None)
             if len(live) > limit or not answer.more:
                 return Page(live[:limit], revision, more=len(live) > limit)
             start = answer.kvs[-1].key + b"\0"

@@ -8,6 +8,7 @@ has read, so it is never made twice.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from collections import deque
@@ -313,7 +314,11 @@ def _words(error: Exception) -> str:
         case msgspec.DecodeError():
             return f"does not speak as etcd does: {error}"
         case ssl.SSLError():
-            return f"TLS fails: {error.reason or error}"
-        case OSError():
+            return f"TLS fails: {error.reason.lower().replace('_', ' ') if error.reason else error}"
+        case OSError(__cause__=ssl.SSLError() as inner):
+            return _words(inner)
+        case socket.gaierror():
             return (error.strerror or str(error)).lower()
+        case OSError(errno=int(number)):
+            return os.strerror(number).lower()
     return str(error) or type(error).__name__

@@ -13,17 +13,22 @@ out by it whether a write that was never answered has been made.
 from __future__ import annotations
 
 import binascii
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 
 from gateway.lookup import forms
 from gateway.lookup.claims import Write
-from gateway.lookup.entries import Key, Kind, NamedKey, Placement, RecordKey, Stored
+from gateway.lookup.entries import Key, Kind, NamedKey, Placement, RecordKey, Stored, Value
 from gateway.lookup.etcd_wire import KeyValue
 from gateway.lookup.store import Prefix, StoreUnavailable
-from policies.addresses import CustomerAddress, MacAddress, Vsid
+from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
+from policies.model import Translation
+
+log = logging.getLogger(__name__)
 
 
 class _Entry(msgspec.Struct, frozen=True, gc=False):
@@ -34,11 +39,30 @@ class _Entry(msgspec.Struct, frozen=True, gc=False):
     value: dict[str, Any] | None
 
 
+class _Place(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """The form of a Placement. There may be a million of them, so they have a decoder of their own."""
+
+    mac: str
+    pa: str
+    host: str
+    translation: Translation = Translation.ENCAP
+    pinned: bool = False
+    frozen: bool = False
+    moves: tuple[float, ...] = ()
+
+
+class _Record(msgspec.Struct, frozen=True, gc=False):
+    epoch: int
+    write: str
+    value: _Place | None
+
+
 class _Index(msgspec.Struct, frozen=True, gc=False):
     addresses: tuple[str, ...]
 
 
 _read_entry = msgspec.json.Decoder(_Entry).decode
+_read_record = msgspec.json.Decoder(_Record).decode
 _read_index = msgspec.json.Decoder(_Index).decode
 _KINDS = {kind.value.encode(): kind for kind in Kind}
 
@@ -77,7 +101,8 @@ class Layout:
             if kind != b"record":
                 return NamedKey(_KINDS[kind], rest.decode())
             vsid, _, ca = rest.partition(b"/")
-            return RecordKey(Vsid(int(vsid)), CustomerAddress(binascii.unhexlify(ca)))
+            octets = binascii.unhexlify(ca)
+            return RecordKey(Vsid(int(vsid)), CustomerAddress(octets)) if len(octets) in {4, 16} else None
         except ValueError:
             return None
 
@@ -89,12 +114,45 @@ class Layout:
         key = self.read_key(found.key)
         if key is None:
             return None
+        value: Value | None
         try:
-            entry = _read_entry(found.value)
-            value = None if entry.value is None else forms.read(forms.VALUE_TYPES[key.kind], entry.value)
-        except (msgspec.DecodeError, forms.Malformed) as error:
+            if isinstance(key, RecordKey):
+                record = _read_record(found.value)
+                value, epoch = _placement(record.value), record.epoch
+            else:
+                entry = _read_entry(found.value)
+                value, epoch = _value(key.kind, entry.value), entry.epoch
+        except (msgspec.DecodeError, ValueError) as error:
             raise StoreUnavailable(f"etcd's key {_text(found.key)} holds no {key.kind}: {error}") from None
-        return Stored(key, value, entry.epoch, found.mod_revision)
+        return Stored(key, value, epoch, found.mod_revision)
+
+    def read_all(self, found: Iterable[KeyValue]) -> Iterator[Stored]:
+        """Read entries and pass over what is none: what nobody understands keeps nobody from the others."""
+        for each in found:
+            try:
+                entry = self.read(each)
+            except StoreUnavailable as error:
+                log.warning("passed over: %s", error)
+                continue
+            if entry is not None:
+                yield entry
+
+
+def _placement(found: _Place | None) -> Placement | None:
+    if found is None:
+        return None
+    mac, (pa, host) = MacAddress.parse(found.mac), _holder(found.pa, found.host)
+    return Placement(mac, pa, host, found.translation, found.pinned, found.frozen, found.moves)
+
+
+@lru_cache(maxsize=65_536)
+def _holder(pa: str, host: str) -> tuple[ProviderAddress, str]:
+    """Hosts are few: the records of one share its name and its address."""
+    return ProviderAddress.parse(pa), host
+
+
+def _value(kind: Kind, found: object) -> Value | None:
+    return None if found is None else forms.read(forms.VALUE_TYPES[kind], found)
 
 
 def after_all(prefix: bytes) -> bytes:
@@ -127,7 +185,7 @@ def read_index(found: KeyValue | None) -> set[CustomerAddress]:
         return set()
     try:
         return {CustomerAddress.parse(text) for text in _read_index(found.value).addresses}
-    except ValueError as error:
+    except (msgspec.DecodeError, ValueError) as error:
         raise StoreUnavailable(f"etcd's key {_text(found.key)} is no index: {error}") from None
 
 

@@ -9,17 +9,14 @@ cluster, revisions have not gone back, and the change that was told last is ther
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 
 from gateway.lookup.entries import Progress, Stored
 from gateway.lookup.etcd_gateway import EtcdGateway, NoAnswer, OutOfRange, Pause
 from gateway.lookup.etcd_layout import Layout
 from gateway.lookup.etcd_wire import KeyEvent, KeyValue, RangeAnswer
-from gateway.lookup.store import Compacted, StoreUnavailable
-
-log = logging.getLogger(__name__)
+from gateway.lookup.store import Compacted
 
 DELETED = "DELETE"
 
@@ -96,24 +93,13 @@ class History:
             raise _another_history(f"revision {position} of {member} is another change")
         return header.revision
 
-    def _entries(self, events: Sequence[KeyEvent]) -> list[Stored]:
-        found = []
+    def _entries(self, events: Sequence[KeyEvent]) -> Iterator[Stored]:
         for event in events:
-            key = self._layout.read_key(event.kv.key)
-            if key is None:
-                continue
-            if event.type == DELETED:
+            if event.type != DELETED:
+                yield from self._layout.read_all((event.kv,))
+            elif (key := self._layout.read_key(event.kv.key)) is not None:
                 # By hand: nothing of ours does that. Its epoch is lost.
-                found.append(Stored(key, None, 0, event.kv.mod_revision))
-                continue
-            try:
-                entry = self._layout.read(event.kv)
-            except StoreUnavailable as error:
-                log.warning("passed over: %s", error)
-                continue
-            if entry is not None:
-                found.append(entry)
-        return found
+                yield Stored(key, None, 0, event.kv.mod_revision)
 
 
 def _another_history(difference: str) -> Compacted:

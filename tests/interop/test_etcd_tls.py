@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -65,8 +66,9 @@ def test_node_without_a_certificate_or_with_a_strangers_is_refused_in_words(
     certificate, key = Tls(cluster.directory, "stranger").issue("lookup")
     stranger = msgspec.structs.replace(cluster.settings(), certificate_file=certificate, key_file=key)
     nobody = msgspec.structs.replace(cluster.settings(), certificate_file=None, key_file=None)
-    assert "bad certificate" in _refusal(cluster, stranger)
-    assert "certificate" in _refusal(cluster, nobody)
+    for settings in (stranger, nobody):
+        # A member ends the connection after its alert, so that the alert itself may be lost.
+        assert re.search("TLS fails: .*bad certificate|connection reset", _refusal(cluster, settings))
 
 
 def test_files_that_cannot_be_used_are_named(cluster: Cluster) -> None:
