@@ -201,6 +201,8 @@ class ReadContract:
         await store.compact(written[3].revision)
         await store.compact(written[3].revision)
         await store.compact(written[1].revision)
+        with pytest.raises(Compacted):
+            await told(store, written[1].revision, written[-1].revision)
         assert await told(store, written[3].revision, written[-1].revision) == written[4:]
 
     @scenario
