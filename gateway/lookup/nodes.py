@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 import time
 from collections import deque
@@ -21,6 +22,8 @@ from policies.model import LookupAccess
 PATIENCE = 5.0
 """Seconds for one node to answer: after that the next is asked."""
 CONNECT_PATIENCE = 2.0
+MOMENT = 0.2
+"""Seconds for a better answer to come, once there is one."""
 SILENCE = 15.0
 """Seconds without an octet on a watch, whose heart beats every 5, after which its node is taken for dead."""
 LARGEST_ANSWER = 64 << 20
@@ -58,7 +61,8 @@ class _Node:
 class Nodes:
     """Asks the nodes in their configured order, and stays with one that answers.
 
-    A node that fails (no connection, no answer in time, a status of 500 or above) comes last for a while.
+    One that fails (no connection, no answer in time, a status of 500 or above) is for a while asked only
+    where none of the others answers.
     """
 
     def __init__(self, access: LookupAccess) -> None:
@@ -97,21 +101,28 @@ class Nodes:
         """Return the first good answer, of so many nodes at once: each is asked at most once.
 
         Whatever is asked may thus be carried out more than once; who calls this says why that
-        is no harm. `worth` weighs an answer: 1 is good, and the best is returned if none is.
-        Raises StoreUnavailable with every node's reason.
+        is no harm. `worth` weighs an answer: 1 is good. One that is less is returned if a moment
+        brings none that is better. Raises StoreUnavailable with every node's reason.
         """
         content = msgspec.json.encode(body) if body is not None else None
-        ahead = deque(self._in_order())
+        able, failed = self._in_order()
         running: dict[asyncio.Task[Reply], _Node] = {}
         faults: list[str] = []
         best: tuple[float, Reply] | None = None
         try:
-            while ahead or running:
-                while ahead and len(running) < at_once:
-                    node = ahead.popleft()
+            while True:
+                asked = [able.popleft() for _ in range(min(len(able), at_once - len(running)))]
+                if not (asked or running or best is not None) and failed:
+                    asked.append(failed.popleft())
+                for node in asked:
                     attempt = self._attempt(node, method, path, content, query, headers, patience)
                     running[asyncio.create_task(attempt)] = node
-                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                if not running:
+                    break
+                moment = None if best is None else MOMENT
+                done, _ = await asyncio.wait(running, timeout=moment, return_when=asyncio.FIRST_COMPLETED)
+                if not done:
+                    break
                 for task in done:
                     node = running.pop(task)
                     try:
@@ -141,7 +152,7 @@ class Nodes:
         a Malformed from there, the next stream is opened at another node.
         """
         faults = []
-        for node in self._in_order():
+        for node in itertools.chain(*self._in_order()):
             try:
                 response = await self._open(node, path, query)
             except Fault as fault:
@@ -160,14 +171,14 @@ class Nodes:
             return
         raise StoreUnavailable(f"no lookup node can answer: {'; '.join(faults)}")
 
-    def _in_order(self) -> list[_Node]:
-        """The nodes that have not failed lately, those that answered last before others; then the rest."""
+    def _in_order(self) -> tuple[deque[_Node], deque[_Node]]:
+        """The nodes to ask, beginning with the one that answered last; and those that have failed lately."""
         now = time.monotonic()
         able = [node for node in self._nodes if node.free_at <= now]
+        failed = [node for node in self._nodes if node.free_at > now]
         able.sort(key=lambda node: node is not self._preferred)
-        return able + sorted(
-            (node for node in self._nodes if node.free_at > now), key=lambda node: node.free_at
-        )
+        failed.sort(key=lambda node: node.free_at)
+        return deque(able), deque(failed)
 
     async def _attempt(
         self,

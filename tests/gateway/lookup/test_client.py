@@ -124,6 +124,26 @@ def test_a_first_look_prefers_the_node_that_has_a_record_to_one_that_has_none() 
     asking(says(resolved(None)), later, body=body)
 
 
+def test_that_there_is_no_record_is_not_held_up_by_a_node_that_does_not_answer() -> None:
+    async def body(client: LookupClient, fakes: list[FakeNode]) -> None:
+        began = time.monotonic()
+        assert await client.resolve(WEB, CA) is None
+        assert time.monotonic() - began < 2.0
+
+    asking(never, says(resolved(None)), body=body)
+
+
+def test_a_node_that_failed_lately_is_not_waited_for_where_another_knows_of_no_record() -> None:
+    async def body(client: LookupClient, fakes: list[FakeNode]) -> None:
+        await client.status()
+        fakes[0].answer = never
+        asked = len(fakes[0].asked)
+        assert await client.resolve(WEB, CA) is None
+        assert len(fakes[0].asked) == asked
+
+    asking(hang_up, says(resolved(None)), body=body)
+
+
 def test_a_node_that_is_cut_off_from_its_store_is_believed_only_if_no_other_answers() -> None:
     stale = says(resolved(FORM, stale=60.0))
 
