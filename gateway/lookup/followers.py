@@ -56,6 +56,7 @@ class Convergence(msgspec.Struct, frozen=True):
     moves: int
     p50_ms: float | None
     p99_ms: float | None
+    max_ms: float | None
 
 
 class _Follower:
@@ -237,9 +238,9 @@ class Followers:
         moves = list(self._moves)
         if len(moves) < 2:
             only = moves[0] * 1000 if moves else None
-            return Convergence(len(moves), only, only)
+            return Convergence(len(moves), only, only, only)
         cuts = statistics.quantiles(moves, n=100, method="inclusive")
-        return Convergence(len(moves), cuts[49] * 1000, cuts[98] * 1000)
+        return Convergence(len(moves), cuts[49] * 1000, cuts[98] * 1000, max(moves) * 1000)
 
     def _settle(self) -> None:
         """Take the time of the moves that everybody has learned of."""

@@ -18,6 +18,7 @@ from gateway.lookup.problems import HttpProblem
 from gateway.lookup.records_wire import customer_address
 from gateway.lookup.replica import Replica
 from gateway.lookup.visibility import View
+from gateway.lookup.watches import Watches
 from policies.addresses import HIGHEST_VSID, LOWEST_VSID, CustomerAddress, Vsid
 
 T = TypeVar("T")
@@ -35,7 +36,7 @@ _NUMBER = re.compile(r"[0-9]{1,19}")
 class Call:
     """One request to a lookup node."""
 
-    __slots__ = ("authority", "parts", "principal", "query_text", "replica", "request")
+    __slots__ = ("authority", "parts", "principal", "query_text", "replica", "request", "watches")
 
     def __init__(
         self,
@@ -45,6 +46,7 @@ class Call:
         query_text: str,
         authority: Authority,
         replica: Replica,
+        watches: Watches,
     ) -> None:
         self.request = request
         self.principal = principal
@@ -53,6 +55,7 @@ class Call:
         self.query_text = query_text
         self.authority = authority
         self.replica = replica
+        self.watches = watches
 
     @property
     def view(self) -> View:

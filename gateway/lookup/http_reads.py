@@ -137,6 +137,7 @@ async def get_status(call: Call) -> web.StreamResponse:
         "synced": replica.is_synced,
         "stale_seconds": stale_seconds(replica),
         "nodes": len(authority.nodes()),
+        "watches": len(call.watches),
         "convergence": authority.followers.convergence(),
     }
     if call.principal.role in {Role.OPERATOR, Role.GATEWAY}:

@@ -24,6 +24,9 @@ log = logging.getLogger("isthmus.lookup")
 
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]
 
+# These know their queries; the others have none.
+_WITH_QUERY = {http_reads.list_records, http_watch.watch, http_writes.put_network}
+
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -39,6 +42,7 @@ class Routes:
     ) -> None:
         self._authority = authority
         self._replica = replica
+        self._watches = watches
         self._only_loopback = only_loopback
         self._openapi = document()
         record = {
@@ -55,7 +59,7 @@ class Routes:
             "/v1/hints": {"POST": http_writes.hint},
             "/v1/acknowledgements": {"POST": http_writes.acknowledge},
             "/v1/nodes": _get(http_reads.get_nodes),
-            "/v1/watch": _get(lambda call: http_watch.watch(call, watches)),
+            "/v1/watch": _get(http_watch.watch),
             "/v1/network": {**_get(http_reads.get_network), "PUT": http_writes.put_network},
             "/v1/tenants": _get(http_reads.get_tenants),
             "/v1/sites": _get(http_reads.get_sites),
@@ -117,7 +121,10 @@ class Routes:
             )
         if method not in {"GET", "HEAD"}:
             _check_origin(request)
-        return await handler(Call(request, principal, parts, query, self._authority, self._replica))
+        call = Call(request, principal, parts, query, self._authority, self._replica, self._watches)
+        if query and handler not in _WITH_QUERY:
+            call.query()
+        return await handler(call)
 
     def _find(self, path: str) -> tuple[dict[str, Handler] | None, tuple[str, ...]]:
         if path.startswith("/v1/records/"):

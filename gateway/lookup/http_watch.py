@@ -16,7 +16,7 @@ from gateway.lookup.http_calls import Call, read_number, read_vsid
 from gateway.lookup.problems import HttpProblem
 from gateway.lookup.records_wire import deletion, line, progress, record_line, resync
 from gateway.lookup.visibility import View
-from gateway.lookup.watches import Filter, Vsids, Watches
+from gateway.lookup.watches import Filter, Vsids
 from policies.addresses import CustomerAddress, Vsid
 from policies.model import LookupRecord, Role
 
@@ -31,7 +31,7 @@ class FellBehind(Exception):
     """The changes that a watch has not told yet are no longer here."""
 
 
-async def watch(call: Call, watches: Watches) -> web.StreamResponse:
+async def watch(call: Call) -> web.StreamResponse:
     """Tell what changes."""
     query = call.query("tenant", "vsid", "kind", "only", "from")
     wanted = Filter(
@@ -47,15 +47,15 @@ async def watch(call: Call, watches: Watches) -> web.StreamResponse:
         raise HttpProblem(503, "this node has not read the records yet", headers={"Retry-After": "1"})
     if call.request.method == "HEAD":
         return web.Response(headers={"Content-Type": CONTENT_TYPE})
-    one = Watch(call, watches, wanted, only_used=only_used)
-    watches.enter(call.principal, one)
+    one = Watch(call, wanted, only_used=only_used)
+    call.watches.enter(call.principal, one)
     follows = call.principal.role in {Role.HOST, Role.GATEWAY}
     try:
         if follows:
             call.authority.followers.connect(call.principal, one)
         return await one.run(resume)
     finally:
-        watches.leave(call.principal, one)
+        call.watches.leave(call.principal, one)
         if follows:
             call.authority.followers.disconnect(call.principal, one)
 
@@ -63,7 +63,7 @@ async def watch(call: Call, watches: Watches) -> web.StreamResponse:
 class Watch:
     """A stream of lines to one reader, and what it is to be told."""
 
-    def __init__(self, call: Call, watches: Watches, wanted: Filter, *, only_used: bool) -> None:
+    def __init__(self, call: Call, wanted: Filter, *, only_used: bool) -> None:
         self.writing_since: float | None = None
         self._clock = asyncio.get_running_loop().time
         self.last_written = self._clock()
@@ -71,7 +71,7 @@ class Watch:
         self._replica = call.replica
         self._followers = call.authority.followers
         self._name = call.principal.name
-        self._watches = watches
+        self._watches = call.watches
         self._wanted = wanted
         self._only_used = only_used
         self._network = call.replica.network
@@ -268,6 +268,7 @@ class Watch:
             await self._tell_everything()
         elif old.hosts != self._view.hosts and self._wanted in (Filter(), Filter(kind=Kind.HOST)):
             await self._write(b"".join(self._hosts_between(old, self._view)))
+            self._is_heartbeat = True
 
     def _hosts_between(self, old: View, new: View) -> Iterator[bytes]:
         before, after = old.hosts or frozenset(), new.hosts or frozenset()

@@ -95,11 +95,12 @@ def components() -> dict[str, Schema]:
             "synced": {"type": "boolean"},
             "stale_seconds": {"type": "number"},
             "nodes": REVISION,
+            "watches": REVISION,
             "convergence": ref("Convergence"),
             "alerts": {"type": "array", "items": ref("Alert")},
             "alert_counts": {"type": "object", "additionalProperties": {"type": "integer"}},
         },
-        "required": ["revision", "records", "synced", "stale_seconds", "nodes", "convergence"],
+        "required": ["revision", "records", "synced", "stale_seconds", "nodes", "watches", "convergence"],
     }
     found["Change"] = {
         "type": "object",

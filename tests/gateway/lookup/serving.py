@@ -123,7 +123,11 @@ async def lookup_node(
     assert await replica.reached((await store.page(Prefix(Kind.HOST), None, 1)).revision, 5)
     listening = settings or LookupSettings(listen="127.0.0.1:0")
     tasks.append(asyncio.create_task(serve(listening, authority, replica, started=port.set_result)))
-    await asyncio.wait([port, tasks[1]], return_when=asyncio.FIRST_COMPLETED)
+    ready: list[asyncio.Future[Any]] = [port, tasks[1]]
+    await asyncio.wait(ready, return_when=asyncio.FIRST_COMPLETED)
+    if not port.done():
+        tasks[0].cancel()
+        await tasks.pop()
     if settings is None:
         everybody = (OPERATOR, GATEWAY, HV1, HV2, HV3, READER)
         authority.credentials = Credentials([(TOKENS[each.name].encode(), each) for each in everybody], {})

@@ -9,10 +9,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.lookup.claims import Claim
-from gateway.lookup.entries import Key, RecordKey, Stored, Value
+from gateway.lookup.entries import RecordKey
 from gateway.lookup.principals import Principal
-from gateway.lookup.store import Expected, StoreUnavailable
+from gateway.lookup.store import StoreUnavailable
 from policies.errors import ConfigurationError
 from policies.model import Credential, LookupSettings, LookupTls, Role
 from tests.gateway.lookup.serving import (
@@ -427,6 +426,8 @@ def test_credentials_are_replaced_while_the_service_runs() -> None:
         ("/v1/records?continue=5001", 400, ["continue"]),
         ("/v1/records?vsid=5001&vsid=5002", 400, ["twice"]),
         ("/v1/records?colour=red", 400, ["colour"]),
+        ("/v1/network?tenant=red", 400, ["tenant"]),
+        (f"{PATH}?epoch=1", 400, ["epoch"]),
         ("/v1/watch?kind=cat", 400, ["kind"]),
         ("/v1/watch?from=-1", 400, ["from"]),
         ("/v1/watch?only=new", 400, ["only"]),
@@ -464,7 +465,7 @@ def test_path_or_query_that_means_nothing_is_refused_by_name(
         (b'{"vsid": 5001, "mac": "02:00:00:00:00:05", "pa": "198.51.100.11", "extra": 1}', ["extra"]),
         (b'{"vsid": 5001, "mac": "02:00:00:00:00:05", "pa": "198.51.100.11", "mode": "steal"}', ["$.mode"]),
         (
-            b'{"vsid": 5001, "mac": "02:00:00:00:00:05", "pa": "198.51.100.11", "addresses": ["10.0.1.5", 7]}',
+            b'{"vsid": 5001, "mac": "02:00:00:00:00:05", "pa": "198.51.100.11", "addresses": ["fd::", 7]}',
             ["$.addresses[1]"],
         ),
         (
@@ -704,15 +705,14 @@ def test_node_that_has_read_nothing_yet_does_not_say_that_there_is_nothing() -> 
     asked(test)
 
 
-def test_fault_of_ours_ends_one_request_and_tells_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_fault_of_ours_ends_one_request_and_tells_nothing(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def test(node: Serving, ask: Asker) -> None:
-        async def broken(_key: Key, _value: Value, _expected: Expected) -> Stored:
+        async def broken(*_asked: object) -> Any:
             raise RuntimeError("hush")
 
-        async def broken_claim(_claim: Claim) -> list[Stored]:
-            raise RuntimeError("hush")
-
-        node.store.put, node.store.claim = broken, broken_claim  # type: ignore[method-assign]
+        monkeypatch.setattr(node.store, "put", broken)
         answer = await ask("PUT", PATH, BODY, If_None_Match="*")
         assert is_problem(answer, 500)
         assert "hush" not in str(answer.body)

@@ -1,0 +1,128 @@
+"""The service does what its OpenAPI document says, whatever it is asked: by schemathesis."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+import requests
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from schemathesis import Case, GenerationMode, openapi
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi import checks
+
+from gateway.lookup.openapi import document
+from gateway.lookup.principals import Principal
+from tests.gateway.lookup.serving import (
+    BLUE,
+    GATEWAY,
+    HV1,
+    OPERATOR,
+    READER,
+    TOKENS,
+    WEB,
+    lookup_node,
+    place,
+)
+
+EXAMPLES = 10
+DOCUMENT: dict[str, Any] = msgspec.json.decode(document())
+SCHEMA = openapi.from_dict(DOCUMENT)
+METHODS = {"get", "put", "post", "delete"}
+# A watch never ends, which is more than this client can wait for: tests of its own read it.
+OPERATIONS = [
+    (path, method)
+    for path, item in DOCUMENT["paths"].items()
+    for method in item.keys() & METHODS
+    if path != "/v1/watch"
+]
+# Where nothing is asked for, nothing can be asked wrongly.
+CASES = [
+    (path, method, mode)
+    for path, method in OPERATIONS
+    for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
+    if mode is GenerationMode.POSITIVE
+    or "parameters" in DOCUMENT["paths"][path]
+    or DOCUMENT["paths"][path][method].keys() & {"parameters", "requestBody"}
+]
+CHECKS = [
+    not_a_server_error,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_headers_conformance,
+    checks.response_schema_conformance,
+]
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """A lookup node on a thread of its own, with some records."""
+    ready = threading.Event()
+    found: list[str] = []
+    loops: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+
+    async def main() -> None:
+        async with lookup_node() as node:
+            for number in range(2, 9):
+                await place(node, WEB, f"10.0.1.{number}", number, "hv1")
+                await place(node, BLUE, f"10.0.1.{number}", number, "hv3")
+            stop = asyncio.Event()
+            loops.append((asyncio.get_running_loop(), stop))
+            found.append(f"http://127.0.0.1:{node.port}")
+            ready.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(main(),))
+    thread.start()
+    assert ready.wait(10)
+    yield found[0]
+    loop, stop = loops[0]
+    loop.call_soon_threadsafe(stop.set)
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[requests.Session]:
+    with requests.Session() as session:
+        yield session
+
+
+@pytest.mark.parametrize("principal", [OPERATOR, READER, HV1], ids=lambda each: each.role)
+@pytest.mark.parametrize(("path", "method", "mode"), CASES)
+def test_answer_is_as_the_document_says(
+    url: str, session: requests.Session, path: str, method: str, principal: Principal, mode: GenerationMode
+) -> None:
+    operation = SCHEMA[path][method]
+    headers = {"Authorization": f"Bearer {TOKENS[principal.name]}"}
+
+    @seed(7637)
+    @settings(
+        max_examples=EXAMPLES,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def ask(case: Case) -> None:
+        case.call_and_validate(base_url=url, session=session, headers=headers, checks=CHECKS)
+
+    ask()
+
+
+def test_document_is_what_is_served(url: str) -> None:
+    assert requests.get(f"{url}/openapi.json", timeout=10).json() == DOCUMENT
+
+
+@pytest.mark.parametrize("principal", [OPERATOR, GATEWAY, READER, HV1], ids=lambda each: each.role)
+def test_head_is_answered_as_get_without_a_body(url: str, principal: Principal) -> None:
+    headers = {"Authorization": f"Bearer {TOKENS[principal.name]}"}
+    for path, method in [*OPERATIONS, ("/v1/watch", "get")]:
+        if method == "get" and "{" not in path:
+            answer = requests.head(url + path, headers=headers, timeout=10)
+            is_refused = path == "/v1/nodes" and principal is READER
+            assert (answer.status_code, answer.content) == (403 if is_refused else 200, b"")
