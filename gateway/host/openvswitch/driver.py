@@ -61,14 +61,16 @@ class OpenVswitchDriver:
     The forwarder decides no packet here: it keeps what a host knows, and hears.
     """
 
-    def __init__(self, appliance: Appliance, mtu: int, directory: Directory) -> None:
+    def __init__(
+        self, appliance: Appliance, mtu: int, directory: Directory, bridge: Bridge | None = None
+    ) -> None:
         """Raises ConfigurationError for an appliance that is not a host alone."""
         if appliance.host is None or appliance.gateway:
             raise ConfigurationError([Problem("host.driver", "openvswitch is for hosts that are no gateway")])
         self.forwarder = Forwarder(Node.of(appliance, mtu), Tables.compile(appliance.network), directory)
         self.forwarder.on_happening = self._happened
         settings = appliance.host.openvswitch
-        self._bridge = Bridge(settings.bridge, settings.run_directory)
+        self._bridge = bridge or Bridge(settings.bridge, settings.run_directory)
         self._ports = Ports(self.forwarder.drops)
         self._listener: Listener | None = None
         self._numbers: dict[str, int] = {}
@@ -189,6 +191,8 @@ class OpenVswitchDriver:
                     if trio.current_time() - counted >= COUNT:
                         counted = trio.current_time()
                         await self._look_at_flows()
+                    if self._network is None:
+                        self._all_changed()
             except BridgeError as error:
                 self._lost(str(error))
                 pause = RETRY

@@ -55,31 +55,34 @@ def network_flows(view: View) -> Flows:
 
 def vm_flows(view: View, vsid: Vsid, mac: bytes) -> Flows:
     """The flows by which VMs here reach one with a MAC, at any of its addresses."""
+    entry = view.tables.subnets.get(vsid)
+    if entry is None or entry.domain.name not in view.domains:
+        return {}
     flows: Flows = {}
-    for record in view.directory.find_by_mac(vsid, mac):
-        flows.update(_record_flows(view, record))
+    records = sorted(view.directory.find_by_mac(vsid, mac), key=lambda record: record.ca)
+    for record in records:
+        flows.update(_record_flows(view, entry, record))
+    if view.is_judged_here(entry.domain):
+        ways = (_to_record(view, entry, record, is_routed=False) for record in records)
+        # Records of one VM that disagree are on their way to agreeing: any will do.
+        switched = next((way for way in ways if way is not None), None)
+        if switched is not None:
+            more, actions = switched
+            flows[_match(SWITCH, 100, f"metadata={vsid:#x},dl_dst={MacAddress(mac)}{more}")] = actions
     return flows
 
 
-def _record_flows(view: View, record: LookupRecord) -> Flows:
-    entry = view.tables.subnets.get(record.vsid)
-    number = view.domains.get(entry.domain.name) if entry is not None else None
-    if entry is None or number is None:
-        return {}
+def _record_flows(view: View, entry: SubnetEntry, record: LookupRecord) -> Flows:
     flows: Flows = {}
     if record.ca.version == 4 and resolve(entry, view.directory, record.ca) == record.mac:
         match = f"arp,metadata={record.vsid:#x},arp_tpa={record.ca}"
         flows[_match(ARP, 2000, match)] = _answer_arp(record.mac)
-    if is_gateway_address(entry, record.ca) or not view.is_judged_here(entry.domain):
-        return flows
-    routed = _to_record(view, entry, record, is_routed=True)
-    if routed is not None:
-        match, actions = routed
-        flows[_match(RECORD, 100, f"reg1={record.vsid:#x},{_destination(record.ca)}{match}")] = actions
-    switched = _to_record(view, entry, record, is_routed=False)
-    if switched is not None:
-        match, actions = switched
-        flows[_match(SWITCH, 100, f"metadata={record.vsid:#x},dl_dst={record.mac}{match}")] = actions
+    if not is_gateway_address(entry, record.ca) and view.is_judged_here(entry.domain):
+        way = _to_record(view, entry, record, is_routed=True)
+        if way is not None:
+            more, actions = way
+            match = f"reg1={record.vsid:#x},{_destination(record.ca)}{more}"
+            flows[_match(RECORD, 100, match)] = actions
     return flows
 
 
@@ -354,7 +357,8 @@ def _to_record(
     )
     attached = view.port_of(record)
     if attached is not None:
-        return "", f"{rewrite}output:{attached.number}"
+        # A VM may route to itself, and a switch sends nothing back to where it came from.
+        return "", f"{rewrite}load:0->NXM_OF_IN_PORT[],output:{attached.number}"
     if record.pa in view.provider_addresses:
         return "", "drop"
     if record.pa not in entry.domain.host_addresses or record.pa.version not in view.tunnels:
