@@ -14,10 +14,11 @@ from typing import Any, Self, TypeVar
 import trio
 
 from gateway.aio import EventLoop, event_loop
-from gateway.lookup.answers import Hint, NodeStatus, RecordPage
+from gateway.lookup.answers import Hint, RecordPage
 from gateway.lookup.claims import Mode
 from gateway.lookup.client import CACHED_RECORDS, CACHED_SECONDS, LookupClient
 from gateway.lookup.entries import Event, Kind
+from gateway.lookup.followers import NodeStatus
 from gateway.lookup.outcomes import ClaimAnswer
 from gateway.lookup.store import Expect, Expected
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid

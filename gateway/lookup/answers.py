@@ -47,17 +47,6 @@ class Resolved(msgspec.Struct, frozen=True):
     stale_seconds: float
 
 
-class NodeStatus(msgspec.Struct, frozen=True):
-    """A connected host or gateway, and up to which revision it has learned."""
-
-    name: str
-    role: str
-    revision: int
-    behind: float = 0.0
-    """How many seconds ago it was told what it has not acknowledged."""
-    connected_seconds: float = 0.0
-
-
 class RecordForm(msgspec.Struct, frozen=True, gc=False):
     """A record as the interface has it."""
 

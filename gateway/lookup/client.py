@@ -14,7 +14,6 @@ from gateway.lookup import forms
 from gateway.lookup.answers import (
     ClaimForm,
     Hint,
-    NodeStatus,
     RecordForm,
     RecordPage,
     RecordPageForm,
@@ -27,6 +26,7 @@ from gateway.lookup.cache import Cache
 from gateway.lookup.claims import Mode
 from gateway.lookup.client_watch import Watch
 from gateway.lookup.entries import Event, Kind, RecordKey
+from gateway.lookup.followers import NodeStatus
 from gateway.lookup.nodes import PATIENCE, Nodes, Reply
 from gateway.lookup.outcomes import ClaimAnswer
 from gateway.lookup.store import Conflict, Expect, Expected, StoreUnavailable
