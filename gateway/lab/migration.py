@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import signal
-import socket
 import ssl
 import time
 from collections.abc import Mapping, Sequence
@@ -14,16 +13,13 @@ from typing import Any
 import msgspec
 
 from gateway.lab import streams
+from gateway.lab.announcements import Announcement, gratuitous_arp, send_frame
 from gateway.lab.certificates import AUTHORITY
 from gateway.lab.namespaces import LabError, Namespace
 from gateway.lab.nodes import LOOKUP_PORT, OPERATOR, LookupPlan
 from gateway.lab.processes import Process
 from gateway.lab.streams import Pause, Talk
-from gateway.lab.topology import VM_INTERFACE, Datacenter, Vm
-from gateway.packets import arp
-from gateway.packets.arp import ArpPacket
-from gateway.packets.ethernet import ARP, EthernetHeader
-from policies.addresses import BROADCAST_MAC, CustomerAddress, MacAddress
+from gateway.lab.topology import Datacenter, Vm
 
 # Seconds for what was sent last to arrive.
 STRAGGLERS = 0.3
@@ -182,13 +178,17 @@ class Mover:
         """When each moved VM was told to stand still, in nanoseconds."""
 
     def announced(
-        self, vm: Vm, host: str, inside: Sequence[Process] = (), announce: bytes | None = None
+        self,
+        vm: Vm,
+        host: str,
+        inside: Sequence[Process] = (),
+        announce: Announcement | None = gratuitous_arp,
     ) -> None:
-        """Move a VM that is announced where it goes on, by a gratuitous ARP unless said otherwise."""
+        """Move a VM that is announced where it goes on; None: it says nothing."""
         self._stand_still(inside)
         self._take_over(vm, host)
-        frame = announce if announce is not None else gratuitous_arp(vm)
-        self._lab.vm(vm.name).call(send_frame, frame)
+        if announce is not None:
+            self._lab.vm(vm.name).call(send_frame, announce(vm))
         _signal(inside, signal.SIGCONT)
 
     def orchestrated(self, vm: Vm, host: str, inside: Sequence[Process] = ()) -> Any:
@@ -219,20 +219,6 @@ class Mover:
         mark = process.size()
         self._lab.move(vm.name, host)
         process.wait_for(rf"port {vm.port} is (open|up again)", start=mark)
-
-
-def gratuitous_arp(vm: Vm) -> bytes:
-    """The announcement that a guest makes of its own address (RFC 5227 section 3)."""
-    mac, address = MacAddress.parse(vm.mac), CustomerAddress.parse(vm.address())
-    packet = ArpPacket(arp.REQUEST, mac, address, MacAddress(bytes(6)), address)
-    return EthernetHeader(BROADCAST_MAC, mac, ARP).encode() + packet.encode()
-
-
-def send_frame(frame: bytes) -> None:
-    """Send a frame as the VM in whose namespace we are."""
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
-        raw.bind((VM_INTERFACE, 0))
-        raw.send(frame)
 
 
 def _signal(processes: Sequence[Process], number: signal.Signals) -> None:

@@ -182,7 +182,7 @@ class Datacenter(Laboratory):
     def __init__(self, plan: Plan) -> None:
         super().__init__()
         self.plan = plan
-        self._hosts = {vm.name: vm.host for vm in plan.vms}
+        self._hosts: dict[str, str] = {}
 
     def build(self) -> None:
         router = self.namespace("underlay")
@@ -190,7 +190,7 @@ class Datacenter(Laboratory):
         for node in self.plan.nodes:
             self._build_node(node, router)
         for vm in self.plan.vms:
-            self._build_vm(vm)
+            self.add_vm(vm)
         self.wait_until_ready(self.namespaces.values())
 
     @property
@@ -220,21 +220,12 @@ class Datacenter(Laboratory):
         self.namespaces[self._hosts[name]].ip(f"link set {vm.port} netns {target.path}")
         self._hosts[name] = host
 
-    def _build_node(self, node: Node, router: Namespace) -> None:
-        namespace = self.namespace(node.name)
-        connect(namespace, UPLINK, router, node.name)
-        inside = [f"link set {UPLINK} mtu {self.plan.underlay_mtu} up"]
-        outside = [f"link set {node.name} mtu {self.plan.underlay_mtu} up"]
-        for interface in node.interfaces:
-            gateway = interface.network[1]
-            inside.append(f"address add {interface} dev {UPLINK}")
-            inside.append(_default_route(str(gateway), UPLINK))
-            outside.append(f"address add {gateway}/{interface.network.prefixlen} dev {node.name}")
-        router.ip(*outside)
-        namespace.ip(*inside)
+    def add_vm(self, vm: Vm) -> None:
+        """Build a VM at its host.
 
-    def _build_vm(self, vm: Vm) -> None:
-        """Offloads stay on, as in a default guest: its host sees unfinished checksums and super-packets."""
+        Offloads stay on, as in a default guest: its host sees unfinished checksums and super-packets.
+        """
+        self._hosts[vm.name] = vm.host
         host, guest = self.namespaces[vm.host], self.namespace(vm.name)
         connect(host, vm.port, guest, VM_INTERFACE)
         # The host's own stack has no business on a VM's wire: it neither speaks nor answers there.
@@ -248,6 +239,19 @@ class Datacenter(Laboratory):
         lines += [f"address add {address} dev {VM_INTERFACE}" for address in vm.addresses]
         lines += [_default_route(gateway, VM_INTERFACE) for gateway in vm.gateways]
         guest.ip(*lines)
+
+    def _build_node(self, node: Node, router: Namespace) -> None:
+        namespace = self.namespace(node.name)
+        connect(namespace, UPLINK, router, node.name)
+        inside = [f"link set {UPLINK} mtu {self.plan.underlay_mtu} up"]
+        outside = [f"link set {node.name} mtu {self.plan.underlay_mtu} up"]
+        for interface in node.interfaces:
+            gateway = interface.network[1]
+            inside.append(f"address add {interface} dev {UPLINK}")
+            inside.append(_default_route(str(gateway), UPLINK))
+            outside.append(f"address add {gateway}/{interface.network.prefixlen} dev {node.name}")
+        router.ip(*outside)
+        namespace.ip(*inside)
 
 
 def _exists(pattern: str) -> bool:

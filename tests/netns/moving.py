@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from gateway.lab import nodes
+from gateway.lab import echo, nodes
+from gateway.lab.certificates import AUTHORITY
 from gateway.lab.migration import Mover, Operator, Outcome, Talkers
+from gateway.lab.namespaces import Namespace
 from gateway.lab.nodes import LookupPlan
 from gateway.lab.processes import Process
 from gateway.lab.topology import Datacenter, Node, Plan, Vm, standard_plan
 
 HV3 = Node("hv3", ("198.18.3.13/24", "2001:db8:3::13/64"))
+SERVER = "edge-1"
 
 
 def plan_with_third_host(*, vms_per_subnet: int = 2) -> Plan:
@@ -52,20 +60,106 @@ class World:
         """Return a VM's plan."""
         return next(vm for vm in self.lab.plan.vms if vm.name == name)
 
+    def beyond(self, name: str) -> str:
+        """Return which of hv1 and hv2 a VM is not on."""
+        return "hv2" if self.lab.host_of(name) == "hv1" else "hv1"
+
+    # --- what the lookup service says
+
+    def records(self, name: str) -> list[dict[str, Any]]:
+        """Return a VM's records, IPv4 first."""
+        vm = self.vm(name)
+        addresses = (address.partition("/")[0] for address in vm.addresses)
+        return [self.operator.ask("GET", f"/v1/records/{vm.vsid}/{address}") for address in addresses]
+
+    def hosts(self, name: str) -> set[str]:
+        """Return the hosts that a VM's records name."""
+        return {record["host"] for record in self.records(name)}
+
+    def place(self, name: str) -> str:
+        """Return the host that all records of a VM name."""
+        hosts = self.hosts(name)
+        assert len(hosts) == 1, f"{name} is half way: {self.records(name)}"
+        return str(hosts.pop())
+
+    def wait_until_at(self, name: str, host: str, timeout: float = 5) -> float:
+        """Wait until all records of a VM name a host, and return how long that took, in seconds."""
+        return self.wait_until(lambda: self.hosts(name) == {host}, f"{name} is not at {host}", timeout)
+
+    def wait_until(self, condition: Callable[[], bool], or_else: str, timeout: float = 10) -> float:
+        """Wait until a condition holds, and return how long that took, in seconds."""
+        began = time.monotonic()
+        while not condition():
+            assert time.monotonic() - began < timeout, f"{or_else} after {timeout:g} s"
+            time.sleep(0.02)
+        return time.monotonic() - began
+
+    def isthmus(self, *arguments: str, node: str = SERVER) -> subprocess.CompletedProcess[str]:
+        """Type a command with a node's configuration, as its operator: `isthmus records get FILE ...`."""
+        words = [word.replace("FILE", str(self.file(node))) for word in arguments]
+        authority = str(self.lookup.files / AUTHORITY)
+        command = [sys.executable, "-m", "gateway.cli", *words, "--ca", authority]
+        return self.lab.node(node).run(*command, check=False)
+
+    def file(self, node: str) -> Path:
+        """Return where a node's configuration is."""
+        return self.lab.directory / f"{node}.toml"
+
+    # --- whom one reaches
+
     def talk(self, name: str, observers: Sequence[str]) -> Talkers:
         """Have a VM and its observers send each other a thousand datagrams a second."""
-        seen_by = {each: (self.lab.vm(each), self.vm(each).address()) for each in observers}
+        return self.talk_with(
+            name, {each: (self.lab.vm(each), self.vm(each).address()) for each in observers}
+        )
+
+    def talk_with(self, name: str, observers: Mapping[str, tuple[Namespace, str]]) -> Talkers:
+        """Have a VM and whoever is named with a place and an address send each other as much."""
         self.mover.stops.clear()
-        return Talkers(self.lab, self.vm(name), seen_by)
+        return Talkers(self.lab, self.vm(name), observers)
 
     def end(self, talkers: Talkers) -> Outcome:
         """End the talk, and say what was lost."""
         return talkers.end(self.mover.stops)
 
+    def reaches(self, observer: str, name: str, timeout: float = 1) -> bool:
+        """Whether one VM gets an answer from another, by both its addresses."""
+        vm = self.vm(name)
+        targets = (vm.address(), vm.address(6))
+        return all(self.lab.vm(observer).call(echo.reachable, target, timeout) for target in targets)
+
+    def say(self, name: str, to: str) -> None:
+        """Have a VM send another one datagram by IPv4."""
+        self.lab.vm(name).call(_send_datagram, self.vm(to).address())
+
+    # --- what happens to processes
+
+    def restart(self, name: str, timeout: float = 20) -> Process:
+        """Start a node's process that has ended, with the configuration and the state that it had."""
+        process = self.lab.start(name, self.lab.node(name), *nodes.run_command(self.file(name)))
+        process.wait_for(r"\bready\b", timeout)
+        self.processes[name] = process
+        return process
+
+    def wait_until_followed(self, names: Iterable[str], timeout: float = 15) -> float:
+        """Wait until these nodes follow the lookup service and have nothing left to learn."""
+        wanted = set(names)
+
+        def all_follow() -> bool:
+            nodes = self.operator.ask("GET", "/v1/nodes")
+            return wanted <= {node["name"] for node in nodes if not node["behind"]}
+
+        return self.wait_until(all_follow, f"{', '.join(sorted(wanted))} do not follow", timeout)
+
 
 @contextlib.contextmanager
-def world(plan: Plan, moving: Sequence[str], folder: Path) -> Iterator[World]:
-    """Build it, with the VMs that may move."""
+def world(plan: Plan, moving: Sequence[str], folder: Path, *, records: str = "all") -> Iterator[World]:
+    """Build it, with the VMs that may move, and hosts that keep these records."""
     folder.mkdir(exist_ok=True)
     with Datacenter(plan) as lab:
-        yield World(lab, LookupPlan(files=folder, moving=tuple(moving)))
+        yield World(lab, LookupPlan(files=folder, moving=tuple(moving), records=records))
+
+
+def _send_datagram(address: str) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.sendto(b"data, and nothing else", (address, 7008))

@@ -23,11 +23,6 @@ def datacenter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield built
 
 
-def beyond(world: World, name: str) -> str:
-    """The host that a VM is not on."""
-    return "hv2" if world.lab.host_of(name) == "hv1" else "hv1"
-
-
 @pytest.mark.parametrize("name", MOVING)
 @pytest.mark.parametrize("how", ["announced", "orchestrated"])
 def test_nothing_is_lost_outside_the_pause_of_a_vm_that_moves(datacenter: World, name: str, how: str) -> None:
@@ -36,9 +31,9 @@ def test_nothing_is_lost_outside_the_pause_of_a_vm_that_moves(datacenter: World,
     time.sleep(0.3)
     for _ in range(2):
         if how == "announced":
-            datacenter.mover.announced(vm, beyond(datacenter, name), [talkers.inside])
+            datacenter.mover.announced(vm, datacenter.beyond(name), [talkers.inside])
         else:
-            answer = datacenter.mover.orchestrated(vm, beyond(datacenter, name), [talkers.inside])
+            answer = datacenter.mover.orchestrated(vm, datacenter.beyond(name), [talkers.inside])
             assert all(answer["learned"].values()), answer
         time.sleep(0.5)
     outcome = datacenter.end(talkers)
