@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 
 from gateway.lookup import etcd_layout
 from gateway.lookup.claims import Claim, Write, decide, next_write
-from gateway.lookup.entries import Key, Progress, RecordKey, Stored, Value
+from gateway.lookup.entries import Key, Placement, Progress, RecordKey, Stored, Value
 from gateway.lookup.etcd_gateway import EtcdGateway, OutOfRange
 from gateway.lookup.etcd_layout import Layout, mac_of
 from gateway.lookup.etcd_watch import History
@@ -110,10 +110,14 @@ class EtcdStore:
         return await self._change(key, None, expected)
 
     async def _change(self, key: Key, value: Value | None, expected: Expected) -> Stored | None:
-        where = self._layout.key(key)
+        wanted = [where := self._layout.key(key)]
+        if isinstance(key, RecordKey) and isinstance(value, Placement):
+            wanted.append(
+                self._layout.index_key(key.vsid, value.mac)
+            )  # which it may need, in the same breath
         while True:
             snapshot = Snapshot(self._gateway)
-            await snapshot.read([where])
+            await snapshot.read(wanted)
             current = self._read(snapshot.found[where])
             Conflict.check(key, current, expected)
             write = next_write(current, key, value)

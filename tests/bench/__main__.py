@@ -10,7 +10,18 @@ from rich.console import Console
 
 from gateway.lab.namespaces import LabError
 from gateway.lab.userns import ensure_privileged
-from tests.bench import esp, handshakes, live, many_sites, pipeline, records, site_stream, sites, vm_to_vm
+from tests.bench import (
+    esp,
+    handshakes,
+    live,
+    lookup_etcd,
+    many_sites,
+    pipeline,
+    records,
+    site_stream,
+    sites,
+    vm_to_vm,
+)
 from tests.bench.results import Benchmark, CannotMeasure, Result, to_json, to_table
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -23,6 +34,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "site-stream": site_stream.benchmark,
     "many-sites": many_sites.benchmark,
     "vm-to-vm": vm_to_vm.benchmark,
+    "lookup-etcd": lookup_etcd.benchmark,
 }
 
 REPORT = Path("build/bench.json")
