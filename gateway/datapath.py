@@ -248,4 +248,5 @@ class Builtin:
     async def _expire(self) -> None:
         while True:
             await trio.sleep(EXPIRE_EVERY)
-            self.forwarder.expire(trio.current_time())
+            for emission in self.forwarder.expire(trio.current_time()):
+                self._emitter.send(emission)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from enum import Enum
 
 from gateway.forwarding.admission import is_link_local
 from gateway.forwarding.delivery import Delivery
@@ -37,6 +38,15 @@ from tunnels.effects import SiteKey
 # A host whose packets a gateway still carries to another host so many seconds after it was taught
 # their record has lost it since, or never got it.
 TEACH_EVERY = 30.0
+
+
+class Wait(Enum):
+    """What has become of a frame's waiting for a VM's port."""
+
+    NONE = "none"
+    RECORD_CAME = "record came"
+    """Its VM's record has changed meanwhile."""
+    IN_VAIN = "in vain"
 
 
 class Decisions:
@@ -221,7 +231,7 @@ class Decisions:
             onward = self._towards(arrival, facts, record, source, now, routed=False)
             if isinstance(onward, Drop):
                 onward = self._redirect(arrival, facts, record, now) or (None if is_here else onward)
-        elif not is_here:
+        elif not is_here or self._ways.residence.is_closed(port):
             onward = self._pass_to_gateway(arrival, facts)
         if onward is None and is_here:
             # A VM that has just come here may still have its record elsewhere, or none.
@@ -236,39 +246,48 @@ class Decisions:
         return onward if refusal is None else Drop(refusal, domain.name)
 
     def _redirect(
-        self, arrival: Arrival, facts: PacketFacts, record: LookupRecord, now: float
+        self,
+        arrival: Arrival,
+        facts: PacketFacts,
+        record: LookupRecord,
+        now: float,
+        wait: Wait = Wait.NONE,
     ) -> Flow | None:
         """Send on what came from the underlay for a VM that has left for another host (RFC 8014 section 6).
 
-        Never to the host that it came from: one of the two has an older record, and knows
-        better soon.
+        Not to the host that it came from, nor if it has been sent on from here before: then one of
+        the hosts has an older record, and knows better soon. So what has waited is sent on
+        even to where it came from; and even again if its record is newer than its wait, for so
+        it goes nowhere twice by one record.
         """
         outer = arrival.outer
         if outer is None or not self._redirects.sends_on(record, now):
             return None
         self._happenings.stale(outer.source, record, now)
-        theirs = self._tables.provider_addresses_of.get(record.host, frozenset())
-        if outer.source == record.pa or outer.source in theirs:
-            return None
         path = self._ways.onward(arrival.domain, record, facts)
-        if path is None or self._redirects.comes_back(arrival.frame, outer.hop_limit):
+        if path is None:
+            return None
+        theirs = self._tables.provider_addresses_of.get(record.host, frozenset())
+        if wait is Wait.NONE and (outer.source == record.pa or outer.source in theirs):
+            return None
+        comes_back = self._redirects.comes_back(arrival.frame, outer.hop_limit)
+        if comes_back and wait is not Wait.RECORD_CAME:
             return None
         if self._explain:
             self._explain("redirect", f"{record.ca} has left for {record.pa}: sent on")
         self._redirects.packets += 1
         return self._as_it_is(arrival, facts, path, None)
 
-    def release(self, held: ToPort, now: float) -> Verdict | None:
-        """Decide anew about a frame that waits for a VM's port; None: it waits on.
+    def release(self, held: ToPort, wait: Wait, now: float) -> Verdict | None:
+        """Decide anew about a frame that waits for a VM's port; None: nothing says that it is elsewhere.
 
-        It is decided already to whom it goes, so all that may change is where that is.
+        To whom it goes is decided already, so all that may change is where that is.
         """
         vsid, mac = held.port
         entry = self._tables.subnets.get(vsid)
         if entry is None:
             return Drop(DropReason.UNKNOWN_VSID, held.tenant)
-        header = ethernet.decode_untrusted(held.frame)
-        if header.ethertype not in ethernet.OF_IP_VERSION.values():
+        if ethernet.decode_untrusted(held.frame).ethertype == ethernet.ARP:
             return None
         packet = held.frame[ethernet.HEADER_LENGTH :]
         facts = ip.decode_untrusted(packet)
@@ -277,7 +296,7 @@ class Decisions:
             return None
         arrival = Arrival(entry, held.frame, outer=held.outer)
         if held.outer is not None:
-            flow = self._redirect(arrival, facts, record, now)
+            flow = self._redirect(arrival, facts, record, now, wait)
         else:
             path = self._ways.onward(entry.domain, record, facts)
             flow = self._as_it_is(arrival, facts, path, None) if path is not None else None

@@ -7,12 +7,15 @@ again: whoever acts on it limits how often. Here only a flood is kept off.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from typing import TypeVar
 
 import msgspec
 
 from gateway.forwarding.verdicts import PortKey
-from policies.addresses import CustomerAddress, ProviderAddress
+from policies.addresses import CustomerAddress, ProviderAddress, Vsid
 from policies.model import LookupRecord
+
+Key = TypeVar("Key", bound=Hashable)
 
 STALE_EVERY = 1.0
 """So many seconds lie between two happenings about one sender and one record."""
@@ -20,7 +23,7 @@ STALE_EVERY = 1.0
 HEARD_EVERY = 0.1
 """So many seconds lie between two happenings of one kind about one address at one port."""
 
-# What is remembered of the told ones; the oldest makes room, and may be told once more.
+# What is remembered of stale senders; the oldest makes room, and may be told once more.
 CAPACITY = 4096
 
 
@@ -45,18 +48,25 @@ Happening = Heard | Stale
 
 
 class Happenings:
-    """Tells the same not too often. While nobody listens, nothing is remembered either."""
+    """Tells the same not too often. While nobody listens, nothing is remembered either.
+
+    Of a port, only addresses that it has or a record gives it are told, so that is bounded.
+    """
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self.on_happening: Callable[[Happening], None] | None = None
         self._capacity = capacity
-        self._told: dict[Hashable, float] = {}
+        self._stale: dict[tuple[bytes, Vsid, CustomerAddress], float] = {}
+        self._heard: dict[PortKey, dict[tuple[CustomerAddress | None, bool], float]] = {}
 
     def stale(self, sender: bytes, record: LookupRecord, now: float) -> None:
         """A node lacks a record, or has an older one."""
         if self.on_happening is None:
             return
-        if self._is_due((sender, record.vsid, record.ca), STALE_EVERY, now):
+        what = sender, record.vsid, record.ca
+        if what not in self._stale and len(self._stale) >= self._capacity:
+            del self._stale[next(iter(self._stale))]
+        if _is_due(self._stale, what, STALE_EVERY, now):
             self.on_happening(Stale(ProviderAddress(sender), record))
 
     def heard(
@@ -65,15 +75,18 @@ class Happenings:
         """A VM whose record is not here speaks at its port."""
         if self.on_happening is None:
             return
-        if self._is_due((port, address, is_announcement), HEARD_EVERY, now):
+        if _is_due(self._heard.setdefault(port, {}), (address, is_announcement), HEARD_EVERY, now):
             self.on_happening(Heard(port, () if address is None else (address,), is_announcement))
 
-    def _is_due(self, what: Hashable, every: float, now: float) -> bool:
-        told = self._told.get(what)
-        if told is not None and now - told < every:
-            return False
-        self._told.pop(what, None)
-        if len(self._told) >= self._capacity:
-            del self._told[next(iter(self._told))]
-        self._told[what] = now
-        return True
+    def forget(self, port: PortKey) -> None:
+        """Whoever is heard at a port from now on has come anew."""
+        self._heard.pop(port, None)
+
+
+def _is_due(told: dict[Key, float], what: Key, every: float, now: float) -> bool:
+    """Whether something has not been told lately, and takes note that it is told now."""
+    before = told.get(what)
+    if before is not None and now - before < every:
+        return False
+    told[what] = now
+    return True

@@ -13,7 +13,7 @@ import msgspec
 from gateway.forwarding.verdicts import PortKey, ToPort
 
 MOST_HELD = 2048
-"""Frames of one port that wait at once: what two fast transfers send while the news of a move is on its way."""
+"""Frames of one port that wait at once: what fast transfers send while the news of a move is on its way."""
 
 LONGEST_HELD = 0.5
 """How long a frame waits, in seconds."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 import msgspec
 
 from gateway.forwarding.admission import Admission, admit, port_owns, site_owns
-from gateway.forwarding.decisions import Decisions
+from gateway.forwarding.decisions import Decisions, Wait
 from gateway.forwarding.delivery import Delivery
 from gateway.forwarding.directory import Change, Directory, Put
 from gateway.forwarding.drops import DropReason, Drops
@@ -172,11 +172,20 @@ class Forwarder:
         elif not self.holding.add(emission, now):
             self.drops.count(DropReason.HOLD_FULL, emission.tenant)
 
-    def expire(self, now: float) -> None:
-        """Let go of what has waited too long, and of redirects that are over. Call it every 100 ms or so."""
-        for emission in self.holding.expired(now):
-            self.drops.count(DropReason.HOLD_EXPIRED, emission.tenant)
+    def expire(self, now: float) -> tuple[Emission, ...]:
+        """Let go of what has waited too long, and of redirects that are over. Call it every 100 ms or so.
+
+        Returns what is to be sent because of that: by now the directories agree on where it goes.
+        """
+        emissions: list[Emission] = []
+        for frame in self.holding.expired(now):
+            verdict = self.decisions.release(frame, Wait.IN_VAIN, now)
+            if verdict is None:
+                self.drops.count(DropReason.HOLD_EXPIRED, frame.tenant)
+            else:
+                emissions.extend(self._counted(verdict).emissions)
         self.redirects.expire(now)
+        return tuple(emissions)
 
     def probe(self, port: PortKey, ca: CustomerAddress) -> Emission | None:
         """Return what makes a VM say that it has an address: a question from its subnet's gateway.
@@ -268,7 +277,7 @@ class Forwarder:
         emissions: list[Emission] = []
         waiting = []
         for held in self.holding.take(port):
-            verdict = self.decisions.release(held.emission, now)
+            verdict = self.decisions.release(held.emission, Wait.RECORD_CAME, now)
             if verdict is None:
                 waiting.append(held)
             else:

@@ -38,6 +38,7 @@ class Residence:
         self._ports: Mapping[PortKey, Port] = {}
         self._port_of: dict[tuple[Vsid, CustomerAddress], PortKey] = {}
         self._opened: set[PortKey] = set()
+        self._closed: set[PortKey] = set()
         self._arrived: dict[PortKey, int] = {}
 
     def __len__(self) -> int:
@@ -50,16 +51,20 @@ class Residence:
         self._port_of = {(port.vsid, ca): key for key, port in ports.items() for ca in port.addresses}
         self.away = {key for key in ports if self._is_away(key)}
         self._opened &= ports.keys()
+        self._closed &= ports.keys()
         for key in self._arrived.keys() - ports.keys():
             del self._arrived[key]
 
     def port_opened(self, key: PortKey) -> None:
         """A port's interface is there, and up."""
+        self._happenings.forget(key)
+        self._closed.discard(key)
         if not self._has_record_here(key):
             self._opened.add(key)
 
     def port_closed(self, key: PortKey) -> None:
-        """It is so no longer, and whoever was there has gone."""
+        """It is so no longer, or never was: whoever has been there has gone."""
+        self._closed.add(key)
         self._opened.discard(key)
         if self._arrived.pop(key, None) is not None:
             self._arrivals_changed()
@@ -102,6 +107,10 @@ class Residence:
         """Whether a port's VM is here, or may be: nothing says that it is elsewhere."""
         records = self._directory.find_by_mac(*key)
         return not records or any(record.pa in self._own or self.has_arrived(record) for record in records)
+
+    def is_closed(self, key: PortKey) -> bool:
+        """Whether a port's interface is known not to be there."""
+        return key in self._closed
 
     def _is_known(self, key: PortKey, source: bytes) -> bool:
         record = self._directory.find(key[0], source)

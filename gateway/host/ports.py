@@ -137,7 +137,8 @@ class Ports:
 
         `mtu_is` is told what the interface carries when it opens, and when that is found
         changed: by `watch`, or after a frame too large for it. `opened` is called once
-        frames can be given to the port, which it may do at once, and `closed` when that is over.
+        frames can be given to the port, which it may do at once, and `closed` when that is over,
+        or at the start if nobody is there.
         Started once the port is open or found missing: then it is waited for, and
         again whenever it goes. Raises ConfigurationError where another process serves the
         port, or what keeping it apart needs is missing. Once started, the latter
@@ -157,6 +158,9 @@ class Ports:
             nonlocal is_started
             if not is_started:
                 is_started = True
+                served = self._open.get(key)
+                if served is None or not served.is_carrying:
+                    closed(key)
                 task_status.started()
 
         with claimed("port", port.interface, f"host.port[{port.interface}].interface"):

@@ -342,10 +342,10 @@ def test_port_that_appears_is_open_at_once(machine: Machine) -> None:
     machine.host.ip("link del vnet1")
 
     async def scene(host: Host) -> None:
-        await until_said(host, ("opened", 2))
+        await until_said(host, ("closed", 1), ("opened", 2))
         plug_in(machine, 1)
         before = trio.current_time()
-        await until_said(host, ("opened", 2), ("opened", 1))
+        await until_said(host, ("closed", 1), ("opened", 2), ("opened", 1))
         assert host.at["opened", MACS[1]] - before < NOTICED_WITHIN
 
     run(machine, scene)
