@@ -23,6 +23,8 @@ class AlertKind(StrEnum):
 
     REFUSED = "refused"
     """Somebody asked for what they may not have."""
+    UNKNOWN = "unknown"
+    """Somebody asked whom we do not know."""
     FROZEN = "frozen"
     """A record has moved too often."""
 

@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 from aiohttp import web
 
 from gateway.lookup import http_reads, http_watch, http_writes
+from gateway.lookup.alerts import AlertKind
 from gateway.lookup.authority import Authority, NoRecord
 from gateway.lookup.claims import Refused
 from gateway.lookup.http_calls import Call, answer
@@ -89,6 +90,7 @@ class Routes:
         except NoRecord as error:
             return problem_answer(HttpProblem(404, str(error)))
         except Unauthenticated as error:
+            self._authority.alerts.tell(AlertKind.UNKNOWN, f"{request.remote}: {error}")
             return problem_answer(HttpProblem(401, str(error), headers={"WWW-Authenticate": "Bearer"}))
         except StoreUnavailable as error:
             log.warning("the store is not available: %s", error)

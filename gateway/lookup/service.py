@@ -45,7 +45,7 @@ async def serve(
     authority.credentials = Credentials.load(settings.credentials)
     is_loopback = _is_loopback(host)
     check_exposure(settings, is_loopback=is_loopback)
-    tls = tls_context(settings.tls) if settings.tls is not None else None
+    tls = renewing_context(settings.tls) if settings.tls is not None else None
     watches = Watches(replica)
     routes = Routes(authority, replica, watches, only_loopback=is_loopback and tls is None)
     server = _Server(routes)
@@ -78,6 +78,28 @@ def check_exposure(settings: LookupSettings, *, is_loopback: bool) -> None:
         raise ConfigurationError(problems)
 
 
+def renewing_context(files: LookupTls) -> ssl.SSLContext:
+    """Return the server's side of TLS, by what its files say at each handshake. Raises ConfigurationError.
+
+    While half of a renewed pair is there, the one before it goes on.
+    """
+    listening = current = tls_context(files)
+    seen = _times(files)
+
+    def choose(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        nonlocal current, seen
+        now = _times(files)
+        if now != seen:
+            try:
+                current, seen = tls_context(files), now
+            except ConfigurationError as error:
+                log.warning("the certificate is not renewed: %s", error)
+        connection.context = current
+
+    listening.sni_callback = choose
+    return listening
+
+
 def tls_context(files: LookupTls) -> ssl.SSLContext:
     """Return the server's side of TLS 1.2 and later. Raises ConfigurationError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -92,6 +114,17 @@ def tls_context(files: LookupTls) -> ssl.SSLContext:
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
         raise ConfigurationError([Problem("lookup.tls", f"{files.certificate_file}: {reason}")]) from error
     return context
+
+
+def _times(files: LookupTls) -> tuple[int, ...]:
+    """When the files were last changed; those that are not there count as never."""
+    found = []
+    for file in (files.certificate_file, files.key_file, files.client_authority_file):
+        try:
+            found.append(0 if file is None else file.stat().st_mtime_ns)
+        except OSError:
+            found.append(0)
+    return tuple(found)
 
 
 class _Server(web.Server):

@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from gateway.lookup.alerts import AlertKind
 from gateway.lookup.entries import RecordKey
 from gateway.lookup.principals import Principal
 from gateway.lookup.store import StoreUnavailable
@@ -372,7 +373,7 @@ def test_sites_tenants_nodes_and_health_are_told() -> None:
 
 
 def test_health_and_the_document_need_no_credential_and_everything_else_does() -> None:
-    async def test(_node: Serving, ask: Asker) -> None:
+    async def test(node: Serving, ask: Asker) -> None:
         for path in ("/healthz", "/readyz", "/openapi.json"):
             assert (await ask("GET", path)).status == 200
         for method, path in (
@@ -387,6 +388,8 @@ def test_health_and_the_document_need_no_credential_and_everything_else_does() -
         wrong = await ask("GET", PATH, Authorization=f"Bearer {TOKENS['hv1']}x")
         assert is_problem(wrong, 401)
         assert TOKENS["hv1"] not in wrong.body["detail"]
+        assert node.authority.alerts.counts == {AlertKind.UNKNOWN: 5}
+        assert node.authority.alerts.last[0].message.startswith("127.0.0.1: ")
 
     asked(test, None)
 

@@ -156,3 +156,30 @@ def test_file_that_is_not_what_it_should_be_is_named(tmp_path: Path, broken: str
 
     with pytest.raises(ConfigurationError, match=r"node"):
         tls_context(LookupTls(certificate, key))
+
+
+def test_renewed_certificate_is_shown_from_the_next_connection_on(tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    certificate, key = files.server
+
+    async def serial(node: Serving) -> str:
+        _, writer = await asyncio.open_connection("127.0.0.1", node.port, ssl=files.client())
+        shown = writer.get_extra_info("peercert")
+        writer.close()
+        return str(shown["serialNumber"])
+
+    async def main() -> None:
+        async with lookup_node(files.settings) as node:
+            first = await serial(node)
+            assert await serial(node) == first
+            kept = key.read_bytes()
+            files.authority.issue("node", ["127.0.0.1"])
+            renewed = key.read_bytes()
+            key.write_bytes(kept)
+            assert await serial(node) == first
+            key.write_bytes(renewed)
+            assert await serial(node) != first
+            certificate.unlink()
+            assert await serial(node) != first
+
+    asyncio.run(main())
