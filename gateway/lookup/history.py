@@ -38,7 +38,8 @@ class History:
         self._changes.append(change)
         self._highest.append(highest)
         if len(self._changes) >= 2 * self._size:
-            self._floor = self._highest[self._size - 1]
+            # What is dropped may have been told before what is closed already.
+            self._floor = max(self._highest[self._size - 1], self._floor or 0)
             del self._changes[: self._size], self._highest[: self._size]
             self._start += self._size
 

@@ -116,7 +116,8 @@ class Replica:
         self._delay = _FIRST_DELAY
         self._contents = Contents()
         self._history = History(history)
-        # All changes up to it have been told, in whole claims: from here the source goes on.
+        # From here the source goes on. A change says nothing of those before it: of a claim's, which
+        # share a revision, some may follow, and what is found gone by a Reset has that of the Reset.
         self._complete: int | None = None
         # Of anything that has been told, also of what a listing has seen before its turn.
         self._highest = 0
@@ -303,9 +304,7 @@ class Replica:
         self._highest = max(self._highest, revision)
         if not self._is_loading:
             self._history.add(entry)
-            if self._complete is not None and self._whole is None:
-                # What shares this revision may be missing still.
-                self._complete = max(self._complete, revision - 1)
+            if self._whole is None:
                 self.revision = max(self.revision, revision)
         if len(self._changes) >= AT_ONCE:
             self._flush()
@@ -324,7 +323,6 @@ class Replica:
         self._is_loading = self._contents.is_empty and not self.has_contents
         if not self._is_loading:
             self._whole = _Whole(revision, is_restored=is_behind)
-        self._tombstones.clear()
 
     def _bear_with(self, revision: int) -> None:
         """Take a source that is behind us for one that will catch up, while our patience lasts."""
@@ -338,7 +336,7 @@ class Replica:
 
     def _progress(self, revision: int) -> None:
         if self._whole is not None:
-            self._swap(self._whole)
+            self._swap(self._whole, revision)
         elif self._is_loading:
             self._is_loading = False
             self.revision = revision
@@ -368,7 +366,7 @@ class Replica:
         self.is_synced = self.has_contents = True
         self._flush_soon()
 
-    def _swap(self, whole: _Whole) -> None:
+    def _swap(self, whole: _Whole, revision: int) -> None:
         """Go over to what has been told since a Reset, and tell the differences."""
         differences = list(whole.fresh.values())
         is_restored = whole.is_restored or any(
@@ -382,10 +380,11 @@ class Replica:
         if is_restored:
             log.warning("the lookup service's store has gone back to revision %d", whole.revision)
             self.revision = self._highest = whole.revision
+            self._tombstones.clear()
         for entry in differences:
             self._change(entry)
         self._whole = None
-        self._tombstones.clear()
+        self._highest = max(self._highest, revision)
         if is_restored or not self.has_contents:
             self._history.restart(self._highest)
         else:

@@ -122,7 +122,7 @@ def test_a_reset_tells_the_differences_alone() -> None:
 
 def test_a_lost_source_is_gone_on_with_from_the_latest_whole_revision() -> None:
     async def test(source: Source, replica: Replica) -> None:
-        await source.tell(Reset(3), Progress(3), at(5, 6), StoreUnavailable("away"))
+        await source.tell(Reset(3), Progress(3), Progress(5), at(5, 6), StoreUnavailable("away"))
         assert replica.stale_since is not None
         assert host_of(replica, 5) == "hv1"
         await asyncio.sleep(0.2)

@@ -1,0 +1,324 @@
+"""A store, replicas of it, and replicas of those, joined by connections that fail in every way they may.
+
+    writers -> store --follow--> replicas A, B --their history, as HTTP watches tell it--> replicas C, D
+
+Time is virtual: it jumps to when something is next due, so a history of minutes takes
+milliseconds, and the same seed makes the same history.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import selectors
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+from gateway.lookup.claims import Claim, FlapLimits, Mode, Refused
+from gateway.lookup.entries import (
+    Event,
+    Key,
+    Kind,
+    NamedKey,
+    Placement,
+    Progress,
+    RecordKey,
+    Reset,
+    Stored,
+    Value,
+)
+from gateway.lookup.follow import closing, entries, follow
+from gateway.lookup.memory import MemoryStore
+from gateway.lookup.network import assemble
+from gateway.lookup.replica import Batch, Replica
+from gateway.lookup.store import Expect, StoreError, StoreUnavailable
+from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
+from policies.model import ProviderGateway, Tenant
+
+VSIDS = (Vsid(5001), Vsid(5002))
+ADDRESSES = tuple(CustomerAddress(bytes((10, 0, 0, number))) for number in (5, 6, 7))
+MACS = tuple(MacAddress(bytes((2, 0, 0, 0, 0, number))) for number in (1, 2))
+HOSTS = {f"hv{number}": ProviderAddress(bytes((198, 51, 100, number))) for number in (1, 2, 3)}
+
+
+class _Jump(selectors.DefaultSelector):
+    """Waits for nothing: whatever the event loop would wait for is now."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is None:
+            raise RuntimeError("everybody waits for somebody else")
+        self.now += max(0.0, timeout)
+        return []
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop whose time passes only by jumps."""
+
+    def __init__(self) -> None:
+        self._jump = _Jump()
+        super().__init__(self._jump)
+
+    def time(self) -> float:
+        return self._jump.now
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine to its end in virtual time."""
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(main)
+
+
+class Mirror:
+    """Whatever a replica tells its subscribers, and whether it ever goes backwards."""
+
+    def __init__(self, world: World, name: str, replica: Replica) -> None:
+        self.world, self.name, self.replica = world, name, replica
+        self.entries: dict[Key, Stored] = {}
+        self.last: dict[Key, int] = {}
+        replica.subscribe(self.take)
+
+    def is_at(self, revision: int) -> bool:
+        """Whether the replica has come to a revision, and believes so."""
+        replica = self.replica
+        return replica.complete == replica.revision == revision and replica.stale_since is None
+
+    def take(self, batch: Batch) -> None:
+        for change, record in zip(batch.changes, batch.records, strict=True):
+            if change.revision < self.last.get(change.key, 0) and not self.world.is_restored:
+                self.world.problems.append(f"{self.name}: {change} after {self.last[change.key]}")
+            self.last[change.key] = change.revision
+            if change.value is None:
+                self.entries.pop(change.key, None)
+            else:
+                self.entries[change.key] = change
+            if record != change.record:
+                self.world.problems.append(f"{self.name}: {record} for {change}")
+        if self.entries != contents(self.replica):
+            self.world.problems.append(f"{self.name}: what is told is not what is there")
+
+
+def contents(replica: Replica) -> dict[Key, Stored]:
+    """Everything that a replica has."""
+    return {entry.key: entry for kind in Kind for entry in replica.entries(kind)}
+
+
+class World:
+    """One history, by its seed."""
+
+    def __init__(self, seed: int, *, writes: int = 25) -> None:
+        self.chance = random.Random(seed)
+        self.writes = writes
+        self.store = MemoryStore()
+        self.problems: list[str] = []
+        self.is_calm = False
+        self.is_restored = False
+        self.near: list[Replica] = []
+        self.mirrors: list[Mirror] = []
+        self.trouble = self.chance.choice((0.0, 0.02, 0.1, 0.3))
+        self.slowness = self.chance.choice((0.0, 0.01, 0.3))
+
+    async def live(self) -> None:
+        """Write, fail and recover; then see that everybody has the same."""
+        # A replica's back-off draws from the module's own generator.
+        random.seed(self.chance.random())
+        tasks = []
+        for number in range(4):
+            source = self._faulty(self._of_store if number < 2 else self._of_a_replica)
+            patience = 0.0 if number < 2 else 300.0
+            replica = Replica(source, history=self.chance.choice((2, 8, 100)), patience=patience)
+            if number < 2:
+                self.near.append(replica)
+            self.mirrors.append(Mirror(self, "ABCD"[number], replica))
+            tasks.append(asyncio.create_task(replica.run()))
+        backup = None
+        for number in range(self.writes):
+            await asyncio.sleep(self.chance.choice((0.0, 0.01, 0.5, 3.0)))
+            await self._write()
+            if number == self.writes // 2 and self.chance.random() < 0.2:
+                backup = clone(self.store)
+        self.is_calm = True
+        self.store.come_back()
+        if backup is not None:
+            self.is_restored = True
+            self.store.go_away("it is restored from a backup")
+            self.store = backup
+        await self._converge()
+        for task in tasks:
+            task.cancel()
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            if not isinstance(result, asyncio.CancelledError):
+                self.problems.append(f"a replica has ended: {result!r}")
+
+    async def _converge(self) -> None:
+        wanted = {entry.key: entry async for entry in entries(self.store, *Kind)}
+        head = self.store._revision
+        for _ in range(1000):
+            await asyncio.sleep(1.0)
+            if all(each.is_at(head) for each in self.mirrors):
+                break
+        await asyncio.sleep(0.1)
+        network = assemble(entry.value for entry in wanted.values() if entry.value is not None)
+        for each in self.mirrors:
+            if not each.is_at(head):
+                self.problems.append(f"{each.name} is at {each.replica.revision}, not at {head}")
+            for what, found in (("has", contents(each.replica)), ("has told", each.entries)):
+                self.problems += [
+                    f"{each.name} {what} {found.get(key)}, and the store {wanted.get(key)}"
+                    for key in {**found, **wanted}
+                    if found.get(key) != wanted.get(key)
+                ]
+            if each.replica.network != network:
+                self.problems.append(f"{each.name} has another network")
+
+    async def _write(self) -> None:
+        chance, store = self.chance, self.store
+        vsid, ca, mac = chance.choice(VSIDS), chance.choice(ADDRESSES), chance.choice(MACS)
+        host, pa = chance.choice(list(HOSTS.items()))
+        try:
+            match chance.randrange(12):
+                case 0 | 1:
+                    await store.put(RecordKey(vsid, ca), Placement(mac, pa, host), Expect.ANY)
+                case 2 | 3:
+                    await store.delete(RecordKey(vsid, ca), Expect.ANY)
+                case 4:
+                    key, value = self._named()
+                    await store.put(key, value, Expect.ANY)
+                case 5:
+                    await store.delete(self._named()[0], Expect.ANY)
+                case 6:
+                    await store.compact(store._revision - chance.randrange(3))
+                case 7:
+                    store.go_away("its leader is lost")
+                    store.come_back()
+                case 8:
+                    store.go_away("its machines are down")
+                    await asyncio.sleep(chance.choice((0.1, 20.0)))
+                    store.come_back()
+                case _:
+                    addresses = tuple(chance.sample(ADDRESSES, chance.randrange(3)))
+                    mode = chance.choice(list(Mode))
+                    limits = FlapLimits(moves=3)
+                    await store.claim(Claim(vsid, mac, pa, host, mode, 1.0, addresses, limits))
+        except (StoreError, Refused):
+            pass  # what a write comes to is the store's own test; here it is one more history
+
+    def _named(self) -> tuple[NamedKey, Value]:
+        name = self.chance.choice(("one", "two"))
+        pa = self.chance.choice(list(HOSTS.values()))
+        if self.chance.random() < 0.5:
+            return NamedKey(Kind.GATEWAY, name), ProviderGateway(name, (pa,))
+        gateways = tuple(self.chance.sample(("one", "two"), self.chance.randrange(3)))
+        return NamedKey(Kind.TENANT, name), Tenant(name, gateways, ())
+
+    def _faulty(
+        self, source: Callable[[int | None], AsyncIterator[Event]]
+    ) -> Callable[[int | None], AsyncIterator[Event]]:
+        """A source that is lost, slow, cut off or silent, repeats itself, and mixes up a claim's changes."""
+
+        async def told(after: int | None) -> AsyncIterator[Event]:
+            repeatable: list[Stored] = []
+            async with closing(_shuffled(self.chance, source(after))) as events:
+                async for event in events:
+                    await self._fail()
+                    yield event
+                    if isinstance(event, Stored):
+                        repeatable.append(event)
+                        if not self.is_calm and self.chance.random() < self.trouble:
+                            yield self.chance.choice(repeatable)
+                    else:
+                        repeatable.clear()
+
+        return told
+
+    async def _fail(self) -> None:
+        if self.is_calm:
+            return
+        if self.slowness and self.chance.random() < 0.5:
+            await asyncio.sleep(self.chance.random() * self.slowness)
+        if self.chance.random() < self.trouble:
+            match self.chance.randrange(4):
+                case 0:
+                    raise ConnectionResetError("cut")
+                case 1:
+                    raise StoreUnavailable("away")
+                case 2:
+                    await asyncio.sleep(self.chance.choice((1.0, 15.0)))
+                    raise TimeoutError
+                case _:
+                    await asyncio.sleep(self.chance.choice((0.5, 5.0)))
+
+    def _of_store(self, after: int | None) -> AsyncIterator[Event]:
+        return follow(self.store, after)
+
+    async def _of_a_replica(self, after: int | None) -> AsyncIterator[Event]:
+        """What a lookup node tells on a watch, of which the reader has everything up to a revision."""
+        replica = self.chance.choice(self.near)
+        if not replica.has_contents:
+            raise StoreUnavailable("it has nothing yet")
+        position = replica.position_after(after) if after is not None else None
+        if position is None:
+            position = replica.position
+            yield Reset(replica.complete)
+            for kind in (Kind.HOST, Kind.GATEWAY, Kind.TENANT):
+                for entry in list(replica.entries(kind)):
+                    yield entry
+            for vsid in replica.vsids():
+                last = None
+                while page := replica.records(vsid, last, 2):
+                    last = page[-1].ca
+                    # As they are on the wire: what readers do not see of a record is asked for here.
+                    found = [replica.entry(RecordKey(vsid, record.ca)) for record in page]
+                    for placed in found:
+                        if placed is not None:
+                            yield placed
+        while True:
+            changes = replica.since(position)
+            if changes is None:
+                return
+            for change in changes:
+                yield change
+            position += len(changes)
+            if position == replica.position:
+                yield Progress(replica.complete)
+                try:
+                    async with asyncio.timeout(5):
+                        await replica.changed(position)
+                except TimeoutError:
+                    continue
+
+
+async def _shuffled(chance: random.Random, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
+    """Changes that share a revision, such as a claim's, come in any order."""
+    together: list[Stored] = []
+    is_listing = False
+    async with closing(events):
+        async for event in events:
+            if isinstance(event, Reset | Progress):
+                is_listing = isinstance(event, Reset)
+            if together and (not isinstance(event, Stored) or event.revision != together[0].revision):
+                chance.shuffle(together)
+                for each in together:
+                    yield each
+                together.clear()
+            if isinstance(event, Stored) and not is_listing:
+                together.append(event)
+            else:
+                yield event
+
+
+def clone(store: MemoryStore) -> MemoryStore:
+    """A store as it is now, as a backup would have it."""
+    copy = MemoryStore()
+    copy._entries = dict(store._entries)
+    for kind, keys in store._keys.items():
+        copy._keys[kind] = list(keys)
+    for mac, owned in store._by_mac.items():
+        copy._by_mac[mac] = set(owned)
+    copy._history = list(store._history)
+    copy._revision = store._revision
+    copy._compacted = store._compacted
+    return copy
