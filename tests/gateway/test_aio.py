@@ -97,7 +97,8 @@ def test_an_interrupt_over_there_is_raised_here_and_the_loop_lives_on(kind: type
 def test_cancelling_here_cancels_there_and_waits_for_its_end() -> None:
     seen: list[str] = []
 
-    async def there() -> None:
+    async def there(began: Callable[[], None]) -> None:
+        began()
         try:
             await sleep_forever()
         except asyncio.CancelledError:
@@ -108,10 +109,7 @@ def test_cancelling_here_cancels_there_and_waits_for_its_end() -> None:
 
     async def body(loop: EventLoop) -> None:
         with trio.CancelScope() as scope:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(loop.run, there)
-                await trio.testing.wait_all_tasks_blocked()
-                scope.cancel()
+            await loop.run(there, lambda: loop.to_trio(scope.cancel))
         assert scope.cancelled_caught
         assert seen == ["cleaned up"]
 
@@ -119,7 +117,8 @@ def test_cancelling_here_cancels_there_and_waits_for_its_end() -> None:
 
 
 def test_what_ends_well_although_it_was_cancelled_gives_its_value() -> None:
-    async def there() -> str:
+    async def there(began: Callable[[], None]) -> str:
+        began()
         try:
             await sleep_forever()
         except asyncio.CancelledError:
@@ -128,8 +127,7 @@ def test_what_ends_well_although_it_was_cancelled_gives_its_value() -> None:
 
     async def body(loop: EventLoop) -> None:
         with trio.CancelScope() as scope:
-            scope.deadline = trio.current_time() + 0.01
-            assert await loop.run(there) == "committed"
+            assert await loop.run(there, lambda: loop.to_trio(scope.cancel)) == "committed"
         assert scope.cancel_called
         assert not scope.cancelled_caught
 
@@ -137,15 +135,16 @@ def test_what_ends_well_although_it_was_cancelled_gives_its_value() -> None:
 
 
 def test_what_fails_while_it_is_cancelled_says_so() -> None:
-    async def there() -> None:
+    async def there(began: Callable[[], None]) -> None:
+        began()
         try:
             await sleep_forever()
         finally:
             raise OSError("disk full")
 
     async def body(loop: EventLoop) -> None:
-        with trio.move_on_after(0.01), pytest.raises(OSError, match="disk full"):
-            await loop.run(there)
+        with trio.CancelScope() as scope, pytest.raises(OSError, match="disk full"):
+            await loop.run(there, lambda: loop.to_trio(scope.cancel))
 
     in_loop(body)
 
@@ -161,6 +160,19 @@ def test_a_scope_cancelled_before_begins_nothing() -> None:
             scope.cancel()
             await loop.run(there)
         assert began == []
+
+    in_loop(body)
+
+
+def test_a_call_cancelled_at_once_ends_whether_it_has_begun_there_or_not() -> None:
+    async def body(loop: EventLoop) -> None:
+        for _ in range(200):
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(loop.run, sleep_forever)
+                    await trio.testing.wait_all_tasks_blocked()
+                    scope.cancel()
+            assert scope.cancelled_caught
 
     in_loop(body)
 

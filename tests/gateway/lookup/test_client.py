@@ -107,8 +107,9 @@ def test_a_first_look_is_not_held_up_by_a_node_that_does_not_answer() -> None:
         began = time.monotonic()
         assert await client.resolve(WEB, CA) == RECORD
         assert time.monotonic() - began < 1.0
-        await asyncio.sleep(0.05)
-        assert fakes[0].cancelled == 1
+        async with asyncio.timeout(5):
+            while len(fakes[0].asked) > fakes[0].cancelled:  # noqa: ASYNC110 - a connection is closed
+                await asyncio.sleep(0.005)
 
     asking(never, says(resolved(FORM)), body=body)
 
