@@ -16,6 +16,7 @@ from gateway.lookup.claims import Claim, Write, decide, next_write
 from gateway.lookup.entries import Key, Placement, Progress, RecordKey, Stored, Value
 from gateway.lookup.etcd_gateway import EtcdGateway, OutOfRange
 from gateway.lookup.etcd_layout import Layout, mac_of
+from gateway.lookup.etcd_pages import Pages
 from gateway.lookup.etcd_watch import History
 from gateway.lookup.etcd_wire import KeyValue
 from gateway.lookup.store import Conflict, Expected, Page, Prefix, StoreUnavailable
@@ -24,7 +25,6 @@ from policies.model import Etcd
 
 # etcd takes 128 operations in a transaction unless configured otherwise.
 READ_AT_ONCE = 100
-PAGE_SECONDS = 10.0
 
 
 class Snapshot:
@@ -56,6 +56,7 @@ class EtcdStore:
     def __init__(self, gateway: EtcdGateway, layout: Layout) -> None:
         self._gateway = gateway
         self._layout = layout
+        self._pages = Pages(gateway, layout)
         self._history = History(gateway, layout)
         # So that no two writes ever, of any node, are taken for the same one.
         token, numbers = secrets.token_hex(8), itertools.count()
@@ -77,28 +78,7 @@ class EtcdStore:
         return self._read(answer.only)
 
     async def page(self, prefix: Prefix, after: Key | None, limit: int) -> Page:
-        start, end = self._layout.range(prefix)
-        if after is not None:
-            start = max(start, self._layout.key(after) + b"\0")
-        while True:
-            try:
-                return await self._page(start, end, limit)
-            except OutOfRange:
-                continue  # compacted between two of its parts
-
-    async def _page(self, start: bytes, end: bytes, limit: int) -> Page:
-        """Read on until there are enough entries that are no tombstones."""
-        live: list[Stored] = []
-        revision = 0
-        while True:
-            answer = await self._gateway.range(
-                start, end, revision=revision, limit=limit + 1, seconds=PAGE_SECONDS
-            )
-            revision = revision or answer.header.revision
-            live += (entry for entry in self._layout.read_all(answer.kvs) if entry.value is not None)
-            if len(live) > limit or not answer.more:
-                return Page(live[:limit], revision, more=len(live) > limit)
-            start = answer.kvs[-1].key + b"\0"
+        return await self._pages.page(prefix, after, limit)
 
     async def put(self, key: Key, value: Value, expected: Expected) -> Stored:
         stored = await self._change(key, value, expected)
