@@ -95,6 +95,7 @@ class ClaimContract:
 
         assert await refusal(store, claim("hv2")) == (Reason.UNKNOWN, None)
         assert [entry.key for entry in await store.claim(claim("hv2", mac=OTHER_MAC))] == [KEY4]
+        assert [entry.key for entry in await store.claim(claim("hv1", addresses=(CA6,)))] == [KEY6]
 
     @scenario
     async def test_address_of_another_mac_is_refused_and_nothing_moves(self, store: LookupStore) -> None:

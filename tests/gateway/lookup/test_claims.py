@@ -130,7 +130,8 @@ def test_address_named_twice_is_written_once() -> None:
 
 def test_pinned_record_of_the_same_host_is_left_as_it_is() -> None:
     pinned = stored(at("hv1", pinned=True))
-    assert decide(claim("hv1", addresses=(CA4,)), [pinned]) == ()
+    elsewhere = msgspec.structs.replace(claim("hv1"), pa=ProviderAddress.parse("2001:db8::11"))
+    assert decide(elsewhere, [pinned]) == ()
 
 
 def test_deleted_address_of_another_mac_is_free() -> None:

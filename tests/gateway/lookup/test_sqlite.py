@@ -329,14 +329,18 @@ def test_one_write_that_cannot_be_made_harms_no_other(tmp_path: Path) -> None:
 def test_writes_that_wait_are_made_before_the_store_closes(tmp_path: Path) -> None:
     async def main() -> None:
         async with store_in(tmp_path) as store:
-            goes_on = threading.Event()
-            held = asyncio.ensure_future(store._writer.submit(lambda _: goes_on.wait()))
-            await asyncio.sleep(0)
+            is_held, goes_on = threading.Event(), threading.Event()
+
+            def hold(_: Transaction) -> None:
+                is_held.set()
+                goes_on.wait()
+
+            held = asyncio.ensure_future(store._writer.submit(hold))
+            await asyncio.to_thread(is_held.wait)
             writes = [asyncio.ensure_future(store.put(KEY4, at(f"hv{n}"), Expect.ANY)) for n in range(1, 5)]
             await asyncio.sleep(0)
-            # The end is behind the writes in the queue once this thread waits for it.
             closing_store = asyncio.ensure_future(store.close())
-            await asyncio.sleep(0)
+            # So that the end is in the queue when the writes are taken from it.
             threading.Timer(0.05, goes_on.set).start()
             await asyncio.gather(held, closing_store)
             assert [write.result().epoch for write in writes] == [1, 2, 3, 4]
