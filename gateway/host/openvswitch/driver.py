@@ -84,6 +84,7 @@ class OpenVswitchDriver:
         self._due = trio.Event()
         self._bridge_is_ours = trio.Lock()
         self._open: set[PortKey] = set()
+        self._served: set[Attached] = set()
         self._nursery: trio.Nursery | None = None
 
     async def start(self, nursery: trio.Nursery, _appliance: Appliance) -> None:
@@ -258,11 +259,20 @@ class OpenVswitchDriver:
             lines = difference(before, after, COOKIE)
             if lines:
                 await _in_thread(self._bridge.change_flows, lines)
+        self._say_which_ports(set(view.ports.values()))
         self._network = network
         self._vms.update(vms)
         for key in changed:
             if not self._vms[key]:
                 del self._vms[key]
+
+    def _say_which_ports(self, served: set[Attached]) -> None:
+        """Say which ports have come, now that their flows are there, and which have gone."""
+        for attached in served - self._served:
+            log.info("port %s is open", attached.port.interface)
+        for attached in self._served - served:
+            log.info("port %s is gone", attached.port.interface)
+        self._served = served
 
     def _view(self) -> View | None:
         """What flows follow from now; None while a port of ours is missing."""
