@@ -508,3 +508,18 @@ def test_snapshot_with_changes_meanwhile_ends_with_what_is_true_then() -> None:
         assert {text: each["host"] for text, each in contents.items()} == true
 
     served(test)
+
+
+def test_service_that_stops_ends_its_watches_at_once() -> None:
+    async def main() -> None:
+        async with lookup_node() as node:
+            session = aiohttp.ClientSession()
+            headers = {"Authorization": f"Bearer {TOKENS['op']}"}
+            response = await session.get(f"http://127.0.0.1:{node.port}/v1/watch", headers=headers)
+            await Watcher(response).until_progress()
+            began = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - began < 1
+        assert await response.content.read() == b""
+        await session.close()
+
+    asyncio.run(main())
