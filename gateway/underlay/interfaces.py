@@ -9,7 +9,7 @@ from pyroute2 import IPRoute
 
 from policies.addresses import Address, ProviderAddress
 from policies.errors import ConfigurationError, Problem
-from policies.model import HostPort, Underlay
+from policies.model import HostPort, Port, Underlay
 
 _IFF_LOOPBACK = 0x8
 _IFA_F_PERMANENT = 0x80
@@ -118,7 +118,7 @@ def mtus_of(
     return found
 
 
-def check_ports(ports: Iterable[HostPort], attachment: Attachment, links: Iterable[Link]) -> None:
+def check_ports(ports: Iterable[HostPort | Port], attachment: Attachment, links: Iterable[Link]) -> None:
     """Refuse ports that are the machine's own interfaces: kept apart from it, they would cut it off.
 
     What an interface has learned does not count, or a VM could keep its host from
