@@ -43,23 +43,37 @@ class _Segment:
         # How many records each host holds at each of its provider addresses.
         self.hosts: dict[str, dict[ProviderAddress, int]] = {}
 
-    def add(self, record: LookupRecord) -> None:
+    def put(self, record: LookupRecord) -> bool:
+        """Add a record, or replace one: whoever reads meanwhile finds either. Returns whether it is new."""
+        old = self.by_ca.get(record.ca)
         self.by_ca[record.ca] = record
-        others = self.by_mac.get(record.mac)
-        if others is None:
-            self.by_mac[record.mac] = record.ca
-        else:
-            self.by_mac[record.mac] = (*_all(others), record.ca)
-        addresses = self.hosts.setdefault(record.host, {})
-        addresses[record.pa] = addresses.get(record.pa, 0) + 1
+        if old is None or old.mac != record.mac:
+            others = self.by_mac.get(record.mac)
+            self.by_mac[record.mac] = record.ca if others is None else (*_all(others), record.ca)
+        if old is None or (old.host, old.pa) != (record.host, record.pa):
+            addresses = self.hosts.setdefault(record.host, {})
+            addresses[record.pa] = addresses.get(record.pa, 0) + 1
+        if old is None:
+            return True
+        if old.mac != record.mac:
+            self._forget_mac(old)
+        if (old.host, old.pa) != (record.host, record.pa):
+            self._forget_host(old)
+        return False
 
     def remove(self, record: LookupRecord) -> None:
         del self.by_ca[record.ca]
+        self._forget_mac(record)
+        self._forget_host(record)
+
+    def _forget_mac(self, record: LookupRecord) -> None:
         left = tuple(ca for ca in _all(self.by_mac[record.mac]) if ca != record.ca)
         if left:
             self.by_mac[record.mac] = left if len(left) > 1 else left[0]
         else:
             del self.by_mac[record.mac]
+
+    def _forget_host(self, record: LookupRecord) -> None:
         addresses = self.hosts[record.host]
         addresses[record.pa] -= 1
         if not addresses[record.pa]:
@@ -96,12 +110,7 @@ class Directory:
             segment = self._segments.get(record.vsid)
             if segment is None:
                 segment = self._segments[record.vsid] = _Segment()
-            old = segment.by_ca.get(record.ca)
-            if old is not None:
-                segment.remove(old)
-                self._count -= 1
-            segment.add(record)
-            self._count += 1
+            self._count += segment.put(record)
         else:
             segment = self._segments.get(change.vsid)
             old = segment.by_ca.get(change.ca) if segment is not None else None

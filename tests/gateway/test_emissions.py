@@ -68,3 +68,18 @@ def test_a_drop_tells_its_sender_and_is_not_counted_again() -> None:
     )
     assert underlay == [TO_UNDERLAY]
     assert not drops.counts
+
+
+@pytest.mark.parametrize("number", [errno.ENETDOWN, errno.ENXIO, errno.ENODEV])
+def test_frame_for_a_port_that_is_not_there_is_held_and_nothing_else_is(number: int) -> None:
+    drops, held = Drops(), list[ToPort]()
+    emitter = Emitter(drops, failing(number), failing(number), failing(number), held.append)
+    emitter.carry_out(Forward((TO_UNDERLAY, TO_PORT, TO_SITE)))
+    assert held == [TO_PORT]
+    assert drops.counts == {(DropReason.SEND_FAILED, "red"): 2}
+
+
+def test_frame_that_a_port_refuses_for_another_reason_is_counted() -> None:
+    drops, held = Drops(), list[ToPort]()
+    Emitter(drops, failing(0), failing(errno.EMSGSIZE), failing(0), held.append).send(TO_PORT)
+    assert (held, drops.counts) == ([], {(DropReason.TOO_BIG, "blue"): 1})

@@ -128,3 +128,20 @@ def test_indexes_agree_after_any_sequence_of_changes() -> None:
         for each in here:
             hosts.setdefault(each.host, set()).add(each.pa)
         assert {host: set(addresses) for host, addresses in directory.hosts(vsid)} == hosts
+
+
+def test_record_that_is_replaced_is_never_missing_meanwhile() -> None:
+    """Another thread reads while it is replaced: it finds the old one or the new one."""
+
+    class Watched(dict[bytes, LookupRecord]):
+        def __delitem__(self, key: bytes) -> None:
+            raise AssertionError("it was taken away first")
+
+    directory = Directory([record(), record("10.0.1.6", TWO)])
+    segment = directory._segments[WEB]
+    segment.by_ca = Watched(segment.by_ca)
+
+    for replacement in (record(host="hv2"), record(mac=TWO), record(mac=TWO, host="hv2", version=6)):
+        directory.apply(Put(replacement))
+        assert directory.find(WEB, replacement.ca) is replacement
+        assert replacement in directory.find_by_mac(WEB, replacement.mac)
