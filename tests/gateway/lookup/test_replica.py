@@ -9,6 +9,7 @@ from gateway.lookup.entries import Event, Key, Kind, Placement, Progress, Record
 from gateway.lookup.replica import Batch, Replica
 from gateway.lookup.store import StoreUnavailable
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
+from tests.sim.lookup import run as in_virtual_time
 
 VSID = Vsid(5001)
 MAC = MacAddress.parse("02:00:00:00:01:05")
@@ -66,7 +67,7 @@ def followed(test: Callable[[Source, Replica], Awaitable[None]], *, history: int
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 
-    asyncio.run(main())
+    in_virtual_time(main())
 
 
 def test_what_is_listed_is_there_and_synced_at_its_progress() -> None:
@@ -172,5 +173,124 @@ def test_an_entry_is_as_the_store_has_it() -> None:
         record = replica.find(VSID, key(6).ca)
         assert record is not None
         assert record.epoch == 0
+
+    followed(test)
+
+
+def test_a_source_that_is_behind_is_not_believed_until_our_patience_ends() -> None:
+    async def main() -> None:
+        source = Source()
+        replica = Replica(source, patience=0.5)
+        running = asyncio.create_task(replica.run())
+        await asyncio.sleep(0)
+        await source.tell(Reset(9), at(5, 9), Progress(9), ConnectionResetError())
+        began = asyncio.get_running_loop().time()
+        while host_of(replica, 5) == "hv1":
+            await asyncio.sleep(0.01)
+            await source.tell(Reset(4), at(5, 4, "hv2"), Progress(4))
+        assert asyncio.get_running_loop().time() - began > 0.5
+        assert (replica.revision, replica.complete, host_of(replica, 5)) == (4, 4, "hv2")
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    in_virtual_time(main())
+
+
+def test_a_source_that_goes_on_behind_us_is_left() -> None:
+    async def test(source: Source, replica: Replica) -> None:
+        await source.tell(Reset(3), Progress(3), at(5, 9), ConnectionResetError())
+        await asyncio.sleep(0.2)
+        await source.tell(Progress(3))
+        assert replica.stale_since is not None
+        await asyncio.sleep(0.5)
+        assert source.asked == [None, 3, 3]
+        await source.tell(Progress(9))
+        assert replica.stale_since is None
+
+    followed(test)
+
+
+def test_a_listing_cut_short_changes_nothing() -> None:
+    async def test(source: Source, replica: Replica) -> None:
+        await source.tell(Reset(3), at(5, 1), at(6, 2), Progress(3))
+        await source.tell(Reset(8), at(5, 7, "hv2"), TimeoutError())
+        assert (host_of(replica, 5), host_of(replica, 6)) == ("hv1", "hv1")
+        await asyncio.sleep(0.2)
+        assert source.asked == [None, 3]
+
+    followed(test)
+
+
+def test_what_is_no_longer_told_of_can_be_told_of_again() -> None:
+    async def test(source: Source, replica: Replica) -> None:
+        await source.tell(Reset(3), at(5, 1), Progress(3), Stored(key(5), None, 1, 1))
+        assert host_of(replica, 5) is None
+        await source.tell(at(5, 1))
+        assert host_of(replica, 5) == "hv1"
+
+    followed(test)
+
+
+def test_all_records_of_a_mac_are_found_as_they_come_move_and_go() -> None:
+    other = MacAddress.parse("02:00:00:00:01:06")
+
+    async def test(source: Source, replica: Replica) -> None:
+        await source.tell(Reset(3), at(5, 1), at(6, 2), Progress(3))
+
+        def found(mac: MacAddress) -> list[CustomerAddress]:
+            return sorted(record.ca for record in replica.find_by_mac(VSID, mac))
+
+        assert found(MAC) == [key(5).ca, key(6).ca]
+        await source.tell(at(6, 4, mac=other), at(7, 5), gone(5, 6))
+        assert found(MAC) == [key(7).ca]
+        assert found(other) == [key(6).ca]
+        await source.tell(gone(6, 7), gone(7, 8))
+        assert found(other) == found(MAC) == []
+
+    followed(test)
+
+
+def test_who_waits_for_a_revision_hears_when_it_is_there_or_that_it_is_not() -> None:
+    async def test(source: Source, replica: Replica) -> None:
+        await source.tell(Reset(3), Progress(3))
+        waiting = asyncio.create_task(replica.reached(5, timeout=10))
+        await source.tell(at(5, 5))
+        assert await waiting
+        assert not await replica.reached(6, timeout=1)
+
+    followed(test)
+
+
+def test_a_thousand_watchers_hear_of_a_change() -> None:
+    async def test(source: Source, replica: Replica) -> None:
+        await source.tell(Reset(3), Progress(3))
+        position = replica.position
+        waiting = [asyncio.create_task(replica.changed(position)) for _ in range(1000)]
+        await source.tell(at(5, 4))
+        await asyncio.gather(*waiting)
+        assert replica.since(position) == [at(5, 4)]
+        assert replica.position_after(3) == position
+        assert replica.position_after(5) is None
+
+    followed(test)
+
+
+def test_a_whole_larger_than_a_batch_is_told_in_several() -> None:
+    async def test(source: Source, replica: Replica) -> None:
+        many = [
+            Stored(RecordKey(VSID, CustomerAddress(number.to_bytes(4))), at(5, 1).value, 1, number + 1)
+            for number in range(2500)
+        ]
+        told: list[Batch] = []
+        replica.subscribe(told.append)
+        await source.tell(Reset(2500), *many, Progress(2500))
+        await asyncio.sleep(0.01)
+        late: list[Batch] = []
+        replica.subscribe(late.append)
+        for batches in (told, late):
+            assert max(len(batch.changes) for batch in batches) <= 1000
+            assert [change for batch in batches for change in batch.changes] == many
+            assert batches[-1].is_synced
+            assert sum(batch.network is not None for batch in batches) == 1
 
     followed(test)
