@@ -6,6 +6,7 @@ comparison is won twice, and every watcher was told one whole history in order.
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator
 
@@ -106,3 +107,33 @@ def test_leader_that_has_lost_the_others_is_left(cluster: Cluster) -> None:
         assert storm.go_on() < FAILOVER_SECONDS
         leader.heal()
         storm.go_on()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(3))
+def test_one_fault_after_the_other(cluster: Cluster, seed: int) -> None:
+    chosen = random.Random(seed)
+    with Storm(cluster, writers=6, watchers=4) as storm:
+        for _ in range(8):
+            member = chosen.choice([cluster.leader(), *cluster.members])
+            others = [each.address for each in cluster.others(member)]
+            storm.go_on(chosen.randrange(1, 30))
+            match chosen.choice(["killed", "paused", "lonely", "unreachable"]):
+                case "killed":
+                    member.kill()
+                    storm.go_on(20)
+                    member.start()
+                    member.ready()
+                case "paused":
+                    member.pause()
+                    time.sleep(chosen.uniform(0, 3))
+                    member.go_on()
+                case "lonely":
+                    member.cut_off(others)
+                    time.sleep(chosen.uniform(0, 3))
+                    member.heal()
+                case _:
+                    member.cut_off([NODE])
+                    storm.go_on(20)
+                    member.heal()
+            storm.go_on(20)
