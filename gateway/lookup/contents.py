@@ -7,7 +7,7 @@ readers don't see of a record (pins, freezing, moves) is kept for the few that h
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 from gateway.lookup.entries import Key, Kind, NamedKey, Placement, RecordKey, Stored
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
@@ -179,12 +179,14 @@ class Contents:
         else:
             yield from (entry for key, entry in self._named.items() if key.kind is kind)
 
-    def every_key(self) -> Iterator[Key]:
-        """Every key with a live entry, in no order. Nothing may change meanwhile."""
-        yield from self._named
-        for segment in self._segments.values():
-            for ca in segment.by_ca:
-                yield RecordKey(segment.vsid, ca)
+    def entries_but(
+        self, named: Set[NamedKey], records: Mapping[Vsid, Set[CustomerAddress]]
+    ) -> Iterator[Stored]:
+        """Every live entry but these, in no order. Nothing may change meanwhile."""
+        yield from (self._named[key] for key in self._named.keys() - named)
+        for vsid, segment in self._segments.items():
+            for ca in segment.by_ca.keys() - records.get(vsid, frozenset()):
+                yield _stored(segment, segment.by_ca[ca])
 
     def named(self) -> Sequence[Stored]:
         """Every named entry."""

@@ -372,10 +372,11 @@ class Replica:
         is_restored = whole.is_restored or any(
             entry.revision < (self._contents.revision_of(entry.key) or 0) for entry in differences
         )
-        for key in self._contents.every_key():
-            if not whole.has(key):
-                entry = self._contents.entry(key)
-                differences.append(Stored(key, None, entry.epoch if entry is not None else 0, whole.revision))
+        differences += (
+            Stored(entry.key, None, entry.epoch, whole.revision)
+            for entry in self._contents.entries_but(whole.same_named, whole.same_records)
+            if entry.key not in whole.fresh
+        )
         differences.sort(key=lambda entry: entry.revision)
         if is_restored:
             log.warning("the lookup service's store has gone back to revision %d", whole.revision)
