@@ -83,12 +83,14 @@ async def _writes_at_once(store: EtcdStore, gateway: EtcdGateway) -> list[Result
             {}, {where: etcd_layout.written(Write(key, value, 1), "0123456789abcdef-1")}, where
         )
 
-    bare = f"etcd: bare puts, {AT_ONCE} at once"
-    return [
-        await _rate(bare, WRITES, lambda: _at_once(put_bare)),
-        await _rate(f"etcd: new records put, {AT_ONCE} at once", WRITES, lambda: _at_once(put), bare),
-        await _rate(f"etcd: records moved, {AT_ONCE} at once", WRITES, lambda: _at_once(move), bare),
-    ]
+    return await _rates(
+        WRITES,
+        {
+            f"etcd: bare puts, {AT_ONCE} at once": lambda: _at_once(put_bare),
+            f"etcd: new records put, {AT_ONCE} at once": lambda: _at_once(put),
+            f"etcd: records moved, {AT_ONCE} at once": lambda: _at_once(move),
+        },
+    )
 
 
 async def _writes_one_by_one(store: EtcdStore, endpoint: str) -> list[Result]:
@@ -104,11 +106,15 @@ async def _writes_one_by_one(store: EtcdStore, endpoint: str) -> list[Result]:
             written = etcd_layout.written(Write(key, value, 1), "0123456789abcdef-1").decode()
             _etcdctl(endpoint, "put", BARE.key(key).decode(), written)
 
-    own = "etcd: etcdctl put, one after the other, a process each"
-    return [
-        await _rate(own, ONE_BY_ONE, lambda: asyncio.to_thread(put_by_etcdctl)),
-        await _rate("etcd: new records put, one after the other", ONE_BY_ONE, put, own),
-    ]
+    return await _rates(
+        ONE_BY_ONE,
+        {
+            "etcd: etcdctl put, one after the other, a process each": lambda: asyncio.to_thread(
+                put_by_etcdctl
+            ),
+            "etcd: new records put, one after the other": put,
+        },
+    )
 
 
 async def _delays(store: EtcdStore, endpoint: str) -> list[Result]:
@@ -191,11 +197,13 @@ async def _replays(store: EtcdStore, endpoint: str, begin: int) -> list[Result]:
                 if not left:
                     return
 
-    own = "etcd: changes replayed to etcdctl watch"
-    return [
-        await _rate(own, RECORDS, replay_by_etcdctl),
-        await _rate("etcd: changes replayed to the store's watch", RECORDS, replay, own),
-    ]
+    return await _rates(
+        RECORDS,
+        {
+            "etcd: changes replayed to etcdctl watch": replay_by_etcdctl,
+            "etcd: changes replayed to the store's watch": replay,
+        },
+    )
 
 
 async def _listings(store: EtcdStore, endpoint: str) -> list[Result]:
@@ -208,23 +216,28 @@ async def _listings(store: EtcdStore, endpoint: str) -> list[Result]:
             found += 1
 
     await list_all()
-    own = "etcd: records listed by etcdctl get"
     get = (endpoint, "get", "--prefix", RECORD_PREFIX)
-    return [
-        await _rate(own, found, lambda: asyncio.to_thread(_etcdctl, *get)),
-        await _rate("etcd: records listed by the store, in pages", found, list_all, own),
-    ]
+    return await _rates(
+        found,
+        {
+            "etcd: records listed by etcdctl get": lambda: asyncio.to_thread(_etcdctl, *get),
+            "etcd: records listed by the store, in pages": list_all,
+        },
+    )
 
 
-async def _rate(
-    name: str, amount: int, run: Callable[[], Awaitable[None]], against: str | None = None
-) -> Result:
-    samples = []
+async def _rates(amount: int, runs: dict[str, Callable[[], Awaitable[None]]]) -> list[Result]:
+    """Measure in turns, so that what disturbs one disturbs the others; all are compared with the first."""
+    samples: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(RUNS):
-        began = time.perf_counter()
-        await run()
-        samples.append(amount / (time.perf_counter() - began))
-    return Result(name, "1/s", tuple(samples), against)
+        for name, run in runs.items():
+            began = time.perf_counter()
+            await run()
+            samples[name].append(amount / (time.perf_counter() - began))
+    first = next(iter(runs))
+    return [
+        Result(name, "1/s", tuple(found), None if name == first else first) for name, found in samples.items()
+    ]
 
 
 async def _at_once(write: Callable[[], Awaitable[None]]) -> None:
