@@ -19,6 +19,8 @@ class Admission(Enum):
     ADMITTED = "admitted"
     ELSEWHERE = "elsewhere"
     """From another host than its record says: a VM's first packets outrun the claim."""
+    OF_A_GATEWAY = "of a gateway"
+    """From a host, but only gateways send it: right if it has been sent on after a VM that has moved."""
     REFUSED = "refused"
 
 
@@ -51,7 +53,9 @@ def admit(
         return (Admission.ADMITTED if to_group else Admission.REFUSED), None
     if is_link_local(source):
         return (Admission.REFUSED if source == ROUTER_LINK_LOCAL else Admission.ADMITTED), None
-    if not isinstance(hop, SubnetHop) or source in domain.gateway_addresses:
+    if isinstance(hop, SiteHop) or source in domain.gateway_addresses:
+        return Admission.OF_A_GATEWAY, None
+    if not isinstance(hop, SubnetHop):
         return Admission.REFUSED, None
     if record is not None and (
         record.pa == outer_source or outer_source in tables.provider_addresses_of.get(record.host, ())

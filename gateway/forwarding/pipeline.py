@@ -41,7 +41,7 @@ from gateway.forwarding.ways import Tunnel, Ways
 from gateway.packets import arp, ethernet, ip, nvgre
 from gateway.packets.arp import ArpPacket
 from gateway.packets.nvgre import NotNvgre
-from policies.addresses import CustomerAddress, Vsid
+from policies.addresses import CustomerAddress, MacAddress, Vsid
 from policies.errors import MalformedPacket
 from policies.facts import PacketFacts
 from policies.model import LookupRecord, Port
@@ -270,6 +270,8 @@ class Forwarder:
             self.redirects.forget(vsid, ca)
         elif old is not None and was_here and new.revision > old.revision:
             self.redirects.left(new, now)
+        if old is not None and not was_here and (vsid, old.mac) in self.node.ports:
+            self.redirects.came((vsid, old.mac), old.host, now)
         self.residence.record_changed(vsid, ca, *(each.mac for each in (old, new) if each is not None))
 
     def _release(self, port: PortKey, now: float) -> list[Emission]:
@@ -331,6 +333,8 @@ class Forwarder:
                 f"{CustomerAddress(source)} behind {CustomerAddress(outer.source)}: {admission.value}",
             )
         # No group is a sender (IEEE 802.3 section 3.2.3), and an answer to one would reach everybody.
+        if admission is Admission.OF_A_GATEWAY and not self._is_sent_on(arrival, outer, now):
+            admission = Admission.REFUSED
         if admission is Admission.REFUSED or sender_mac[0] & 1:
             return Drop(DropReason.SPOOFED_SOURCE, tenant)
         if admission is Admission.ELSEWHERE and record is not None:
@@ -350,6 +354,15 @@ class Forwarder:
         if key is not None and admission is Admission.ADMITTED and record and _ends_the_way(decision):
             self.flows.remember(key, decision)
         return self._delivery.carry(decision, arrival, parsed, packet, now)
+
+    def _is_sent_on(self, arrival: Arrival, outer: OuterHeader, now: float) -> bool:
+        """Whether a frame may have been sent on here: by a host that has, or has had, the VM it is for."""
+        port = arrival.entry.vsid, MacAddress(arrival.destination_mac)
+        if port not in self.node.ports:
+            return False
+        hosts = {record.host for record in self.directory.find_by_mac(*port)}
+        hosts.update(self.redirects.holders(port, now))
+        return any(outer.source in self.tables.provider_addresses_of.get(host, ()) for host in hosts)
 
     def _from_site(
         self,

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from gateway.forwarding.verdicts import PortKey
 from policies.addresses import CustomerAddress, Vsid
 from policies.model import LookupRecord
 
@@ -30,13 +31,14 @@ class Departure(msgspec.Struct, frozen=True, gc=False):
 
 
 class Redirects:
-    """What this host was the last holder of, and sends on for a while."""
+    """What this host was the last holder of, and sends on for a while; and who may send on to it."""
 
     def __init__(self) -> None:
         self.packets = 0
         """Sent on so far."""
         self._departures: dict[tuple[Vsid, CustomerAddress], Departure] = {}
         self._seen: dict[int, int] = {}
+        self._holders: dict[PortKey, dict[str, float]] = {}
 
     def __len__(self) -> int:
         return len(self._departures)
@@ -70,8 +72,19 @@ class Redirects:
         self._seen[mark] = hop_limit
         return False
 
+    def came(self, port: PortKey, host: str, now: float) -> None:
+        """The VM of one of our ports has left another host, which sends on for a while what comes there."""
+        self._holders.setdefault(port, {})[host] = now + LASTS
+
+    def holders(self, port: PortKey, now: float) -> Iterator[str]:
+        """Return the hosts that the VM of one of our ports has left not long ago."""
+        return (host for host, until in self._holders.get(port, {}).items() if until > now)
+
     def expire(self, now: float) -> None:
-        """Forget what has left long ago."""
+        """Forget what has left or come long ago."""
+        for port, hosts in [*self._holders.items()]:
+            if all(until <= now for until in hosts.values()):
+                del self._holders[port]
         if self._departures:
             over = [key for key, departure in self._departures.items() if departure.until <= now]
             for key in over:
