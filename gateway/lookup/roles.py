@@ -149,7 +149,7 @@ async def serve_records(appliance: Appliance, started: Callable[[Serving], None]
         store = await SqliteStore.open(state / "records.sqlite")
         journal = None
     try:
-        replica = Replica(partial(follow, store), journal=journal)
+        replica = Replica(partial(follow, store), journal=journal, patience=0.0)
         limits = FlapLimits(settings.flap_moves, settings.flap_seconds)
         authority = Authority(store, replica, limits, now=time.time)
         serving = Serving(replica, authority, store, state)
