@@ -80,6 +80,8 @@ class Talkers:
         self._outside = {
             name: self._start(name, namespace, [vm.address()]) for name, (namespace, _) in observers.items()
         }
+        for process in self._all:
+            process.wait_for("^hearing")
         _signal(self._all, signal.SIGUSR1)
 
     @property
@@ -88,9 +90,7 @@ class Talkers:
 
     def _start(self, name: str, namespace: Namespace, targets: Sequence[str]) -> Process:
         file = str(self._files[name])
-        process = self._lab.start_python(f"talk-{name}", namespace, "gateway.lab.streams", file, *targets)
-        process.wait_for("^hearing")
-        return process
+        return self._lab.start_python(f"talk-{name}", namespace, "gateway.lab.streams", file, *targets)
 
     def end(self, stops: Sequence[int]) -> Outcome:
         """Have all of them end, and compare what they have written down.

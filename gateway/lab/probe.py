@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     send.add_argument("target")
     send.add_argument("port", type=int)
     send.add_argument("count", type=int, help="octets")
+    send.add_argument("--rate", type=int, default=0, help="octets a second; 0: no limit")
 
     receive = probes.add_parser("receive", help="one TCP connection of `send`")
     receive.set_defaults(probe=transfer.receive)

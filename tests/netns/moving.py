@@ -15,6 +15,7 @@ import msgspec
 
 from gateway.lab import echo, nodes
 from gateway.lab.certificates import AUTHORITY
+from gateway.lab.demo_sites import write_secrets
 from gateway.lab.migration import Mover, Operator, Outcome, Talkers
 from gateway.lab.namespaces import Namespace
 from gateway.lab.nodes import LookupPlan
@@ -51,6 +52,7 @@ class World:
     def __init__(self, lab: Datacenter, lookup: LookupPlan) -> None:
         self.lab = lab
         self.lookup = lookup
+        write_secrets(lab)
         self.processes: dict[str, Process] = nodes.start(lab, lookup=lookup)
         self.operator = Operator(lab, lookup)
         self.operator.wait_for_records(sum(len(vm.addresses) for vm in lab.plan.vms))
