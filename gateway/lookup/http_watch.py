@@ -15,6 +15,7 @@ from gateway.lookup.entries import Kind, RecordKey, Stored
 from gateway.lookup.http_calls import Call, read_number, read_vsid
 from gateway.lookup.problems import HttpProblem
 from gateway.lookup.records_wire import deletion, line, progress, record_line, resync
+from gateway.lookup.replica import Replica
 from gateway.lookup.visibility import View
 from gateway.lookup.watches import Filter, Vsids
 from policies.addresses import CustomerAddress, Vsid
@@ -23,6 +24,8 @@ from policies.model import LookupRecord, Role
 CONTENT_TYPE = "application/jsonl"
 LINES_AT_ONCE = 500
 LARGEST_REVISION = (1 << 63) - 1
+CATCHING_UP = 2.0
+"""Seconds that a reader who is ahead of this node waits for it."""
 
 _NAMED_KINDS = (Kind.HOST, Kind.GATEWAY, Kind.TENANT)
 
@@ -47,6 +50,7 @@ async def watch(call: Call) -> web.StreamResponse:
         raise HttpProblem(503, "this node has not read the records yet", headers={"Retry-After": "1"})
     if call.request.method == "HEAD":
         return web.Response(headers={"Content-Type": CONTENT_TYPE})
+    await _catch_up(call.replica, resume)
     one = Watch(call, wanted, only_used=only_used)
     call.watches.enter(call.principal, one)
     follows = call.principal.role in {Role.HOST, Role.GATEWAY}
@@ -58,6 +62,17 @@ async def watch(call: Call) -> web.StreamResponse:
         call.watches.leave(call.principal, one)
         if follows:
             call.authority.followers.disconnect(call.principal, one)
+
+
+async def _catch_up(replica: Replica, resume: int | None) -> None:
+    """Wait for this node to be where a reader is already, by another one. Raises HttpProblem.
+
+    A node that follows its store and is behind all the same tells everything: that store
+    has been restored.
+    """
+    if resume is None or await replica.reached(resume, CATCHING_UP) or replica.stale_since is None:
+        return
+    raise HttpProblem(503, "this node is behind, and its store is away", headers={"Retry-After": "1"})
 
 
 class Watch:
@@ -144,7 +159,9 @@ class Watch:
             await self._look_anew()
         if self._to_teach:
             keys, self._to_teach = self._to_teach, {}
-            await self._write(b"".join(self._taught(keys)) + progress(self._replica.complete))
+            await self._write(b"".join(self._taught(keys)))
+            # Where this watch is, is said behind the changes that still wait.
+            self._is_heartbeat = True
         while (end := self._replica.position) > self._position:
             changes = self._changes()
             is_last = self._position + len(changes) == end
@@ -189,16 +206,18 @@ class Watch:
     def _taught(self, keys: dict[RecordKey, None]) -> Iterator[bytes]:
         for key in keys:
             record = self._replica.find(key.vsid, key.ca)
-            if record is not None and self.covers(key):
+            if record is None:
+                yield deletion(key, self._replica.revision)
+            elif self.covers(key):
                 yield record_line(record)
             else:
-                yield deletion(key, self._replica.revision)
+                # No later than the record, so that it can be taught again.
+                yield deletion(key, record.revision)
 
     async def _tell_everything(self) -> None:
         """Tell all there is, then what has changed meanwhile, then that this was all."""
-        revision = self._replica.revision
         self._position = self._replica.position
-        await self._write(resync(revision))
+        await self._write(resync(self._replica.complete))
         await self._write(b"".join(self._named_lines()))
         if self._wanted.kind in {None, Kind.RECORD}:
             for vsid in self._replica.vsids():

@@ -9,7 +9,7 @@ import aiohttp
 import msgspec
 import pytest
 
-from gateway.lookup import watches
+from gateway.lookup import http_watch, watches
 from gateway.lookup.entries import Kind, NamedKey, Placement, RecordKey
 from gateway.lookup.network import apply
 from gateway.lookup.store import Expect
@@ -288,6 +288,40 @@ def test_host_that_asks_for_what_it_uses_is_told_of_its_own_and_of_what_it_is_ta
             await place(node, WEB, "10.0.1.11", 113, "hv2")
             await place(node, WEB, "10.0.1.6", 6, "hv1")
             assert told(await watch.until_progress()) == [("put", "10.0.1.6")]
+
+    served(test)
+
+
+def test_what_is_forgotten_goes_no_later_than_it_came_so_that_it_can_be_taught_again() -> None:
+    async def test(node: Serving) -> None:
+        await place(node, WEB, "10.0.1.11", 11, "hv2")
+        hint = {"host": "hv1", "vsid": WEB, "ca": "10.0.1.11"}
+        async with asking(node, HV1) as host, watching(host, "?only=used") as watch:
+            await watch.until_progress()
+            revisions = []
+            for forget in (False, True, False):
+                await host("POST", "/v1/hints", {**hint, "forget": forget})
+                lines = [line for line in await watch.until_progress() if line["type"] != "progress"]
+                revisions.append((lines[0]["type"], lines[0]["revision"]))
+            assert [kind for kind, _ in revisions] == ["put", "delete", "put"]
+            assert len({revision for _, revision in revisions}) == 1
+
+    served(test)
+
+
+def test_reader_who_is_ahead_waits_and_is_sent_away_while_the_store_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http_watch, "CATCHING_UP", 0.05)
+
+    async def test(node: Serving) -> None:
+        async with asking(node, OPERATOR) as ask:
+            node.store.go_away("it is being moved")
+            while node.replica.stale_since is None:  # noqa: ASYNC110 - it wakes nobody for that
+                await asyncio.sleep(0.01)
+            answer = await ask("GET", "/v1/watch?from=999999")
+            assert answer.status == 503
+            assert "behind" in answer.body["detail"]
 
     served(test)
 
