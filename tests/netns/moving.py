@@ -130,6 +130,12 @@ class World:
         targets = (vm.address(), vm.address(6))
         return all(self.lab.vm(observer).call(echo.reachable, target, timeout) for target in targets)
 
+    def wait_until_reached(self, observer: str, name: str, timeout: float = 5) -> float:
+        """Wait until one VM gets answers from another, and return how long that took, in seconds."""
+        return self.wait_until(
+            lambda: self.reaches(observer, name), f"{observer} does not reach {name}", timeout
+        )
+
     def say(self, name: str, to: str) -> None:
         """Have a VM send another one datagram by IPv4."""
         self.lab.vm(name).call(_send_datagram, self.vm(to).address())

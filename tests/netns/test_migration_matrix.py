@@ -11,7 +11,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -80,6 +80,11 @@ class Tally:
         )
 
 
+def in_words(convergence: Mapping[str, float]) -> str:
+    p50, p99, longest = (convergence[name] for name in ("p50_ms", "p99_ms", "max_ms"))
+    return f"p50 {p50:.1f} ms, p99 {p99:.1f} ms, max {longest:.1f} ms"
+
+
 def spread(what: str, milliseconds: Sequence[float]) -> str:
     cuts = statistics.quantiles(milliseconds, n=100, method="inclusive")
     return f"{what} p50 {cuts[49]:.1f} ms, p99 {cuts[98]:.1f} ms, max {max(milliseconds):.1f} ms"
@@ -106,8 +111,7 @@ def test_no_vm_of_many_loses_a_packet_outside_its_pauses(
         str(announced),
         str(orchestrated),
         f"{VMS} transfers by TCP of {OCTETS} octets each went on through {2 * MOVES} moves, and are whole",
-        f"from a claim to everybody, {convergence['moves']} moves: p50 {convergence['p50_ms']:.1f} ms, "
-        f"p99 {convergence['p99_ms']:.1f} ms, max {convergence['max_ms']:.1f} ms",
+        f"from a claim to everybody, {convergence['moves']} moves: {in_words(convergence)}",
     )
     with capsys.disabled():
         sys.stdout.write("\n" + "\n".join(lines) + "\n")
