@@ -31,6 +31,8 @@ log = logging.getLogger("isthmus")
 
 # Seconds between two looks at what time alone ends: frames that are held, redirects.
 EXPIRE_EVERY = 0.1
+# Seconds between two router advertisements that nobody asked for (RFC 4861 section 6.2.1).
+ADVERTISE_EVERY = 600.0
 
 
 class Listener(Protocol):
@@ -133,6 +135,7 @@ class Builtin:
         )
         nursery.start_soon(self.ports.watch)
         nursery.start_soon(self._expire)
+        nursery.start_soon(self._advertise_routers)
 
     async def adopt(self, appliance: Appliance) -> None:
         """Decide by an appliance's network from now on, serve its ports and dial its sites.
@@ -244,6 +247,14 @@ class Builtin:
                     self._port_closed,
                 )
                 task_status.started(scope)
+
+    async def _advertise_routers(self) -> None:
+        while True:
+            await trio.sleep(ADVERTISE_EVERY)
+            for port in self._served:
+                advertisement = self.forwarder.advertise_router((port.vsid, port.mac), trio.current_time())
+                if advertisement is not None:
+                    self._emitter.send(advertisement)
 
     async def _expire(self) -> None:
         while True:

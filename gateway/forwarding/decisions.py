@@ -69,7 +69,7 @@ class Decisions:
     ) -> None:
         self.permission = permission
         self.neighbours = Neighbours(node, directory, ways, delivery, explain)
-        self._guests = Guests(node, directory, ways, delivery, explain)
+        self.guests = Guests(node, directory, ways, delivery, explain)
         self._node = node
         self._tables = tables
         self._directory = directory
@@ -89,9 +89,9 @@ class Decisions:
         entry = arrival.entry
         if facts.protocol == ICMPV6 and ndp.ROUTER_SOLICITATION <= facts.icmp_type <= ndp.REDIRECT:
             if facts.icmp_type == ndp.ROUTER_SOLICITATION:
-                return self._guests.router_solicitation(arrival, facts, packet, now)
+                return self.guests.router_solicitation(arrival, facts, packet, now)
             return self.neighbours.discovery(arrival, facts, packet)
-        answered = self._guests.dhcp(arrival, facts, packet, now)
+        answered = self.guests.dhcp(arrival, facts, packet, now)
         if answered is not None:
             return answered
         if arrival.is_to_group:

@@ -21,7 +21,7 @@ from gateway.forwarding.directory import Directory
 from gateway.forwarding.drops import DropReason
 from gateway.forwarding.neighbours import ALL_NODES
 from gateway.forwarding.node import Arrival, Explain, Node
-from gateway.forwarding.verdicts import Drop, Forward, Verdict
+from gateway.forwarding.verdicts import Drop, Forward, PortKey, ToPort, Verdict
 from gateway.forwarding.ways import LocalPort, Ways
 from gateway.packets import dhcp, ip, ndp
 from gateway.packets.checksum import transport_checksum
@@ -35,7 +35,7 @@ from policies.tables import SubnetEntry
 LEASE_TIME = 86_400
 """In seconds: a guest asks again after half of it, and learns what has changed of the network."""
 
-# RFC 8319 section 4. Guests hear of the router only when they ask, which most do once.
+# RFC 8319 section 4: as long as may be.
 ROUTER_LIFETIME = 65_535
 
 _UDP = struct.Struct("!HHHH")  # ports, length, checksum
@@ -102,18 +102,31 @@ class Guests:
             ndp.check_router_solicitation_untrusted(packet, facts)
         except MalformedPacket:
             return Drop(DropReason.MALFORMED, arrival.tenant)
+        if self._explain:
+            self._explain("router", "its solicitation is answered with an advertisement")
+        destination = ALL_NODES if is_unspecified(facts.source) else facts.source
+        return self._delivery.answer(arrival, self._router_advertisement(arrival, destination, now))
+
+    def advertise_router(self, entry: SubnetEntry, port: PortKey, now: float) -> ToPort | None:
+        """Tell a VM here of its router without being asked, if its subnet has one that says so."""
+        if not entry.router_advertisements or entry.gateway_ipv6 is None:
+            return None
+        _, mac = port
+        as_if_asked = Arrival(entry, EthernetHeader(entry.gateway_mac, mac, IPV6).encode(), port=port)
+        frame = self._router_advertisement(as_if_asked, ALL_NODES, now)
+        return ToPort(port, frame, entry.domain.name)
+
+    def _router_advertisement(self, arrival: Arrival, destination: bytes, now: float) -> bytes:
+        entry = arrival.entry
         advertisement = ndp.router_advertisement(
             ROUTER_LINK_LOCAL,
-            ALL_NODES if is_unspecified(facts.source) else facts.source,
+            destination,
             entry.gateway_mac,
             (prefix for prefix in entry.prefixes if prefix.version == 6),
             mtu=self._delivery.guest_mtu(arrival, 6, now),
             lifetime=ROUTER_LIFETIME,
         )
-        if self._explain:
-            self._explain("router", "its solicitation is answered with an advertisement")
-        header = EthernetHeader(arrival.source_mac, entry.gateway_mac, IPV6)
-        return self._delivery.answer(arrival, header.encode() + advertisement)
+        return EthernetHeader(arrival.source_mac, entry.gateway_mac, IPV6).encode() + advertisement
 
     def _own_addresses(self, arrival: Arrival) -> list[CustomerAddress]:
         records = self._directory.find_by_mac(arrival.entry.vsid, arrival.source_mac)

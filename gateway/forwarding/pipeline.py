@@ -197,6 +197,14 @@ class Forwarder:
             return None
         return ToPort(port, question(entry, port[1], ca), entry.domain.name)
 
+    def advertise_router(self, port: PortKey, now: float) -> ToPort | None:
+        """Return what tells a VM of its IPv6 router, which it forgets unless it is told again.
+
+        None where there is no such virtual subnet now, or none that advertises.
+        """
+        entry = self.tables.subnets.get(port[0])
+        return self.decisions.guests.advertise_router(entry, port, now) if entry is not None else None
+
     def from_underlay(self, outer: OuterHeader, payload: bytes, now: float) -> Verdict:
         """Decide an NVGRE packet: `payload` is what follows the outer IP header, GRE first."""
         key = key_untrusted(outer.source, payload)

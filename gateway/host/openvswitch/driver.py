@@ -39,6 +39,8 @@ LOOK = 0.1
 COUNT = 1.0
 # Seconds after which something that failed is tried again.
 RETRY = 0.5
+# Seconds between two router advertisements that nobody asked for (RFC 4861 section 6.2.1).
+ADVERTISE_EVERY = 600.0
 # Records turned into flows before packets of the agent's own get their turn.
 AT_ONCE = 256
 
@@ -94,6 +96,7 @@ class OpenVswitchDriver:
         nursery.start_soon(self._program)
         nursery.start_soon(self._expire)
         nursery.start_soon(self._hear)
+        nursery.start_soon(self._advertise_routers)
 
     async def adopt(self, appliance: Appliance) -> None:
         """Decide by an appliance's network from now on."""
@@ -348,6 +351,14 @@ class OpenVswitchDriver:
             self.forwarder.expire(trio.current_time())
             if len(self.forwarder.redirects) != before:
                 self._due.set()
+
+    async def _advertise_routers(self) -> None:
+        while True:
+            await trio.sleep(ADVERTISE_EVERY)
+            for port, attached in self._attached().items():
+                advertisement = self.forwarder.advertise_router(port, trio.current_time())
+                if advertisement is not None:
+                    await self._send(attached.number, advertisement.frame)
 
     async def _hear(self) -> None:
         nobody = Port(LISTENER, "", Vsid(0), MacAddress(bytes(6)), ())

@@ -321,6 +321,19 @@ def test_router_solicitations_can_be_left_unanswered() -> None:
     n.dropped(n.send(n.host("hv1", off), WEB5, solicit()), DropReason.TO_GATEWAY)
 
 
+def test_router_is_advertised_unasked_as_it_is_to_who_asks() -> None:
+    host = n.host("hv1")
+    _, answer = n.to_port(n.send(host, WEB5, solicit("::", lladdr=False)))
+
+    unasked = host.advertise_router(n.port(*WEB5), now=600.0)
+
+    assert unasked is not None
+    assert unasked.port == n.port(*WEB5)
+    assert unasked.frame == bytes(answer)
+    off = n.host("hv1", without(n.network(), router_advertisements=False))
+    assert off.advertise_router(n.port(*WEB5), now=600.0) is None
+
+
 def test_host_hands_over_the_gateways_advertisement() -> None:
     emission, _ = n.to_underlay(n.receive(n.gateway(), solicit()))
 
