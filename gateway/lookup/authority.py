@@ -86,8 +86,9 @@ class Authority:
     ) -> ClaimAnswer:
         """Say that a MAC is at a provider address, for all of its customer addresses at once.
 
-        Waits for the followers named in `wait`; by default an orchestrated move waits for the old
-        and the new host, since the VM must not resume before both know (RFC 8394 section 2.2).
+        Waits for the followers named in `wait`, at whichever lookup node they watch; by default an
+        orchestrated move waits for the old and the new host, since the VM must not resume before
+        both know (RFC 8394 section 2.2).
         Raises Forbidden, Unacceptable, Refused and StoreUnavailable.
         """
         began = self._clock()
@@ -208,12 +209,19 @@ class Authority:
     def acknowledge(self, principal: Principal, revision: int, *, is_local: bool = True) -> None:
         """A host or a gateway has applied everything up to a revision. Raises Forbidden.
 
-        `is_local` is for one in this process, which has no watch.
+        What has not happened yet is not believed. `is_local` is for one in this process, which has no watch.
         """
-        with self._reporting(principal, "acknowledgement"):
-            if principal.role not in {Role.HOST, Role.GATEWAY}:
-                raise Forbidden("only hosts and gateways acknowledge")
+        self._check_follower(principal)
         self.followers.acknowledge(principal, min(revision, self._replica.revision), is_local=is_local)
+
+    async def acknowledge_remotely(self, principal: Principal, revision: int) -> None:
+        """The same of a follower that is not in this process, and may have it from another lookup node.
+
+        If it is ahead of this node's own replica, that is waited for a while. Raises Forbidden.
+        """
+        self._check_follower(principal)
+        await self._replica.reached(revision, OWN_REPLICA_SECONDS)
+        self.acknowledge(principal, revision, is_local=False)
 
     def refuse(self, principal: Principal, what: str, reason: str) -> Forbidden:
         """Count and report that somebody asked for what they may not have; return what is to be raised."""
@@ -231,6 +239,10 @@ class Authority:
             if principal.role is not Role.HOST:
                 raise
             raise self.refuse(principal, what, str(error)) from None
+
+    def _check_follower(self, principal: Principal) -> None:
+        if principal.role not in (Role.HOST, Role.GATEWAY):
+            raise self.refuse(principal, "acknowledgement", "only hosts and gateways acknowledge")
 
     def _operator(self, principal: Principal, what: str) -> None:
         if principal.role is not Role.OPERATOR:
@@ -308,8 +320,9 @@ class Authority:
             wait = both if claim.mode is Mode.ORCHESTRATE else ()
         keys = [RecordKey(record.vsid, record.ca) for record in records]
         revision = max((record.revision for record in records), default=0)
-        learning = self.followers.learn(revision, keys, began if moved else None)
-        learned = await learning.wait(wait, min(wait_seconds, LONGEST_WAIT_SECONDS))
+        named = frozenset(wait)
+        learning = self.followers.learn(revision, keys, began if moved else None, named)
+        learned = await learning.wait(named, min(wait_seconds, LONGEST_WAIT_SECONDS))
         return ClaimAnswer(records, learned)
 
 

@@ -25,6 +25,7 @@ from gateway.lookup.answers import (
 from gateway.lookup.cache import Cache
 from gateway.lookup.claims import Mode
 from gateway.lookup.client_watch import Watch
+from gateway.lookup.copies import Copies
 from gateway.lookup.entries import Event, Kind, RecordKey
 from gateway.lookup.followers import NodeStatus
 from gateway.lookup.nodes import PATIENCE, Nodes, Reply
@@ -40,6 +41,7 @@ CACHED_SECONDS = 30.0
 CACHED_SECONDS_ABSENT = 2.0
 MOST_RESOLVED = 1000
 MOST_HINTS = 1000
+ACKNOWLEDGEMENTS = "/v1/acknowledgements"
 STALE = 10.0
 """Seconds without its store after which another node's answer is rather taken, if there is one."""
 
@@ -57,12 +59,14 @@ class LookupClient:
         self._access = access
         self._cache = Cache(cached, cached_seconds, min(cached_seconds, CACHED_SECONDS_ABSENT))
         self._nodes = Nodes(access)
+        self._acknowledged = Copies(self._nodes, ACKNOWLEDGEMENTS)
 
     async def __aenter__(self) -> Self:
         await self._nodes.open()
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._acknowledged.close()
         await self._nodes.close()
 
     async def resolve(self, vsid: Vsid, ca: CustomerAddress) -> LookupRecord | None:
@@ -208,14 +212,23 @@ class LookupClient:
         await self.hints([Hint(host, vsid, ca, forget)])
 
     async def hints(self, hints: Sequence[Hint]) -> None:
-        """Give many hints. Twice is as once: a host is taught what it knows already, and forgets nothing."""
+        """Give many hints, to every node that answers: one of them has the host's watch.
+
+        Twice is as once: a host is taught what it knows already, and forgets nothing.
+        """
         for start in range(0, len(hints), MOST_HINTS):
             body = [forms.form(hint) for hint in hints[start : start + MOST_HINTS]]
-            _check(await self._nodes.ask("POST", "/v1/hints", body=body))
+            _check(await self._nodes.ask_all("POST", "/v1/hints", body=body))
 
     async def acknowledge(self, revision: int) -> None:
-        """Say that this host or gateway has applied everything up to a revision. Twice is as once."""
-        _check(await self._nodes.ask("POST", "/v1/acknowledgements", body={"revision": revision}))
+        """Say that this host or gateway has applied everything up to a revision. Twice is as once.
+
+        The node of this client's watch has been told when this returns; the others are told besides,
+        as they answer, so that a claim at any of them knows who has learned.
+        """
+        body = {"revision": revision}
+        self._acknowledged.tell(body)
+        _check(await self._nodes.ask("POST", ACKNOWLEDGEMENTS, body=body, first=self._nodes.first))
 
     async def nodes(self) -> list[NodeStatus]:
         """Return the connected hosts and gateways, and what they have learned."""

@@ -1,7 +1,7 @@
 """The hosts and gateways that follow: what each is told, what it has learned, and how long that took.
 
-A follower is one name; it may have several watches. It acknowledges what it has applied,
-so a claim can say who has learned of it.
+A follower is one name; it may have several watches. It acknowledges what it has applied, to every
+lookup node: so a claim can say who has learned of it, wherever it is made and whoever has the watch.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from typing import Protocol
@@ -23,6 +24,9 @@ MOVES_KEPT = 1000
 MOVES_PENDING = 1000
 MOST_TAUGHT = 65536
 """Records that one host can be taught; the oldest is forgotten first."""
+MOST_ELSEWHERE = 65536
+ELSEWHERE_SECONDS = 60.0
+"""How long what a follower of another lookup node has acknowledged holds; it says so again every 20 s."""
 
 
 class Interest(Protocol):
@@ -73,42 +77,61 @@ class _Follower:
         return self.is_local or any(watch.covers(key) for watch in self.watches for key in keys)
 
 
+class _Elsewhere(msgspec.Struct, frozen=True, gc=False):
+    """What a follower whose watch is at another lookup node has acknowledged here too."""
+
+    acknowledged: int
+    heard_at: float
+
+
 class Learning:
-    """Who has yet to acknowledge a revision."""
+    """Who has yet to acknowledge a revision.
+
+    `remaining` are of those who watch here, `elsewhere` of those who are waited for and watch at other nodes.
+    """
 
     def __init__(
-        self, revision: int, remaining: set[str], present: frozenset[str], began: float | None
+        self,
+        revision: int,
+        remaining: set[str],
+        elsewhere: set[str],
+        present: frozenset[str],
+        began: float | None,
     ) -> None:
         self.revision = revision
         self.remaining = remaining
+        self.elsewhere = elsewhere
         self.present = present
         self.began = began
         self._waiting: list[tuple[frozenset[str], asyncio.Future[None]]] = []
 
     async def wait(self, names: Iterable[str], timeout: float) -> dict[str, bool]:
-        """Wait for those of the names that are connected; return for each whether it has learned."""
+        """Wait for those of the names that follow; return for each whether it has learned."""
         wanted = frozenset(names)
-        if wanted & self.remaining and timeout > 0:
+        if self._lacks(wanted) and timeout > 0:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append((wanted, future))
             await asyncio.wait([future], timeout=timeout)
             self._waiting.remove((wanted, future))
-        return {name: name in self.present and name not in self.remaining for name in sorted(wanted)}
+        lacking = self._lacks(wanted)
+        return {name: name in self.present and name not in lacking for name in sorted(wanted)}
 
     def discard(self, name: str) -> None:
         """One has learned."""
         self.remaining.discard(name)
-        self._release()
+        self.elsewhere.discard(name)
+        for wanted, future in self._waiting:
+            if not future.done() and not self._lacks(wanted):
+                future.set_result(None)
 
     def leave(self, name: str) -> None:
-        """One has gone, and cannot be waited for."""
-        self.present -= {name}
-        self.discard(name)
+        """One has gone: if it has not learned yet, it cannot be waited for."""
+        if name in self.remaining:
+            self.present -= {name}
+            self.discard(name)
 
-    def _release(self) -> None:
-        for wanted, future in self._waiting:
-            if not future.done() and not wanted & self.remaining:
-                future.set_result(None)
+    def _lacks(self, wanted: frozenset[str]) -> frozenset[str]:
+        return wanted & (self.remaining | self.elsewhere)
 
 
 class Followers:
@@ -117,8 +140,11 @@ class Followers:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._followers: dict[str, _Follower] = {}
+        self._elsewhere: dict[str, _Elsewhere] = {}  # those heard of longest ago come first
         self._taught: dict[str, dict[RecordKey, None]] = {}
         self._learning: deque[Learning] = deque()
+        # Each for as long as its claim waits for it.
+        self._awaited: weakref.WeakSet[Learning] = weakref.WeakSet()
         self._moves: deque[float] = deque(maxlen=MOVES_KEPT)
 
     def connect(self, principal: Principal, watch: Interest) -> None:
@@ -126,6 +152,9 @@ class Followers:
         follower = self._followers.get(principal.name)
         if follower is None:
             follower = self._followers[principal.name] = _Follower(principal, self._clock())
+            known = self._elsewhere.pop(principal.name, None)
+            if known is not None:
+                follower.acknowledged = known.acknowledged
         follower.watches.append(watch)
 
     def disconnect(self, principal: Principal, watch: Interest) -> None:
@@ -150,10 +179,14 @@ class Followers:
                 follower.waiting_since = self._clock()
 
     def acknowledge(self, principal: Principal, revision: int, *, is_local: bool) -> None:
-        """A follower has applied everything up to a revision."""
+        """A follower has applied everything up to a revision, whether it watches here or elsewhere."""
+        for learning in self._awaited:
+            if learning.revision <= revision:
+                learning.discard(principal.name)
         follower = self._followers.get(principal.name)
         if follower is None:
             if not is_local:
+                self._hear(principal.name, revision)
                 return
             follower = self._followers[principal.name] = _Follower(principal, self._clock())
         follower.is_local |= is_local
@@ -167,17 +200,43 @@ class Followers:
             learning.discard(principal.name)
         self._settle()
 
-    def learn(self, revision: int, keys: Collection[RecordKey], began: float | None) -> Learning:
+    def _hear(self, name: str, revision: int) -> None:
+        now = self._clock()
+        self._elsewhere.pop(name, None)
+        self._elsewhere[name] = _Elsewhere(revision, now)
+        first = next(iter(self._elsewhere))
+        if len(self._elsewhere) > MOST_ELSEWHERE or self._elsewhere[first].heard_at + ELSEWHERE_SECONDS < now:
+            del self._elsewhere[first]
+
+    def learn(
+        self,
+        revision: int,
+        keys: Collection[RecordKey],
+        began: float | None,
+        named: Collection[str] = (),
+    ) -> Learning:
         """Begin to count who has learned of a change of some records.
 
-        `began` is when a move's claim arrived, by the clock; None where nothing has moved.
+        `began` is when a move's claim arrived, by the clock; None where nothing has moved. Of those
+        who watch at other lookup nodes, those `named` are counted. What these are told is not known
+        here, so each is to acknowledge the revision; how long that takes is no part of `convergence`.
         """
         remaining = {
             name
             for name, follower in self._followers.items()
             if follower.acknowledged < revision and follower.wants(keys)
         }
-        learning = Learning(revision, remaining, frozenset(self._followers), began)
+        oldest = self._clock() - ELSEWHERE_SECONDS
+        elsewhere = {
+            name: known.acknowledged
+            for name in named
+            if (known := self._elsewhere.get(name)) is not None and known.heard_at >= oldest
+        }
+        lacking = {name for name, acknowledged in elsewhere.items() if acknowledged < revision}
+        present = frozenset(self._followers).union(elsewhere)
+        learning = Learning(revision, remaining, lacking, present, began)
+        if lacking:
+            self._awaited.add(learning)
         if remaining:
             at = len(self._learning)
             while at and self._learning[at - 1].revision > revision:

@@ -140,7 +140,7 @@ async def hint(call: Call) -> web.StreamResponse:
 async def acknowledge(call: Call) -> web.StreamResponse:
     """Say what has been applied."""
     body = await call.body(_ACKNOWLEDGEMENT)
-    call.authority.acknowledge(call.principal, body.revision, is_local=False)
+    await call.authority.acknowledge_remotely(call.principal, body.revision)
     return web.Response(status=204)
 
 

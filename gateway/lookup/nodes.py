@@ -28,6 +28,8 @@ MOMENT = 0.2
 """Seconds for a better answer to come, once there is one."""
 SILENCE = 15.0
 """Seconds without an octet on a watch, whose heart beats every 5, after which its node is taken for dead."""
+OTHERS_PATIENCE = 1.0
+"""Seconds for the other nodes to answer what all are asked, once one has."""
 LARGEST_ANSWER = 64 << 20
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 
@@ -44,19 +46,22 @@ class Fault(Exception):
     """One node gives no answer, and why."""
 
 
-class _Node:
+class Node:
+    """One lookup node. Before `free_at` (monotonic) others are asked first, since it has failed."""
+
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         self.failures = 0
         self.free_at = 0.0
 
     def failed(self, now: float) -> None:
-        """Ask others first for a while: longer each time, at random, so that not all come back at once."""
+        """Ask others first for a while, longer each time, at random, so that not all come back at once."""
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(self.failures, 10))
         self.failures += 1
         self.free_at = now + pause * random.uniform(0.5, 1.0)
 
     def succeeded(self) -> None:
+        """It answers."""
         self.failures, self.free_at = 0, 0.0
 
 
@@ -68,8 +73,9 @@ class Nodes:
     """
 
     def __init__(self, access: LookupAccess) -> None:
-        self._nodes = [_Node(url) for url in access.nodes]
-        self._preferred = self._nodes[0]
+        self.all = [Node(url) for url in access.nodes]
+        self._preferred = self.all[0]
+        self._watched: list[Node] = []
         self._token = credentials.token(access)
         self._tls = credentials.tls(access)
         self._session: aiohttp.ClientSession | None = None
@@ -88,6 +94,16 @@ class Nodes:
         if self._session is not None:
             await self._session.close()
 
+    @property
+    def first(self) -> Node:
+        """The node of the newest watch; or else the one that is asked before others."""
+        return self._watched[-1] if self._watched else self._preferred
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether there is a watch."""
+        return bool(self._watched)
+
     async def ask(
         self,
         method: str,
@@ -99,6 +115,7 @@ class Nodes:
         patience: float = PATIENCE,
         at_once: int = 1,
         worth: Callable[[Reply], float] | None = None,
+        first: Node | None = None,
     ) -> Reply:
         """Return the first good answer, of so many nodes at once: each is asked at most once.
 
@@ -107,8 +124,8 @@ class Nodes:
         brings none that is better. Raises StoreUnavailable with every node's reason.
         """
         content = msgspec.json.encode(body) if body is not None else None
-        able, failed = self._in_order()
-        running: dict[asyncio.Task[Reply], _Node] = {}
+        able, failed = self._in_order(first)
+        running: dict[asyncio.Task[Reply], Node] = {}
         faults: list[str] = []
         best: tuple[float, Reply] | None = None
         try:
@@ -117,7 +134,7 @@ class Nodes:
                 if not (asked or running or best is not None) and failed:
                     asked.append(failed.popleft())
                 for node in asked:
-                    attempt = self._attempt(node, method, path, content, query, headers, patience)
+                    attempt = self.attempt(node, method, path, content, query, headers, patience)
                     running[asyncio.create_task(attempt)] = node
                 if not running:
                     break
@@ -146,6 +163,51 @@ class Nodes:
             raise StoreUnavailable(f"no lookup node can answer: {'; '.join(faults)}")
         return best[1]
 
+    async def ask_all(self, method: str, path: str, *, body: object) -> Reply:
+        """Have every node carry out the same, and return a good answer if one gives it, else a refusal.
+
+        Those that have failed lately are asked only where none of the others answers. Raises
+        StoreUnavailable where none at all does.
+        """
+        content = msgspec.json.encode(body)
+        able, failed = self._in_order()
+        faults: list[str] = []
+        while able or failed:
+            asked = list(able) or [failed.popleft()]
+            able.clear()
+            if replies := await self._at_all(asked, method, path, content, faults):
+                return min(replies, key=lambda reply: reply.status)
+        raise StoreUnavailable(f"no lookup node can answer: {'; '.join(faults)}")
+
+    async def _at_all(
+        self, nodes: list[Node], method: str, path: str, content: bytes, faults: list[str]
+    ) -> list[Reply]:
+        """Ask nodes at once. When one has answered, the others have a while left to do so."""
+        running = {asyncio.create_task(self.attempt(node, method, path, content)): node for node in nodes}
+        replies: list[Reply] = []
+        deadline: float | None = None
+        try:
+            while running:
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                done, _ = await asyncio.wait(running, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                if not done:
+                    for node in running.values():
+                        node.failed(time.monotonic())
+                    break
+                for task in done:
+                    del running[task]
+                    try:
+                        replies.append(task.result())
+                    except Fault as fault:
+                        faults.append(str(fault))
+                if replies and deadline is None:
+                    deadline = time.monotonic() + OTHERS_PATIENCE
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+        return replies
+
     @asynccontextmanager
     async def stream(self, path: str, query: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
         """Open an answer that does not end, at the first node that gives it. Refusals are to be read.
@@ -161,6 +223,7 @@ class Nodes:
                 faults.append(str(fault))
                 continue
             self._preferred = node
+            self._watched.append(node)
             try:
                 async with response:
                     yield response
@@ -170,28 +233,32 @@ class Nodes:
             except _LOST as error:
                 node.failed(time.monotonic())
                 raise Fault(f"{node.url}: {_in_words(error)}") from error
+            finally:
+                self._watched.remove(node)
             return
         raise StoreUnavailable(f"no lookup node can answer: {'; '.join(faults)}")
 
-    def _in_order(self) -> tuple[deque[_Node], deque[_Node]]:
+    def _in_order(self, first: Node | None = None) -> tuple[deque[Node], deque[Node]]:
         """The nodes to ask, beginning with the one that answered last; and those that have failed lately."""
+        first = first or self._preferred
         now = time.monotonic()
-        able = [node for node in self._nodes if node.free_at <= now]
-        failed = [node for node in self._nodes if node.free_at > now]
-        able.sort(key=lambda node: node is not self._preferred)
+        able = [node for node in self.all if node.free_at <= now]
+        failed = [node for node in self.all if node.free_at > now]
+        able.sort(key=lambda node: node is not first)
         failed.sort(key=lambda node: node.free_at)
         return deque(able), deque(failed)
 
-    async def _attempt(
+    async def attempt(
         self,
-        node: _Node,
+        node: Node,
         method: str,
         path: str,
         content: bytes | None,
-        query: Mapping[str, str] | None,
-        headers: Mapping[str, str] | None,
-        patience: float,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        patience: float = PATIENCE,
     ) -> Reply:
+        """Ask one node. Raises Fault where it does not answer, or is in trouble."""
         try:
             async with asyncio.timeout(patience):
                 try:
@@ -203,6 +270,9 @@ class Nodes:
         except _LOST as error:
             node.failed(time.monotonic())
             raise Fault(f"{node.url}: {_in_words(error)}") from error
+        except Fault:
+            node.failed(time.monotonic())
+            raise
         if _is_elsewhere_better(reply.status):
             node.failed(time.monotonic())
             raise Fault(f"{node.url}: {_reason(reply)}")
@@ -211,7 +281,7 @@ class Nodes:
 
     async def _exchange(
         self,
-        node: _Node,
+        node: Node,
         method: str,
         path: str,
         content: bytes | None,
@@ -232,7 +302,7 @@ class Nodes:
         ) as response:
             return Reply(response.status, await read_bounded(response))
 
-    async def _open(self, node: _Node, path: str, query: Mapping[str, str]) -> aiohttp.ClientResponse:
+    async def _open(self, node: Node, path: str, query: Mapping[str, str]) -> aiohttp.ClientResponse:
         try:
             async with asyncio.timeout(PATIENCE):
                 response = await self._opened.get(

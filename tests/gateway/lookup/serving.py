@@ -111,10 +111,17 @@ class Serving(NamedTuple):
 
 @asynccontextmanager
 async def lookup_node(
-    settings: LookupSettings | None = None, *, network: Network = NETWORK, history: int = 65536
+    settings: LookupSettings | None = None,
+    *,
+    network: Network = NETWORK,
+    history: int = 65536,
+    beside: Serving | None = None,
 ) -> AsyncIterator[Serving]:
-    """A lookup node on a port of its own. Without settings of the caller's, the tokens are those above."""
-    store = MemoryStore()
+    """A lookup node on a port of its own. Without settings of the caller's, the tokens are those above.
+
+    `beside` another, it has the same store.
+    """
+    store = beside.store if beside is not None else MemoryStore()
     await apply(store, network)
     replica = Replica(partial(follow, store), history=history)
     authority = Authority(store, replica, FlapLimits(), now=time.time)
@@ -138,7 +145,8 @@ async def lookup_node(
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-        await store.close()
+        if beside is None:
+            await store.close()
 
 
 class Answer(NamedTuple):

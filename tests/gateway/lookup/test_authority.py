@@ -254,6 +254,21 @@ def test_acknowledgement_of_what_has_not_happened_yet_is_not_believed() -> None:
     with_authority(test)
 
 
+def test_acknowledgement_from_a_node_that_is_ahead_is_believed_once_it_is_seen_here_too() -> None:
+    async def test(house: House) -> None:
+        stored = await house.place(KEY, 5, "hv1")
+        ahead = asyncio.create_task(house.authority.acknowledge_remotely(HV1, stored.revision + 1))
+        await asyncio.sleep(0)
+        assert not ahead.done()
+        await house.place(KEY, 5, "hv2")
+        await ahead
+        answer = await house.authority.claim(OPERATOR, vsid=WEB, mac=mac(5), pa=PA2, wait=["hv1"])
+        assert [each.revision for each in answer.records] == [stored.revision + 1]
+        assert answer.learned == {"hv1": True}
+
+    with_authority(test)
+
+
 @pytest.mark.parametrize("principal", [READER, OPERATOR])
 def test_only_hosts_and_gateways_acknowledge(principal: Principal) -> None:
     async def test(house: House) -> None:

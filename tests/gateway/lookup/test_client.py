@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from gateway.lookup import copies as copies_module
 from gateway.lookup import nodes as nodes_module
 from gateway.lookup.answers import Hint
 from gateway.lookup.claims import Mode, Reason, Refused
@@ -320,10 +321,122 @@ def test_a_refusal_is_told_in_the_services_words_and_no_other_node_is_asked(
 ) -> None:
     async def body(client: LookupClient, fakes: list[FakeNode]) -> None:
         with pytest.raises(kind, match="hv9 is not yours"):
-            await client.hint("hv9", WEB, CA)
+            await client.unfreeze(WEB, CA)
         assert not fakes[1].asked
 
     asking(says({"title": "No", "detail": "hv9 is not yours"}, status), says({}), body=body)
+
+
+def test_hints_are_taken_if_one_node_takes_them() -> None:
+    async def body(client: LookupClient, fakes: list[FakeNode]) -> None:
+        await client.hint("hv1", WEB, CA)
+        assert [len(fake.asked) for fake in fakes] == [1, 1, 1]
+        fakes[1].answer = fakes[0].answer
+        with pytest.raises(Forbidden, match="hv1 is not yours"):
+            await client.hint("hv1", WEB, CA)
+
+    refusal = says({"title": "No", "detail": "hv1 is not yours"}, 403)
+    asking(refusal, says({}, 202), says({"title": "away"}, 503), body=body)
+
+
+def test_hints_that_no_node_takes_have_failed() -> None:
+    async def body(client: LookupClient, fakes: list[FakeNode]) -> None:
+        with pytest.raises(StoreUnavailable, match=r"away.*away"):
+            await client.hint("hv1", WEB, CA)
+        fakes[1].answer = says({}, 202)
+        await client.hint("hv1", WEB, CA)
+
+    asking(says({"title": "away"}, 503), says({"title": "away"}, 503), body=body)
+
+
+def test_node_that_says_nothing_holds_up_hints_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nodes_module, "OTHERS_PATIENCE", 0.05)
+
+    async def body(client: LookupClient, fakes: list[FakeNode]) -> None:
+        for _ in range(3):
+            await client.hint("hv1", WEB, CA)
+        assert [len(fake.asked) for fake in fakes] == [1, 3]
+
+    asking(never, says({}, 202), body=body)
+
+
+def test_acknowledgements_go_to_the_node_of_the_watch_first_and_to_the_others_besides() -> None:
+    async def body(client: LookupClient, fakes: list[FakeNode]) -> None:
+        async with aclosing(client.watch()) as events:
+            await anext(events)
+            fakes[0].answer = says({}, 204)
+            await client.acknowledge(7)
+            assert fakes[1].bodies[-1] == {"revision": 7}
+            await until(lambda: fakes[2].bodies == [{"revision": 7}])
+            await until(lambda: {"revision": 7} in fakes[0].bodies)
+
+    watched = lines(line("resync", 7), line("progress", 7), then=never)
+    asking(says({"title": "away"}, 503), watched_and(watched, says({}, 204)), says({}, 204), body=body)
+
+
+def test_nodes_that_say_nothing_or_are_down_do_not_hold_up_acknowledgements() -> None:
+    async def body(client: LookupClient, fakes: list[FakeNode]) -> None:
+        began = time.monotonic()
+        for revision in range(50):
+            await client.acknowledge(revision)
+        assert time.monotonic() - began < 2
+        assert [each["revision"] for each in fakes[0].bodies] == list(range(50))
+        assert len(fakes[1].asked) == 1  # and no more until it answers
+        assert 1 <= len(fakes[2].asked) <= 4  # once in each pause
+
+    asking(says({}, 204), never, says({"title": "away"}, 503), body=body)
+
+
+def test_node_that_comes_back_is_told_the_newest_acknowledgement_only() -> None:
+    async def body(client: LookupClient, fakes: list[FakeNode]) -> None:
+        await client.acknowledge(0)
+        await until(lambda: bool(fakes[1].asked))
+        for revision in range(1, 20):
+            await client.acknowledge(revision)
+        fakes[1].answer = says({}, 204)
+        await until(lambda: len(fakes[1].asked) > 1)
+        await client.acknowledge(20)
+        await until(lambda: len(fakes[1].asked) > 2)
+        assert fakes[1].bodies == [{"revision": 0}, {"revision": 19}, {"revision": 20}]
+
+    asking(says({}, 204), says({"title": "away"}, 503), body=body)
+
+
+def test_acknowledgement_is_said_anew_elsewhere_while_there_is_a_watch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(copies_module, "AGAIN", 0.01)
+
+    async def body(client: LookupClient, fakes: list[FakeNode]) -> None:
+        async with aclosing(client.watch()) as events:
+            await anext(events)
+            await client.acknowledge(7)
+            await until(lambda: len(fakes[1].asked) > 3)
+            assert [asked for asked in fakes[0].asked if asked[0] == "POST"] == [
+                ("POST", "/v1/acknowledgements")
+            ]
+        await asyncio.sleep(0.03)
+        count = len(fakes[1].asked)
+        await asyncio.sleep(0.05)
+        assert len(fakes[1].asked) == count
+
+    watched = lines(line("resync", 7), line("progress", 7), then=never)
+    asking(watched_and(watched, says({}, 204)), says({}, 204), body=body)
+
+
+def watched_and(watch: Answer, other: Answer) -> Answer:
+    """Answer a watch so, and everything else otherwise."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return await (watch if request.path == "/v1/watch" else other)(request)
+
+    return answer
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - a fake node has no event for what it is asked
+            await asyncio.sleep(0.002)
 
 
 def test_hints_go_a_thousand_at_a_time() -> None:

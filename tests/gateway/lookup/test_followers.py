@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Callable
 
 from gateway.lookup.entries import RecordKey
-from gateway.lookup.followers import MOST_TAUGHT, Followers
-from tests.gateway.lookup.serving import GATEWAY, HV1, HV2, WEB, ca
+from gateway.lookup.followers import ELSEWHERE_SECONDS, MOST_TAUGHT, Followers
+from tests.gateway.lookup.serving import GATEWAY, HV1, HV2, HV3, WEB, ca
 
 KEY = RecordKey(WEB, ca("10.0.1.5"))
 OTHER = RecordKey(WEB, ca("10.0.1.6"))
@@ -92,6 +92,93 @@ def test_one_who_is_not_connected_is_not_waited_for() -> None:
         assert await learning.wait(["hv9"], 60) == {"hv9": False}
 
     asyncio.run(main())
+
+
+def test_one_who_has_learned_and_then_goes_has_learned() -> None:
+    async def main() -> None:
+        followers = Followers()
+        first = Interest(KEY)
+        followers.connect(HV1, first)
+        followers.connect(HV2, Interest(KEY))
+        learning = followers.learn(7, [KEY], None)
+        followers.acknowledge(HV1, 7, is_local=False)
+        followers.disconnect(HV1, first)
+        followers.acknowledge(HV2, 7, is_local=False)
+        assert await learning.wait(["hv1", "hv2"], 60) == {"hv1": True, "hv2": True}
+
+    asyncio.run(main())
+
+
+def test_one_who_watches_elsewhere_is_waited_for_where_it_is_named() -> None:
+    async def main() -> None:
+        followers = Followers()
+        for principal in (HV1, HV2):
+            followers.acknowledge(principal, 6, is_local=False)
+        learning = followers.learn(7, [KEY], None, ["hv1"])
+        waiting = asyncio.create_task(learning.wait(["hv1"], 60))
+        await asyncio.sleep(0)
+        followers.acknowledge(HV1, 6, is_local=False)
+        followers.acknowledge(HV2, 7, is_local=False)
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        followers.acknowledge(HV1, 8, is_local=False)
+        assert await waiting == {"hv1": True}
+
+    asyncio.run(main())
+
+
+def test_one_who_watches_elsewhere_and_was_quicker_has_learned() -> None:
+    async def main() -> None:
+        followers = Followers()
+        followers.acknowledge(HV1, 7, is_local=False)
+        assert await followers.learn(7, [KEY], None, ["hv1"]).wait(["hv1"], 60) == {"hv1": True}
+
+    asyncio.run(main())
+
+
+def test_one_who_comes_here_from_elsewhere_while_it_is_waited_for_can_still_learn() -> None:
+    async def main() -> None:
+        followers = Followers()
+        followers.acknowledge(HV1, 6, is_local=False)
+        learning = followers.learn(7, [KEY], None, ["hv1"])
+        followers.connect(HV1, Interest(KEY))
+        assert [(node.name, node.revision) for node in followers.nodes()] == [("hv1", 6)]
+        followers.acknowledge(HV1, 7, is_local=False)
+        assert await learning.wait(["hv1"], 60) == {"hv1": True}
+
+    asyncio.run(main())
+
+
+def test_one_elsewhere_who_is_not_heard_of_for_a_minute_is_not_waited_for() -> None:
+    async def main() -> None:
+        clock = Clock()
+        followers = Followers(clock)
+        followers.acknowledge(HV1, 7, is_local=False)
+        clock.now += ELSEWHERE_SECONDS - 1
+        followers.acknowledge(HV2, 7, is_local=False)
+        clock.now += 2
+        learning = followers.learn(7, [KEY], None, ["hv1", "hv2"])
+        assert await learning.wait(["hv1", "hv2"], 60) == {"hv1": False, "hv2": True}
+        learning = followers.learn(8, [KEY], None, ["hv1"])
+        assert await learning.wait(["hv1"], 60) == {"hv1": False}
+
+    asyncio.run(main())
+
+
+def test_those_elsewhere_are_no_part_of_how_long_a_move_took() -> None:
+    clock = Clock()
+    followers = connected(clock)
+    followers.acknowledge(HV3, 6, is_local=False)
+    learning = followers.learn(7, [KEY], clock.now, ["hv3"])
+    clock.now += 0.010
+    for principal in (HV1, HV2, GATEWAY):
+        followers.acknowledge(principal, 7, is_local=False)
+    assert followers.convergence().moves == 1
+    clock.now += 1
+    followers.acknowledge(HV3, 7, is_local=False)
+    assert followers.convergence().moves == 1
+    assert [node.name for node in followers.nodes()] == ["edge-1", "hv1", "hv2"]
+    assert not learning.elsewhere
 
 
 def test_one_whose_watch_does_not_cover_a_record_has_nothing_to_learn() -> None:
