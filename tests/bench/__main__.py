@@ -15,6 +15,7 @@ from tests.bench import (
     handshakes,
     live,
     lookup_etcd,
+    lookup_http,
     many_sites,
     pipeline,
     records,
@@ -34,6 +35,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "site-stream": site_stream.benchmark,
     "many-sites": many_sites.benchmark,
     "vm-to-vm": vm_to_vm.benchmark,
+    "lookup-http": lookup_http.benchmark,
     "lookup-etcd": lookup_etcd.benchmark,
 }
 

@@ -45,19 +45,19 @@ def measure() -> Cost:
     """Fill a directory, then read and change records spread over all of it."""
     before = resident_octets()
     began = time.perf_counter()
-    directory = Directory(_record(n, 0) for n in range(RECORDS))
+    directory = Directory(record(n, 0) for n in range(RECORDS))
     load = time.perf_counter() - began
     resident = resident_octets()
 
     generator = random.Random(7637)
     chosen = [generator.randrange(RECORDS) for _ in range(SAMPLES)]
-    keys = [(_vsid(n), bytes(_ca(n))) for n in chosen]
+    keys = [(vsid(n), bytes(ca(n))) for n in chosen]
     began = time.perf_counter()
-    for vsid, ca in keys:
-        directory.find(vsid, ca)
+    for key in keys:
+        directory.find(*key)
     look_up = (time.perf_counter() - began) / SAMPLES
 
-    moves = [Put(_record(n, 1)) for n in chosen]
+    moves = [Put(record(n, 1)) for n in chosen]
     began = time.perf_counter()
     for move in moves:
         directory.apply(move)
@@ -67,17 +67,20 @@ def measure() -> Cost:
     return Cost(load=load, resident=resident, added=resident - before, look_up=look_up, change=change)
 
 
-def _record(number: int, epoch: int) -> LookupRecord:
+def record(number: int, epoch: int) -> LookupRecord:
+    """Return one of many records; each epoch has it at another host."""
     host, pa = HOSTS[(number * 7 + epoch) % len(HOSTS)]
     mac = MacAddress(b"\x02" + number.to_bytes(5))
-    return LookupRecord(vsid=_vsid(number), ca=_ca(number), mac=mac, pa=pa, host=host, epoch=epoch)
+    return LookupRecord(vsid=vsid(number), ca=ca(number), mac=mac, pa=pa, host=host, epoch=epoch)
 
 
-def _vsid(number: int) -> Vsid:
+def vsid(number: int) -> Vsid:
+    """Return the virtual subnet of a record."""
     return Vsid(0x1000 + number % SUBNETS)
 
 
-def _ca(number: int) -> CustomerAddress:
+def ca(number: int) -> CustomerAddress:
+    """Return the address of a record."""
     return CustomerAddress(b"\x0a" + (number // SUBNETS + 2).to_bytes(3))
 
 
