@@ -140,14 +140,16 @@ def _claim_paths() -> dict[str, Any]:
         },
         "/v1/hints": {
             "post": _operation(
-                "Have hosts taught, or not any more.",
+                "Have hosts taught that watch here, or not any more: tell every node.",
                 {202: _says("They will be.", object_of(status=TEXT))},
                 body="HintsRequest",
             ),
         },
         "/v1/acknowledgements": {
             "post": _operation(
-                "Say what has been applied.", {204: _empty("It is noted.")}, body="AcknowledgementRequest"
+                "Say what has been applied, to every node: one without your watch forgets it after 60 s.",
+                {204: _empty("It is noted.")},
+                body="AcknowledgementRequest",
             ),
         },
         "/v1/watch": {
