@@ -231,8 +231,14 @@ class LookupClient:
         _check(await self._nodes.ask("POST", ACKNOWLEDGEMENTS, body=body, first=self._nodes.first))
 
     async def nodes(self) -> list[NodeStatus]:
-        """Return the connected hosts and gateways, and what they have learned."""
-        return _answer(list[NodeStatus], await self._nodes.ask("GET", "/v1/nodes"))
+        """Return the hosts and gateways that are connected to any node, and what they have learned."""
+        found: dict[str, NodeStatus] = {}
+        for reply in await self._nodes.replies("GET", "/v1/nodes"):
+            for each in _answer(list[NodeStatus], reply):
+                # One that has gone to another node may still be listed where it was.
+                if each.name not in found or each.connected_seconds < found[each.name].connected_seconds:
+                    found[each.name] = each
+        return [found[name] for name in sorted(found)]
 
     async def network(self) -> Network:
         """Return the network's configuration as this credential may see it."""

@@ -166,21 +166,28 @@ class Nodes:
     async def ask_all(self, method: str, path: str, *, body: object) -> Reply:
         """Have every node carry out the same, and return a good answer if one gives it, else a refusal.
 
+        Raises StoreUnavailable where none answers.
+        """
+        return min(await self.replies(method, path, body=body), key=lambda reply: reply.status)
+
+    async def replies(self, method: str, path: str, *, body: object = None) -> list[Reply]:
+        """Ask every node at once, and return what they answer.
+
         Those that have failed lately are asked only where none of the others answers. Raises
         StoreUnavailable where none at all does.
         """
-        content = msgspec.json.encode(body)
+        content = msgspec.json.encode(body) if body is not None else None
         able, failed = self._in_order()
         faults: list[str] = []
         while able or failed:
             asked = list(able) or [failed.popleft()]
             able.clear()
             if replies := await self._at_all(asked, method, path, content, faults):
-                return min(replies, key=lambda reply: reply.status)
+                return replies
         raise StoreUnavailable(f"no lookup node can answer: {'; '.join(faults)}")
 
     async def _at_all(
-        self, nodes: list[Node], method: str, path: str, content: bytes, faults: list[str]
+        self, nodes: list[Node], method: str, path: str, content: bytes | None, faults: list[str]
     ) -> list[Reply]:
         """Ask nodes at once. When one has answered, the others have a while left to do so."""
         running = {asyncio.create_task(self.attempt(node, method, path, content)): node for node in nodes}

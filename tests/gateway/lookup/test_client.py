@@ -448,6 +448,22 @@ def test_hints_go_a_thousand_at_a_time() -> None:
     asking(says({}, 202), body=body)
 
 
+def test_followers_of_all_nodes_are_shown_once_and_where_they_are_now() -> None:
+    def follower(name: str, seconds: float) -> dict[str, object]:
+        return {"name": name, "role": "host", "revision": 7, "behind": 0.0, "connected_seconds": seconds}
+
+    async def body(client: LookupClient, _fakes: list[FakeNode]) -> None:
+        found = [(each.name, each.connected_seconds) for each in await client.nodes()]
+        assert found == [("hv1", 100.0), ("hv2", 5.0)]
+
+    asking(
+        says([follower("hv2", 50.0)]),
+        hang_up,
+        says([follower("hv1", 100.0), follower("hv2", 5.0)]),
+        body=body,
+    )
+
+
 def test_unfreezing_what_is_not_there_is_none() -> None:
     async def body(client: LookupClient, fakes: list[FakeNode]) -> None:
         assert await client.unfreeze(WEB, CA) is None
