@@ -81,7 +81,7 @@ class Watch:
     def __init__(self, call: Call, wanted: Filter, *, only_used: bool) -> None:
         self.writing_since: float | None = None
         self._clock = asyncio.get_running_loop().time
-        self.last_written = self._clock()
+        self.begun = self.last_written = self._clock()
         self._call = call
         self._replica = call.replica
         self._followers = call.authority.followers

@@ -23,6 +23,10 @@ from policies.model import Role
 
 HEARTBEAT_SECONDS = 5.0
 BLOCKED_SECONDS = 10.0
+STALE_SECONDS = 10.0
+"""Without its store a node sends its watchers away after this, to one that may have it,"""
+STAY_SECONDS = 20.0
+"""but lets each stay for so long: perhaps no node has it."""
 TICK_SECONDS = 1.0
 MOST_WATCHES = 4096
 MOST_WATCHES_EACH = 16
@@ -52,8 +56,9 @@ class Filter(msgspec.Struct, frozen=True):
 
 
 class Waked(Protocol):
-    """A watch, as its waking needs it."""
+    """A watch, as its waking needs it. Times are the event loop's."""
 
+    begun: float
     last_written: float
     writing_since: float | None
 
@@ -170,8 +175,11 @@ class Watches:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now = clock()
+            stale_since = self._replica.stale_since
+            is_stale = stale_since is not None and now - stale_since > STALE_SECONDS
             for watch in list(self._open):
-                if watch.writing_since is not None and now - watch.writing_since > BLOCKED_SECONDS:
+                is_blocked = watch.writing_since is not None and now - watch.writing_since > BLOCKED_SECONDS
+                if is_blocked or (is_stale and now - watch.begun > STAY_SECONDS):
                     watch.cut()
                 elif watch.is_gone or now - watch.last_written > HEARTBEAT_SECONDS - TICK_SECONDS:
                     watch.wake(is_heartbeat=True)

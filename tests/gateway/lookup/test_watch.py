@@ -326,6 +326,28 @@ def test_reader_who_is_ahead_waits_and_is_sent_away_while_the_store_is_away(
     served(test)
 
 
+def test_watchers_are_sent_away_when_the_store_has_been_away_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, seconds in (("TICK_SECONDS", 0.01), ("STALE_SECONDS", 0.05), ("STAY_SECONDS", 0.5)):
+        monkeypatch.setattr(watches, name, seconds)
+
+    async def test(node: Serving) -> None:
+        clock = asyncio.get_running_loop().time
+        async with asking(node, OPERATOR) as ask:
+            node.store.go_away("it is being moved")
+            while node.replica.stale_since is None:  # noqa: ASYNC110 - it wakes nobody for that
+                await asyncio.sleep(0.01)
+            began = clock()
+            async with watching(ask) as watch:
+                await watch.until_progress()  # it may stay for a while, since perhaps no node has the store
+                with pytest.raises(aiohttp.ClientPayloadError):
+                    await everything(watch)
+            assert clock() - began > 0.4
+
+    served(test)
+
+
 def test_host_is_told_where_its_vm_has_gone_and_goes_on_to() -> None:
     async def test(node: Serving) -> None:
         await place(node, WEB, "10.0.1.5", 5, "hv1")
