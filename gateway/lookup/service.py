@@ -7,6 +7,7 @@ import ipaddress
 import logging
 import socket
 import ssl
+from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable
 
 from aiohttp import web
@@ -26,7 +27,11 @@ MOST_CONNECTIONS = 8192
 BACKLOG = 1024
 IDLE_SECONDS = 75.0
 HANDSHAKE_SECONDS = 10.0
+FIRST_REQUEST_SECONDS = 10.0
+"""For whoever has connected to ask something: until then nobody knows who it is."""
 STOPPING_SECONDS = 2.0
+TLS_BUFFER = 1 << 15
+"""What asyncio reads into on each TLS connection, idle ones too; its own would be eight times as much."""
 
 # aiohttp would take the time of each request, and write a line of it.
 _SILENT = logging.getLogger("isthmus.lookup.access")
@@ -131,7 +136,13 @@ class _Server(web.Server):
     """Makes what speaks HTTP on each connection, up to a number of them."""
 
     def __init__(self, routes: Routes) -> None:
-        super().__init__(routes)
+        super().__init__(self._asked)
+        self._routes = routes
+
+    async def _asked(self, request: web.BaseRequest) -> web.StreamResponse:
+        if isinstance(request.protocol, _Connection):
+            request.protocol.has_asked = True
+        return await self._routes(request)
 
     def __call__(self) -> web.RequestHandler:
         connection = _Connection(
@@ -152,13 +163,21 @@ class _Server(web.Server):
 class _Connection(web.RequestHandler):
     """One connection. What is no HTTP is answered as a problem too."""
 
-    __slots__ = ("is_one_too_many",)
+    __slots__ = ("has_asked", "is_one_too_many")
 
+    has_asked: bool
     is_one_too_many: bool
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self.has_asked = False
         if self.is_one_too_many:
+            self.force_close()
+        else:
+            asyncio.get_running_loop().call_later(FIRST_REQUEST_SECONDS, self._leave_if_silent)
+
+    def _leave_if_silent(self) -> None:
+        if not self.has_asked:
             self.force_close()
 
     def handle_error(
@@ -180,10 +199,19 @@ class _Connection(web.RequestHandler):
 
 async def _listen(server: _Server, host: str, port: int, tls: ssl.SSLContext | None) -> asyncio.Server:
     loop = asyncio.get_running_loop()
-    timeout = HANDSHAKE_SECONDS if tls is not None else None
+    handshake = goodbye = None
+    if tls is not None:
+        SSLProtocol.max_size = TLS_BUFFER
+        handshake, goodbye = HANDSHAKE_SECONDS, STOPPING_SECONDS
     try:
         return await loop.create_server(
-            server, host, port, ssl=tls, backlog=BACKLOG, ssl_handshake_timeout=timeout
+            server,
+            host,
+            port,
+            ssl=tls,
+            backlog=BACKLOG,
+            ssl_handshake_timeout=handshake,
+            ssl_shutdown_timeout=goodbye,
         )
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)

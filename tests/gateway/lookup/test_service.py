@@ -765,6 +765,25 @@ def test_connections_beyond_the_limit_are_closed(monkeypatch: pytest.MonkeyPatch
     asked(test)
 
 
+@pytest.mark.parametrize("octets", [b"", b"GET /healthz HTTP/1.1\r\nHost: loc"])
+def test_whoever_connects_and_asks_nothing_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, octets: bytes
+) -> None:
+    monkeypatch.setattr("gateway.lookup.service.FIRST_REQUEST_SECONDS", 0.1)
+
+    async def test(node: Serving, ask: Asker) -> None:
+        assert (await ask("GET", "/healthz")).status == 200
+        reader, writer = await asyncio.open_connection("127.0.0.1", node.port)
+        writer.write(octets)
+        async with asyncio.timeout(3):
+            assert await reader.read() == b""
+        writer.close()
+        # Whoever has asked before may ask again later.
+        assert (await ask("GET", "/healthz")).status == 200
+
+    asked(test)
+
+
 async def raw(node: Serving, octets: bytes) -> bytes:
     """Send octets, and return what is said until the connection is closed, or the answer is whole."""
     reader, writer = await asyncio.open_connection("127.0.0.1", node.port)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import tracemalloc
 from pathlib import Path
 
 import aiohttp
@@ -181,5 +182,29 @@ def test_renewed_certificate_is_shown_from_the_next_connection_on(tmp_path: Path
             assert await serial(node) != first
             certificate.unlink()
             assert await serial(node) != first
+
+    asyncio.run(main())
+
+
+def test_idle_connection_costs_no_large_buffer(tmp_path: Path) -> None:
+    files = Files(tmp_path)
+
+    async def main() -> None:
+        async with lookup_node(files.settings) as node:
+            context = files.client()
+            reader, writer = await asyncio.open_connection("127.0.0.1", node.port, ssl=context)
+            tracemalloc.start()
+            try:
+                others = [
+                    await asyncio.open_connection("127.0.0.1", node.port, ssl=context) for _ in range(10)
+                ]
+                octets, _ = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+            # Both ends are here.
+            assert octets / len(others) < 2 * 100_000
+            for _, each in ((reader, writer), *others):
+                each.close()
+                await each.wait_closed()
 
     asyncio.run(main())
