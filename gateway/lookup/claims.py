@@ -14,6 +14,9 @@ import msgspec
 from gateway.lookup.entries import Key, Placement, RecordKey, Stored, Value
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 
+MOST_OF_A_MAC = 64
+"""Customer addresses that claims give to one MAC. All of them move together, in one write."""
+
 
 class Mode(StrEnum):
     """Why a host claims a MAC."""
@@ -67,6 +70,8 @@ class Reason(StrEnum):
     """It is registered at another host, and nothing has been heard of it here."""
     FROZEN = "frozen"
     """It has moved too often."""
+    TOO_MANY = "too-many"
+    """The MAC would have more addresses than claims give to one."""
     UNKNOWN = "unknown"
     """Nothing is recorded of the MAC, and no address is named."""
 
@@ -104,6 +109,8 @@ def decide(claim: Claim, entries: Iterable[Stored]) -> tuple[Write, ...]:
     keys = tuple(dict.fromkeys((*recorded, *named)))
     if not keys:
         raise Refused(Reason.UNKNOWN)
+    if len(keys) > max(MOST_OF_A_MAC, len(recorded)):
+        raise Refused(Reason.TOO_MANY)
     for key in keys:
         _check(claim, found.get(key))
     writes = (next_write(found.get(key), key, _placed(claim, found.get(key))) for key in keys)

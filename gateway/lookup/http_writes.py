@@ -10,7 +10,7 @@ from aiohttp import web
 
 from gateway.lookup import forms
 from gateway.lookup.authority import LONGEST_WAIT_SECONDS, WAIT_SECONDS
-from gateway.lookup.claims import Mode, Reason, Refused
+from gateway.lookup.claims import MOST_OF_A_MAC, Mode, Reason, Refused
 from gateway.lookup.entries import NamedKey, RecordKey, Stored
 from gateway.lookup.http_calls import Call, RevisionNumber, VsidNumber, answer, read_address
 from gateway.lookup.network import Step
@@ -21,7 +21,6 @@ from policies.addresses import MacAddress, ProviderAddress, Vsid
 from policies.model import LookupRecord, Network, Translation
 
 MOST_HINTS = 1000
-MOST_ADDRESSES = 64
 MOST_WAITED_FOR = 64
 LARGEST_EPOCH = (1 << 63) - 1
 
@@ -46,7 +45,7 @@ class ClaimBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mac: str
     pa: str
     mode: Mode = Mode.ANNOUNCE
-    addresses: Annotated[tuple[str, ...], msgspec.Meta(max_length=MOST_ADDRESSES)] = ()
+    addresses: Annotated[tuple[str, ...], msgspec.Meta(max_length=MOST_OF_A_MAC)] = ()
     host: Name | None = None
     wait: Annotated[tuple[Name, ...], msgspec.Meta(max_length=MOST_WAITED_FOR)] | None = None
     wait_ms: Annotated[int, msgspec.Meta(ge=0, le=int(LONGEST_WAIT_SECONDS * 1000))] = int(
@@ -187,6 +186,7 @@ _REFUSALS = {
     Reason.OTHER_MAC: "another MAC has one of the addresses",
     Reason.ELSEWHERE: "it is registered at another host",
     Reason.FROZEN: "it has moved too often, and is frozen until an operator unfreezes it",
+    Reason.TOO_MANY: f"a MAC has at most {MOST_OF_A_MAC} addresses by claims",
     Reason.UNKNOWN: "nothing is recorded of the MAC, and no address is named",
 }
 

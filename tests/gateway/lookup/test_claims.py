@@ -10,6 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 from gateway.lookup.claims import (
+    MOST_OF_A_MAC,
     Claim,
     FlapLimits,
     Mode,
@@ -21,7 +22,7 @@ from gateway.lookup.claims import (
     unfrozen,
 )
 from gateway.lookup.entries import Placement, RecordKey, Stored, Value
-from policies.addresses import ProviderAddress
+from policies.addresses import CustomerAddress, ProviderAddress
 from tests.gateway.lookup.entries import CA4, CA6, KEY4, KEY6, MAC, OTHER_MAC, PROVIDER, WEB, at, claim
 
 
@@ -142,6 +143,17 @@ def test_deleted_address_of_another_mac_is_free() -> None:
 def test_nothing_recorded_and_nothing_named_is_unknown() -> None:
     assert refusal(claim("hv1")) == (Reason.UNKNOWN, None)
     assert refusal(claim("hv1"), stored(None)) == (Reason.UNKNOWN, None)
+
+
+def test_mac_gets_no_more_addresses_by_claims_than_move_in_one_write() -> None:
+    addresses = [CustomerAddress.parse(f"10.0.2.{number}") for number in range(MOST_OF_A_MAC + 1)]
+    recorded = [stored(at("hv1"), key=RecordKey(WEB, ca)) for ca in addresses]
+
+    assert len(decide(claim("hv1", addresses=tuple(addresses[:-1])), [])) == MOST_OF_A_MAC
+    one_more = claim("hv1", addresses=(addresses[-1],))
+    assert refusal(one_more, *recorded[:-1]) == (Reason.TOO_MANY, None)
+    # What an operator has written beyond that moves all the same.
+    assert len(decide(claim("hv2"), recorded)) == MOST_OF_A_MAC + 1
 
 
 _moves = st.tuples(
