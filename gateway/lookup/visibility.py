@@ -83,6 +83,9 @@ class View(msgspec.Struct, frozen=True, eq=False):
 
 EVERYTHING = View()
 
+MOST_VIEWS = 8192
+"""Views kept at once: a hint may name any host at all."""
+
 
 def view(principal: Principal, network: Network) -> View:
     """Return what somebody sees of a network.
@@ -122,7 +125,7 @@ class Views:
         if principal.role in {Role.OPERATOR, Role.GATEWAY}:
             return EVERYTHING
         network = self._network()
-        if network is not self._of:
+        if network is not self._of or len(self._views) >= MOST_VIEWS:
             self._of = network
             self._views.clear()
             self._same.clear()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
 from gateway.lookup.entries import Kind, NamedKey, Placement, RecordKey, Stored
 from gateway.lookup.principals import Principal
@@ -94,3 +95,16 @@ def test_views_that_are_equal_are_one_until_the_network_is_another() -> None:
     networks.append(msgspec.structs.replace(NETWORK, tenants=()))
     assert views.of(READER) is not first
     assert not views.of(READER).sees(WEB)
+
+
+def test_views_of_hosts_that_there_are_none_of_are_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.lookup.visibility.MOST_VIEWS", 10)
+    views = Views(lambda: NETWORK)
+
+    first = views.of(READER)
+    for number in range(8):
+        views.of(Principal(f"nobody-{number}", Role.HOST))
+    assert views.of(READER) is first
+    for number in range(8, 12):
+        views.of(Principal(f"nobody-{number}", Role.HOST))
+    assert views.of(READER) is not first
