@@ -18,7 +18,9 @@ from gateway.lookup.answers import Hint
 from gateway.lookup.claims import Mode
 from gateway.lookup.replica import Replica
 from gateway.lookup.roles import Asking, Following, Serving, follow_records, serve_records
+from gateway.lookup.store import StoreUnavailable
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
+from policies.errors import ConfigurationError, Problem
 from policies.model import Appliance, Network
 
 log = logging.getLogger("isthmus.lookup")
@@ -52,7 +54,10 @@ class Membership:
         """Take a changed file over: its network goes to the store, and comes back from there."""
         async with self._one_at_a_time:
             if self._serving is not None:
-                await self._loop.run(self._serving.write, wanted.network)
+                try:
+                    await self._loop.run(self._serving.take, wanted)
+                except StoreUnavailable as error:
+                    raise ConfigurationError([Problem("lookup", f"the store is away: {error}")]) from None
             appliance = msgspec.structs.replace(wanted, network=self._appliance.network)
             await self._adopt(appliance)
 

@@ -25,7 +25,7 @@ from gateway.lookup.etcd import EtcdStore
 from gateway.lookup.follow import follow
 from gateway.lookup.journal import Journal
 from gateway.lookup.outcomes import Forbidden
-from gateway.lookup.principals import Principal
+from gateway.lookup.principals import Credentials, Principal
 from gateway.lookup.remote import remote
 from gateway.lookup.replica import Replica
 from gateway.lookup.service import serve
@@ -110,6 +110,15 @@ class Serving(msgspec.Struct, frozen=True):
         host = Principal(appliance.host.name, Role.HOST) if appliance.host is not None else None
         gateway = Principal(appliance.name, Role.GATEWAY) if appliance.gateway else None
         return Local(self.authority, host, gateway)
+
+    async def take(self, wanted: Appliance) -> None:
+        """Take a changed file over: the tokens in its files, and its network.
+
+        Raises ConfigurationError, for what is wrong with a token, and StoreUnavailable.
+        """
+        if wanted.lookup is not None:
+            self.authority.credentials = Credentials.load(wanted.lookup.credentials)
+        await self.write(wanted.network)
 
     async def write(self, wanted: Network) -> bool:
         """Write a file's network to the store, unless it is what this node has written last.

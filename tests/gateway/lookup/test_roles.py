@@ -1,0 +1,141 @@
+"""A node that serves records, put together: what it writes to its store, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from gateway.lookup.entries import Kind
+from gateway.lookup.network import apply
+from gateway.lookup.principals import Unauthenticated
+from gateway.lookup.roles import Serving, serve_records
+from gateway.lookup.store import Prefix
+from policies.addresses import Vsid
+from policies.model import (
+    Appliance,
+    Credential,
+    Engine,
+    LookupSettings,
+    Network,
+    Role,
+    Tenant,
+    VirtualSubnet,
+)
+
+PREFIX = ipaddress.ip_network("10.0.1.0/24")
+
+
+def network(*names: str) -> Network:
+    return Network(
+        tenants=tuple(
+            Tenant(name, (), (VirtualSubnet("web", Vsid(5001 + number), (PREFIX,), ()),))
+            for number, name in enumerate(names)
+        )
+    )
+
+
+def appliance(state: Path, wanted: Network, **settings: object) -> Appliance:
+    return Appliance(
+        name="lookup-1",
+        state=state,
+        engine=Engine.AUTO,
+        underlay=None,
+        gateway=False,
+        lookup=msgspec.structs.replace(LookupSettings(listen="127.0.0.1:0"), **settings),
+        host=None,
+        network=wanted,
+    )
+
+
+@asynccontextmanager
+async def serving(wanted: Appliance) -> AsyncIterator[Serving]:
+    started: asyncio.Future[Serving] = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(serve_records(wanted, started.set_result))
+    either: list[asyncio.Future[Any]] = [task, started]
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    try:
+        yield started.result()
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def tenants(node: Serving) -> set[str]:
+    page = await node.store.page(Prefix(Kind.TENANT), None, 100)
+    return {entry.value.name for entry in page.entries if isinstance(entry.value, Tenant)}
+
+
+async def until_written(node: Serving, expected: set[str]) -> None:
+    async with asyncio.timeout(5):
+        while await tenants(node) != expected:  # noqa: ASYNC110 - the store is asked, and wakes nobody
+            await asyncio.sleep(0.01)
+
+
+def test_files_network_is_written_when_it_differs_from_what_this_node_wrote_last(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with serving(appliance(tmp_path, network("red"))) as node:
+            await until_written(node, {"red"})
+            assert await node.write(network("red", "blue"))
+            assert await tenants(node) == {"red", "blue"}
+            assert not await node.write(network("red", "blue"))
+
+    asyncio.run(test())
+
+
+def test_node_that_comes_back_undoes_nothing_that_others_have_changed_since(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with serving(appliance(tmp_path, network("red"))) as node:
+            await until_written(node, {"red"})
+            await apply(node.store, network("red", "green"))
+        async with serving(appliance(tmp_path, network("red"))) as node:
+            assert not await node.write(network("red"))
+            assert await tenants(node) == {"red", "green"}
+
+    asyncio.run(test())
+
+
+def test_file_without_tenants_and_hosts_changes_nothing(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with serving(appliance(tmp_path, network("red"))) as node:
+            await until_written(node, {"red"})
+            assert not await node.write(Network())
+            assert await tenants(node) == {"red"}
+
+    asyncio.run(test())
+
+
+def test_reload_takes_a_changed_token(tmp_path: Path) -> None:
+    token = tmp_path / "operator.token"
+    token.touch(mode=0o600)
+    token.write_text("the-first-token-long-enough")
+    credentials = (Credential("operator", Role.OPERATOR, token_file=token),)
+    wanted = appliance(tmp_path / "state", network("red"), credentials=credentials)
+
+    async def test() -> None:
+        async with serving(wanted) as node:
+            token.write_text("the-second-token-long-enough")
+            await node.take(wanted)
+            known = node.authority.credentials
+            assert known.identify("Bearer the-second-token-long-enough").name == "operator"
+            with pytest.raises(Unauthenticated):
+                known.identify("Bearer the-first-token-long-enough")
+
+    asyncio.run(test())
+
+
+def test_state_folder_and_store_are_their_owners_alone(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with serving(appliance(tmp_path / "state", network("red"))):
+            folder = tmp_path / "state"
+            assert folder.stat().st_mode & 0o777 == 0o700
+            assert (folder / "records.sqlite").stat().st_mode & 0o777 == 0o600
+
+    asyncio.run(test())
