@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import signal
 import ssl
@@ -21,8 +22,7 @@ from gateway.lab.processes import Process
 from gateway.lab.streams import Pause, Talk
 from gateway.lab.topology import Datacenter, Vm
 
-# Seconds for what was sent last to arrive.
-STRAGGLERS = 0.3
+_MARKS = itertools.count(1)
 
 
 class Operator:
@@ -73,6 +73,7 @@ class Talkers:
     def __init__(self, lab: Datacenter, vm: Vm, observers: Mapping[str, tuple[Namespace, str]]) -> None:
         self.vm = vm
         self._lab = lab
+        self._mark = next(_MARKS)
         self._observers = dict(observers)
         addresses = [address for _, address in observers.values()]
         self._files = {name: lab.directory / f"talk-{vm.name}-{name}" for name in (vm.name, *observers)}
@@ -90,7 +91,9 @@ class Talkers:
 
     def _start(self, name: str, namespace: Namespace, targets: Sequence[str]) -> Process:
         file = str(self._files[name])
-        return self._lab.start_python(f"talk-{name}", namespace, "gateway.lab.streams", file, *targets)
+        return self._lab.start_python(
+            f"talk-{name}", namespace, "gateway.lab.streams", file, str(self._mark), *targets
+        )
 
     def end(self, stops: Sequence[int]) -> Outcome:
         """Have all of them end, and compare what they have written down.
@@ -99,9 +102,8 @@ class Talkers:
         """
         talks: dict[str, Talk] = {}
         _signal(self._all, signal.SIGUSR1)
-        time.sleep(STRAGGLERS)
+        _signal(self._all, signal.SIGTERM)
         for name, process in {self.vm.name: self.inside, **self._outside}.items():
-            process.send_signal(signal.SIGTERM)
             process.wait(10)
             talks[name] = msgspec.json.decode(self._files[name].read_bytes(), type=Talk)
             self._files[name].unlink()

@@ -2,6 +2,7 @@
 
 A talker hears whoever sends to it, and sends to its targets from one SIGUSR1 to the next. When it is
 told to end, it writes down when it has sent and heard each datagram, by the machine's monotonic clock.
+What is left over from an earlier talk has another mark.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ PORT = 7007
 EVERY = 1_000_000
 """Nanoseconds between two datagrams to each target."""
 
-_DATAGRAM = struct.Struct("!4sI")
-_MARK = b"isth"
+STRAGGLERS = 300_000_000
+"""Nanoseconds of silence after which nothing is expected any more."""
+
+_DATAGRAM = struct.Struct("!II")  # mark, number
 _LARGEST = 64
 
 
@@ -92,10 +95,12 @@ def duplicates(heard: Heard) -> int:
 class Talker:
     """Sends and hears until it is told to end."""
 
-    def __init__(self, targets: list[str]) -> None:
+    def __init__(self, mark: int, targets: list[str]) -> None:
+        self._mark = mark
         self.talk = Talk(sent={target: [] for target in targets})
         self.is_over = False
         self.is_sending = False
+        self._last_event = 0
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         self._socket.bind(("", PORT))
@@ -104,7 +109,7 @@ class Talker:
         """Send on each beat, and hear in between."""
         next_beat = time.monotonic_ns()
         with contextlib.closing(self._socket):
-            while not self.is_over:
+            while not self.is_over or time.monotonic_ns() - self._last_event < STRAGGLERS:
                 wait = (next_beat - time.monotonic_ns()) / 1e9
                 if select.select([self._socket], [], [], max(0.0, wait))[0]:
                     self._hear()
@@ -118,29 +123,37 @@ class Talker:
     def _send(self) -> None:
         for target, times in self.talk.sent.items():
             try:
-                self._socket.sendto(_DATAGRAM.pack(_MARK, len(times)), (target, PORT))
+                self._socket.sendto(_DATAGRAM.pack(self._mark, len(times)), (target, PORT))
             except OSError:
                 self.talk.unsent += 1
             else:
                 times.append(time.monotonic_ns())
 
+    def end(self) -> None:
+        """Hear what is still on its way, and then end."""
+        self.is_over, self._last_event = True, time.monotonic_ns()
+
     def _hear(self) -> None:
         with contextlib.suppress(BlockingIOError, ConnectionRefusedError):
             while True:
                 octets, source = self._socket.recvfrom(_LARGEST)
-                if len(octets) == _DATAGRAM.size and octets[:4] == _MARK:
+                if len(octets) != _DATAGRAM.size:
+                    continue
+                mark, number = _DATAGRAM.unpack(octets)
+                if mark == self._mark:
                     heard = self.talk.heard.setdefault(source[0], Heard())
-                    heard.numbers.append(_DATAGRAM.unpack(octets)[1])
-                    heard.times.append(time.monotonic_ns())
+                    heard.numbers.append(number)
+                    self._last_event = time.monotonic_ns()
+                    heard.times.append(self._last_event)
 
 
 def main() -> None:
-    """Hear, and talk when told to, until SIGTERM: `streams FILE TARGET...`."""
-    file, *targets = sys.argv[1:]
-    talker = Talker(targets)
+    """Hear, and talk when told to, until SIGTERM: `streams FILE MARK TARGET...`."""
+    file, mark, *targets = sys.argv[1:]
+    talker = Talker(int(mark), targets)
 
     def end(_number: int, _frame: FrameType | None) -> None:
-        talker.is_over = True
+        talker.end()
 
     def turn(_number: int, _frame: FrameType | None) -> None:
         talker.is_sending = not talker.is_sending

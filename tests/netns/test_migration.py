@@ -35,6 +35,7 @@ def test_nothing_is_lost_outside_the_pause_of_a_vm_that_moves(datacenter: World,
         else:
             answer = datacenter.mover.orchestrated(vm, datacenter.beyond(name), [talkers.inside])
             assert all(answer["learned"].values()), answer
+        datacenter.wait_until_at(name, datacenter.lab.host_of(name))
         time.sleep(0.5)
     outcome = datacenter.end(talkers)
 

@@ -133,6 +133,7 @@ def move_to_and_fro(world: World, vm: Vm, how: str, receiver: Process) -> Outcom
         else:
             answer = world.mover.orchestrated(vm, world.beyond(vm.name), inside)
             assert all(answer["learned"].values()), answer
+        world.wait_until_at(vm.name, world.lab.host_of(vm.name))
         time.sleep(SETTLING)
     outcome = world.end(talkers)
     assert all(stream.sent > 1000 for stream in outcome.streams)
