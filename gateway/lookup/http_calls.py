@@ -27,7 +27,8 @@ LARGEST_BODY = 1 << 20
 BODY_SECONDS = 10.0
 JSON = "application/json"
 
-VsidNumber = Annotated[int, msgspec.Meta(ge=LOWEST_VSID, le=HIGHEST_VSID)]
+VSID_RANGE = msgspec.Meta(ge=LOWEST_VSID, le=HIGHEST_VSID)
+VsidNumber = Annotated[int, VSID_RANGE]
 RevisionNumber = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 _NUMBER = re.compile(r"[0-9]{1,19}")

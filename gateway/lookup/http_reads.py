@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 
 from gateway.lookup.forms import form
-from gateway.lookup.http_calls import Call, VsidNumber, answer, read_address, read_number, read_vsid
+from gateway.lookup.http_calls import VSID_RANGE, Call, answer, read_address, read_number, read_vsid
 from gateway.lookup.problems import HttpProblem
 from gateway.lookup.records_wire import customer_address, record_text
 from gateway.lookup.replica import Replica
@@ -25,7 +25,7 @@ PAGE = 1000
 class Wanted(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """A customer address that is looked for."""
 
-    vsid: VsidNumber
+    vsid: Annotated[Vsid, VSID_RANGE]
     ca: str
 
 
@@ -54,10 +54,11 @@ async def resolve(call: Call) -> web.StreamResponse:
     found: list[str] = []
     try:
         for one in wanted:
-            vsid = Vsid(one.vsid)
             ca = customer_address(one.ca)
-            record = find(vsid, ca) if vsids is None or vsid in vsids else None
-            found.append("null" if record is None else record_text(record))
+            record = find(one.vsid, ca) if vsids is None or one.vsid in vsids else None
+            # An IPv4 address has one notation, so that what was read can be written.
+            text = one.ca if len(ca) == 4 else None
+            found.append("null" if record is None else record_text(record, text))
     except ValueError as error:
         raise HttpProblem(400, f"[{len(found)}].ca: {error}") from None
     await _must_know(replica)

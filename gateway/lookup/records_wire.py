@@ -38,10 +38,10 @@ def address_text(address: bytes) -> str:
     return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
 
 
-def record_text(record: LookupRecord) -> str:
-    """Return a record as JSON."""
+def record_text(record: LookupRecord, ca: str | None = None) -> str:
+    """Return a record as JSON; `ca` is its customer address, where the usual notation is known."""
     return (
-        f'{{"vsid":{record.vsid},"ca":"{address_text(record.ca)}","mac":"{record.mac.hex(":")}",'
+        f'{{"vsid":{record.vsid},"ca":"{ca or address_text(record.ca)}","mac":"{record.mac.hex(":")}",'
         f"{_place_text(record.pa, record.host, record.translation)}"
         f',"epoch":{record.epoch},"revision":{record.revision}}}'
     )

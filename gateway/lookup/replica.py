@@ -115,6 +115,8 @@ class Replica:
         self._patience = patience
         self._delay = _FIRST_DELAY
         self._contents = Contents()
+        self.find = self._contents.find
+        """Return a record as readers see it: the contents' own method, since batches call it most."""
         self._history = History(history)
         # From here the source goes on. A change says nothing of those before it: of a claim's, which
         # share a revision, some may follow, and what is found gone by a Reset has that of the Reset.
@@ -157,10 +159,6 @@ class Replica:
     def position(self) -> int:
         """Behind the latest change that watchers are told."""
         return self._history.position
-
-    def find(self, vsid: Vsid, ca: CustomerAddress) -> LookupRecord | None:
-        """Return a record as readers see it."""
-        return self._contents.find(vsid, ca)
 
     def find_by_mac(self, vsid: Vsid, mac: MacAddress) -> tuple[LookupRecord, ...]:
         """Return all records of a MAC; usually one for each family."""
