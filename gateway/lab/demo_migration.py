@@ -24,8 +24,8 @@ PREMISES = "seattle-server"
 TRANSFER = 60_000_000
 
 PICTURE = f"""
-A datacenter of Red's alone, and no static record: {EDGE} is the lookup service too. The hosts have a
-token and nothing else; the network and the records come to them, over TLS.
+Another datacenter, Red's alone, without a static record: {EDGE} serves the lookup service too. Each host has a
+token and the names of its ports; the network and the records come to it, over TLS.
 
    hv1 198.51.100.11            hv2 203.0.113.12             seattle, Red's premises
      {MOVING}  10.0.1.5   -->     (moves here, and back)         {PREMISES} {SERVER[0]}
@@ -60,7 +60,7 @@ class MigrationDemo:
         vms = self.lab.plan.vms
         operator.wait_for_records(sum(len(vm.addresses) for vm in vms))
         self.tell.claim(True, f"All {len(vms)} VMs are registered, with both their addresses.")
-        SitesDemo(self.lab, self.tell, self.terminal).dial()
+        SitesDemo(self.lab, self.tell, self.terminal).connect()
         mover = Mover(self.lab, processes, operator)
         self.move(mover, operator, "hv2", announced=True)
         self.move(mover, operator, "hv1", announced=False)

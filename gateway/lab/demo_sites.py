@@ -80,10 +80,14 @@ class SitesDemo:
     def dial(self) -> None:
         self.tell.heading("Red and Blue connect their own premises, which have the same addresses too")
         self.tell.say(PICTURE)
+        self.connect()
+
+    def connect(self) -> None:
+        """Have every site's device dial the gateway, and wait until its server reaches a VM."""
         why_not = strongswan.missing()
         internet = Internet(self.lab)
         if why_not is None:
-            self.tell.say("Each VPN device runs strongSwan; both dial the one gateway by IKEv2:")
+            self.tell.say("Each VPN device runs strongSwan, and dials the one gateway by IKEv2:")
         else:
             self.tell.say(f"({why_not}, so each VPN device is a second isthmus, which dials the gateway)")
         for site in self.lab.plan.sites:
