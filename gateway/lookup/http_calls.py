@@ -23,8 +23,18 @@ from policies.addresses import HIGHEST_VSID, LOWEST_VSID, CustomerAddress, Vsid
 
 T = TypeVar("T")
 
-LARGEST_BODY = 1 << 20
-BODY_SECONDS = 10.0
+
+class Bound(msgspec.Struct, frozen=True):
+    """How large a body may be, in octets, and how long it may take to come, in seconds."""
+
+    octets: int
+    seconds: float
+
+
+SMALL = Bound(1 << 20, 10.0)
+LARGE = Bound(64 << 20, 60.0)
+"""For an operator's network."""
+
 JSON = "application/json"
 
 VSID_RANGE = msgspec.Meta(ge=LOWEST_VSID, le=HIGHEST_VSID)
@@ -86,9 +96,9 @@ class Call:
         """Return the record that the path names. Raises HttpProblem."""
         return RecordKey(read_vsid("vsid", self.parts[0]), read_address("ca", self.parts[1]))
 
-    async def body(self, decoder: msgspec.json.Decoder[T]) -> T:
+    async def body(self, decoder: msgspec.json.Decoder[T], bound: Bound | None = None) -> T:
         """Return the body, decoded. Raises HttpProblem."""
-        content = await self.body_octets()
+        content = await self.body_octets(bound or SMALL)
         try:
             return decoder.decode(content)
         except RecursionError:
@@ -96,7 +106,7 @@ class Call:
         except (msgspec.MsgspecError, ValueError) as error:
             raise HttpProblem(400, f"body: {error}") from None
 
-    async def body_octets(self) -> bytes:
+    async def body_octets(self, bound: Bound) -> bytes:
         """Return a body of JSON as it came. Raises HttpProblem."""
         request = self.request
         kind = request.headers.get("Content-Type", "")
@@ -107,26 +117,29 @@ class Call:
                 415, "the body is wanted without an encoding", headers={"Accept-Encoding": "identity"}
             )
         length = request.content_length
-        if length is not None and length > LARGEST_BODY:
-            raise too_large()
+        if length is not None and length > bound.octets:
+            raise too_large(bound)
         if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
-            async with asyncio.timeout(BODY_SECONDS):
-                return await request.read()
+            async with asyncio.timeout(bound.seconds):
+                content = bytearray()
+                async for chunk in request.content.iter_any():
+                    content += chunk
+                    if len(content) > bound.octets:
+                        raise too_large(bound)
+                return bytes(content)
         except TimeoutError:
-            problem = HttpProblem(408, f"the body took longer than {BODY_SECONDS:g} s")
+            problem = HttpProblem(408, f"the body took longer than {bound.seconds:g} s")
             problem.headers["Connection"] = "close"
             raise problem from None
-        except web.HTTPRequestEntityTooLarge:
-            raise too_large() from None
         except web.RequestPayloadError:
             raise HttpProblem(400, "the body cannot be read") from None
 
 
-def too_large() -> HttpProblem:
+def too_large(bound: Bound) -> HttpProblem:
     """A body is larger than is taken."""
-    return HttpProblem(413, f"a body has at most {LARGEST_BODY} octets", headers={"Connection": "close"})
+    return HttpProblem(413, f"a body has at most {bound.octets} octets", headers={"Connection": "close"})
 
 
 def answer(body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:

@@ -12,13 +12,13 @@ from gateway.lookup import forms
 from gateway.lookup.authority import LONGEST_WAIT_SECONDS, WAIT_SECONDS
 from gateway.lookup.claims import MOST_OF_A_MAC, Mode, Reason, Refused
 from gateway.lookup.entries import NamedKey, RecordKey, Stored
-from gateway.lookup.http_calls import Call, RevisionNumber, VsidNumber, answer, read_address
+from gateway.lookup.http_calls import LARGE, Call, RevisionNumber, VsidNumber, answer, read_address
 from gateway.lookup.network import Step
 from gateway.lookup.problems import HttpProblem
 from gateway.lookup.records_wire import mac_address, provider_address, record_text
 from gateway.lookup.store import Expect, Expected
 from policies.addresses import MacAddress, ProviderAddress, Vsid
-from policies.model import LookupRecord, Network, Translation
+from policies.model import LookupRecord, Network, Role, Translation
 
 MOST_HINTS = 1000
 MOST_WAITED_FOR = 64
@@ -148,7 +148,7 @@ async def put_network(call: Call) -> web.StreamResponse:
     dry_run = call.query("dry_run").get("dry_run", "false")
     if dry_run not in {"true", "false"}:
         raise HttpProblem(400, "dry_run: true or false is wanted")
-    body = await call.body(_ANYTHING)
+    body = await call.body(_ANYTHING, LARGE if call.principal.role is Role.OPERATOR else None)
     try:
         network = forms.read(Network, body, "body")
     except RecursionError:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 
+from gateway.lookup import forms, http_calls
 from gateway.lookup.alerts import AlertKind
 from gateway.lookup.entries import RecordKey
 from gateway.lookup.principals import Principal
@@ -20,6 +22,7 @@ from tests.gateway.lookup.serving import (
     DB,
     GATEWAY,
     HV1,
+    NETWORK,
     OPERATOR,
     READER,
     TOKENS,
@@ -574,8 +577,20 @@ def test_body_above_a_mebibyte_is_refused_whether_it_says_so_or_not() -> None:
     asked(test)
 
 
+def test_only_an_operator_s_network_may_be_larger(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(node: Serving, ask: Asker) -> None:
+        network = msgspec.json.encode(forms.form(NETWORK)) + b" " * (1 << 20)
+        assert (await ask("PUT", "/v1/network", network)).body == {"changes": []}
+        async with asking(node, HV1) as host:
+            assert is_problem(await host("PUT", "/v1/network", network), 413)
+        monkeypatch.setattr("gateway.lookup.http_writes.LARGE", http_calls.Bound(1 << 20, 60.0))
+        assert is_problem(await ask("PUT", "/v1/network", network), 413)
+
+    asked(test)
+
+
 def test_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.lookup.http_calls.BODY_SECONDS", 0.05)
+    monkeypatch.setattr(http_calls, "SMALL", http_calls.Bound(1000, 0.05))
 
     async def test(node: Serving, _ask: Asker) -> None:
         said = await raw(
