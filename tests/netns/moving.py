@@ -17,7 +17,7 @@ from gateway.lab import echo, nodes
 from gateway.lab.certificates import AUTHORITY
 from gateway.lab.demo_sites import write_secrets
 from gateway.lab.migration import Mover, Operator, Outcome, Talkers
-from gateway.lab.namespaces import Namespace
+from gateway.lab.namespaces import LabError, Namespace
 from gateway.lab.nodes import LookupPlan
 from gateway.lab.processes import Process
 from gateway.lab.topology import Datacenter, Node, Plan, Vm, standard_plan
@@ -147,7 +147,17 @@ class World:
         process = self.lab.start(name, self.lab.node(name), *nodes.run_command(self.file(name)))
         process.wait_for(r"\bready\b", timeout)
         self.processes[name] = process
+        if name in self.lookup.served_by:
+            self.wait_until(self._serves, f"{name} does not serve", timeout)
         return process
+
+    def _serves(self) -> bool:
+        """Whether the lookup service has read its records."""
+        try:
+            self.operator.ask("GET", "/readyz")
+        except LabError:
+            return False
+        return True
 
     def wait_until_followed(self, names: Iterable[str], timeout: float = 15) -> float:
         """Wait until these nodes follow the lookup service and have nothing left to learn."""

@@ -132,8 +132,8 @@ def test_killed_in_the_middle_of_a_move(datacenter: World, victim: str, name: st
 @pytest.mark.long
 @pytest.mark.interop
 @pytest.mark.parametrize("victim", ["old host", "new host", "lookup service"])
-@pytest.mark.parametrize("name", ["red-web1", "red-web4"])
-def test_killed_at_every_moment_of_a_move(datacenter: World, victim: str, name: str) -> None:
+def test_killed_at_every_moment_of_a_move(datacenter: World, victim: str) -> None:
+    name = "red-web4"
     for delay in (0, 0.005, 0.01, 0.03, 0.06):
         move_and_kill(datacenter, name, victim, delay)
     unfreeze(datacenter, name)
