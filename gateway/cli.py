@@ -135,13 +135,17 @@ def trace(
     via: str | None = None,
     from_site: str | None = None,
     json: bool = False,
+    service: records_cli.Service = records_cli.NOWHERE,
 ) -> int:
     """Show what would happen to a packet, step by step, and which rule or route decided.
+
+    Where FILE follows a lookup service, or --lookup names one, the network and its records are
+    asked for there; else they are FILE's.
 
     Parameters
     ----------
     file
-        The configuration, appliance.toml.
+        The configuration, appliance.toml, of the gateway or the host that the packet comes to.
     from_
         The customer address that sends.
     to
@@ -173,7 +177,7 @@ def trace(
         Print one JSON object.
     """
     from gateway import trace as tracing
-    from gateway.forwarding.directory import configured_directory
+    from gateway.forwarding.directory import Directory, configured_directory
     from policies.addresses import CustomerAddress, ProviderAddress, Vsid
 
     configuration = _load(file)
@@ -196,17 +200,25 @@ def trace(
     except ValueError as error:
         print(f"isthmus: {error}", file=sys.stderr)
         return MISCONFIGURED
-    explanation = tracing.explain(configuration, configured_directory(configuration), question)
-    if json:
-        import msgspec
 
-        print(msgspec.json.encode(explanation).decode())
-    else:
+    def explain(appliance: Appliance, directory: Directory) -> None:
+        explanation = tracing.explain(appliance, directory, question)
+        if json:
+            import msgspec
+
+            print(msgspec.json.encode(explanation).decode())
+            return
         width = max((len(step.name) for step in explanation.steps), default=0)
         for step in explanation.steps:
             print(f"{step.name:<{width}}  {step.detail}")
         print(f"=> {explanation.verdict}")
-    return 0
+
+    if configuration.lookup_access is None and not service.lookup:
+        explain(configuration, configured_directory(configuration))
+        return 0
+    return records_cli.with_contents(
+        configuration, service, tenant, lambda known, records: explain(known, Directory(records))
+    )
 
 
 @app.command

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from policies.errors import ConfigurationError, Problem
 
 if TYPE_CHECKING:
     from policies.addresses import CustomerAddress, Vsid
-    from policies.model import Appliance, LookupAccess
+    from policies.model import Appliance, LookupAccess, LookupRecord
 
 
 @Parameter(name="*")
@@ -83,10 +83,10 @@ def apply(file: Path, *, dry_run: bool = False, json: bool = False, service: Ser
     """
     from gateway.lookup import commands
     from policies.config import load
-    from policies.model import Network
 
     appliance = load(file)
-    if appliance.network == Network():
+    # The file of a gateway that follows has itself in its network, and nothing else.
+    if not (appliance.network.tenants or appliance.network.hosts):
         raise ConfigurationError([Problem("", f"{file} has no network: it would delete the whole one")])
     return commands.run(
         _find(appliance, service),
@@ -319,6 +319,29 @@ def nodes(file: Path | None = None, *, json: bool = False, service: Service = NO
     from gateway.lookup import commands
 
     return commands.run(_access(file, service), lambda client: commands.nodes(client, json=json))
+
+
+def with_contents(
+    appliance: Appliance,
+    service: Service,
+    tenant: str | None,
+    use: Callable[[Appliance, Sequence[LookupRecord]], None],
+) -> int:
+    """Use an appliance with the lookup service's network, and with the records of a tenant, or all of them.
+
+    Returns the process's exit code. Raises Unanswered and ConfigurationError.
+    """
+    import msgspec
+
+    from gateway.lookup import commands
+    from gateway.lookup.client import LookupClient
+
+    async def ask(client: LookupClient) -> int:
+        network, records = await commands.contents(client, tenant)
+        use(msgspec.structs.replace(appliance, network=network), records)
+        return 0
+
+    return commands.run(_find(appliance, service), ask)
 
 
 def _access(file: Path | None, service: Service) -> LookupAccess:

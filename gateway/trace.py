@@ -85,9 +85,11 @@ def explain(appliance: Appliance, directory: Directory, question: Question) -> E
     The tunnels of the sites that this node dials are taken to be up. Raises
     ConfigurationError where the question does not fit the configuration.
     """
+    if appliance.underlay is None or not (appliance.gateway or appliance.host):
+        raise _unfit("", "no packet comes to this node: it has neither [gateway] nor [host]")
     steps: list[Step] = []
     tables = Tables.compile(appliance.network)
-    mtu = (appliance.underlay.mtu if appliance.underlay else None) or _DEFAULT_MTU
+    mtu = appliance.underlay.mtu or _DEFAULT_MTU
     node = Node.of(appliance, mtu)
     forwarder = Forwarder(
         node, tables, directory, explain=lambda name, detail: steps.append(Step(name, detail))
@@ -166,6 +168,8 @@ def _domain(tables: Tables, question: Question) -> RoutingDomain:
     if question.tenant is None and len(tables.domains) == 1:
         return next(iter(tables.domains.values()))
     domain = tables.domains.get(question.tenant or "")
+    if not tables.domains:
+        raise _unfit("tenant", "there is none: neither this file nor who it asks has a network")
     if domain is None:
         raise _unfit("tenant", f"name one of {', '.join(sorted(tables.domains))}, or a VSID")
     return domain

@@ -54,6 +54,13 @@ def run(access: LookupAccess, command: Command) -> int:
         return _refuse(str(error))
 
 
+async def contents(client: LookupClient, tenant: str | None) -> tuple[Network, list[LookupRecord]]:
+    """Return the network, and the records of a tenant, or all that there are."""
+    network = await client.network()
+    async with aclosing(client.records(tenant=tenant)) as records:
+        return network, [record async for record in records]
+
+
 async def apply(client: LookupClient, network: Network, *, dry_run: bool, json: bool) -> int:
     """Have the network be as in a file, and show what that changes."""
     changes = await client.apply(network, dry_run=dry_run)

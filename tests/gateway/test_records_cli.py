@@ -304,6 +304,52 @@ def test_a_file_without_a_network_is_not_applied(
     assert not service.node.asked
 
 
+def test_the_file_of_a_gateway_that_follows_is_not_applied(
+    service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = follower(tmp_path, service.node.url)
+
+    assert isthmus(monkeypatch, "apply", str(file)) == 2
+
+    assert "has no network" in capsys.readouterr().err
+    assert not service.node.asked
+
+
+def test_trace_asks_who_is_followed_for_the_network_and_the_records(
+    service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = follower(tmp_path, service.node.url)
+
+    ends = ("--from", "10.0.1.5", "--to", "10.0.1.99")
+    assert isthmus(monkeypatch, "trace", str(file), "--tenant", "red", *ends) == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split(maxsplit=2)[2] == "VSID 5001 is web of tenant red"
+    assert lines[1].split(maxsplit=1) == ["source", "10.0.1.5 behind 198.51.100.11: admitted"]
+    assert ("GET", "/v1/records?tenant=red&limit=1000") in service.node.asked
+
+
+def test_trace_says_that_who_is_followed_cannot_be_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = follower(tmp_path, "http://127.0.0.1:1")
+
+    ends = ("--from", "10.0.1.5", "--to", "10.0.1.99")
+    assert isthmus(monkeypatch, "trace", str(file), "--tenant", "red", *ends) == 1
+
+    assert "no lookup node can answer: http://127.0.0.1:1" in capsys.readouterr().err
+
+
+def follower(folder: Path, url: str) -> Path:
+    """The file of a gateway that has the network from a lookup service."""
+    file = folder / "edge-1.toml"
+    file.write_text(
+        '[appliance]\nname = "edge-1"\n[underlay]\nprovider_addresses = ["192.0.2.254"]\n'
+        f'[gateway]\nlookup = ["{url}"]\n'
+    )
+    return file
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

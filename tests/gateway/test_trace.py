@@ -219,3 +219,10 @@ def test_packet_from_another_site_than_its_source_is_at_is_refused() -> None:
 def test_site_that_there_is_none_of_is_a_mistake() -> None:
     with pytest.raises(ConfigurationError, match="those are: oslo, seattle"):
         ask("172.16.0.5", "10.0.1.5", at=WITH_SITES, tenant="blue", site="rome")
+
+
+def test_node_that_forwards_nothing_says_so() -> None:
+    lookup_node = parse('[appliance]\nname = "lookup-1"\n[lookup]\n')
+    with pytest.raises(ConfigurationError) as caught:
+        ask("10.0.1.5", "10.0.2.5", at=lookup_node)
+    assert "neither [gateway] nor [host]" in str(caught.value.problems[0])
