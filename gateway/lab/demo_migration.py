@@ -21,11 +21,12 @@ from gateway.lab.topology import Datacenter, Plan, standard_plan
 MOVING = "red-web1"
 NEIGHBOUR = "red-db2"
 PREMISES = "seattle-server"
-TRANSFER = 60_000_000
+TRANSFER = 6_000_000
+RATE = 3_000_000  # octets a second, so that a small machine has time for all the rest
 
 PICTURE = f"""
-Another datacenter, Red's alone, without a static record: {EDGE} serves the lookup service too. Each host has a
-token and the names of its ports; the network and the records come to it, over TLS.
+Another datacenter, Red's alone, without a static record: {EDGE} serves the lookup service. Each host has a
+token and its ports' names; the network and the records come to it, over TLS.
 
    hv1 198.51.100.11            hv2 203.0.113.12             seattle, Red's premises
      {MOVING}  10.0.1.5   -->     (moves here, and back)         {PREMISES} {SERVER[0]}
@@ -127,6 +128,8 @@ class MigrationDemo:
                     address,
                     str(port),
                     str(TRANSFER),
+                    "--rate",
+                    str(RATE),
                 )
             )
         return receivers, senders
