@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import itertools
 import os
 import random
@@ -31,6 +32,8 @@ SILENCE = 15.0
 OTHERS_PATIENCE = 1.0
 """Seconds for the other nodes to answer what all are asked, once one has."""
 LARGEST_ANSWER = 64 << 20
+AT_ONCE = 1 << 16
+"""Octets of a body that are sent in one piece."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 
 
@@ -301,7 +304,7 @@ class Nodes:
         async with self._opened.request(
             method,
             node.url + path,
-            data=content,
+            data=io.BytesIO(content) if content is not None and len(content) > AT_ONCE else content,
             params=query,
             headers=sent,
             ssl=self._tls.value,

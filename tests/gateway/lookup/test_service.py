@@ -577,6 +577,7 @@ def test_body_above_a_mebibyte_is_refused_whether_it_says_so_or_not() -> None:
     asked(test)
 
 
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
 def test_only_an_operator_s_network_may_be_larger(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(node: Serving, ask: Asker) -> None:
         network = msgspec.json.encode(forms.form(NETWORK)) + b" " * (1 << 20)
