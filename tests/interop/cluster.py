@@ -124,11 +124,17 @@ class Cluster(Datacenter):
         self.mover = Mover(self, self.daemons, self.operator)
 
     def close(self) -> None:
+        members = {f"etcd-{number}" for number in (1, 2, 3)} & self.daemons.keys()
         for process in self.daemons.values():
             process.send_signal(signal.SIGCONT)
-        for member in (1, 2, 3):  # one that misses the others would take its time to leave
-            if f"etcd-{member}" in self.daemons:
-                self.daemons[f"etcd-{member}"].send_signal(signal.SIGKILL)
+        others = [self.daemons[name] for name in self.daemons.keys() - members]
+        for process in others:
+            process.send_signal(signal.SIGTERM)
+        for process in others:
+            with suppress(LabError):
+                process.wait(5)
+        for name in members:  # one that misses the others would take its time to leave
+            self.daemons[name].send_signal(signal.SIGKILL)
         super().close()
 
     # --- processes

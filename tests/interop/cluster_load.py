@@ -68,7 +68,7 @@ class Load:
             self._pool.shutdown()
         if kind is None:
             assert self.failures == []
-            assert len(self.reads) > 10, "the readers have hardly read"
+            assert self.reads, "nobody has read"
 
     def go_on(self, writes: int = 10) -> float:
         """Wait until so many more writes are acknowledged; return the seconds that it took."""
