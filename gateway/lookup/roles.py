@@ -21,6 +21,7 @@ from gateway.lookup.answers import Hint
 from gateway.lookup.authority import Authority
 from gateway.lookup.claims import FlapLimits, Mode
 from gateway.lookup.client import LookupClient
+from gateway.lookup.entries import Kind
 from gateway.lookup.etcd import EtcdStore
 from gateway.lookup.follow import follow
 from gateway.lookup.journal import Journal
@@ -30,7 +31,7 @@ from gateway.lookup.remote import remote
 from gateway.lookup.replica import Replica
 from gateway.lookup.service import serve
 from gateway.lookup.sqlite import SqliteStore
-from gateway.lookup.store import LookupStore, StoreUnavailable
+from gateway.lookup.store import LookupStore, Prefix, StoreUnavailable
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.errors import ConfigurationError, Problem
 from policies.model import Appliance, Network, RecordsKept, Role
@@ -120,6 +121,12 @@ class Serving(msgspec.Struct, frozen=True):
             self.authority.credentials = Credentials.load(wanted.lookup.credentials)
         await self.write(wanted.network)
 
+    async def write_at_start(self, wanted: Network) -> None:
+        """Write a file's network to the store, also to one that has been made anew since this node wrote."""
+        if not await self._has_network():
+            self._mark.unlink(missing_ok=True)
+        await self.write(wanted)
+
     async def write(self, wanted: Network) -> bool:
         """Write a file's network to the store, unless it is what this node has written last.
 
@@ -128,7 +135,7 @@ class Serving(msgspec.Struct, frozen=True):
         """
         if not (wanted.tenants or wanted.hosts):
             return False
-        mark = self.state / "network-written"
+        mark = self._mark
         digest = hashlib.sha256(msgspec.json.encode(forms.form(wanted), order="sorted")).hexdigest()
         if mark.exists() and mark.read_text().strip() == digest:
             return False
@@ -138,6 +145,16 @@ class Serving(msgspec.Struct, frozen=True):
         part.write_text(digest + "\n")
         part.replace(mark)
         return True
+
+    @property
+    def _mark(self) -> Path:
+        return self.state / "network-written"
+
+    async def _has_network(self) -> bool:
+        for kind in (Kind.TENANT, Kind.HOST):
+            if (await self.store.page(Prefix(kind), None, 1)).entries:
+                return True
+        return False
 
 
 async def serve_records(appliance: Appliance, started: Callable[[Serving], None]) -> None:
@@ -175,7 +192,7 @@ async def _write_when_possible(serving: Serving, wanted: Network) -> None:
     """A store that is away at the start must not keep the node from answering what it knows."""
     while True:
         try:
-            await serving.write(wanted)
+            await serving.write_at_start(wanted)
             return
         except StoreUnavailable as error:
             log.warning("the file's network cannot be written yet: %s", error)

@@ -102,6 +102,17 @@ def test_node_that_comes_back_undoes_nothing_that_others_have_changed_since(tmp_
     asyncio.run(test())
 
 
+def test_store_that_was_made_anew_is_given_the_files_network_again(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with serving(appliance(tmp_path, network("red"))) as node:
+            await until_written(node, {"red"})
+
+    asyncio.run(test())
+    for file in tmp_path.glob("records.sqlite*"):
+        file.unlink()
+    asyncio.run(test())
+
+
 def test_file_without_tenants_and_hosts_changes_nothing(tmp_path: Path) -> None:
     async def test() -> None:
         async with serving(appliance(tmp_path, network("red"))) as node:
