@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import http.client
 import itertools
 import json
 import signal
+import socket
 import ssl
+import struct
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,9 +23,14 @@ from gateway.lab.namespaces import LabError, Namespace
 from gateway.lab.nodes import LOOKUP_PORT, OPERATOR, LookupPlan
 from gateway.lab.processes import Process
 from gateway.lab.streams import Pause, Talk
-from gateway.lab.topology import Datacenter, Vm
+from gateway.lab.topology import VM_INTERFACE, Datacenter, Vm
 
 _MARKS = itertools.count(1)
+
+# Of <linux/sockios.h> and <linux/if.h>.
+SIOCGIFFLAGS = 0x8913
+IFF_RUNNING = 0x40
+_IFREQ = struct.Struct("=16sH22x")
 
 
 class Operator:
@@ -221,6 +229,21 @@ class Mover:
         mark = process.size()
         self._lab.move(vm.name, host)
         process.wait_for(rf"port {vm.port} is (open|up again)", start=mark)
+        self._lab.vm(vm.name).call(_wait_for_carrier)
+
+
+def _wait_for_carrier(timeout: float = 5) -> None:
+    """Wait until the guest's own link works again: with real virtual machines it never fails.
+
+    Before, the kernel throws away whatever the guest sends. Raises LabError.
+    """
+    deadline = time.monotonic() + timeout
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        question = _IFREQ.pack(VM_INTERFACE.encode(), 0)
+        while not _IFREQ.unpack(fcntl.ioctl(sock, SIOCGIFFLAGS, question))[1] & IFF_RUNNING:
+            if time.monotonic() > deadline:
+                raise LabError(f"a VM has no carrier {timeout:g} s after its move")
+            time.sleep(0.001)
 
 
 def _signal(processes: Sequence[Process], number: signal.Signals) -> None:
