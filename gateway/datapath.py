@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import trio
 
@@ -100,6 +100,13 @@ class DataPath(Protocol):
     def in_words(self) -> str: ...
 
 
+class _Service(NamedTuple):
+    """A port being served."""
+
+    scope: trio.CancelScope
+    ended: trio.Event
+
+
 class Builtin:
     """Carries packets by itself. It decides by a network that it adopts, and by records that it is told."""
 
@@ -115,7 +122,7 @@ class Builtin:
             self.forwarder.drops, self.underlay.send, self.ports.send, self.tunnels.send, self._hold
         )
         self._listener: Listener | None = None
-        self._served: dict[Port, trio.CancelScope] = {}
+        self._served: dict[Port, _Service] = {}
         self._nursery: trio.Nursery | None = None
 
     async def start(self, nursery: trio.Nursery, appliance: Appliance) -> None:
@@ -155,11 +162,17 @@ class Builtin:
         ports = appliance.host.ports_in(appliance.network) if appliance.host is not None else ()
         keyed = {(port.vsid, port.mac): port for port in ports}
         self.forwarder.replace_tables(Tables.compile(appliance.network), keyed)
-        for gone in self._served.keys() - set(ports):
-            self._served.pop(gone).cancel()
+        leaving = [self._served.pop(gone) for gone in self._served.keys() - set(ports)]
+        for service in leaving:
+            service.scope.cancel()
+        for service in leaving:
+            # Its interface may be that of a port to come, in another virtual subnet.
+            await service.ended.wait()
         for port in ports:
             if port not in self._served:
-                self._served[port] = await nursery.start(self._serve_port, port)
+                service = _Service(trio.CancelScope(), trio.Event())
+                await nursery.start(self._serve_port, port, service)
+                self._served[port] = service
         self.tunnels.configure(appliance, policies)
 
     def apply(self, changes: Sequence[Change]) -> None:
@@ -234,19 +247,24 @@ class Builtin:
         check_ports(appliance.host.ports if appliance.host else (), self._attachment, read_links())
 
     async def _serve_port(
-        self, port: Port, *, task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED
+        self,
+        port: Port,
+        service: _Service,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        with trio.CancelScope() as scope:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(
-                    self.ports.serve,
+        try:
+            with service.scope:
+                await self.ports.serve(
                     port,
                     self._from_port,
                     self.forwarder.port_mtu_is,
                     self._port_opened,
                     self._port_closed,
+                    task_status=task_status,
                 )
-                task_status.started(scope)
+        finally:
+            service.ended.set()
 
     async def _advertise_routers(self) -> None:
         while True:
