@@ -53,7 +53,7 @@ class Feed:
                 await self._pass_on(self._waiting.popleft())
 
     async def _pass_on(self, batch: Batch) -> None:
-        changes = list(_changes(batch))
+        changes = list(changes_of(batch))
         for start in range(0, len(changes), AT_ONCE):
             self._apply(changes[start : start + AT_ONCE])
             await trio.lowlevel.checkpoint()
@@ -66,7 +66,8 @@ class Feed:
         self._applied(batch.revision)
 
 
-def _changes(batch: Batch) -> Iterator[Change]:
+def changes_of(batch: Batch) -> Iterator[Change]:
+    """The changes of records in a batch, as the directory takes them."""
     for entry, record in zip(batch.changes, batch.records, strict=True):
         if isinstance(entry.key, RecordKey):
             yield Put(record) if record is not None else Delete(entry.key.vsid, entry.key.ca)

@@ -14,8 +14,10 @@ from tests.bench import (
     esp,
     handshakes,
     live,
+    lookup_disk,
     lookup_etcd,
     lookup_http,
+    lookup_replica,
     many_sites,
     pipeline,
     records,
@@ -36,6 +38,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "many-sites": many_sites.benchmark,
     "vm-to-vm": vm_to_vm.benchmark,
     "lookup-http": lookup_http.benchmark,
+    "lookup-replica": lookup_replica.benchmark,
+    "lookup-disk": lookup_disk.benchmark,
     "lookup-etcd": lookup_etcd.benchmark,
 }
 

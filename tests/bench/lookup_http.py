@@ -224,14 +224,12 @@ def _percentiles(name: str, runs: Sequence[Sequence[float]], most: float | None)
 def _apart() -> Iterator[int]:
     """Keep this thread, and what it starts, to one processor; return another for the node."""
     processors = os.sched_getaffinity(0)
-    niceness = os.getpriority(os.PRIO_PROCESS, 0)
     try:
         os.sched_setaffinity(0, [min(processors)])
-        lookup_node.go_first()
-        yield max(processors)
+        with lookup_node.at_first():
+            yield max(processors)
     finally:
         os.sched_setaffinity(0, processors)
-        lookup_node.go_first(niceness)
 
 
 @contextlib.contextmanager

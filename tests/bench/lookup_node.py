@@ -110,6 +110,17 @@ def go_first(niceness: int = NICENESS) -> None:
         Path("/proc/self/autogroup").write_text(str(niceness))
 
 
+@contextlib.contextmanager
+def at_first() -> Iterator[None]:
+    """Go first for a while, with what is started meanwhile."""
+    niceness = os.getpriority(os.PRIO_PROCESS, 0)
+    go_first()
+    try:
+        yield
+    finally:
+        go_first(niceness)
+
+
 async def run(state: Path) -> None:
     """Serve, and say what it took until the directory knew everything."""
     directory = Directory()
