@@ -105,9 +105,9 @@ def reload(file: Path) -> int:
     """Have the appliance that runs by FILE read it again: sites, routes and access rules.
 
     One that serves or follows lookup records takes all of the network, the host's ports and
-    the tokens of who may ask, too. A site whose secret, certificate or settings have changed authenticates again;
-    one that is gone is deleted at its peer; the others are left alone. Whatever is
-    wrong is listed, and then nothing has changed.
+    who may ask, too. A site whose secret, certificate or settings have changed
+    authenticates again; one that is gone is deleted at its peer; the others are left alone.
+    Whatever is wrong is listed, and then nothing has changed.
 
     Parameters
     ----------

@@ -12,6 +12,7 @@ from policies.model import Appliance, Tenant
 
 # A tenant's sites, and what may name them.
 _TAKEN = ("sites", "routes", "access")
+_TAKEN_WORDS = "sites, routes and access rules"
 
 
 class Reload:
@@ -46,26 +47,31 @@ def check_reloadable(running: Appliance, wanted: Appliance, *, takes_part: bool 
     """Refuse what would need a restart. Raises ConfigurationError with all of it.
 
     Tenants' sites, routes and access rules may change, and for who takes part in the lookup service all
-    of the network, and the host's VM ports.
+    of the network, the host's VM ports, and the tokens and certificates that are known.
     """
     if takes_part:
-        problems = list(_node_problems(_without_ports(running), _without_ports(wanted)))
+        can_be = "the network, the host's ports and who may ask"
+        problems = list(_node_problems(_for_good(running), _for_good(wanted), can_be))
     else:
         problems = [*_node_problems(running, wanted), *_network_problems(running, wanted)]
     if problems:
         raise ConfigurationError(problems)
 
 
-def _node_problems(running: Appliance, wanted: Appliance) -> Iterator[Problem]:
+def _node_problems(running: Appliance, wanted: Appliance, can_be: str = _TAKEN_WORDS) -> Iterator[Problem]:
     for key in Appliance.__struct_fields__:
         if key != "network" and getattr(running, key) != getattr(wanted, key):
-            yield _restart(key)
+            yield _restart(key, can_be)
 
 
-def _without_ports(appliance: Appliance) -> Appliance:
-    if appliance.host is None:
-        return appliance
-    return msgspec.structs.replace(appliance, host=msgspec.structs.replace(appliance.host, ports=()))
+def _for_good(appliance: Appliance) -> Appliance:
+    """What who takes part in the lookup service cannot change while it runs."""
+    host, lookup = appliance.host, appliance.lookup
+    return msgspec.structs.replace(
+        appliance,
+        host=host and msgspec.structs.replace(host, ports=()),
+        lookup=lookup and msgspec.structs.replace(lookup, credentials=()),
+    )
 
 
 def _network_problems(running: Appliance, wanted: Appliance) -> Iterator[Problem]:
@@ -82,5 +88,5 @@ def _network_problems(running: Appliance, wanted: Appliance) -> Iterator[Problem
                 yield _restart(f"tenant[{name}].{key}")
 
 
-def _restart(path: str) -> Problem:
-    return Problem(path, "has changed, which needs a restart; sites, routes and access rules can be reloaded")
+def _restart(path: str, can_be: str = _TAKEN_WORDS) -> Problem:
+    return Problem(path, f"has changed, which needs a restart; {can_be} can be reloaded")

@@ -12,12 +12,15 @@ from policies.addresses import CustomerAddress, MacAddress, ProviderAddress
 from policies.errors import ConfigurationError, Problem
 from policies.model import (
     Appliance,
+    Credential,
     CustomerRoute,
     Engine,
     HostPort,
     HostRole,
     IkeIdentity,
+    LookupSettings,
     Network,
+    Role,
     Site,
     SiteHop,
     Underlay,
@@ -124,3 +127,18 @@ def test_whoever_takes_part_in_the_lookup_service_takes_another_network_and_othe
         check_reloadable(running, wanted)
     with pytest.raises(ConfigurationError):
         check_reloadable(running, appliance(host=HostRole("hv2")), takes_part=True)
+
+
+def test_who_serves_records_takes_others_who_may_ask_and_says_what_needs_a_restart() -> None:
+    settings = LookupSettings("127.0.0.1:7637")
+    known = (Credential("hv1", Role.HOST, (), Path("hv1.token")),)
+    running = appliance(lookup=settings)
+
+    with_credentials = msgspec.structs.replace(settings, credentials=known)
+    check_reloadable(running, appliance(lookup=with_credentials), takes_part=True)
+    elsewhere = msgspec.structs.replace(settings, listen="127.0.0.1:7638")
+    with pytest.raises(ConfigurationError) as raised:
+        check_reloadable(running, appliance(lookup=elsewhere), takes_part=True)
+    (problem,) = raised.value.problems
+    assert problem.path == "lookup"
+    assert "the network, the host's ports and who may ask can be reloaded" in problem.message
