@@ -164,20 +164,12 @@ class Cluster(Datacenter):
         for name in names:
             self.daemons[name].wait()
 
-    def isthmus(
-        self, command: str, *arguments: str, node: str = "lookup-1"
-    ) -> subprocess.CompletedProcess[str]:
+    def isthmus(self, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Type a command at the operator's console, as the document shows it."""
-        address = next(each for each in LOOKUPS if each.name == node).provider_addresses[0]
-        where = ("--lookup", f"https://{address}:{LOOKUP_PORT}")
-        credentials = (
-            "--token-file",
-            str(self.folder / "operator.token"),
-            "--ca",
-            str(self.folder / "ca.pem"),
-        )
-        words = [sys.executable, "-m", "gateway.cli", command, *arguments, *where, *credentials]
-        return self.namespaces[CONSOLE.name].run(*words, check=False)
+        access = self.access()
+        where = [word for url in access.nodes for word in ("--lookup", url)]
+        where += ["--token-file", str(access.token_file), "--ca", str(access.authority_file)]
+        return self.console.run(sys.executable, "-m", "gateway.cli", command, *arguments, *where, check=False)
 
     def leader(self) -> int:
         """Return the number of the etcd member that leads."""

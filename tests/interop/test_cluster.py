@@ -12,10 +12,10 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
-from gateway.lab.migration import Outcome
 from tests.interop.cluster import COMMANDS, LOOKUPS, MOVING, Cluster
 from tests.interop.cluster_load import Load, nodes_behind, status
 from tests.interop.etcd import READY
@@ -48,7 +48,7 @@ def load(cluster: Cluster) -> Iterator[Load]:
 
 def test_network_is_written_from_the_document_s_file_once(cluster: Cluster) -> None:
     assert cluster.applied.stdout.splitlines()[-1] == "6 changes"
-    again = cluster.isthmus("apply", str(cluster.folder / "network.toml"), node="lookup-3")
+    again = cluster.isthmus("apply", str(cluster.folder / "network.toml"))
     assert again.stdout == "0 changes\n"
 
 
@@ -73,7 +73,7 @@ def test_vms_of_a_tenant_reach_each_other(cluster: Cluster, one: str, other: str
     assert cluster.reaches(one, other)
 
 
-@pytest.mark.parametrize("name", MOVING)
+@pytest.mark.parametrize("name", [MOVING[0], pytest.param(MOVING[1], marks=pytest.mark.long)])
 def test_orchestrated_move_loses_nothing_and_is_known_to_both_hosts(cluster: Cluster, name: str) -> None:
     vm = cluster.planned(name)
     observers = ("red-db1", "red-db2")
@@ -157,12 +157,12 @@ def test_all_lookup_nodes_down_while_vms_talk_and_one_moves(cluster: Cluster) ->
         return bool(found["host"] == target)
 
     cluster.wait_until(is_there, f"{name} is not registered at {target}", 30)
-    learned = time.monotonic() - began
-    time.sleep(0.5)
+    registered = time.monotonic() - began
+    for observer in ("red-db1", "red-db2"):
+        cluster.wait_until(partial(cluster.reaches, observer, name), f"{observer} does not reach {name}", 30)
+    reached = time.monotonic() - began
     outcome = cluster.end(talkers)
-    assert cluster.reaches("red-db1", name)
-    assert cluster.reaches("red-db2", name)
-    measured("all lookup nodes down", registered=learned, lost=float(outcome.lost), gap=longest_gap(outcome))
+    measured("all lookup nodes down", registered=registered, reached=reached, lost=outcome.lost)
     with Load(cluster) as load:
         load.go_on()
 
@@ -262,11 +262,6 @@ prefixes = ["10.{place}.0.0/24", "fd00:{place}::/64"]
 name = "tenant-{number}"
 gateways = ["edge-1"]
 {subnets}"""
-
-
-def longest_gap(outcome: Outcome) -> float:
-    """Return the longest gap of all streams, in seconds."""
-    return max(stream.longest_gap for stream in outcome.streams) / 1000
 
 
 def measured(what: str, **figures: float) -> None:
