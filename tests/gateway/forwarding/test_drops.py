@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from ipaddress import ip_network
+from pathlib import Path
 
 import pytest
 from scapy.layers.inet import IP, TCP, UDP
@@ -18,6 +20,8 @@ from gateway.forwarding.verdicts import Drop, Verdict
 from policies.addresses import CustomerAddress, Vsid
 from policies.model import AccessRule, Action, CustomerRoute, Limits, LookupRecord, SiteHop
 from tests import networks as n
+
+ROOT = Path(__file__).parents[3]
 
 
 def ruled(**settings: object) -> Forwarder:
@@ -190,3 +194,8 @@ def test_totals_add_up_over_tenants() -> None:
     assert drops.total(DropReason.NO_ROUTE) == 3
     assert drops.total(DropReason.LOOP) == 1
     assert drops.total(DropReason.TOO_BIG) == 0
+
+
+def test_the_document_explains_every_reason_in_order() -> None:
+    rows = re.findall(r"^\| `([a-z-]+)` \|", (ROOT / "docs" / "drops.md").read_text(), re.MULTILINE)
+    assert rows == [reason.value for reason in DropReason]
