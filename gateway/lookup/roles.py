@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import stat
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -157,6 +158,18 @@ class Serving(msgspec.Struct, frozen=True):
         return False
 
 
+def _own(state: Path) -> None:
+    """Make the folder of what is kept unless it is there. Raises ConfigurationError."""
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mode = state.stat().st_mode
+    except OSError as error:
+        raise ConfigurationError([Problem("appliance.state", f"{state}: {error.strerror}")]) from None
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+        message = f"{state}: others may write there, and could say where VMs are: chmod 0700"
+        raise ConfigurationError([Problem("appliance.state", message)])
+
+
 async def serve_records(appliance: Appliance, started: Callable[[Serving], None]) -> None:
     """Serve records: the store, its replica, and whoever asks by HTTP.
 
@@ -166,7 +179,7 @@ async def serve_records(appliance: Appliance, started: Callable[[Serving], None]
     settings, state = appliance.lookup, appliance.state
     if settings is None:
         raise ConfigurationError([Problem("lookup", "is missing")])
-    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _own(state)
     store: LookupStore
     if settings.etcd is not None:
         store = await EtcdStore.open(settings.etcd)
@@ -229,7 +242,7 @@ async def follow_records(appliance: Appliance, started: Callable[[Following], No
     access, state = appliance.lookup_access, appliance.state
     if access is None:
         raise ConfigurationError([Problem("host.lookup", "is missing")])
-    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _own(state)
     kept = appliance.host.records if appliance.host is not None else RecordsKept.ALL
     async with LookupClient(access) as client:
         source = remote(client, only_used=kept is RecordsKept.USED)

@@ -18,6 +18,7 @@ from gateway.lookup.principals import Unauthenticated
 from gateway.lookup.roles import Serving, serve_records
 from gateway.lookup.store import Prefix
 from policies.addresses import Vsid
+from policies.errors import ConfigurationError
 from policies.model import (
     Appliance,
     Credential,
@@ -150,3 +151,18 @@ def test_state_folder_and_store_are_their_owners_alone(tmp_path: Path) -> None:
             assert (folder / "records.sqlite").stat().st_mode & 0o777 == 0o600
 
     asyncio.run(test())
+
+
+def test_state_that_others_may_write_or_that_is_no_folder_is_refused_in_words(tmp_path: Path) -> None:
+    open_to_all, file = tmp_path / "open", tmp_path / "file"
+    open_to_all.mkdir()
+    open_to_all.chmod(0o777)
+    file.touch()
+
+    def start(state: Path) -> None:
+        asyncio.run(serve_records(appliance(state, network("red")), lambda _: None))
+
+    with pytest.raises(ConfigurationError, match="others may write there"):
+        start(open_to_all)
+    with pytest.raises(ConfigurationError, match="File exists"):
+        start(file)
