@@ -45,6 +45,7 @@ class DatabaseFile:
         try:
             self._claim()
             self._prepare()
+            self._identity = _identity(path)
         except BaseException:
             os.close(self._lock)
             raise
@@ -59,6 +60,10 @@ class DatabaseFile:
     def close(self) -> None:
         """Let another process have it. Connections are closed by whoever made them."""
         os.close(self._lock)
+
+    def is_there(self) -> bool:
+        """Whether the file is still the one that was opened: what is written to another's place is lost."""
+        return _identity(self.path) == self._identity
 
     def trouble(self, error: sqlite3.Error) -> str:
         """What went wrong, for an operator."""
@@ -109,6 +114,14 @@ class DatabaseFile:
 
     def _refusal(self, message: str) -> ConfigurationError:
         return ConfigurationError([Problem(str(self.path), message)])
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _is_whole(connection: sqlite3.Connection) -> bool:

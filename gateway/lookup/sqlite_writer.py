@@ -110,6 +110,11 @@ class Writer:
 
     def _commit(self, batch: list[_Task]) -> list[Any]:
         """Return each write's result, or its exception."""
+        if not self._file.is_there():
+            message = (
+                f"{self._file.path}: it has been removed or replaced: restart isthmus; nothing was written"
+            )
+            return [StoreUnavailable(message) for _ in batch]
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             transaction = Transaction(self._connection)

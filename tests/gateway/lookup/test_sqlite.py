@@ -311,6 +311,28 @@ def test_read_only_database_refuses_writes_in_words_and_is_read(tmp_path: Path) 
     run(main)
 
 
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_file_that_is_removed_or_replaced_while_it_is_open_gets_no_more_writes(
+    tmp_path: Path, is_replaced: bool
+) -> None:
+    def take_away() -> None:
+        (file,) = tmp_path.glob("*.db")
+        file.rename(file.with_suffix(".old"))
+        if is_replaced:
+            file.touch()
+
+    async def main() -> None:
+        async with store_in(tmp_path) as store:
+            stored = await store.put(KEY4, at("hv1"), Expect.ABSENT)
+            take_away()
+            # It would be written where nobody finds it at the next start.
+            with pytest.raises(StoreUnavailable, match="removed or replaced: restart isthmus"):
+                await store.put(KEY4, at("hv2"), Expect.ANY)
+            assert await store.get(KEY4) == stored
+
+    run(main)
+
+
 def test_one_write_that_cannot_be_made_harms_no_other(tmp_path: Path) -> None:
     async def main() -> None:
         async with store_in(tmp_path) as store:
