@@ -42,6 +42,8 @@ def faults(network: Network) -> Iterator[str]:
         for pa in node.provider_addresses:
             if is_group_address(pa) or not any(pa):
                 yield f"{node.name}: {pa} is no machine's address"
+    for several in (network.hosts, network.gateways):
+        yield from _twice("the provider address", (pa for each in several for pa in each.provider_addresses))
     yield from _twice("the VSID", (subnet.vsid for tenant in network.tenants for subnet in tenant.subnets))
     hosts = {host.name: host for host in network.hosts}
     for tenant in network.tenants:

@@ -56,6 +56,17 @@ def test_sound_network_has_no_fault() -> None:
     assert list(faults(sound)) == []
 
 
+def test_provider_address_belongs_to_one_host_and_to_one_gateway() -> None:
+    shared = NETWORK.hosts[0].provider_addresses
+    two_hosts = replace(NETWORK, hosts=(*NETWORK.hosts, replace(NETWORK.hosts[0], name="hv9")))
+    both_roles = replace(
+        NETWORK, gateways=(replace(NETWORK.gateways[0], provider_addresses=shared), *NETWORK.gateways[1:])
+    )
+
+    assert list(faults(two_hosts)) == [f"the provider address {pa} is there twice" for pa in shared]
+    assert list(faults(both_roles)) == []
+
+
 @pytest.mark.parametrize(
     ("network", "words"),
     [
