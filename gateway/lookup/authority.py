@@ -21,7 +21,7 @@ from gateway.lookup.outcomes import ClaimAnswer, Forbidden, Unacceptable
 from gateway.lookup.principals import NOBODY, Credentials, Principal
 from gateway.lookup.replica import Replica
 from gateway.lookup.soundness import address_fault, faults, mac_fault
-from gateway.lookup.store import Conflict, Expect, Expected, LookupStore
+from gateway.lookup.store import Conflict, Expect, Expected, LookupStore, StoreUnavailable
 from gateway.lookup.visibility import Views
 from policies.addresses import (
     CustomerAddress,
@@ -91,6 +91,7 @@ class Authority:
         both know (RFC 8394 section 2.2).
         Raises Forbidden, Unacceptable, Refused and StoreUnavailable.
         """
+        self._must_know()
         began = self._clock()
         with self._reporting(principal, f"claim of {vsid}/{mac} at {pa}"):
             owner = self._claimant(principal, host, pa, mode)
@@ -124,6 +125,7 @@ class Authority:
         Raises Forbidden, Unacceptable, Conflict, Refused for a pinned one, and StoreUnavailable.
         """
         self._operator(principal, f"put of {key}")
+        self._must_know()
         tenant, subnet = self._subnet(key.vsid)
         owner = self._owner(host, pa)
         self._check_tenant(owner, tenant)
@@ -190,8 +192,9 @@ class Authority:
         """Have a host taught a record, or stop that. What the host may not see is passed over.
 
         A gateway hints for every host; a host for itself, and for those that share the tenant.
-        Raises Forbidden.
+        Raises Forbidden, and StoreUnavailable before anything is known here.
         """
+        self._must_know()
         with self._reporting(principal, f"hint for {host}"):
             if principal.role is Role.READER:
                 raise Forbidden("a reader gives no hints")
@@ -239,6 +242,11 @@ class Authority:
             if principal.role is not Role.HOST:
                 raise
             raise self.refuse(principal, what, str(error)) from None
+
+    def _must_know(self) -> None:
+        """Judge nobody by a network that has not been read yet; another node may have read it."""
+        if not self._replica.has_contents:
+            raise StoreUnavailable("this node has not read the network yet")
 
     def _check_follower(self, principal: Principal) -> None:
         if principal.role not in (Role.HOST, Role.GATEWAY):

@@ -114,6 +114,7 @@ class Replica:
         self.has_contents = False
         self.stale_since: float | None = None
         """By the event loop's clock; None while the source is there and has caught up."""
+        self._is_away = False
         self._source = source
         self._journal = journal
         self._patience = patience
@@ -364,6 +365,7 @@ class Replica:
         if self.stale_since is not None:
             log.info("the lookup service's store is followed from revision %d on", revision)
         self.stale_since = self._behind_since = None
+        self._is_away = False
         self._delay = _FIRST_DELAY
         if self._journal is not None:
             self._journal.touch(_now())
@@ -420,6 +422,8 @@ class Replica:
         self._is_loading = False
         if self.stale_since is None:
             self.stale_since = _now()
+        if not self._is_away:
+            self._is_away = True
             log.warning("the lookup service's store is away: %s", reason)
 
     def _flush_soon(self) -> None:

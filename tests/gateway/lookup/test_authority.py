@@ -19,7 +19,7 @@ from gateway.lookup.network import apply
 from gateway.lookup.outcomes import Forbidden, Unacceptable
 from gateway.lookup.principals import Principal
 from gateway.lookup.replica import Replica
-from gateway.lookup.store import Conflict, Expect
+from gateway.lookup.store import Conflict, Expect, StoreUnavailable
 from policies.addresses import Vsid, gateway_mac
 from policies.model import LookupRecord, Role
 from tests.gateway.lookup.serving import (
@@ -414,3 +414,19 @@ def test_alerts_are_few_and_the_log_of_a_flood_is_short(caplog: pytest.LogCaptur
 
     with_authority(test)
     assert len(caplog.records) == 10
+
+
+def test_nobody_is_judged_before_the_network_has_been_read() -> None:
+    async def test() -> None:
+        store = MemoryStore()
+        replica = Replica(partial(follow, store))
+        unread = Authority(store, replica, FlapLimits(), now=Clock(), clock=Clock())
+        with pytest.raises(StoreUnavailable):
+            await unread.claim(HV1, vsid=WEB, mac=mac(5), pa=PA1, addresses=(KEY.ca,))
+        with pytest.raises(StoreUnavailable):
+            await unread.put(OPERATOR, KEY, mac=mac(5), pa=PA1, host="hv1", expected=Expect.ABSENT)
+        with pytest.raises(StoreUnavailable):
+            unread.hint(HV1, "hv2", WEB, KEY.ca)
+        assert not unread.alerts.counts
+
+    asyncio.run(test())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+import pytest
+
 from gateway.lookup.entries import Event, Key, Kind, Placement, Progress, RecordKey, Reset, Stored
 from gateway.lookup.replica import Batch, Replica
 from gateway.lookup.store import StoreUnavailable
@@ -131,6 +133,21 @@ def test_a_lost_source_is_gone_on_with_from_the_latest_whole_revision() -> None:
         assert source.asked == [None, 5]
         await source.tell(Progress(6))
         assert replica.stale_since is None
+
+    followed(test)
+
+
+def test_a_source_that_is_away_is_logged_once_from_the_start_on(caplog: pytest.LogCaptureFixture) -> None:
+    def warnings() -> int:
+        return sum("store is away: refused" in message for message in caplog.messages)
+
+    async def test(source: Source, replica: Replica) -> None:
+        for _ in range(3):
+            await source.tell(StoreUnavailable("refused"))
+            await asyncio.sleep(20)
+        assert warnings() == 1
+        await source.tell(Reset(7), Progress(7), StoreUnavailable("refused"))
+        assert warnings() == 2
 
     followed(test)
 
