@@ -124,7 +124,7 @@ class Serving(msgspec.Struct, frozen=True):
 
     async def write_at_start(self, wanted: Network) -> None:
         """Write a file's network to the store, also to one that has been made anew since this node wrote."""
-        if not await self._has_network():
+        if (wanted.tenants or wanted.hosts) and not await self._has_network():
             self._mark.unlink(missing_ok=True)
         await self.write(wanted)
 
