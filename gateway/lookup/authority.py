@@ -191,7 +191,8 @@ class Authority:
     ) -> None:
         """Have a host taught a record, or stop that. What the host may not see is passed over.
 
-        A gateway hints for every host; a host for itself, and for those that share the tenant.
+        A gateway hints for every host; a host for itself, and for those that share the tenant, of records
+        that there are: else it could have another host forget what that one uses.
         Raises Forbidden, and StoreUnavailable before anything is known here.
         """
         self._must_know()
@@ -206,6 +207,8 @@ class Authority:
         key = RecordKey(vsid, ca)
         if forget:
             self.followers.forget(host, key)
+        elif principal.role is Role.HOST and principal.name != host and self._replica.find(vsid, ca) is None:
+            return
         elif self.views.of(Principal(host, Role.HOST)).sees(vsid):
             self.followers.teach(host, key)
 
@@ -289,7 +292,8 @@ class Authority:
 
     def _check_tenant(self, host: ProviderHost, tenant: Tenant) -> None:
         if tenant.name not in host.tenants:
-            raise Unacceptable(f"{host.name} is not allowed tenant {tenant.name}")
+            # A host is not told whose the virtual subnets of others are.
+            raise Unacceptable(f"{host.name} is not allowed the tenant of this virtual subnet")
 
     async def _expected(self, key: RecordKey, expected: Expected) -> Stored | None:
         """Return what is stored of a record that is to be written. Raises Conflict and Refused."""

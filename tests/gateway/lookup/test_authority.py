@@ -369,10 +369,20 @@ def test_host_is_taught_what_it_may_see(
     principal: Principal, host: str, forget: bool, is_taught: bool
 ) -> None:
     async def test(house: House) -> None:
+        await house.place(KEY, 5, "hv2")
         house.authority.hint(principal, host, WEB, KEY.ca, forget=forget)
         assert (KEY in house.authority.followers.taught(host)) is is_taught
         house.authority.hint(Principal(host, Role.HOST), host, WEB, KEY.ca, forget=True)
         assert KEY not in house.authority.followers.taught(host)
+
+    with_authority(test)
+
+
+@pytest.mark.parametrize(("principal", "is_taught"), [(HV2, False), (HV1, True), (GATEWAY, True)])
+def test_host_has_another_taught_nothing_that_is_not_recorded(principal: Principal, is_taught: bool) -> None:
+    async def test(house: House) -> None:
+        house.authority.hint(principal, "hv1", WEB, KEY.ca)
+        assert (KEY in house.authority.followers.taught("hv1")) is is_taught
 
     with_authority(test)
 
