@@ -16,7 +16,7 @@ import trio
 from gateway.aio import EventLoop, event_loop
 from gateway.lookup.answers import Hint, RecordPage
 from gateway.lookup.claims import Mode
-from gateway.lookup.client import CACHED_RECORDS, CACHED_SECONDS, LookupClient
+from gateway.lookup.client.client import CACHED_RECORDS, CACHED_SECONDS, LookupClient
 from gateway.lookup.entries import Event, Kind
 from gateway.lookup.followers import NodeStatus
 from gateway.lookup.outcomes import ClaimAnswer

@@ -81,7 +81,7 @@ def apply(file: Path, *, dry_run: bool = False, json: bool = False, service: Ser
     json
         Print one JSON array.
     """
-    from gateway.lookup import commands
+    from gateway.lookup.client import commands
     from policies.config import load
 
     appliance = load(file)
@@ -116,7 +116,7 @@ def list_(
     json
         Print one JSON array.
     """
-    from gateway.lookup import commands
+    from gateway.lookup.client import commands
     from policies.addresses import Vsid
 
     only = Vsid(vsid) if vsid is not None else None
@@ -143,7 +143,7 @@ def get(
     json
         Print one JSON object.
     """
-    from gateway.lookup import commands
+    from gateway.lookup.client import commands
 
     key = where.key
     return commands.run(_access(file, service), lambda client: commands.get_record(client, *key, json=json))
@@ -184,7 +184,7 @@ def put(
     json
         Print one JSON object.
     """
-    from gateway.lookup import commands
+    from gateway.lookup.client import commands
     from gateway.lookup.store import Expect
     from policies.addresses import MacAddress, ProviderAddress
     from policies.model import Translation
@@ -227,7 +227,7 @@ def delete(
     epoch
         Only if this is the record's epoch.
     """
-    from gateway.lookup import commands
+    from gateway.lookup.client import commands
 
     key = where.key
     return commands.run(_access(file, service), lambda client: commands.delete_record(client, *key, epoch))
@@ -250,7 +250,7 @@ def unfreeze(
     json
         Print one JSON object.
     """
-    from gateway.lookup import commands
+    from gateway.lookup.client import commands
 
     key = where.key
     return commands.run(_access(file, service), lambda client: commands.unfreeze(client, *key, json=json))
@@ -289,7 +289,7 @@ def migrate(
     json
         Print one JSON object.
     """
-    from gateway.lookup import commands
+    from gateway.lookup.client import commands
     from policies.addresses import CustomerAddress, MacAddress, ProviderAddress
 
     with _usage():
@@ -316,7 +316,7 @@ def nodes(file: Path | None = None, *, json: bool = False, service: Service = NO
     json
         Print one JSON array.
     """
-    from gateway.lookup import commands
+    from gateway.lookup.client import commands
 
     return commands.run(_access(file, service), lambda client: commands.nodes(client, json=json))
 
@@ -333,8 +333,7 @@ def with_contents(
     """
     import msgspec
 
-    from gateway.lookup import commands
-    from gateway.lookup.client import LookupClient
+    from gateway.lookup.client import LookupClient, commands
 
     async def ask(client: LookupClient) -> int:
         network, records = await commands.contents(client, tenant)
@@ -351,7 +350,7 @@ def _access(file: Path | None, service: Service) -> LookupAccess:
 
 
 def _find(appliance: Appliance | None, service: Service) -> LookupAccess:
-    from gateway.lookup.access import Given, find_access
+    from gateway.lookup.client.access import Given, find_access
 
     given = Given(service.lookup, service.token_file, service.ca, service.cert, service.key)
     return find_access(appliance, given)

@@ -22,17 +22,17 @@ from gateway.lookup.answers import Hint
 from gateway.lookup.authority import Authority
 from gateway.lookup.claims import FlapLimits, Mode
 from gateway.lookup.client import LookupClient
+from gateway.lookup.client.remote import remote
 from gateway.lookup.entries import Kind
-from gateway.lookup.etcd import EtcdStore
 from gateway.lookup.follow import follow
+from gateway.lookup.http.service import serve
 from gateway.lookup.journal import Journal
 from gateway.lookup.outcomes import Forbidden
 from gateway.lookup.principals import Credentials, Principal
-from gateway.lookup.remote import remote
 from gateway.lookup.replica import Replica
-from gateway.lookup.service import serve
-from gateway.lookup.sqlite import SqliteStore
 from gateway.lookup.store import LookupStore, Prefix, StoreUnavailable
+from gateway.lookup.stores.etcd import EtcdStore
+from gateway.lookup.stores.sqlite import SqliteStore
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.errors import ConfigurationError, Problem
 from policies.model import Appliance, Network, RecordsKept, Role

@@ -13,8 +13,8 @@ import msgspec
 
 from gateway.lookup.entries import Placement, RecordKey
 from gateway.lookup.journal import Journal, Snapshot
-from gateway.lookup.sqlite import SqliteStore
 from gateway.lookup.store import Expect
+from gateway.lookup.stores.sqlite import SqliteStore
 from tests.bench.lookup_node import at_first
 from tests.bench.records import RECORDS, record
 from tests.bench.results import Result, in_fresh_process

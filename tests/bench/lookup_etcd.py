@@ -19,14 +19,14 @@ from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
 
-from gateway.lookup import etcd_layout
 from gateway.lookup.claims import Write
 from gateway.lookup.entries import Kind, Placement, RecordKey, Stored
-from gateway.lookup.etcd import EtcdStore
-from gateway.lookup.etcd_gateway import EtcdGateway
-from gateway.lookup.etcd_layout import Layout
 from gateway.lookup.follow import closing, entries
 from gateway.lookup.store import Expect
+from gateway.lookup.stores import etcd_layout
+from gateway.lookup.stores.etcd import EtcdStore
+from gateway.lookup.stores.etcd_gateway import EtcdGateway
+from gateway.lookup.stores.etcd_layout import Layout
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.model import Etcd
 from tests.bench.results import CannotMeasure, Result

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from gateway.lab.processes import Process
 from gateway.lookup.client import LookupClient
-from gateway.lookup.remote import remote
+from gateway.lookup.client.remote import remote
 from gateway.lookup.replica import Replica
 from policies.model import LookupAccess
 from tests.bench import lookup_node

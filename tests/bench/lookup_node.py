@@ -29,8 +29,8 @@ from gateway.lookup.claims import Write
 from gateway.lookup.entries import Placement, RecordKey
 from gateway.lookup.network import entries_of
 from gateway.lookup.roles import Serving, serve_records
-from gateway.lookup.sqlite_file import DatabaseFile
-from gateway.lookup.sqlite_writer import Transaction
+from gateway.lookup.stores.sqlite_file import DatabaseFile
+from gateway.lookup.stores.sqlite_writer import Transaction
 from policies.addresses import CustomerAddress
 from policies.model import Appliance, Engine, LookupSettings, Network, ProviderHost, Tenant, VirtualSubnet
 from tests.bench.rates import NICENESS

@@ -25,7 +25,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from gateway.lab.laboratory import Laboratory
 from gateway.lab.namespaces import Namespace
 from gateway.lab.processes import Process
-from gateway.lookup.etcd import EtcdStore
+from gateway.lookup.stores.etcd import EtcdStore
 from policies.model import Etcd
 from tests.interop.authority import Authority, Credential
 

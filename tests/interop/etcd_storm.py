@@ -17,8 +17,8 @@ from typing import Self, cast
 
 from gateway.lookup.claims import Claim, Mode
 from gateway.lookup.entries import Key, Kind, Placement, Progress, RecordKey, Stored
-from gateway.lookup.etcd import EtcdStore
 from gateway.lookup.store import Conflict, Expect, LookupStore, Prefix, StoreUnavailable
+from gateway.lookup.stores.etcd import EtcdStore
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.model import Etcd
 from tests.interop.etcd import Cluster

@@ -10,8 +10,8 @@ from itertools import count
 import pytest
 
 from gateway.lookup.entries import Key, Kind, RecordKey
-from gateway.lookup.etcd import EtcdStore
 from gateway.lookup.store import Expect, LookupStore, Prefix
+from gateway.lookup.stores.etcd import EtcdStore
 from policies.addresses import CustomerAddress
 from policies.model import Etcd
 from tests.gateway.lookup.entries import WEB, at

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 import msgspec
 import pytest
 
-from gateway.lookup import etcd_gateway
 from gateway.lookup.entries import Stored
 from gateway.lookup.store import StoreUnavailable
+from gateway.lookup.stores import etcd_gateway
 from policies.errors import ConfigurationError
 from policies.model import Etcd
 from tests.gateway.lookup.entries import KEY4

@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from gateway.lookup.claims import Mode
-from gateway.lookup.etcd import EtcdStore
 from gateway.lookup.store import Conflict, Expect, StoreUnavailable
+from gateway.lookup.stores.etcd import EtcdStore
 from policies.model import Etcd
 from tests.gateway.lookup.entries import CA4, CA6, KEY4, KEY6, at, claim, revision_of, told
 from tests.interop.etcd import COMMANDS, Single, opened

@@ -28,10 +28,10 @@ from gateway.lookup.entries import (
     Value,
 )
 from gateway.lookup.follow import closing, entries, follow
-from gateway.lookup.memory import MemoryStore
 from gateway.lookup.network import assemble
 from gateway.lookup.replica import Batch, Replica
 from gateway.lookup.store import Expect, StoreError, StoreUnavailable
+from gateway.lookup.stores.memory import MemoryStore
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.model import ProviderGateway, Tenant
 

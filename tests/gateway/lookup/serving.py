@@ -18,12 +18,12 @@ from gateway.lookup.authority import Authority
 from gateway.lookup.claims import FlapLimits
 from gateway.lookup.entries import Kind, Placement, RecordKey
 from gateway.lookup.follow import follow
-from gateway.lookup.memory import MemoryStore
+from gateway.lookup.http.service import serve
 from gateway.lookup.network import apply
 from gateway.lookup.principals import Credentials, Principal
 from gateway.lookup.replica import Replica
-from gateway.lookup.service import serve
 from gateway.lookup.store import Expect, Prefix
+from gateway.lookup.stores.memory import MemoryStore
 from policies import addresses
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.model import (

@@ -20,8 +20,8 @@ from typing import cast
 
 from gateway.lookup.claims import Claim, Mode
 from gateway.lookup.entries import Key, Kind, RecordKey, Stored
-from gateway.lookup.sqlite import SqliteStore
 from gateway.lookup.store import Expect, Prefix, StoreUnavailable
+from gateway.lookup.stores.sqlite import SqliteStore
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from tests.gateway.lookup.entries import at, events_of, listed, told
 

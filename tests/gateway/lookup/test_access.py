@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.lookup.access import Given, find_access
+from gateway.lookup.client.access import Given, find_access
 from policies.config import parse
 from policies.errors import ConfigurationError
 from policies.model import LookupAccess

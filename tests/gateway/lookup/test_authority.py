@@ -14,12 +14,12 @@ from gateway.lookup.authority import Authority, NoRecord
 from gateway.lookup.claims import FlapLimits, Mode, Reason, Refused
 from gateway.lookup.entries import Placement, RecordKey, Stored
 from gateway.lookup.follow import follow
-from gateway.lookup.memory import MemoryStore
 from gateway.lookup.network import apply
 from gateway.lookup.outcomes import Forbidden, Unacceptable
 from gateway.lookup.principals import Principal
 from gateway.lookup.replica import Replica
 from gateway.lookup.store import Conflict, Expect, StoreUnavailable
+from gateway.lookup.stores.memory import MemoryStore
 from policies.addresses import Vsid, gateway_mac
 from policies.model import LookupRecord, Role
 from tests.gateway.lookup.serving import (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.lookup.answers import stored
-from gateway.lookup.cache import Cache, Keeper
+from gateway.lookup.client.cache import Cache, Keeper
 from gateway.lookup.entries import RecordKey, Stored
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.model import LookupRecord

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from gateway.lookup import copies as copies_module
-from gateway.lookup import nodes as nodes_module
 from gateway.lookup.answers import Hint
 from gateway.lookup.claims import Mode, Reason, Refused
 from gateway.lookup.client import LookupClient
+from gateway.lookup.client import copies as copies_module
+from gateway.lookup.client import nodes as nodes_module
 from gateway.lookup.entries import Event, Kind, Progress, RecordKey, Reset, Stored
 from gateway.lookup.outcomes import Forbidden, Unacceptable
 from gateway.lookup.store import Conflict, Expect, StoreUnavailable

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from gateway.lookup import etcd_gateway
-from gateway.lookup.etcd_gateway import EtcdGateway, OutOfRange
 from gateway.lookup.store import StoreUnavailable
+from gateway.lookup.stores import etcd_gateway
+from gateway.lookup.stores.etcd_gateway import EtcdGateway, OutOfRange
 from policies.errors import ConfigurationError
 from policies.model import Etcd
 

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.lookup import etcd_layout
 from gateway.lookup.claims import Write
 from gateway.lookup.entries import Key, Kind, NamedKey, RecordKey
-from gateway.lookup.etcd_layout import Layout
-from gateway.lookup.etcd_wire import KeyValue
 from gateway.lookup.store import Prefix, StoreUnavailable
+from gateway.lookup.stores import etcd_layout
+from gateway.lookup.stores.etcd_layout import Layout
+from gateway.lookup.stores.etcd_wire import KeyValue
 from policies.addresses import CustomerAddress, Vsid
 from tests.gateway.lookup.entries import CA4, CA6, KEY4, MAC, VALUES, WEB, at
 

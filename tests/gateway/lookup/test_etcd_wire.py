@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.lookup.etcd_wire import LineSplitter, RangeAnswer, TxnAnswer, WatchLine, read
+from gateway.lookup.stores.etcd_wire import LineSplitter, RangeAnswer, TxnAnswer, WatchLine, read
 
 
 @given(

@@ -9,8 +9,8 @@ import pytest
 
 from gateway.lookup.entries import Event, Key, Kind, NamedKey, Placement, Progress, RecordKey, Reset, Stored
 from gateway.lookup.follow import follow
-from gateway.lookup.memory import MemoryStore
 from gateway.lookup.store import Expect, Page, Prefix, StoreUnavailable
+from gateway.lookup.stores.memory import MemoryStore
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.model import ProviderGateway
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from gateway.lookup.entries import Key, Kind, NamedKey, Placement, RecordKey, Stored, Value
 from gateway.lookup.follow import entries
-from gateway.lookup.memory import MemoryStore
 from gateway.lookup.network import Step, apply, assemble, difference, entries_of
 from gateway.lookup.store import Expect, Expected, StoreUnavailable
+from gateway.lookup.stores.memory import MemoryStore
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.model import (
     AccessRule,

@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from gateway.lookup.client import LookupClient
+from gateway.lookup.client.remote import remote
 from gateway.lookup.entries import Kind, Placement, RecordKey
-from gateway.lookup.remote import remote
 from gateway.lookup.replica import Replica
 from gateway.lookup.store import Expect, StoreUnavailable
 from policies.model import LookupAccess

@@ -10,9 +10,10 @@ import aiohttp
 import msgspec
 import pytest
 
-from gateway.lookup import forms, http_calls
+from gateway.lookup import forms
 from gateway.lookup.alerts import AlertKind
 from gateway.lookup.entries import RecordKey
+from gateway.lookup.http import calls
 from gateway.lookup.principals import Principal
 from gateway.lookup.store import StoreUnavailable
 from policies.errors import ConfigurationError
@@ -584,14 +585,14 @@ def test_only_an_operator_s_network_may_be_larger(monkeypatch: pytest.MonkeyPatc
         assert (await ask("PUT", "/v1/network", network)).body == {"changes": []}
         async with asking(node, HV1) as host:
             assert is_problem(await host("PUT", "/v1/network", network), 413)
-        monkeypatch.setattr("gateway.lookup.http_writes.LARGE", http_calls.Bound(1 << 20, 60.0))
+        monkeypatch.setattr("gateway.lookup.http.writes.LARGE", calls.Bound(1 << 20, 60.0))
         assert is_problem(await ask("PUT", "/v1/network", network), 413)
 
     asked(test)
 
 
 def test_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_calls, "SMALL", http_calls.Bound(1000, 0.05))
+    monkeypatch.setattr(calls, "SMALL", calls.Bound(1000, 0.05))
 
     async def test(node: Serving, _ask: Asker) -> None:
         said = await raw(
@@ -766,7 +767,7 @@ def test_service_that_would_be_open_to_others_or_is_misconfigured_does_not_start
 
 
 def test_connections_beyond_the_limit_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.lookup.service.MOST_CONNECTIONS", 2)
+    monkeypatch.setattr("gateway.lookup.http.service.MOST_CONNECTIONS", 2)
 
     async def test(node: Serving, _ask: Asker) -> None:
         held = [await asyncio.open_connection("127.0.0.1", node.port) for _ in range(2)]
@@ -785,7 +786,7 @@ def test_connections_beyond_the_limit_are_closed(monkeypatch: pytest.MonkeyPatch
 def test_whoever_connects_and_asks_nothing_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch, octets: bytes
 ) -> None:
-    monkeypatch.setattr("gateway.lookup.service.FIRST_REQUEST_SECONDS", 0.1)
+    monkeypatch.setattr("gateway.lookup.http.service.FIRST_REQUEST_SECONDS", 0.1)
 
     async def test(node: Serving, ask: Asker) -> None:
         assert (await ask("GET", "/healthz")).status == 200

@@ -16,11 +16,11 @@ from typing import cast
 import hypothesis
 import pytest
 
-from gateway.lookup import sqlite_file
 from gateway.lookup.entries import Kind, NamedKey, Placement, RecordKey
-from gateway.lookup.sqlite import SqliteStore
-from gateway.lookup.sqlite_writer import Transaction
 from gateway.lookup.store import Compacted, Expect, LookupStore, Prefix, StoreUnavailable
+from gateway.lookup.stores import sqlite_file
+from gateway.lookup.stores.sqlite import SqliteStore
+from gateway.lookup.stores.sqlite_writer import Transaction
 from policies.addresses import CustomerAddress
 from policies.errors import ConfigurationError
 from policies.model import ProviderHost

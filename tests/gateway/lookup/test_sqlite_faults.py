@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from gateway.lookup.entries import Kind
-from gateway.lookup.sqlite import SqliteStore
 from gateway.lookup.store import Prefix
+from gateway.lookup.stores.sqlite import SqliteStore
 from tests.gateway.lookup.entries import listed, told
 from tests.gateway.lookup.sqlite_children import line_of, parse
 

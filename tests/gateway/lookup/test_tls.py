@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from gateway.lab.certificates import CertificateAuthority
-from gateway.lookup.service import tls_context
+from gateway.lookup.http.service import tls_context
 from policies.errors import ConfigurationError
 from policies.model import Credential, LookupSettings, LookupTls, Role
 from tests.gateway.lookup.serving import Serving, lookup_node

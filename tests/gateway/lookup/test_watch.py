@@ -9,11 +9,12 @@ import aiohttp
 import msgspec
 import pytest
 
-from gateway.lookup import http_watch, watches
 from gateway.lookup.entries import Kind, NamedKey, Placement, RecordKey
+from gateway.lookup.http import watch as watch_module
+from gateway.lookup.http import watches
+from gateway.lookup.http.watches import MOST_WATCHES_EACH
 from gateway.lookup.network import apply
 from gateway.lookup.store import Expect
-from gateway.lookup.watches import MOST_WATCHES_EACH
 from policies.model import Network, ProviderHost
 from tests.gateway.lookup.serving import (
     BLUE,
@@ -312,7 +313,7 @@ def test_what_is_forgotten_goes_no_later_than_it_came_so_that_it_can_be_taught_a
 def test_reader_who_is_ahead_waits_and_is_sent_away_while_the_store_is_away(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(http_watch, "CATCHING_UP", 0.05)
+    monkeypatch.setattr(watch_module, "CATCHING_UP", 0.05)
 
     async def test(node: Serving) -> None:
         async with asking(node, OPERATOR) as ask:

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.lookup import watch_lines
 from gateway.lookup.answers import stored
+from gateway.lookup.client import watch_lines
+from gateway.lookup.client.watch_lines import Lines, event
 from gateway.lookup.entries import Kind, NamedKey, Progress, RecordKey, Reset, Stored
 from gateway.lookup.forms import Malformed
 from gateway.lookup.network import entries_of
 from gateway.lookup.records_wire import deletion, line, progress, resync
-from gateway.lookup.watch_lines import Lines, event
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.model import LookupRecord, Translation
 from tests.gateway.lookup.serving import NETWORK

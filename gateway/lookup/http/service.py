@@ -13,11 +13,11 @@ from collections.abc import Callable
 from aiohttp import web
 
 from gateway.lookup.authority import Authority
-from gateway.lookup.http_routes import Routes, problem_answer
+from gateway.lookup.http.problems import HttpProblem
+from gateway.lookup.http.routes import Routes, problem_answer
+from gateway.lookup.http.watches import Watches
 from gateway.lookup.principals import Credentials
-from gateway.lookup.problems import HttpProblem
 from gateway.lookup.replica import Replica
-from gateway.lookup.watches import Watches
 from policies.errors import ConfigurationError, Problem
 from policies.model import LookupSettings, LookupTls
 

@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 
 from gateway.lookup.entries import Kind
-from gateway.lookup.http_reads import MOST_RESOLVED, PAGE
-from gateway.lookup.openapi_forms import ADDRESS, VSID, Schema
-from gateway.lookup.openapi_schemas import REVISION, TEXT, components, object_of, ref
-from gateway.lookup.problems import CONTENT_TYPE
+from gateway.lookup.http.openapi_forms import ADDRESS, VSID, Schema
+from gateway.lookup.http.openapi_schemas import REVISION, TEXT, components, object_of, ref
+from gateway.lookup.http.problems import CONTENT_TYPE
+from gateway.lookup.http.reads import MOST_RESOLVED, PAGE
 
 _REASONS = {
     400: "The request is malformed; the detail names the key.",

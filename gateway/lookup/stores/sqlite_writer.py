@@ -14,10 +14,10 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
-from gateway.lookup import sqlite_rows
 from gateway.lookup.claims import Refused, Write
-from gateway.lookup.sqlite_file import DatabaseFile
 from gateway.lookup.store import Conflict, StoreUnavailable
+from gateway.lookup.stores import sqlite_rows
+from gateway.lookup.stores.sqlite_file import DatabaseFile
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 import msgspec
 
-from gateway.lookup import credentials
+from gateway.lookup.client import credentials
 from gateway.lookup.forms import Malformed
 from gateway.lookup.store import StoreUnavailable
 from policies.model import LookupAccess

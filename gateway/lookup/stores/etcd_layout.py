@@ -23,8 +23,8 @@ import msgspec
 from gateway.lookup import forms
 from gateway.lookup.claims import Write
 from gateway.lookup.entries import Key, Kind, NamedKey, Placement, RecordKey, Stored, Value
-from gateway.lookup.etcd_wire import KeyValue
 from gateway.lookup.store import Prefix, StoreUnavailable
+from gateway.lookup.stores.etcd_wire import KeyValue
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.model import Translation
 

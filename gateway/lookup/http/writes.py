@@ -12,9 +12,9 @@ from gateway.lookup import forms
 from gateway.lookup.authority import LONGEST_WAIT_SECONDS, WAIT_SECONDS
 from gateway.lookup.claims import MOST_OF_A_MAC, Mode, Reason, Refused
 from gateway.lookup.entries import NamedKey, RecordKey, Stored
-from gateway.lookup.http_calls import LARGE, Call, RevisionNumber, VsidNumber, answer, read_address
+from gateway.lookup.http.calls import LARGE, Call, RevisionNumber, VsidNumber, answer, read_address
+from gateway.lookup.http.problems import HttpProblem
 from gateway.lookup.network import Step
-from gateway.lookup.problems import HttpProblem
 from gateway.lookup.records_wire import mac_address, provider_address, record_text
 from gateway.lookup.store import Expect, Expected
 from policies.addresses import MacAddress, ProviderAddress, Vsid

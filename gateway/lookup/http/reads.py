@@ -11,8 +11,8 @@ import msgspec
 from aiohttp import web
 
 from gateway.lookup.forms import form
-from gateway.lookup.http_calls import VSID_RANGE, Call, answer, read_address, read_number, read_vsid
-from gateway.lookup.problems import HttpProblem
+from gateway.lookup.http.calls import VSID_RANGE, Call, answer, read_address, read_number, read_vsid
+from gateway.lookup.http.problems import HttpProblem
 from gateway.lookup.records_wire import customer_address, record_text
 from gateway.lookup.replica import Replica
 from policies.addresses import CustomerAddress, Vsid

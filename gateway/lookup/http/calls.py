@@ -13,12 +13,12 @@ from aiohttp import web
 
 from gateway.lookup.authority import Authority
 from gateway.lookup.entries import RecordKey
+from gateway.lookup.http.problems import HttpProblem
+from gateway.lookup.http.watches import Watches
 from gateway.lookup.principals import Principal
-from gateway.lookup.problems import HttpProblem
 from gateway.lookup.records_wire import customer_address
 from gateway.lookup.replica import Replica
 from gateway.lookup.visibility import View
-from gateway.lookup.watches import Watches
 from policies.addresses import HIGHEST_VSID, LOWEST_VSID, CustomerAddress, Vsid
 
 T = TypeVar("T")

@@ -22,13 +22,13 @@ from gateway.lookup.answers import (
     decoded,
     raise_refusal,
 )
-from gateway.lookup.cache import Cache
 from gateway.lookup.claims import Mode
-from gateway.lookup.client_watch import Watch
-from gateway.lookup.copies import Copies
+from gateway.lookup.client.cache import Cache
+from gateway.lookup.client.copies import Copies
+from gateway.lookup.client.nodes import PATIENCE, Nodes, Reply
+from gateway.lookup.client.watch import Watch
 from gateway.lookup.entries import Event, Kind, RecordKey
 from gateway.lookup.followers import NodeStatus
-from gateway.lookup.nodes import PATIENCE, Nodes, Reply
 from gateway.lookup.outcomes import ClaimAnswer
 from gateway.lookup.store import Conflict, Expect, Expected, StoreUnavailable
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid

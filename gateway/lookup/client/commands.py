@@ -16,7 +16,7 @@ import msgspec
 
 from gateway.lookup import forms
 from gateway.lookup.claims import Mode, Refused
-from gateway.lookup.client import LookupClient
+from gateway.lookup.client.client import LookupClient
 from gateway.lookup.outcomes import ClaimAnswer, Forbidden, Unacceptable
 from gateway.lookup.store import Conflict, Expected, StoreUnavailable
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid

@@ -11,15 +11,15 @@ import itertools
 import secrets
 from collections.abc import AsyncIterator, Iterable, Sequence
 
-from gateway.lookup import etcd_layout
 from gateway.lookup.claims import Claim, Write, decide, next_write
 from gateway.lookup.entries import Key, Placement, Progress, RecordKey, Stored, Value
-from gateway.lookup.etcd_gateway import EtcdGateway, OutOfRange
-from gateway.lookup.etcd_layout import Layout, mac_of
-from gateway.lookup.etcd_pages import Pages
-from gateway.lookup.etcd_watch import History
-from gateway.lookup.etcd_wire import KeyValue
 from gateway.lookup.store import Conflict, Expected, Page, Prefix, StoreUnavailable
+from gateway.lookup.stores import etcd_layout
+from gateway.lookup.stores.etcd_gateway import EtcdGateway, OutOfRange
+from gateway.lookup.stores.etcd_layout import Layout, mac_of
+from gateway.lookup.stores.etcd_pages import Pages
+from gateway.lookup.stores.etcd_watch import History
+from gateway.lookup.stores.etcd_wire import KeyValue
 from policies.addresses import CustomerAddress
 from policies.model import Etcd
 

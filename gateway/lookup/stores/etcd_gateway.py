@@ -19,7 +19,8 @@ from typing import TypeVar
 import aiohttp
 import msgspec
 
-from gateway.lookup.etcd_wire import (
+from gateway.lookup.store import StoreUnavailable
+from gateway.lookup.stores.etcd_wire import (
     Answer,
     Failure,
     LineSplitter,
@@ -29,7 +30,6 @@ from gateway.lookup.etcd_wire import (
     WatchLine,
     read,
 )
-from gateway.lookup.store import StoreUnavailable
 from policies.errors import ConfigurationError, Problem
 from policies.model import Etcd
 

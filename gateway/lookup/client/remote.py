@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
-from gateway.lookup.client import LookupClient
+from gateway.lookup.client.client import LookupClient
 from gateway.lookup.entries import Event
 from gateway.lookup.outcomes import Forbidden, Unacceptable
 from gateway.lookup.store import StoreUnavailable

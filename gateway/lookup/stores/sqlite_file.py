@@ -7,7 +7,7 @@ import os
 import sqlite3
 from pathlib import Path
 
-from gateway.lookup import sqlite_rows
+from gateway.lookup.stores import sqlite_rows
 from policies.errors import ConfigurationError, Problem
 
 # "Isth", so that another program's database is not taken for ours.

@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 
 from gateway.lookup.entries import Progress, Stored
-from gateway.lookup.etcd_gateway import EtcdGateway, NoAnswer, OutOfRange, Pause
-from gateway.lookup.etcd_layout import Layout
-from gateway.lookup.etcd_wire import KeyEvent, KeyValue, RangeAnswer
 from gateway.lookup.store import Compacted
+from gateway.lookup.stores.etcd_gateway import EtcdGateway, NoAnswer, OutOfRange, Pause
+from gateway.lookup.stores.etcd_layout import Layout
+from gateway.lookup.stores.etcd_wire import KeyEvent, KeyValue, RangeAnswer
 
 DELETED = "DELETE"
 

@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
 
-from gateway.lookup import sqlite_rows
 from gateway.lookup.claims import Claim, decide, next_write
 from gateway.lookup.entries import Key, Progress, RecordKey, Stored, Value
-from gateway.lookup.sqlite_file import DatabaseFile
-from gateway.lookup.sqlite_writer import Transaction, Writer
 from gateway.lookup.store import Compacted, Conflict, Expected, Page, Prefix, StoreUnavailable
+from gateway.lookup.stores import sqlite_rows
+from gateway.lookup.stores.sqlite_file import DatabaseFile
+from gateway.lookup.stores.sqlite_writer import Transaction, Writer
 
 T = TypeVar("T")
 

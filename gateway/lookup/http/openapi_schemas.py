@@ -10,9 +10,9 @@ from gateway.lookup.alerts import Alert
 from gateway.lookup.claims import Reason
 from gateway.lookup.entries import Kind
 from gateway.lookup.followers import Convergence, NodeStatus
-from gateway.lookup.http_reads import MOST_RESOLVED, Wanted
-from gateway.lookup.http_writes import MOST_HINTS, AcknowledgementBody, ClaimBody, HintBody, RecordBody
-from gateway.lookup.openapi_forms import ADDRESS, MAC, VSID, Schema, form_schema
+from gateway.lookup.http.openapi_forms import ADDRESS, MAC, VSID, Schema, form_schema
+from gateway.lookup.http.reads import MOST_RESOLVED, Wanted
+from gateway.lookup.http.writes import MOST_HINTS, AcknowledgementBody, ClaimBody, HintBody, RecordBody
 from policies.model import Network, Site, Translation
 
 REVISION: Schema = {"type": "integer", "minimum": 0, "maximum": (1 << 63) - 1}

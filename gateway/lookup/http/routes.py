@@ -8,25 +8,25 @@ from urllib.parse import unquote, urlsplit
 
 from aiohttp import web
 
-from gateway.lookup import http_reads, http_watch, http_writes
 from gateway.lookup.alerts import AlertKind
 from gateway.lookup.authority import Authority, NoRecord
 from gateway.lookup.claims import Refused
-from gateway.lookup.http_calls import Call, answer
-from gateway.lookup.openapi import document
+from gateway.lookup.http import reads, watch, writes
+from gateway.lookup.http.calls import Call, answer
+from gateway.lookup.http.openapi import document
+from gateway.lookup.http.problems import CONTENT_TYPE, HttpProblem
+from gateway.lookup.http.watches import Watches
 from gateway.lookup.outcomes import Forbidden, Unacceptable
 from gateway.lookup.principals import ANYBODY, Principal, Unauthenticated, certificate_names
-from gateway.lookup.problems import CONTENT_TYPE, HttpProblem
 from gateway.lookup.replica import Replica
 from gateway.lookup.store import Conflict, StoreUnavailable
-from gateway.lookup.watches import Watches
 
 log = logging.getLogger("isthmus.lookup")
 
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]
 
 # These know their queries; the others have none.
-_WITH_QUERY = {http_reads.list_records, http_watch.watch, http_writes.put_network}
+_WITH_QUERY = {reads.list_records, watch.watch, writes.put_network}
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -47,28 +47,28 @@ class Routes:
         self._only_loopback = only_loopback
         self._openapi = document()
         record = {
-            "GET": http_reads.get_record,
-            "PUT": http_writes.put_record,
-            "DELETE": http_writes.delete_record,
+            "GET": reads.get_record,
+            "PUT": writes.put_record,
+            "DELETE": writes.delete_record,
         }
-        self._record: dict[str, Handler] = {**record, "HEAD": http_reads.get_record}
-        self._unfreeze: dict[str, Handler] = {"POST": http_writes.unfreeze_record}
+        self._record: dict[str, Handler] = {**record, "HEAD": reads.get_record}
+        self._unfreeze: dict[str, Handler] = {"POST": writes.unfreeze_record}
         self._fixed: dict[str, dict[str, Handler]] = {
-            "/v1/resolve": {"POST": http_reads.resolve},
-            "/v1/records": _get(http_reads.list_records),
-            "/v1/claims": {"POST": http_writes.claim},
-            "/v1/hints": {"POST": http_writes.hint},
-            "/v1/acknowledgements": {"POST": http_writes.acknowledge},
-            "/v1/nodes": _get(http_reads.get_nodes),
-            "/v1/watch": _get(http_watch.watch),
-            "/v1/network": {**_get(http_reads.get_network), "PUT": http_writes.put_network},
-            "/v1/tenants": _get(http_reads.get_tenants),
-            "/v1/sites": _get(http_reads.get_sites),
-            "/v1/status": _get(http_reads.get_status),
+            "/v1/resolve": {"POST": reads.resolve},
+            "/v1/records": _get(reads.list_records),
+            "/v1/claims": {"POST": writes.claim},
+            "/v1/hints": {"POST": writes.hint},
+            "/v1/acknowledgements": {"POST": writes.acknowledge},
+            "/v1/nodes": _get(reads.get_nodes),
+            "/v1/watch": _get(watch.watch),
+            "/v1/network": {**_get(reads.get_network), "PUT": writes.put_network},
+            "/v1/tenants": _get(reads.get_tenants),
+            "/v1/sites": _get(reads.get_sites),
+            "/v1/status": _get(reads.get_status),
         }
         self._open: dict[str, dict[str, Handler]] = {
-            "/healthz": _get(http_reads.healthz),
-            "/readyz": _get(http_reads.readyz),
+            "/healthz": _get(reads.healthz),
+            "/readyz": _get(reads.readyz),
             "/openapi.json": _get(self._get_openapi),
         }
 
@@ -79,9 +79,9 @@ class Routes:
         except HttpProblem as problem:
             return problem_answer(problem)
         except Refused as refused:
-            return problem_answer(http_writes.refused_problem(refused))
+            return problem_answer(writes.refused_problem(refused))
         except Conflict as conflict:
-            extra = {"current": http_writes.current_form(conflict.current)}
+            extra = {"current": writes.current_form(conflict.current)}
             return problem_answer(HttpProblem(412, f"{conflict.key} is not as expected", extra=extra))
         except Forbidden as error:
             return problem_answer(HttpProblem(403, str(error)))

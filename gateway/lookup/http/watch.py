@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 from aiohttp import web
 
 from gateway.lookup.entries import Kind, RecordKey, Stored
-from gateway.lookup.http_calls import Call, read_number, read_vsid
-from gateway.lookup.problems import HttpProblem
+from gateway.lookup.http.calls import Call, read_number, read_vsid
+from gateway.lookup.http.problems import HttpProblem
+from gateway.lookup.http.watches import Filter, Vsids
 from gateway.lookup.records_wire import deletion, line, progress, record_line, resync
 from gateway.lookup.replica import Replica
 from gateway.lookup.visibility import View
-from gateway.lookup.watches import Filter, Vsids
 from policies.addresses import CustomerAddress, Vsid
 from policies.model import LookupRecord, Role
 

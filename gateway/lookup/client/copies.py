@@ -11,7 +11,7 @@ import time
 
 import msgspec
 
-from gateway.lookup.nodes import Fault, Node, Nodes
+from gateway.lookup.client.nodes import Fault, Node, Nodes
 
 AGAIN = 20.0
 """Seconds after which the same is told anew: a node forgets after 60, and by its restart."""

@@ -15,10 +15,10 @@ from itertools import islice
 import msgspec
 
 from gateway.lookup.entries import Key, Stored
-from gateway.lookup.etcd_gateway import EtcdGateway, OutOfRange
-from gateway.lookup.etcd_layout import Layout
-from gateway.lookup.etcd_wire import KeyValue
 from gateway.lookup.store import Page, Prefix
+from gateway.lookup.stores.etcd_gateway import EtcdGateway, OutOfRange
+from gateway.lookup.stores.etcd_layout import Layout
+from gateway.lookup.stores.etcd_wire import KeyValue
 
 READ_AHEAD = 20_000
 LISTINGS = 4

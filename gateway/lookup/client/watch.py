@@ -10,12 +10,12 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 
 from gateway.lookup.answers import raise_refusal
-from gateway.lookup.cache import Cache, Keeper
+from gateway.lookup.client.cache import Cache, Keeper
+from gateway.lookup.client.nodes import Fault, Nodes, read_bounded
+from gateway.lookup.client.watch_lines import Lines, event
 from gateway.lookup.entries import Event, Progress, Reset, Stored
 from gateway.lookup.forms import Malformed
-from gateway.lookup.nodes import Fault, Nodes, read_bounded
 from gateway.lookup.store import StoreUnavailable
-from gateway.lookup.watch_lines import Lines, event
 from policies.addresses import Vsid
 
 log = logging.getLogger("isthmus.lookup")
