@@ -20,7 +20,7 @@ from gateway.lookup.store import Expect, StoreUnavailable
 from gateway.lookup_client import TrioLookupClient
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.model import LookupAccess, LookupRecord, Network
-from tests.gateway.lookup.fake_node import Answer, FakeNode, lines, never, running, says
+from tests.gateway.lookup.client.fake_node import Answer, FakeNode, lines, never, running, says
 
 WEB = Vsid(5001)
 CA = CustomerAddress.parse("10.0.1.5")

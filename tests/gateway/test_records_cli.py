@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from gateway import cli
-from tests.gateway.lookup.fake_node import Answer, FakeNode, running, says
+from tests.gateway.lookup.client.fake_node import Answer, FakeNode, running, says
 
 # The commands are run as a shell would run them, by main(), which turns errors into exit codes.
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")

@@ -8,8 +8,8 @@ from itertools import count
 import pytest
 
 from policies.model import Etcd
-from tests.gateway.lookup.contract import StoreContract
 from tests.gateway.lookup.entries import OpenStore
+from tests.gateway.lookup.stores.contract import StoreContract
 from tests.interop.etcd import COMMANDS, Single, opened
 
 pytestmark = pytest.mark.interop

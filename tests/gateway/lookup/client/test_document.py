@@ -16,7 +16,7 @@ from policies.config import load
 from policies.model import LookupSettings, Role
 from tests.gateway.lookup.serving import Serving, lookup_node
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 TEXT = (ROOT / "docs/lookup.md").read_text()
 NETWORK = load(ROOT / "appliance.toml").network
 

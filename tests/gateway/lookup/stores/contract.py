@@ -6,9 +6,9 @@ entries each time that it is entered. Revisions need not begin at any particular
 
 from __future__ import annotations
 
-from tests.gateway.lookup.contract_claims import ClaimContract
-from tests.gateway.lookup.contract_reads import ReadContract
-from tests.gateway.lookup.contract_writes import WriteContract
+from tests.gateway.lookup.stores.contract_claims import ClaimContract
+from tests.gateway.lookup.stores.contract_reads import ReadContract
+from tests.gateway.lookup.stores.contract_writes import WriteContract
 
 
 class StoreContract(WriteContract, ClaimContract, ReadContract):

@@ -16,7 +16,7 @@ from gateway.lookup.outcomes import ClaimAnswer
 from gateway.lookup.principals import Principal
 from gateway.lookup.replica import Batch, Replica
 from policies.model import LookupAccess
-from tests.gateway.lookup.fake_node import never, running
+from tests.gateway.lookup.client.fake_node import never, running
 from tests.gateway.lookup.serving import (
     GATEWAY,
     HV1,

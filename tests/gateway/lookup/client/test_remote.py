@@ -16,7 +16,7 @@ from gateway.lookup.entries import Kind, Placement, RecordKey
 from gateway.lookup.replica import Replica
 from gateway.lookup.store import Expect, StoreUnavailable
 from policies.model import LookupAccess
-from tests.gateway.lookup.fake_node import lines, never, running, says
+from tests.gateway.lookup.client.fake_node import lines, never, running, says
 from tests.gateway.lookup.serving import TOKENS, WEB, ca, lookup_node, mac, pa, place
 
 

@@ -15,10 +15,10 @@ from gateway.lookup.entries import Kind
 from gateway.lookup.store import Prefix
 from gateway.lookup.stores.sqlite import SqliteStore
 from tests.gateway.lookup.entries import listed, told
-from tests.gateway.lookup.sqlite_children import line_of, parse
+from tests.gateway.lookup.stores.sqlite_children import line_of, parse
 
-ROOT = Path(__file__).parents[3]
-CHILD = (sys.executable, "-m", "tests.gateway.lookup.sqlite_children")
+ROOT = Path(__file__).parents[4]
+CHILD = (sys.executable, "-m", "tests.gateway.lookup.stores.sqlite_children")
 
 
 def killed_under_writers(folder: Path, seconds: float) -> list[str]:

@@ -23,7 +23,7 @@ from gateway.lookup.store import Conflict, Expect, StoreUnavailable
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.errors import ConfigurationError
 from policies.model import LookupAccess, LookupRecord, Network, ProviderHost, Translation
-from tests.gateway.lookup.fake_node import Answer, FakeNode, hang_up, lines, never, running, says
+from tests.gateway.lookup.client.fake_node import Answer, FakeNode, hang_up, lines, never, running, says
 
 WEB = Vsid(5001)
 CA = CustomerAddress.parse("10.0.1.5")

@@ -11,9 +11,9 @@ import pytest
 
 from gateway.lookup.store import Expect, LookupStore, StoreUnavailable
 from gateway.lookup.stores.memory import MemoryStore
-from tests.gateway.lookup.contract import StoreContract
 from tests.gateway.lookup.entries import KEY4, KEY6, OpenStore, at, events_of, told
-from tests.gateway.lookup.store_model import OPERATIONS, Operation, check_against_model
+from tests.gateway.lookup.stores.contract import StoreContract
+from tests.gateway.lookup.stores.store_model import OPERATIONS, Operation, check_against_model
 
 
 @asynccontextmanager

@@ -24,7 +24,6 @@ from gateway.lookup.stores.sqlite_writer import Transaction
 from policies.addresses import CustomerAddress
 from policies.errors import ConfigurationError
 from policies.model import ProviderHost
-from tests.gateway.lookup.contract import StoreContract
 from tests.gateway.lookup.entries import (
     KEY4,
     KEY6,
@@ -36,7 +35,8 @@ from tests.gateway.lookup.entries import (
     listed,
     told,
 )
-from tests.gateway.lookup.store_model import OPERATIONS, Operation, check_against_model
+from tests.gateway.lookup.stores.contract import StoreContract
+from tests.gateway.lookup.stores.store_model import OPERATIONS, Operation, check_against_model
 
 
 class TestSqliteStore(StoreContract):
