@@ -147,8 +147,13 @@ async def _start_source(
         return membership.take
     if path is None:
         raise ConfigurationError([Problem("", "nothing to run")])
-    await path.adopt(appliance)
-    return path.adopt
+
+    async def adopt(wanted: Appliance) -> None:
+        if refused := await path.adopt(wanted):
+            raise ConfigurationError(refused)
+
+    await adopt(appliance)
+    return adopt
 
 
 async def _open_control(

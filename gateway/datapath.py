@@ -24,6 +24,7 @@ from gateway.sites.tunnels import SiteTunnels
 from gateway.underlay.interfaces import Attachment, check_ports, mtus_of, read_links
 from gateway.underlay.service import Underlay
 from policies.addresses import CustomerAddress, Vsid
+from policies.errors import ConfigurationError, Problem
 from policies.model import Appliance, LookupRecord, Port
 from policies.tables import Tables
 
@@ -58,8 +59,11 @@ class DataPath(Protocol):
         """Carry packets in the nursery until that is cancelled. Raises ConfigurationError."""
         ...
 
-    async def adopt(self, appliance: Appliance) -> None:
-        """Decide by an appliance's network from now on, or change nothing and raise ConfigurationError."""
+    async def adopt(self, appliance: Appliance) -> tuple[Problem, ...]:
+        """Decide by an appliance's network from now on, or change nothing and raise ConfigurationError.
+
+        Return why some of its ports are not served; the next adoption tries them again.
+        """
         ...
 
     def apply(self, changes: Sequence[Change]) -> None:
@@ -144,11 +148,12 @@ class Builtin:
         nursery.start_soon(self._expire)
         nursery.start_soon(self._advertise_routers)
 
-    async def adopt(self, appliance: Appliance) -> None:
+    async def adopt(self, appliance: Appliance) -> tuple[Problem, ...]:
         """Decide by an appliance's network from now on, serve its ports and dial its sites.
 
+        Return why some of the ports are not served; the next adoption tries them again.
         If it raises ConfigurationError, for what is wrong with the sites' files or
-        with a port, it changes nothing.
+        with a port's interface, it changes nothing.
         """
         policies = await trio.to_thread.run_sync(peer_policies, appliance)
         await trio.to_thread.run_sync(self._check_ports, appliance)
@@ -168,12 +173,19 @@ class Builtin:
         for service in leaving:
             # Its interface may be that of a port to come, in another virtual subnet.
             await service.ended.wait()
+        refused: list[Problem] = []
         for port in ports:
             if port not in self._served:
                 service = _Service(trio.CancelScope(), trio.Event())
-                await nursery.start(self._serve_port, port, service)
-                self._served[port] = service
+                try:
+                    await nursery.start(self._serve_port, port, service)
+                except ConfigurationError as error:
+                    # Of this port alone: the others, and the sites, are of no less worth.
+                    refused += error.problems
+                else:
+                    self._served[port] = service
         self.tunnels.configure(appliance, policies)
+        return tuple(refused)
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Take changes of records over, and send on what was waiting for them."""

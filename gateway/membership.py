@@ -13,11 +13,12 @@ from gateway.aio import EventLoop
 from gateway.datapath import DataPath
 from gateway.feed import Feed
 from gateway.forwarding.directory import Change
-from gateway.host.agent import Agent, LookupPort
+from gateway.host.agent import Agent
 from gateway.lookup.answers import Hint
+from gateway.lookup.asking import Asking
 from gateway.lookup.claims import Mode
 from gateway.lookup.replica import Replica
-from gateway.lookup.roles import Asking, Following, Serving, follow_records, serve_records
+from gateway.lookup.roles import Following, Serving, follow_records, serve_records
 from gateway.lookup.store import StoreUnavailable
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.errors import ConfigurationError, Problem
@@ -37,6 +38,7 @@ class Membership:
         self._path = path
         self._agent: Agent | None = None
         self._serving: Serving | None = None
+        self._refused: tuple[Problem, ...] = ()
         self._one_at_a_time = trio.Lock()
 
     async def start(self, nursery: trio.Nursery) -> None:
@@ -63,7 +65,11 @@ class Membership:
 
     async def _adopt(self, appliance: Appliance) -> None:
         if self._path is not None:
-            await self._path.adopt(appliance)
+            refused = await self._path.adopt(appliance)
+            for problem in refused:
+                if problem not in self._refused:
+                    log.error("a port is not served until the next change: %s", problem)
+            self._refused = refused
         if self._agent is not None:
             self._agent.configure(appliance)
         self._appliance = appliance
@@ -103,7 +109,7 @@ class Membership:
         await self._loop.run(function, appliance, lambda it: self._loop.to_trio(task_status.started, it))
 
 
-class AcrossThreads(LookupPort):
+class AcrossThreads(Asking):
     """What the lookup service is asked from trio, asked on the asyncio thread."""
 
     def __init__(self, loop: EventLoop, asking: Asking) -> None:

@@ -98,11 +98,12 @@ class OpenVswitchDriver:
         nursery.start_soon(self._hear)
         nursery.start_soon(self._advertise_routers)
 
-    async def adopt(self, appliance: Appliance) -> None:
-        """Decide by an appliance's network from now on."""
+    async def adopt(self, appliance: Appliance) -> tuple[Problem, ...]:
+        """Decide by an appliance's network from now on. Its ports are the bridge's: none is refused."""
         host = appliance.host
         ports = host.ports_in(appliance.network) if host is not None else ()
         self.configure(Tables.compile(appliance.network), {(port.vsid, port.mac): port for port in ports})
+        return ()
 
     def configure(self, tables: Tables, ports: Mapping[PortKey, Port]) -> None:
         """Take over a network, and which VMs may be here."""
