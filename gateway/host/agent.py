@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import Protocol
 
 import trio
 
@@ -21,10 +20,11 @@ from gateway.forwarding.verdicts import PortKey
 from gateway.host.registration import Cancel, Claim, Complaint, Effect, Find, Probe, Registrar
 from gateway.host.uses import Key, Uses
 from gateway.lookup.answers import Hint
+from gateway.lookup.asking import Asking
 from gateway.lookup.claims import Mode, Refused
 from gateway.lookup.outcomes import Forbidden, Unacceptable
 from gateway.lookup.store import StoreUnavailable
-from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
+from policies.addresses import CustomerAddress, ProviderAddress, Vsid
 from policies.model import Appliance, RecordsKept
 
 log = logging.getLogger("isthmus.lookup")
@@ -45,32 +45,6 @@ LOOK = 1.0
 SAMPLE = 60.0
 
 
-class LookupPort(Protocol):
-    """The lookup service as a host or a gateway needs it, from trio.
-
-    Whatever is asked may be asked twice. All raise StoreUnavailable, Forbidden and Unacceptable.
-    """
-
-    async def claim(
-        self,
-        vsid: Vsid,
-        mac: MacAddress,
-        pa: ProviderAddress,
-        mode: Mode,
-        addresses: tuple[CustomerAddress, ...],
-    ) -> object:
-        """Say that a MAC is at one of this host's provider addresses. Raises Refused, too."""
-        ...
-
-    async def hints(self, hints: Sequence[Hint]) -> None:
-        """Have hosts taught, or no longer told."""
-        ...
-
-    async def acknowledge(self, revision: int) -> None:
-        """Say that everything up to a revision is applied here."""
-        ...
-
-
 class Agent:
     """Takes what happens on the trio thread, at any time; `run` says what is to be said.
 
@@ -82,7 +56,7 @@ class Agent:
     def __init__(
         self,
         appliance: Appliance,
-        lookup: LookupPort,
+        lookup: Asking,
         *,
         find: Find,
         probe: Callable[[PortKey, CustomerAddress], object],

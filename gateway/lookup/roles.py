@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
 from gateway.lookup import forms, network
 from gateway.lookup.answers import Hint
+from gateway.lookup.asking import Asking
 from gateway.lookup.authority import Authority
 from gateway.lookup.claims import FlapLimits, Mode
 from gateway.lookup.client import LookupClient
@@ -47,24 +47,7 @@ HISTORY_SECONDS = 600.0
 TRY_AGAIN = 2.0
 
 
-class Asking(Protocol):
-    """What a host or a gateway asks of the lookup service, here or elsewhere."""
-
-    async def claim(
-        self,
-        vsid: Vsid,
-        mac: MacAddress,
-        pa: ProviderAddress,
-        mode: Mode,
-        addresses: tuple[CustomerAddress, ...],
-    ) -> object: ...
-
-    async def hints(self, hints: Sequence[Hint]) -> None: ...
-
-    async def acknowledge(self, revision: int) -> None: ...
-
-
-class Local:
+class Local(Asking):
     """Asks the authority in this process, as a host or a gateway that is here too."""
 
     def __init__(self, authority: Authority, host: Principal | None, gateway: Principal | None) -> None:
@@ -80,7 +63,6 @@ class Local:
         mode: Mode,
         addresses: tuple[CustomerAddress, ...],
     ) -> object:
-        """Say that a MAC is at one of this host's provider addresses."""
         if self._host is None:
             raise Forbidden("there is no host here")
         return await self._authority.claim(
@@ -88,15 +70,13 @@ class Local:
         )
 
     async def hints(self, hints: Sequence[Hint]) -> None:
-        """Have hosts taught, or no longer told."""
         for hint in hints:
             if self._speaker is not None:
                 self._authority.hint(self._speaker, hint.host, hint.vsid, hint.ca, forget=hint.forget)
 
     async def acknowledge(self, revision: int) -> None:
-        """Say that everything up to a revision is applied here."""
         if self._speaker is not None:
-            self._authority.acknowledge(self._speaker, revision, is_local=True)
+            self._authority.acknowledge(self._speaker, revision)
 
 
 class Serving(msgspec.Struct, frozen=True):
