@@ -12,7 +12,7 @@ from gateway.control import Command
 from gateway.emissions import Emitter
 from gateway.forwarding.directory import Change, Directory
 from gateway.forwarding.drops import Drops
-from gateway.forwarding.happenings import Happening
+from gateway.forwarding.happenings import Listener
 from gateway.forwarding.node import Node
 from gateway.forwarding.pipeline import Forwarder
 from gateway.forwarding.verdicts import OuterHeader, PortKey, ToPort
@@ -34,22 +34,6 @@ log = logging.getLogger("isthmus")
 EXPIRE_EVERY = 0.1
 # Seconds between two router advertisements that nobody asked for (RFC 4861 section 6.2.1).
 ADVERTISE_EVERY = 600.0
-
-
-class Listener(Protocol):
-    """Whoever acts on what happens: quick, and without raising."""
-
-    def port_opened(self, key: PortKey) -> None:
-        """A VM's port is there."""
-        ...
-
-    def port_closed(self, key: PortKey) -> None:
-        """A VM's port has gone."""
-        ...
-
-    def happened(self, happening: Happening) -> None:
-        """Forwarding has noticed something."""
-        ...
 
 
 class DataPath(Protocol):

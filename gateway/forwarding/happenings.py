@@ -7,7 +7,7 @@ again: whoever acts on it limits how often. Here only a flood is kept off.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -45,6 +45,22 @@ class Stale(msgspec.Struct, frozen=True, gc=False):
 
 
 Happening = Heard | Stale
+
+
+class Listener(Protocol):
+    """Whoever acts on what happens: quick, and without raising."""
+
+    def port_opened(self, key: PortKey) -> None:
+        """A VM's port is there."""
+        ...
+
+    def port_closed(self, key: PortKey) -> None:
+        """A VM's port has gone."""
+        ...
+
+    def happened(self, happening: Happening) -> None:
+        """Forwarding has noticed something."""
+        ...
 
 
 class Happenings:

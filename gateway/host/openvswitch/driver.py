@@ -11,13 +11,13 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import trio
 
 from gateway.forwarding.directory import Change, Directory, Put
 from gateway.forwarding.drops import Drops
-from gateway.forwarding.happenings import Happening, Heard
+from gateway.forwarding.happenings import Happening, Heard, Listener
 from gateway.forwarding.node import Node
 from gateway.forwarding.pipeline import Forwarder
 from gateway.forwarding.verdicts import PortKey, ToPort
@@ -45,16 +45,6 @@ ADVERTISE_EVERY = 600.0
 AT_ONCE = 256
 
 T = TypeVar("T")
-
-
-class Listener(Protocol):
-    """Whoever acts on what happens: quick, and without raising."""
-
-    def port_opened(self, key: PortKey) -> None: ...
-
-    def port_closed(self, key: PortKey) -> None: ...
-
-    def happened(self, happening: Happening) -> None: ...
 
 
 class OpenVswitchDriver:
