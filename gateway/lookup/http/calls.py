@@ -15,7 +15,7 @@ from gateway.lookup.authority import Authority
 from gateway.lookup.entries import RecordKey
 from gateway.lookup.http.problems import HttpProblem
 from gateway.lookup.http.watches import Watches
-from gateway.lookup.principals import Principal
+from gateway.lookup.principals import ANYBODY, Credentials, Principal, certificate_names
 from gateway.lookup.records_wire import customer_address
 from gateway.lookup.replica import Replica
 from gateway.lookup.visibility import View
@@ -165,6 +165,14 @@ def read_address(path: str, text: str) -> CustomerAddress:
         return customer_address(text)
     except ValueError as error:
         raise HttpProblem(400, f"{path}: {error}") from None
+
+
+def identify(credentials: Credentials, request: web.BaseRequest) -> Principal:
+    """Return who asks, by the token or the certificate that they show. Raises Unauthenticated."""
+    if not credentials:
+        return ANYBODY
+    names = certificate_names(request.get_extra_info("peercert")) if credentials.has_certificates else ()
+    return credentials.identify(request.headers.get("Authorization"), names)
 
 
 def _is_json(kind: str) -> bool:

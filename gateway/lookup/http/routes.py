@@ -12,12 +12,12 @@ from gateway.lookup.alerts import AlertKind
 from gateway.lookup.authority import Authority, NoRecord
 from gateway.lookup.claims import Refused
 from gateway.lookup.http import reads, watch, writes
-from gateway.lookup.http.calls import Call, answer
+from gateway.lookup.http.calls import Call, answer, identify
 from gateway.lookup.http.openapi import document
 from gateway.lookup.http.problems import CONTENT_TYPE, HttpProblem
 from gateway.lookup.http.watches import Watches
 from gateway.lookup.outcomes import Forbidden, Unacceptable
-from gateway.lookup.principals import ANYBODY, Principal, Unauthenticated, certificate_names
+from gateway.lookup.principals import ANYBODY, Unauthenticated
 from gateway.lookup.replica import Replica
 from gateway.lookup.store import Conflict, StoreUnavailable
 
@@ -115,7 +115,7 @@ class Routes:
                 raise HttpProblem(404, "there is no such path; see /openapi.json")
             principal = ANYBODY
         else:
-            principal = self._principal(request)
+            principal = identify(self._authority.credentials, request)
         handler = handlers.get(method)
         if handler is None:
             raise HttpProblem(
@@ -139,13 +139,6 @@ class Routes:
                 return self._unfreeze, (parts[0], parts[1])
             return None, ()
         return self._fixed.get(path), ()
-
-    def _principal(self, request: web.BaseRequest) -> Principal:
-        credentials = self._authority.credentials
-        if not credentials:
-            return ANYBODY
-        names = certificate_names(request.get_extra_info("peercert")) if credentials.has_certificates else ()
-        return credentials.identify(request.headers.get("Authorization"), names)
 
     async def _get_openapi(self, _call: Call) -> web.StreamResponse:
         return answer(self._openapi)

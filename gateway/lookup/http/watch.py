@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 from aiohttp import web
 
 from gateway.lookup.entries import Kind, RecordKey, Stored
-from gateway.lookup.http.calls import Call, read_number, read_vsid
+from gateway.lookup.http.calls import Call, identify, read_number, read_vsid
 from gateway.lookup.http.problems import HttpProblem
 from gateway.lookup.http.watches import Filter, Vsids
+from gateway.lookup.principals import Credentials, Unauthenticated
 from gateway.lookup.records_wire import deletion, line, progress, record_line, resync
 from gateway.lookup.replica import Replica
 from gateway.lookup.visibility import View
@@ -86,6 +87,8 @@ class Watch:
         self._replica = call.replica
         self._followers = call.authority.followers
         self._name = call.principal.name
+        # By which its reader was last known: none yet, for they may be others since the request came.
+        self._credentials: Credentials | None = None
         self._watches = call.watches
         self._wanted = wanted
         self._only_used = only_used
@@ -106,6 +109,19 @@ class Watch:
         """Whether nobody reads it any more."""
         transport = self._call.request.transport
         return transport is None or transport.is_closing()
+
+    @property
+    def is_known(self) -> bool:
+        """Whether what its reader has shown still says who that is."""
+        credentials = self._call.authority.credentials
+        if credentials is not self._credentials:
+            try:
+                if identify(credentials, self._call.request) != self._call.principal:
+                    return False
+            except Unauthenticated:
+                return False
+            self._credentials = credentials
+        return True
 
     def wake(self, *, is_heartbeat: bool = False) -> None:
         """Let it look for what there is to tell; and tell where it is, if that is nothing."""

@@ -67,6 +67,11 @@ class Waked(Protocol):
         """Whether nobody reads it any more."""
         ...
 
+    @property
+    def is_known(self) -> bool:
+        """Whether what its reader has shown still says who that is."""
+        ...
+
     def wake(self, *, is_heartbeat: bool = False) -> None:
         """Let it look for what there is to tell."""
         ...
@@ -179,7 +184,7 @@ class Watches:
             is_stale = stale_since is not None and now - stale_since > STALE_SECONDS
             for watch in list(self._open):
                 is_blocked = watch.writing_since is not None and now - watch.writing_since > BLOCKED_SECONDS
-                if is_blocked or (is_stale and now - watch.begun > STAY_SECONDS):
+                if is_blocked or not watch.is_known or (is_stale and now - watch.begun > STAY_SECONDS):
                     watch.cut()
                 elif watch.is_gone or now - watch.last_written > HEARTBEAT_SECONDS - TICK_SECONDS:
                     watch.wake(is_heartbeat=True)

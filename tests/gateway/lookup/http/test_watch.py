@@ -14,8 +14,9 @@ from gateway.lookup.http import watch as watch_module
 from gateway.lookup.http import watches
 from gateway.lookup.http.watches import MOST_WATCHES_EACH
 from gateway.lookup.network import apply
+from gateway.lookup.principals import Credentials, Principal
 from gateway.lookup.store import Expect
-from policies.model import Network, ProviderHost
+from policies.model import Network, ProviderHost, Role
 from tests.gateway.lookup.serving import (
     BLUE,
     DB,
@@ -323,6 +324,39 @@ def test_reader_who_is_ahead_waits_and_is_sent_away_while_the_store_is_away(
             answer = await ask("GET", "/v1/watch?from=999999")
             assert answer.status == 503
             assert "behind" in answer.body["detail"]
+
+    served(test)
+
+
+@pytest.mark.parametrize(
+    "now_known",
+    [
+        pytest.param({}, id="removed"),
+        pytest.param({TOKENS["dashboard"]: Principal("dashboard", Role.READER, frozenset())}, id="sees less"),
+        pytest.param({"another-token-of-dashboard": READER}, id="another token"),
+    ],
+)
+def test_watch_ends_when_what_its_reader_has_shown_no_longer_says_who_that_is(
+    now_known: dict[str, Principal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watches, "TICK_SECONDS", 0.01)
+
+    async def test(node: Serving) -> None:
+        async with (
+            asking(node, READER) as reader,
+            asking(node, HV1) as host,
+            watching(reader) as one,
+            watching(host) as other,
+        ):
+            await one.until_progress()
+            await other.until_progress()
+            tokens = {TOKENS["hv1"]: HV1, **now_known}
+            known = [(token.encode(), principal) for token, principal in tokens.items()]
+            node.authority.credentials = Credentials(known, {})
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await everything(one)
+            await place(node, WEB, "10.0.1.5", 5, "hv1")
+            assert told(await other.until_progress()) == [("put", "10.0.1.5")]
 
     served(test)
 
