@@ -19,6 +19,10 @@ class Kind(StrEnum):
     GATEWAY = "gateway"
 
 
+NAMED_KINDS = (Kind.HOST, Kind.GATEWAY, Kind.TENANT)
+"""The network's. They are told in this order and before the records, which mean little without them."""
+
+
 class RecordKey(msgspec.Struct, frozen=True, gc=False, order=True):
     """Names a lookup record."""
 

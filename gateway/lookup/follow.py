@@ -6,15 +6,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from gateway.lookup.entries import Event, Key, Kind, Progress, Reset, Stored
+from gateway.lookup.entries import NAMED_KINDS, Event, Key, Kind, Progress, Reset, Stored
 from gateway.lookup.store import Compacted, LookupStore, Prefix
 
 T = TypeVar("T")
 
 _PAGE = 1000
-
-# The network comes first: records mean little without their tenants.
-_ORDER = (Kind.HOST, Kind.GATEWAY, Kind.TENANT, Kind.RECORD)
 
 
 async def follow(store: LookupStore, after: int | None) -> AsyncIterator[Event]:
@@ -29,7 +26,7 @@ async def follow(store: LookupStore, after: int | None) -> AsyncIterator[Event]:
         if after is None:
             after = await _revision(store)
             yield Reset(after)
-            async with closing(entries(store, *_ORDER)) as found:
+            async with closing(entries(store, *NAMED_KINDS, Kind.RECORD)) as found:
                 async for entry in found:
                     yield entry
             # What has changed since the first page is told again: the whole is of one moment

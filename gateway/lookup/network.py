@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from gateway.lookup.entries import Key, Kind, NamedKey, Placement, RecordKey, Stored, Value
+from gateway.lookup.entries import NAMED_KINDS, Key, Kind, NamedKey, Placement, RecordKey, Stored, Value
 from gateway.lookup.follow import entries
 from gateway.lookup.store import Conflict, Expect, Expected, LookupStore, StoreUnavailable
 from policies.addresses import Vsid
@@ -31,8 +31,6 @@ _ATTEMPTS = 20
 
 # Writes under way together.
 _AT_ONCE = 64
-
-_NAMED = (Kind.HOST, Kind.GATEWAY, Kind.TENANT)
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -127,7 +125,7 @@ def phases(wanted: Network, current: Iterable[Stored]) -> list[list[Step]]:
     unwanted = [entry for key, entry in live.items() if key not in target or key in strays]
     deleted = {
         kind: [Step(each.key, None, each.epoch) for each in unwanted if each.key.kind is kind]
-        for kind in _NAMED
+        for kind in NAMED_KINDS
     }
     pins = (entry for entry in unwanted if isinstance(entry.value, Placement))
     return [
@@ -224,7 +222,7 @@ def _is_pinned(entry: Stored) -> bool:
 
 async def _read(store: LookupStore, network: Network) -> list[Stored]:
     """Read what matters to a network: everything but the dynamic records of subnets that stay."""
-    found = [entry async for entry in entries(store, *_NAMED)]
+    found = [entry async for entry in entries(store, *NAMED_KINDS)]
     target = entries_of(network)
     settled = _Owners(found, target.values()).settled
     async for entry in entries(store, Kind.RECORD):

@@ -10,9 +10,9 @@ from functools import lru_cache
 
 import msgspec
 
-from gateway.lookup.entries import Kind, NamedKey, RecordKey, Stored
+from gateway.lookup.entries import Key, RecordKey, Stored
 from gateway.lookup.forms import form
-from policies.addresses import Address, CustomerAddress, MacAddress, ProviderAddress
+from policies.addresses import Address, CustomerAddress, ProviderAddress
 from policies.model import LookupRecord, Translation
 
 _json = msgspec.json.encode
@@ -26,11 +26,6 @@ def customer_address(text: str) -> CustomerAddress:
 def provider_address(text: str) -> ProviderAddress:
     """Read the usual notation of either family. Raises ValueError."""
     return ProviderAddress(_octets(text))
-
-
-def mac_address(text: str) -> MacAddress:
-    """Read `02:00:00:00:01:05`. Raises ValueError."""
-    return MacAddress.parse(text)
 
 
 def address_text(address: bytes) -> str:
@@ -52,8 +47,7 @@ def line(entry: Stored) -> bytes:
     key = entry.key
     record = entry.record
     if record is not None:
-        text = f'{{"type":"put","kind":"record","revision":{entry.revision},"value":{record_text(record)}}}\n'
-        return text.encode()
+        return record_line(record)
     if entry.value is None:
         return deletion(key, entry.revision)
     head = f'{{"type":"put","kind":"{key.kind.value}","revision":{entry.revision},"value":'
@@ -66,15 +60,13 @@ def record_line(record: LookupRecord) -> bytes:
     return text.encode()
 
 
-def deletion(key: RecordKey | NamedKey, revision: int) -> bytes:
+def deletion(key: Key, revision: int) -> bytes:
     """Return the line that says that a key is gone."""
     if isinstance(key, RecordKey):
         value = f'{{"vsid":{key.vsid},"ca":"{address_text(key.ca)}"}}'
-        kind = Kind.RECORD
     else:
         value = f'{{"name":{_json(key.name).decode()}}}'
-        kind = key.kind
-    return f'{{"type":"delete","kind":"{kind.value}","revision":{revision},"value":{value}}}\n'.encode()
+    return f'{{"type":"delete","kind":"{key.kind.value}","revision":{revision},"value":{value}}}\n'.encode()
 
 
 def progress(revision: int) -> bytes:

@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequenc
 import msgspec
 
 from gateway.lookup.contents import Contents
-from gateway.lookup.entries import Event, Key, Kind, NamedKey, RecordKey, Reset, Stored
+from gateway.lookup.entries import NAMED_KINDS, Event, Key, Kind, NamedKey, RecordKey, Reset, Stored
 from gateway.lookup.follow import closing
 from gateway.lookup.history import History
 from gateway.lookup.journal import Journal, Snapshot
@@ -34,9 +34,6 @@ Source = Callable[[int | None], AsyncIterator[Event]]
 
 AT_ONCE = 1000
 """Changes told to a subscriber in one batch, and taken before others get their turn."""
-
-# The network comes first: records mean little without their tenants.
-_ORDER = (Kind.HOST, Kind.GATEWAY, Kind.TENANT, Kind.RECORD)
 
 # From so many records on, the collector of cycles is kept from them.
 _MANY = 10_000
@@ -214,7 +211,7 @@ class Replica:
     def subscribe(self, callback: Callable[[Batch], None]) -> None:
         """Have everything told that is here, and then each change, in batches."""
         self._flush()
-        entries = itertools.chain.from_iterable(map(self.entries, _ORDER))
+        entries = itertools.chain.from_iterable(map(self.entries, (*NAMED_KINDS, Kind.RECORD)))
         network = self.network if self.has_contents else None
         changes = tuple(itertools.islice(entries, AT_ONCE))
         while True:

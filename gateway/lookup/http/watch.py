@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from aiohttp import web
 
-from gateway.lookup.entries import Kind, RecordKey, Stored
+from gateway.lookup.entries import NAMED_KINDS, Kind, RecordKey, Stored
 from gateway.lookup.http.calls import Call, identify, read_number, read_vsid
 from gateway.lookup.http.problems import HttpProblem
 from gateway.lookup.http.watches import Filter, Vsids
@@ -27,8 +27,6 @@ LINES_AT_ONCE = 500
 LARGEST_REVISION = (1 << 63) - 1
 CATCHING_UP = 2.0
 """Seconds that a reader who is ahead of this node waits for it."""
-
-_NAMED_KINDS = (Kind.HOST, Kind.GATEWAY, Kind.TENANT)
 
 
 class FellBehind(Exception):
@@ -270,7 +268,7 @@ class Watch:
         return key in self._followers.taught(self._name)
 
     def _named_lines(self) -> Iterator[bytes]:
-        for kind in _NAMED_KINDS:
+        for kind in NAMED_KINDS:
             for entry in self._replica.entries(kind):
                 shown = self._view.entry(entry)
                 if shown is not None and self._wanted.wants(shown, self._vsids):

@@ -15,7 +15,7 @@ from gateway.lookup.entries import NamedKey, RecordKey, Stored
 from gateway.lookup.http.calls import LARGE, Call, RevisionNumber, VsidNumber, answer, read_address
 from gateway.lookup.http.problems import HttpProblem
 from gateway.lookup.network import Step
-from gateway.lookup.records_wire import mac_address, provider_address, record_text
+from gateway.lookup.records_wire import provider_address, record_text
 from gateway.lookup.store import Expect, Expected
 from policies.addresses import MacAddress, ProviderAddress, Vsid
 from policies.model import LookupRecord, Network, Role, Translation
@@ -220,7 +220,7 @@ def _expected(call: Call) -> Expected:
 
 def _mac(path: str, text: str) -> MacAddress:
     try:
-        return mac_address(text)
+        return MacAddress.parse(text)
     except ValueError as error:
         raise HttpProblem(400, f"{path}: {error}") from None
 
