@@ -176,7 +176,7 @@ def put(
     pa
         The host's provider address; its first one, if not given.
     translation
-        encap or rewrite; as before or as the subnet says, if not given.
+        encap; as before or as the subnet says, if not given.
     epoch
         Only if the record is there with this epoch.
     replace

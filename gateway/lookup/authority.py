@@ -20,7 +20,7 @@ from gateway.lookup.followers import Followers, NodeStatus
 from gateway.lookup.outcomes import ClaimAnswer, Forbidden, Unacceptable
 from gateway.lookup.principals import NOBODY, Credentials, Principal
 from gateway.lookup.replica import Replica
-from gateway.lookup.soundness import address_fault, faults, mac_fault
+from gateway.lookup.soundness import address_fault, faults, mac_fault, translation_fault
 from gateway.lookup.store import Conflict, Expect, Expected, LookupStore, StoreUnavailable
 from gateway.lookup.visibility import Views
 from policies.addresses import (
@@ -126,6 +126,8 @@ class Authority:
         """
         self._operator(principal, f"put of {key}")
         self._must_know()
+        if translation is not None and (fault := translation_fault(translation)):
+            raise Unacceptable(fault)
         tenant, subnet = self._subnet(key.vsid)
         owner = self._owner(host, pa)
         self._check_tenant(owner, tenant)

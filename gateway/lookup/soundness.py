@@ -25,6 +25,7 @@ from policies.model import (
     SiteHop,
     SubnetHop,
     Tenant,
+    Translation,
     VirtualSubnet,
 )
 
@@ -74,12 +75,21 @@ def mac_fault(vsid: Vsid, mac: MacAddress) -> str | None:
     return None
 
 
+def translation_fault(translation: Translation) -> str | None:
+    """Return why packets cannot be carried in a way, or None."""
+    if translation is Translation.REWRITE:
+        return "translation rewrite is not supported yet by this version; use encap"
+    return None
+
+
 def _tenant_faults(tenant: Tenant, hosts: dict[str, ProviderHost]) -> Iterator[str]:
     yield from _names("subnet", (each.name for each in tenant.subnets))
     yield from _names("site", (each.name for each in tenant.sites))
     for subnet in tenant.subnets:
         if not LOWEST_VSID <= subnet.vsid <= HIGHEST_VSID:
             yield f"VSID {subnet.vsid} is not from {LOWEST_VSID} to {HIGHEST_VSID}"
+        if fault := translation_fault(subnet.translation):
+            yield f"subnet {subnet.name}: {fault}"
         if not subnet.prefixes:
             yield f"subnet {subnet.name} has no prefix"
         for ca in subnet.gateway_addresses:
@@ -111,7 +121,11 @@ def _record_faults(tenant: Tenant, hosts: dict[str, ProviderHost]) -> Iterator[s
         if subnet is None:
             yield f"record {record.ca}: VSID {record.vsid} is not its own"
             continue
-        for fault in (address_fault(subnet, record.ca), mac_fault(record.vsid, record.mac)):
+        for fault in (
+            address_fault(subnet, record.ca),
+            mac_fault(record.vsid, record.mac),
+            translation_fault(record.translation),
+        ):
             if fault is not None:
                 yield f"record: {fault}"
         host = hosts.get(record.host)

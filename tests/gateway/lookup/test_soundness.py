@@ -16,6 +16,7 @@ from policies.model import (
     PortRange,
     SiteHop,
     SubnetHop,
+    Translation,
     VirtualSubnet,
 )
 from tests.gateway.lookup.serving import DB, NETWORK, WEB, ca, mac, pa, prefix
@@ -75,6 +76,8 @@ def test_provider_address_belongs_to_one_host_and_to_one_gateway() -> None:
         (with_subnet(vsid=Vsid(1 << 70)), str(1 << 70)),
         (with_subnet(vsid=DB), "5002 is there twice"),
         (with_subnet(prefixes=()), "no prefix"),
+        (with_subnet(translation=Translation.REWRITE), "subnet web: translation rewrite"),
+        (with_red(records=(replace(RECORD, translation=Translation.REWRITE),)), "translation rewrite"),
         (with_subnet(name="db"), "subnet db is there twice"),
         (with_subnet(name=""), "name"),
         (with_subnet(name="a\nb"), "name"),

@@ -198,9 +198,9 @@ def test_put_needs_a_precondition_and_keeps_to_it() -> None:
         again = await ask("PUT", PATH, BODY, If_None_Match="*")
         assert is_problem(again, 412)
         assert again.body["current"] == created.body
-        moved = {**BODY, "pa": "198.51.100.12", "host": "hv2", "translation": "rewrite"}
+        moved = {**BODY, "pa": "198.51.100.12", "host": "hv2", "translation": "encap"}
         changed = await ask("PUT", PATH, moved, If_Match='"1"')
-        assert (changed.status, changed.body["epoch"], changed.body["translation"]) == (200, 2, "rewrite")
+        assert (changed.status, changed.body["epoch"], changed.body["translation"]) == (200, 2, "encap")
         lost = await ask("PUT", PATH, BODY, If_Match='"1"')
         assert is_problem(lost, 412)
         assert lost.body["current"] == changed.body
@@ -227,6 +227,14 @@ def test_put_needs_a_precondition_and_keeps_to_it() -> None:
 def test_precondition_that_is_none_of_ours_is_refused(headers: dict[str, str]) -> None:
     async def test(_node: Serving, ask: Asker) -> None:
         assert is_problem(await ask("PUT", PATH, BODY, **headers), 400, "If-")
+
+    asked(test)
+
+
+def test_translation_that_no_data_path_carries_yet_is_refused_in_words() -> None:
+    async def test(_node: Serving, ask: Asker) -> None:
+        refused = await ask("PUT", PATH, {**BODY, "translation": "rewrite"}, If_None_Match="*")
+        assert is_problem(refused, 422, "not supported yet")
 
     asked(test)
 
