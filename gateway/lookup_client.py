@@ -19,6 +19,7 @@ from gateway.lookup.claims import Mode
 from gateway.lookup.client.client import CACHED_RECORDS, CACHED_SECONDS, LookupClient
 from gateway.lookup.entries import Event, Kind
 from gateway.lookup.followers import NodeStatus
+from gateway.lookup.limits import MOST_LISTED
 from gateway.lookup.outcomes import ClaimAnswer
 from gateway.lookup.store import Expect, Expected
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
@@ -71,7 +72,7 @@ class TrioLookupClient:
         *,
         tenant: str | None = None,
         vsid: Vsid | None = None,
-        limit: int = 1000,
+        limit: int = MOST_LISTED,
         rest: str | None = None,
     ) -> RecordPage:
         """Return some records in the order of keys; `rest` of the page before asks for the next."""

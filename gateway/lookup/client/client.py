@@ -29,6 +29,7 @@ from gateway.lookup.client.nodes import PATIENCE, Nodes, Reply
 from gateway.lookup.client.watch import Watch
 from gateway.lookup.entries import Event, Kind, RecordKey
 from gateway.lookup.followers import NodeStatus
+from gateway.lookup.limits import MOST_HINTS, MOST_LISTED, MOST_RESOLVED
 from gateway.lookup.outcomes import ClaimAnswer
 from gateway.lookup.store import Conflict, Expect, Expected, StoreUnavailable
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
@@ -39,8 +40,6 @@ T = TypeVar("T")
 CACHED_RECORDS = 65536
 CACHED_SECONDS = 30.0
 CACHED_SECONDS_ABSENT = 2.0
-MOST_RESOLVED = 1000
-MOST_HINTS = 1000
 ACKNOWLEDGEMENTS = "/v1/acknowledgements"
 STALE = 10.0
 """Seconds without its store after which another node's answer is rather taken, if there is one."""
@@ -101,7 +100,7 @@ class LookupClient:
         *,
         tenant: str | None = None,
         vsid: Vsid | None = None,
-        limit: int = 1000,
+        limit: int = MOST_LISTED,
         rest: str | None = None,
     ) -> RecordPage:
         """Return some records in the order of keys; `rest` of the page before asks for the next."""

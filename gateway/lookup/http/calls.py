@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, TypeVar
 from urllib.parse import parse_qsl
 
@@ -15,6 +15,7 @@ from gateway.lookup.authority import Authority
 from gateway.lookup.entries import RecordKey
 from gateway.lookup.http.problems import HttpProblem
 from gateway.lookup.http.watches import Watches
+from gateway.lookup.limits import LARGEST_NUMBER
 from gateway.lookup.principals import ANYBODY, Credentials, Principal, certificate_names
 from gateway.lookup.records_wire import customer_address
 from gateway.lookup.replica import Replica
@@ -39,7 +40,7 @@ JSON = "application/json"
 
 VSID_RANGE = msgspec.Meta(ge=LOWEST_VSID, le=HIGHEST_VSID)
 VsidNumber = Annotated[int, VSID_RANGE]
-RevisionNumber = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+RevisionNumber = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_NUMBER)]
 
 _NUMBER = re.compile(r"[0-9]{1,19}")
 
@@ -72,6 +73,11 @@ class Call:
     def view(self) -> View:
         """What whoever asks may see."""
         return self.authority.views.of(self.principal)
+
+    def must_know(self) -> None:
+        """Raise HttpProblem while this node has not read everything: what it lacks may be there."""
+        if not self.replica.has_contents:
+            raise HttpProblem(503, "this node has not read the records yet", headers={"Retry-After": "1"})
 
     def query(self, *known: str) -> dict[str, str]:
         """Return the query's parameters. Raises HttpProblem for one that is unknown or there twice."""
@@ -161,8 +167,13 @@ def read_number(path: str, text: str, lowest: int, highest: int) -> int:
 
 def read_address(path: str, text: str) -> CustomerAddress:
     """Read a customer address from text. Raises HttpProblem."""
+    return read_text(customer_address, path, text)
+
+
+def read_text(read: Callable[[str], T], path: str, text: str) -> T:
+    """Read a value from text by a function that raises ValueError. Raises HttpProblem."""
     try:
-        return customer_address(text)
+        return read(text)
     except ValueError as error:
         raise HttpProblem(400, f"{path}: {error}") from None
 

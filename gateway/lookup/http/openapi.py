@@ -10,7 +10,7 @@ from gateway.lookup.entries import Kind
 from gateway.lookup.http.openapi_forms import ADDRESS, VSID, Schema
 from gateway.lookup.http.openapi_schemas import REVISION, TEXT, components, object_of, ref
 from gateway.lookup.http.problems import CONTENT_TYPE
-from gateway.lookup.http.reads import MOST_RESOLVED, PAGE
+from gateway.lookup.limits import MOST_LISTED, MOST_RESOLVED
 
 _REASONS = {
     400: "The request is malformed; the detail names the key.",
@@ -118,7 +118,7 @@ def _record_paths() -> dict[str, Any]:
                 parameters=[
                     _query("tenant", TEXT),
                     _query("vsid", VSID),
-                    _query("limit", {"type": "integer", "minimum": 1, "maximum": PAGE}),
+                    _query("limit", {"type": "integer", "minimum": 1, "maximum": MOST_LISTED}),
                     _query("continue", {"type": "string", "description": "As the page before this said."}),
                 ],
             ),

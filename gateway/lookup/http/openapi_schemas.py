@@ -11,11 +11,12 @@ from gateway.lookup.claims import Reason
 from gateway.lookup.entries import Kind
 from gateway.lookup.followers import Convergence, NodeStatus
 from gateway.lookup.http.openapi_forms import ADDRESS, MAC, VSID, Schema, form_schema
-from gateway.lookup.http.reads import MOST_RESOLVED, Wanted
-from gateway.lookup.http.writes import MOST_HINTS, AcknowledgementBody, ClaimBody, HintBody, RecordBody
+from gateway.lookup.http.reads import Wanted
+from gateway.lookup.http.writes import AcknowledgementBody, ClaimBody, HintBody, RecordBody
+from gateway.lookup.limits import LARGEST_NUMBER, MOST_HINTS, MOST_RESOLVED
 from policies.model import Network, Site, Translation
 
-REVISION: Schema = {"type": "integer", "minimum": 0, "maximum": (1 << 63) - 1}
+REVISION: Schema = {"type": "integer", "minimum": 0, "maximum": LARGEST_NUMBER}
 TEXT: Schema = {"type": "string"}
 
 _BODIES = {

@@ -13,13 +13,11 @@ from aiohttp import web
 from gateway.lookup.forms import form
 from gateway.lookup.http.calls import VSID_RANGE, Call, answer, read_address, read_number, read_vsid
 from gateway.lookup.http.problems import HttpProblem
+from gateway.lookup.limits import MOST_LISTED, MOST_RESOLVED
 from gateway.lookup.records_wire import customer_address, record_text
 from gateway.lookup.replica import Replica
 from policies.addresses import CustomerAddress, Vsid
 from policies.model import LookupRecord, Role
-
-MOST_RESOLVED = 1000
-PAGE = 1000
 
 
 class Wanted(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
@@ -37,7 +35,7 @@ async def get_record(call: Call) -> web.StreamResponse:
     key = call.record_key()
     record = call.replica.find(key.vsid, key.ca) if call.view.sees(key.vsid) else None
     if record is None:
-        await _must_know(call.replica)
+        call.must_know()
         raise HttpProblem(404, f"there is no {key}")
     etag = f'"{record.epoch}"'
     if call.request.headers.get("If-None-Match") == etag:
@@ -61,7 +59,7 @@ async def resolve(call: Call) -> web.StreamResponse:
             found.append("null" if record is None else record_text(record, text))
     except ValueError as error:
         raise HttpProblem(400, f"[{len(found)}].ca: {error}") from None
-    await _must_know(replica)
+    call.must_know()
     stale = stale_seconds(replica)
     text = f'{{"records":[{",".join(found)}],"revision":{replica.revision},"stale_seconds":{stale:.3f}}}'
     return answer(text.encode())
@@ -70,8 +68,8 @@ async def resolve(call: Call) -> web.StreamResponse:
 async def list_records(call: Call) -> web.StreamResponse:
     """Records page by page, in the order of their VSIDs and addresses."""
     query = call.query("tenant", "vsid", "limit", "continue")
-    limit = read_number("limit", query["limit"], 1, PAGE) if "limit" in query else PAGE
-    await _must_know(call.replica)
+    limit = read_number("limit", query["limit"], 1, MOST_LISTED) if "limit" in query else MOST_LISTED
+    call.must_know()
     after_vsid, after = _continued(query["continue"]) if "continue" in query else (Vsid(0), None)
     revision = call.replica.revision
     found: list[LookupRecord] = []
@@ -89,7 +87,7 @@ async def list_records(call: Call) -> web.StreamResponse:
 
 async def get_network(call: Call) -> web.StreamResponse:
     """The network's configuration as whoever asks may see it, with its static records."""
-    await _must_know(call.replica)
+    call.must_know()
     network = call.view.network(call.replica.network)
     owners = {subnet.vsid: tenant.name for tenant in network.tenants for subnet in tenant.subnets}
     pins: dict[str, list[LookupRecord]] = {}
@@ -107,13 +105,13 @@ async def get_network(call: Call) -> web.StreamResponse:
 
 async def get_tenants(call: Call) -> web.StreamResponse:
     """The tenants."""
-    await _must_know(call.replica)
+    call.must_know()
     return answer(msgspec.json.encode(form(call.view.network(call.replica.network).tenants)))
 
 
 async def get_sites(call: Call) -> web.StreamResponse:
     """The sites of all tenants."""
-    await _must_know(call.replica)
+    call.must_know()
     network = call.view.network(call.replica.network)
     sites = [{"tenant": tenant.name, **form(site)} for tenant in network.tenants for site in tenant.sites]
     return answer(msgspec.json.encode(sites))
@@ -154,19 +152,13 @@ async def healthz(_call: Call) -> web.StreamResponse:
 
 async def readyz(call: Call) -> web.StreamResponse:
     """This node knows everything."""
-    await _must_know(call.replica)
+    call.must_know()
     return answer(b'{"status":"ready"}')
 
 
 def stale_seconds(replica: Replica) -> float:
     """Return for how long the store has not been reached."""
     return 0.0 if replica.stale_since is None else max(0.0, time.monotonic() - replica.stale_since)
-
-
-async def _must_know(replica: Replica) -> None:
-    """Raise HttpProblem while this node has not read everything: what it lacks may be there."""
-    if not replica.has_contents:
-        raise HttpProblem(503, "this node has not read the records yet", headers={"Retry-After": "1"})
 
 
 def _chosen(call: Call, query: dict[str, str]) -> Iterator[Vsid]:
@@ -181,14 +173,14 @@ def _chosen(call: Call, query: dict[str, str]) -> Iterator[Vsid]:
             if tenant.name == query["tenant"]
             for subnet in tenant.subnets
         }
-    for vsid in sorted(call.replica.vsids()):
+    for vsid in call.replica.vsids():
         if (only is None or vsid == only) and (of_tenant is None or vsid in of_tenant) and view.sees(vsid):
             yield vsid
 
 
 async def _all_records(replica: Replica, vsid: Vsid) -> AsyncIterator[LookupRecord]:
     after: CustomerAddress | None = None
-    while records := replica.records(vsid, after, PAGE):
+    while records := replica.records(vsid, after, MOST_LISTED):
         after = records[-1].ca
         for record in records:
             yield record

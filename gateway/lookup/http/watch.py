@@ -15,6 +15,7 @@ from gateway.lookup.entries import NAMED_KINDS, Kind, RecordKey, Stored
 from gateway.lookup.http.calls import Call, identify, read_number, read_vsid
 from gateway.lookup.http.problems import HttpProblem
 from gateway.lookup.http.watches import Filter, Vsids
+from gateway.lookup.limits import LARGEST_NUMBER
 from gateway.lookup.principals import Credentials, Unauthenticated
 from gateway.lookup.records_wire import deletion, line, progress, record_line, resync
 from gateway.lookup.replica import Replica
@@ -24,7 +25,6 @@ from policies.model import LookupRecord, Role
 
 CONTENT_TYPE = "application/jsonl"
 LINES_AT_ONCE = 500
-LARGEST_REVISION = (1 << 63) - 1
 CATCHING_UP = 2.0
 """Seconds that a reader who is ahead of this node waits for it."""
 
@@ -41,12 +41,11 @@ async def watch(call: Call) -> web.StreamResponse:
         vsid=read_vsid("vsid", query["vsid"]) if "vsid" in query else None,
         kind=_kind(query["kind"]) if "kind" in query else None,
     )
-    resume = read_number("from", query["from"], 0, LARGEST_REVISION) if "from" in query else None
+    resume = read_number("from", query["from"], 0, LARGEST_NUMBER) if "from" in query else None
     only_used = "only" in query
     if only_used and (query["only"] != "used" or call.principal.role is not Role.HOST):
         raise HttpProblem(400, "only: used is wanted, by a host")
-    if not call.replica.has_contents:
-        raise HttpProblem(503, "this node has not read the records yet", headers={"Retry-After": "1"})
+    call.must_know()
     if call.request.method == "HEAD":
         return web.Response(headers={"Content-Type": CONTENT_TYPE})
     await _catch_up(call.replica, resume)

@@ -12,19 +12,19 @@ from gateway.lookup import forms
 from gateway.lookup.authority import LONGEST_WAIT_SECONDS, WAIT_SECONDS
 from gateway.lookup.claims import MOST_OF_A_MAC, Mode, Reason, Refused
 from gateway.lookup.entries import NamedKey, RecordKey, Stored
-from gateway.lookup.http.calls import LARGE, Call, RevisionNumber, VsidNumber, answer, read_address
+from gateway.lookup.http.calls import LARGE, Call, RevisionNumber, VsidNumber, answer, read_address, read_text
 from gateway.lookup.http.problems import HttpProblem
+from gateway.lookup.limits import LARGEST_NUMBER, MOST_HINTS
 from gateway.lookup.network import Step
 from gateway.lookup.records_wire import provider_address, record_text
+from gateway.lookup.soundness import LONGEST_NAME
 from gateway.lookup.store import Expect, Expected
-from policies.addresses import MacAddress, ProviderAddress, Vsid
+from policies.addresses import MacAddress, Vsid
 from policies.model import LookupRecord, Network, Role, Translation
 
-MOST_HINTS = 1000
 MOST_WAITED_FOR = 64
-LARGEST_EPOCH = (1 << 63) - 1
 
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_NAME)]
 
 _ETAG = re.compile(r'"(0|[1-9][0-9]{0,18})"')
 
@@ -83,8 +83,8 @@ async def put_record(call: Call) -> web.StreamResponse:
     entry = await call.authority.put(
         call.principal,
         key,
-        mac=_mac("mac", body.mac),
-        pa=_pa("pa", body.pa),
+        mac=read_text(MacAddress.parse, "mac", body.mac),
+        pa=read_text(provider_address, "pa", body.pa),
         host=body.host,
         translation=body.translation,
         expected=expected,
@@ -113,8 +113,8 @@ async def claim(call: Call) -> web.StreamResponse:
     found = await call.authority.claim(
         call.principal,
         vsid=Vsid(body.vsid),
-        mac=_mac("mac", body.mac),
-        pa=_pa("pa", body.pa),
+        mac=read_text(MacAddress.parse, "mac", body.mac),
+        pa=read_text(provider_address, "pa", body.pa),
         mode=body.mode,
         addresses=tuple(read_address(f"addresses[{n}]", text) for n, text in enumerate(body.addresses)),
         host=body.host,
@@ -213,20 +213,6 @@ def _expected(call: Call) -> Expected:
     if text == "*":
         return Expect.ANY
     found = _ETAG.fullmatch(text)
-    if found is None or int(found[1]) > LARGEST_EPOCH:
+    if found is None or int(found[1]) > LARGEST_NUMBER:
         raise HttpProblem(400, 'If-Match: "<epoch>" or * is wanted')
     return int(found[1])
-
-
-def _mac(path: str, text: str) -> MacAddress:
-    try:
-        return MacAddress.parse(text)
-    except ValueError as error:
-        raise HttpProblem(400, f"{path}: {error}") from None
-
-
-def _pa(path: str, text: str) -> ProviderAddress:
-    try:
-        return provider_address(text)
-    except ValueError as error:
-        raise HttpProblem(400, f"{path}: {error}") from None
