@@ -173,7 +173,7 @@ class Builtin:
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Take changes of records over, and send on what was waiting for them."""
-        for emission in self.forwarder.apply(changes, trio.current_time()):
+        for emission in self.forwarder.moves.apply(changes, trio.current_time()):
             self._emitter.send(emission)
 
     def find(self, vsid: Vsid, ca: CustomerAddress) -> LookupRecord | None:
@@ -194,7 +194,7 @@ class Builtin:
     def tell(self, listener: Listener) -> None:
         """Have someone told from now on what happens here."""
         self._listener = listener
-        self.forwarder.on_happening = listener.happened
+        self.forwarder.happenings.on_happening = listener.happened
 
     async def say_goodbye(self) -> None:
         """Tell the sites' peers that we go."""
@@ -226,16 +226,16 @@ class Builtin:
         self._emitter.carry_out(self.forwarder.from_port(port, frame, now))
 
     def _hold(self, frame: ToPort) -> None:
-        self.forwarder.hold(frame, trio.current_time())
+        self.forwarder.moves.hold(frame, trio.current_time())
 
     def _port_opened(self, port: PortKey) -> None:
-        for emission in self.forwarder.port_opened(port, trio.current_time()):
+        for emission in self.forwarder.moves.port_opened(port, trio.current_time()):
             self._emitter.send(emission)
         if self._listener is not None:
             self._listener.port_opened(port)
 
     def _port_closed(self, port: PortKey) -> None:
-        self.forwarder.port_closed(port, trio.current_time())
+        self.forwarder.moves.port_closed(port)
         if self._listener is not None:
             self._listener.port_closed(port)
 
@@ -273,5 +273,5 @@ class Builtin:
     async def _expire(self) -> None:
         while True:
             await trio.sleep(EXPIRE_EVERY)
-            for emission in self.forwarder.expire(trio.current_time()):
+            for emission in self.forwarder.moves.expire(trio.current_time()):
                 self._emitter.send(emission)

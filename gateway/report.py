@@ -45,10 +45,10 @@ def report(forwarder: Forwarder, underlay: Underlay, ports: Ports, tunnels: Site
         ],
         "sources_elsewhere": dict(forwarder.sources_elsewhere),
         "moves": {
-            "held": len(forwarder.holding),
-            "redirected_records": len(forwarder.redirects),
-            "redirected_packets": forwarder.redirects.packets,
-            "ahead_of_their_records": len(forwarder.residence),
+            "held": len(forwarder.moves.holding),
+            "redirected_records": len(forwarder.moves.redirects),
+            "redirected_packets": forwarder.moves.redirects.packets,
+            "ahead_of_their_records": len(forwarder.moves.residence),
         },
         "notices": {
             "sent": forwarder.notices.sent,

@@ -9,24 +9,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from enum import Enum
 
 from gateway.forwarding.admission import is_link_local
 from gateway.forwarding.delivery import Delivery
 from gateway.forwarding.directory import Directory
 from gateway.forwarding.drops import DropReason
-from gateway.forwarding.flows import Flow
+from gateway.forwarding.flows import Flow, as_it_is
 from gateway.forwarding.guests import Guests
 from gateway.forwarding.happenings import Happenings
 from gateway.forwarding.metering import Meter
 from gateway.forwarding.neighbours import Neighbours
 from gateway.forwarding.node import Arrival, Explain, Node, Origin, SiteArrival
+from gateway.forwarding.onward import Onward
 from gateway.forwarding.permission import Permission
 from gateway.forwarding.redirects import Redirects
 from gateway.forwarding.sites import Sites
-from gateway.forwarding.verdicts import Drop, Emission, Forward, ToPort, Verdict
-from gateway.forwarding.ways import LocalPort, Path, Tunnel, Way, Ways
-from gateway.packets import ethernet, icmp, ip, ndp
+from gateway.forwarding.verdicts import Drop, Emission, Forward, Verdict
+from gateway.forwarding.ways import LocalPort, Path, Tunnel, Ways
+from gateway.packets import ethernet, icmp, ndp
 from gateway.packets.ethernet import EthernetHeader
 from gateway.packets.icmp import Unreachable
 from policies.addresses import ROUTER_LINK_LOCAL, CustomerAddress, MacAddress, Vsid, is_group_address
@@ -38,15 +38,6 @@ from tunnels.effects import SiteKey
 # A host whose packets a gateway still carries to another host so many seconds after it was taught
 # their record has lost it since, or never got it.
 TEACH_EVERY = 30.0
-
-
-class Wait(Enum):
-    """What has become of a frame's waiting for a VM's port."""
-
-    NONE = "none"
-    RECORD_CAME = "record came"
-    """Its VM's record has changed meanwhile."""
-    IN_VAIN = "in vain"
 
 
 class Decisions:
@@ -70,6 +61,7 @@ class Decisions:
         self.permission = permission
         self.neighbours = Neighbours(node, directory, ways, delivery, explain)
         self.guests = Guests(node, directory, ways, delivery, explain)
+        self.onward = Onward(tables, directory, ways, delivery, redirects, happenings, explain)
         self._node = node
         self._tables = tables
         self._directory = directory
@@ -78,7 +70,6 @@ class Decisions:
         self._sites = sites
         self._meters = meters
         self._site_meters = site_meters
-        self._redirects = redirects
         self._happenings = happenings
         self._explain = explain
 
@@ -224,19 +215,19 @@ class Decisions:
         domain = arrival.entry.domain
         vsid = arrival.entry.vsid
         port = (vsid, MacAddress(arrival.destination_mac))
-        record = self._record_of_mac(vsid, arrival.destination_mac, facts.destination)
+        record = self._directory.find_of_mac(vsid, arrival.destination_mac, facts.destination)
         is_here = port in self._node.ports
         onward: Flow | Drop | None = None
         if record is not None:
             onward = self._towards(arrival, facts, record, source, now, routed=False)
             if isinstance(onward, Drop):
-                onward = self._redirect(arrival, facts, record, now) or (None if is_here else onward)
+                onward = self.onward.redirect(arrival, facts, record, now) or (None if is_here else onward)
         elif not is_here or self._ways.residence.is_closed(port):
             onward = self._pass_to_gateway(arrival, facts)
         if onward is None and is_here:
             # A VM that has just come here may still have its record elsewhere, or none.
             sent = self._meter_of_source(arrival, facts)
-            onward = self._as_it_is(arrival, facts, LocalPort(port), sent, self._meters[vsid])
+            onward = as_it_is(arrival, facts, LocalPort(port), sent, self._meters[vsid])
         if onward is None:
             unknown = DropReason.UNKNOWN_MAC if self._ways.is_router_for(arrival) else DropReason.NOT_HERE
             return Drop(unknown, domain.name)
@@ -244,69 +235,6 @@ class Decisions:
             return onward
         refusal = self.permission.refusal(domain, facts, now)
         return onward if refusal is None else Drop(refusal, domain.name)
-
-    def _redirect(
-        self,
-        arrival: Arrival,
-        facts: PacketFacts,
-        record: LookupRecord,
-        now: float,
-        wait: Wait = Wait.NONE,
-    ) -> Flow | None:
-        """Send on what came from the underlay for a VM that has left for another host (RFC 8014 section 6).
-
-        Not to the host that it came from, nor if it has been sent on from here before: then one of
-        the hosts has an older record, and knows better soon. So what has waited is sent on
-        even to where it came from; and even again if its record is newer than its wait, for so
-        it goes nowhere twice by one record.
-        """
-        outer = arrival.outer
-        if outer is None or not self._redirects.sends_on(record, now):
-            return None
-        self._happenings.stale(outer.source, record, now)
-        path = self._ways.onward(arrival.domain, record, facts)
-        if path is None:
-            return None
-        theirs = self._tables.provider_addresses_of.get(record.host, frozenset())
-        if wait is Wait.NONE and (outer.source == record.pa or outer.source in theirs):
-            return None
-        comes_back = self._redirects.comes_back(arrival.frame, outer.hop_limit)
-        if comes_back and wait is not Wait.RECORD_CAME:
-            return None
-        if self._explain:
-            self._explain("redirect", f"{record.ca} has left for {record.pa}: sent on")
-        self._redirects.packets += 1
-        return self._as_it_is(arrival, facts, path, None)
-
-    def release(self, held: ToPort, wait: Wait, now: float) -> Verdict | None:
-        """Decide anew about a frame that waits for a VM's port; None: nothing says that it is elsewhere.
-
-        To whom it goes is decided already, so all that may change is where that is.
-        """
-        vsid, mac = held.port
-        entry = self._tables.subnets.get(vsid)
-        if entry is None:
-            return Drop(DropReason.UNKNOWN_VSID, held.tenant)
-        if ethernet.decode_untrusted(held.frame).ethertype == ethernet.ARP:
-            return None
-        packet = held.frame[ethernet.HEADER_LENGTH :]
-        facts = ip.decode_untrusted(packet)
-        record = self._record_of_mac(vsid, mac, facts.destination)
-        if record is None or record.pa in self._ways.own or self._ways.residence.has_arrived(record):
-            return None
-        arrival = Arrival(entry, held.frame, outer=held.outer)
-        if held.outer is not None:
-            flow = self._redirect(arrival, facts, record, now, wait)
-        else:
-            path = self._ways.onward(entry.domain, record, facts)
-            flow = self._as_it_is(arrival, facts, path, None) if path is not None else None
-        return self._delivery.carry(flow, arrival, facts, packet, now) if flow is not None else None
-
-    def _record_of_mac(self, vsid: Vsid, mac: bytes, destination: bytes) -> LookupRecord | None:
-        record = self._directory.find(vsid, destination)
-        if record is not None and record.mac == mac:
-            return record
-        return next(iter(self._directory.find_by_mac(vsid, mac)), None)
 
     def _towards(
         self,
@@ -362,7 +290,7 @@ class Decisions:
             return None
         if self._explain:
             self._explain("gateway", f"no record here: as it is to the gateway at {path.destination}")
-        return self._as_it_is(arrival, facts, path, self._meters[arrival.entry.vsid])
+        return as_it_is(arrival, facts, path, self._meters[arrival.entry.vsid])
 
     def _pass_to_site_gateway(self, arrival: Origin, facts: PacketFacts, site: str) -> Flow | None:
         """Let the gateway that has a site's tunnel route: the packet goes there as it is."""
@@ -371,33 +299,7 @@ class Decisions:
             return self._pass_to_gateway(arrival, facts) if isinstance(arrival, Arrival) else None
         if self._explain:
             self._explain("gateway", f"{site} is another's: as it is to the gateway at {path.destination}")
-        return self._as_it_is(arrival, facts, path, self._meter_of_source(arrival, facts))
-
-    def _as_it_is(
-        self,
-        arrival: Origin,
-        facts: PacketFacts,
-        way: Way,
-        sent: Meter | None,
-        received: Meter | None = None,
-    ) -> Flow:
-        if isinstance(arrival, SiteArrival):
-            # As if it came from the router of the virtual subnet in which it is passed on.
-            mac = arrival.subnets[0].gateway_mac
-            header = EthernetHeader(mac, mac, ethernet.OF_IP_VERSION[facts.version]).encode()
-        else:
-            header = arrival.frame[: ethernet.HEADER_LENGTH]
-        return Flow(
-            tenant=arrival.tenant,
-            ethernet=header,
-            routed=False,
-            way=way,
-            sent=sent,
-            received=received,
-            bucket=None,
-            source_record=None,
-            destination_record=None,
-        )
+        return as_it_is(arrival, facts, path, self._meter_of_source(arrival, facts))
 
     def _meter_of_source(self, arrival: Origin, facts: PacketFacts) -> Meter | None:
         if isinstance(arrival, SiteArrival):
@@ -416,7 +318,7 @@ class Decisions:
         emissions: list[Emission] = []
         lost: list[Drop] = []
         for way in self._ways.to_all(arrival, facts):
-            flow = self._as_it_is(arrival, facts, way, None)
+            flow = as_it_is(arrival, facts, way, None)
             verdict = self._delivery.carry(flow, arrival, facts, packet, now)
             if isinstance(verdict, Drop):
                 lost.append(verdict)

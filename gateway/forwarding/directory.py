@@ -140,6 +140,13 @@ class Directory:
             return ()
         return tuple(segment.by_ca[ca] for ca in _all(cas))
 
+    def find_of_mac(self, vsid: int, mac: bytes, ca: bytes) -> LookupRecord | None:
+        """Return a record of a MAC: that of a CA, if the MAC has it, or else any."""
+        record = self.find(vsid, ca)
+        if record is not None and record.mac == mac:
+            return record
+        return next(iter(self.find_by_mac(vsid, mac)), None)
+
     def hosts(self, vsid: int) -> Iterator[tuple[str, tuple[ProviderAddress, ...]]]:
         """Each host with VMs in a virtual subnet, and the provider addresses that reach them."""
         segment = self._segments.get(vsid)

@@ -2,7 +2,7 @@
 
 Who may send, which rule and which route decided, and where the destination is:
 all that is the same for every packet of a flow until a table, one of its records
-or its tunnel changes. What differs from packet to packet is done in `pipeline`.
+or its tunnel changes. What differs from packet to packet is done in `delivery`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import msgspec
 
 from gateway.forwarding.directory import Directory
 from gateway.forwarding.metering import Meter
+from gateway.forwarding.node import Origin, SiteArrival
 from gateway.forwarding.sites import Sites
 from gateway.forwarding.ways import Tunnel, Way
 from gateway.packets import ethernet, ip, nvgre
-from policies.facts import TCP, TCP_SYN, UDP
+from policies.facts import TCP, TCP_SYN, UDP, PacketFacts
 from policies.model import LookupRecord
 from policies.selectors import Selectors
 from policies.token_bucket import TokenBucket
@@ -48,6 +49,29 @@ class Flow(msgspec.Struct, frozen=True, eq=False):
     """For what comes from a site: those of the child SA that it came by."""
     until: float = math.inf
     """When it is decided anew, so that whoever still sends it this way is taught once more."""
+
+
+def as_it_is(
+    arrival: Origin, facts: PacketFacts, way: Way, sent: Meter | None, received: Meter | None = None
+) -> Flow:
+    """Make the flow of what goes on as it came: whoever it goes to decides it, or somebody has before."""
+    if isinstance(arrival, SiteArrival):
+        # As if it came from the router of the virtual subnet in which it is passed on.
+        mac = arrival.subnets[0].gateway_mac
+        header = ethernet.EthernetHeader(mac, mac, ethernet.OF_IP_VERSION[facts.version]).encode()
+    else:
+        header = arrival.frame[: ethernet.HEADER_LENGTH]
+    return Flow(
+        tenant=arrival.tenant,
+        ethernet=header,
+        routed=False,
+        way=way,
+        sent=sent,
+        received=received,
+        bucket=None,
+        source_record=None,
+        destination_record=None,
+    )
 
 
 _PORTS = 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from gateway.forwarding.drops import DropReason
+from gateway.forwarding.drops import DropReason, Drops
 from policies.addresses import MacAddress, ProviderAddress, Vsid
 from policies.facts import PacketFacts
 from tunnels.effects import SiteKey
@@ -89,3 +89,13 @@ class Drop(msgspec.Struct, frozen=True):
 
 
 Verdict = Forward | Answer | Drop
+
+
+def counted(verdict: Verdict, drops: Drops) -> Verdict:
+    """Count what a verdict loses, and return it."""
+    if isinstance(verdict, Drop):
+        drops.count(verdict.reason, verdict.tenant)
+    elif isinstance(verdict, Forward) and verdict.lost:
+        for reason in verdict.lost:
+            drops.count(reason, verdict.emissions[0].tenant)
+    return verdict

@@ -89,9 +89,9 @@ class Moves:
             self.commit(vm, place)
             for name in self.hosts:
                 if name == place:
-                    self.nodes[name].port_opened(vm.key, 0.0)
+                    self.nodes[name].moves.port_opened(vm.key, 0.0)
                 else:
-                    self.nodes[name].port_closed(vm.key, 0.0)
+                    self.nodes[name].moves.port_closed(vm.key)
         for name in self.pa:
             self.learn_all(name)
 
@@ -112,7 +112,7 @@ class Moves:
                 record = happening.record
                 self.lessons.append((self.node_at[happening.sender], (record.vsid, record.mac)))
 
-        forwarder.on_happening = hear
+        forwarder.happenings.on_happening = hear
         return forwarder
 
     def vm_at(self, key: PortKey) -> Vm:
@@ -152,7 +152,7 @@ class Moves:
             if record.host == name:
                 self.follows[name].add((record.vsid, record.mac))
             if (record.vsid, record.mac) in self.follows[name]:
-                self.send(name, self.nodes[name].apply([Put(record)], self.now))
+                self.send(name, self.nodes[name].moves.apply([Put(record)], self.now))
 
     def teach(self) -> None:
         """A node is told a record as it is where its watch has got to, and follows it from there."""
@@ -162,7 +162,7 @@ class Moves:
         self.follows[name].add(key)
         self.taught += 1
         known = [each for each in self.log[: self.learned[name]] if (each.vsid, each.mac) == key]
-        self.send(name, self.nodes[name].apply(map(Put, known[-2:]), self.now))
+        self.send(name, self.nodes[name].moves.apply(map(Put, known[-2:]), self.now))
 
     def learn_all(self, name: str) -> None:
         while self.learned[name] < len(self.log):
@@ -173,12 +173,12 @@ class Moves:
         name = self.place[vm]
         assert name is not None
         self.place[vm] = None
-        self.nodes[name].port_closed(vm.key, self.now)
+        self.nodes[name].moves.port_closed(vm.key)
 
     def resume(self, vm: Vm, host: str, *, announces: bool) -> None:
         """It goes on at a host, where its interface has come; and says so itself, or its hypervisor does."""
         self.place[vm] = host
-        self.send(host, self.nodes[host].port_opened(vm.key, self.now))
+        self.send(host, self.nodes[host].moves.port_opened(vm.key, self.now))
         if announces:
             self.from_vm(vm, self.chance.choice((_reverse_arp(vm), _gratuitous_arp(vm))))
 
@@ -224,7 +224,7 @@ class Moves:
         vm = self.vm_at(emission.port)
         assert vm.tenant == emission.tenant
         if self.place[vm] != name:
-            self.nodes[name].hold(emission, self.now)
+            self.nodes[name].moves.hold(emission, self.now)
             return
         trace = self.traces.get(emission.frame[-8:])
         if trace is not None:
@@ -239,7 +239,7 @@ class Moves:
             self.claims
             or self.flights
             or any(n < len(self.log) for n in self.learned.values())
-            or any(len(node.holding) for node in self.nodes.values())
+            or any(len(node.moves.holding) for node in self.nodes.values())
         ):
             while self.claims:
                 self.claim()
@@ -254,7 +254,7 @@ class Moves:
             if not self.claims and not self.flights:
                 self.now += 1.0
                 for name, node in self.nodes.items():
-                    self.send(name, node.expire(self.now))
+                    self.send(name, node.moves.expire(self.now))
 
     def _probe(self) -> None:
         """Each host asks who is at its ports whose records are elsewhere: a VM that came back too soon."""

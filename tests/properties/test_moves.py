@@ -80,9 +80,9 @@ def check(world: Moves) -> None:
     before = set(world.traces)
     world.now += 100.0
     for node in world.nodes.values():
-        node.expire(world.now)
-        assert not len(node.holding)
-        assert not len(node.redirects)
+        node.moves.expire(world.now)
+        assert not len(node.moves.holding)
+        assert not len(node.moves.redirects)
     for vm in world.vms:
         for peer in world.peers(vm):
             world.talk(vm, peer)
@@ -101,7 +101,7 @@ def run(seed: int, worlds: int) -> Counter[str]:
     for number in range(worlds):
         try:
             world = play(random.Random(f"{seed} {number}"))
-            seen["redirected"] += sum(node.redirects.packets for node in world.nodes.values())
+            seen["redirected"] += sum(node.moves.redirects.packets for node in world.nodes.values())
             seen["taught"] += world.taught
             check(world)
             seen["sent"] += len(world.traces)

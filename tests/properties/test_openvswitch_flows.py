@@ -48,7 +48,7 @@ class Bridge:
             tables=forwarder.tables,
             directory=forwarder.directory,
             ports={key: Attached(port, self.numbers[key]) for key, port in node.ports.items()},
-            residence=forwarder.residence,
+            residence=forwarder.moves.residence,
         )
         flows = network_flows(self.view)
         for vsid, mac in {(record.vsid, record.mac) for record in forwarder.directory}:

@@ -60,7 +60,7 @@ class OpenVswitchDriver:
         if appliance.host is None or appliance.gateway:
             raise ConfigurationError([Problem("host.driver", "openvswitch is for hosts that are no gateway")])
         self.forwarder = Forwarder(Node.of(appliance, mtu), Tables.compile(appliance.network), directory)
-        self.forwarder.on_happening = self._happened
+        self.forwarder.happenings.on_happening = self._happened
         settings = appliance.host.openvswitch
         self._bridge = bridge or Bridge(settings.bridge, settings.run_directory)
         self._ports = Ports(self.forwarder.drops)
@@ -111,7 +111,7 @@ class OpenVswitchDriver:
                 else (change.vsid, change.ca)
             )
             old = directory.find(vsid, ca)
-            self.forwarder.apply((change,), trio.current_time())
+            self.forwarder.moves.apply((change,), trio.current_time())
             for record in (old, directory.find(vsid, ca)):
                 if record is not None:
                     self._changed.add((record.vsid, record.mac))
@@ -167,8 +167,8 @@ class OpenVswitchDriver:
             "ports": sorted(self._numbers),
             "trouble": self._trouble,
             "moves": {
-                "redirected_records": len(self.forwarder.redirects),
-                "ahead_of_their_records": len(self.forwarder.residence),
+                "redirected_records": len(self.forwarder.moves.redirects),
+                "ahead_of_their_records": len(self.forwarder.moves.residence),
             },
             "drops": [],
         }
@@ -274,9 +274,9 @@ class OpenVswitchDriver:
             return None
         forwarder, now = self.forwarder, trio.current_time()
         redirects: dict[PortKey, ProviderAddress] = {}
-        for vsid, ca in forwarder.redirects:
+        for vsid, ca in forwarder.moves.redirects:
             record = forwarder.directory.find(vsid, ca)
-            if record is not None and forwarder.redirects.sends_on(record, now):
+            if record is not None and forwarder.moves.redirects.sends_on(record, now):
                 redirects[vsid, record.mac] = record.pa
         return View(
             provider_addresses=forwarder.node.provider_addresses,
@@ -286,7 +286,7 @@ class OpenVswitchDriver:
             tables=forwarder.tables,
             directory=forwarder.directory,
             ports=self._attached(),
-            residence=forwarder.residence,
+            residence=forwarder.moves.residence,
             redirects=redirects,
         )
 
@@ -307,11 +307,11 @@ class OpenVswitchDriver:
         there = self._attached().keys()
         now = trio.current_time()
         for key in self._open - there:
-            self.forwarder.port_closed(key, now)
+            self.forwarder.moves.port_closed(key)
             if self._listener is not None:
                 self._listener.port_closed(key)
         for key in there - self._open:
-            self.forwarder.port_opened(key, now)
+            self.forwarder.moves.port_opened(key, now)
             if self._listener is not None:
                 self._listener.port_opened(key)
         self._open = set(there)
@@ -338,9 +338,9 @@ class OpenVswitchDriver:
     async def _expire(self) -> None:
         while True:
             await trio.sleep(1)
-            before = len(self.forwarder.redirects)
-            self.forwarder.expire(trio.current_time())
-            if len(self.forwarder.redirects) != before:
+            before = len(self.forwarder.moves.redirects)
+            self.forwarder.moves.expire(trio.current_time())
+            if len(self.forwarder.moves.redirects) != before:
                 self._due.set()
 
     async def _advertise_routers(self) -> None:

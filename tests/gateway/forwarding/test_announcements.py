@@ -56,13 +56,13 @@ def moved_away(forwarder: Forwarder) -> Forwarder:
         Put(LookupRecord(Vsid(WEB5[0]), ca, WEB5[1], n.pa("hv2"), "hv2", epoch=2, revision=2))
         for ca in (CA, CA6)
     ]
-    forwarder.apply(changes, 0)
+    forwarder.moves.apply(changes, 0)
     return forwarder
 
 
 def listen(forwarder: Forwarder) -> list[Happening]:
     heard: list[Happening] = []
-    forwarder.on_happening = heard.append
+    forwarder.happenings.on_happening = heard.append
     return heard
 
 
@@ -137,7 +137,7 @@ def test_announcement_of_an_address_that_another_has_is_answered() -> None:
     """RFC 5227 section 2.4: whoever announces it learns of the conflict."""
     hv1 = n.host("hv1")
     theirs = LookupRecord(Vsid(WEB5[0]), CA, n.mac("red", "web", 9), n.pa("hv2"), "hv2", epoch=2, revision=2)
-    hv1.apply([Put(theirs)], 0)
+    hv1.moves.apply([Put(theirs)], 0)
 
     _, reply = n.to_port(n.send(hv1, ("red", "web", 5), gratuitous(1)))
 
@@ -160,8 +160,8 @@ def test_what_is_heard_again_and_again_is_told_now_and_then() -> None:
         n.send(hv1, ("red", "web", 5), gratuitous(1), now)
     assert len(heard) == 2
 
-    hv1.port_closed(WEB5, 0.2)
-    hv1.port_opened(WEB5, 0.2)
+    hv1.moves.port_closed(WEB5)
+    hv1.moves.port_opened(WEB5, 0.2)
     n.send(hv1, ("red", "web", 5), gratuitous(1), HEARD_EVERY * 1.6)
 
     assert len(heard) == 3, "a VM that has come back in the meantime is news"
@@ -231,7 +231,7 @@ def test_what_is_remembered_of_stale_senders_is_bounded() -> None:
 def test_frame_of_a_vm_with_another_address_is_told_without_it() -> None:
     hv1 = moved_away(n.host("hv1"))
     heard = listen(hv1)
-    hv1.port_opened(WEB5, 0)
+    hv1.moves.port_opened(WEB5, 0)
 
     own = n.frame("red", ("web", 5), ("web", 6), version=6)
     own[IPv6].src = "fe80::5"

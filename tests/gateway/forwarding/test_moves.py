@@ -38,7 +38,7 @@ def host(name: str, *, where: str = "hv1") -> Forwarder:
     forwarder = n.host(name)
     ports = {**forwarder.node.ports, WEB5: n.ports_of("hv1", n.network())[WEB5]}
     forwarder.replace_tables(forwarder.tables, ports)
-    forwarder.apply(at(where, 1), 0)
+    forwarder.moves.apply(at(where, 1), 0)
     return forwarder
 
 
@@ -59,12 +59,12 @@ def hold(forwarder: Forwarder, sent: Packet, now: float, *, sender: str = "hv2")
     """Bring a frame for a port that is not there."""
     emission = land(forwarder, sent, now, sender=sender)
     assert isinstance(emission, ToPort)
-    forwarder.hold(emission, now)
+    forwarder.moves.hold(emission, now)
 
 
 def listen(forwarder: Forwarder) -> list[Happening]:
     heard: list[Happening] = []
-    forwarder.on_happening = heard.append
+    forwarder.happenings.on_happening = heard.append
     return heard
 
 
@@ -81,27 +81,27 @@ def test_frames_for_a_port_that_is_not_there_are_given_to_it_in_order_once_it_op
     for number in range(3):
         hold(hv1, frame(number), 0.1)
 
-    opened = hv1.port_opened(WEB5, 0.2)
+    opened = hv1.moves.port_opened(WEB5, 0.2)
 
     assert [each.frame for each in opened if isinstance(each, ToPort)] == [bytes(frame(k)) for k in range(3)]
-    assert hv1.port_opened(WEB5, 0.3) == ()
+    assert hv1.moves.port_opened(WEB5, 0.3) == ()
 
 
 def test_frames_wait_at_the_new_host_whose_directory_does_not_know_of_the_move_yet() -> None:
     hv2 = host("hv2")
     hold(hv2, frame(), 0.1, sender="hv1")
 
-    assert hv2.apply(at("hv2", 2), 0.2) == ()
-    assert len(hv2.port_opened(WEB5, 0.3)) == 1
+    assert hv2.moves.apply(at("hv2", 2), 0.2) == ()
+    assert len(hv2.moves.port_opened(WEB5, 0.3)) == 1
 
 
 def test_frame_that_has_waited_too_long_is_dropped() -> None:
     hv1 = host("hv1")
     hold(hv1, frame(), 0.0)
 
-    assert hv1.expire(LONGEST_HELD - 0.01) == ()
+    assert hv1.moves.expire(LONGEST_HELD - 0.01) == ()
     assert hv1.drops.counts == {}
-    assert hv1.expire(LONGEST_HELD) == ()
+    assert hv1.moves.expire(LONGEST_HELD) == ()
     assert hv1.drops.counts == {(DropReason.HOLD_EXPIRED, "red"): 1}
 
 
@@ -109,7 +109,7 @@ def test_frame_that_has_waited_too_long_is_not_given_to_the_port_that_opens_then
     hv1 = host("hv1")
     hold(hv1, frame(), 0.0)
 
-    assert hv1.port_opened(WEB5, LONGEST_HELD) == ()
+    assert hv1.moves.port_opened(WEB5, LONGEST_HELD) == ()
     assert hv1.drops.counts == {(DropReason.HOLD_EXPIRED, "red"): 1}
 
 
@@ -118,19 +118,19 @@ def test_no_more_frames_wait_than_there_is_room_for() -> None:
     emission = land(hv1, frame(), 0)
     assert isinstance(emission, ToPort)
     for _ in range(MOST_HELD + 3):
-        hv1.hold(emission, 0)
+        hv1.moves.hold(emission, 0)
 
     assert hv1.drops.counts == {(DropReason.HOLD_FULL, "red"): 3}
-    assert len(hv1.port_opened(WEB5, 0)) == MOST_HELD
+    assert len(hv1.moves.port_opened(WEB5, 0)) == MOST_HELD
 
 
 def test_frame_for_a_group_does_not_wait() -> None:
     """Every host has got it, so a VM that moves could get it twice."""
     hv1 = host("hv1")
-    hv1.hold(ToPort(WEB5, b"\xff" * 6 + bytes(60), "red"), 0)
+    hv1.moves.hold(ToPort(WEB5, b"\xff" * 6 + bytes(60), "red"), 0)
 
     assert hv1.drops.counts == {(DropReason.NOT_HERE, "red"): 1}
-    assert hv1.port_opened(WEB5, 0) == ()
+    assert hv1.moves.port_opened(WEB5, 0) == ()
 
 
 # What is sent on
@@ -138,25 +138,25 @@ def test_frame_for_a_group_does_not_wait() -> None:
 
 def test_waiting_frames_are_sent_on_in_order_once_the_record_says_where_to() -> None:
     hv1 = host("hv1")
-    hv1.port_closed(WEB5, 0)
+    hv1.moves.port_closed(WEB5)
     for number in range(3):
         hold(hv1, frame(number), 0.1, sender="edge-1")
 
-    sent = hv1.apply(at("hv2", 2), 0.2)
+    sent = hv1.moves.apply(at("hv2", 2), 0.2)
 
     assert [inner(each) for each in sent] == [bytes(frame(number)) for number in range(3)]
     assert {each.hop_limit for each in sent if isinstance(each, ToUnderlay)} == {61}
     assert {each.destination for each in sent if isinstance(each, ToUnderlay)} == {n.pa("hv2")}
-    assert hv1.redirects.packets == 3
+    assert hv1.moves.redirects.packets == 3
 
 
 def test_waiting_frames_of_a_vm_here_are_sent_as_any_other_of_its() -> None:
     hv1 = host("hv1")
     emission = n.only(n.send(hv1, ("red", "db", 6), n.frame("red", ("db", 6), ("web", 5))))
     assert isinstance(emission, ToPort)
-    hv1.hold(emission, 0)
+    hv1.moves.hold(emission, 0)
 
-    (sent,) = hv1.apply(at("hv2", 2), 0.2)
+    (sent,) = hv1.moves.apply(at("hv2", 2), 0.2)
 
     assert inner(sent) == emission.frame
     assert isinstance(sent, ToUnderlay)
@@ -165,7 +165,7 @@ def test_waiting_frames_of_a_vm_here_are_sent_as_any_other_of_its() -> None:
 
 def test_what_comes_later_is_sent_on_unchanged_with_one_outer_hop_less() -> None:
     hv1 = host("hv1")
-    hv1.apply(at("hv2", 2), 1.0)
+    hv1.moves.apply(at("hv2", 2), 1.0)
     sent = frame()
     sent.tos = 2
 
@@ -179,7 +179,7 @@ def test_what_comes_later_is_sent_on_unchanged_with_one_outer_hop_less() -> None
 
 def test_what_has_no_outer_hop_left_is_dropped() -> None:
     hv1 = host("hv1")
-    hv1.apply(at("hv2", 2), 1.0)
+    hv1.moves.apply(at("hv2", 2), 1.0)
     outer = msgspec.structs.replace(n.from_host("edge-1", to="hv1"), hop_limit=1)
 
     verdict = hv1.from_underlay(outer, n.nvgre("red", "web", frame()), 2.0)
@@ -190,14 +190,14 @@ def test_what_has_no_outer_hop_left_is_dropped() -> None:
 def test_nothing_is_sent_on_to_the_host_that_it_came_from() -> None:
     """That host has an older record than we, or we than it: its VM may be on its way back."""
     hv1 = host("hv1")
-    hv1.apply(at("hv2", 2), 1.0)
+    hv1.moves.apply(at("hv2", 2), 1.0)
 
     assert isinstance(land(hv1, frame(), 2.0, sender="hv2"), ToPort)
 
 
 def test_frame_that_comes_back_is_not_sent_on_again() -> None:
     hv1 = host("hv1")
-    hv1.apply(at("hv2", 2), 1.0)
+    hv1.moves.apply(at("hv2", 2), 1.0)
 
     assert isinstance(land(hv1, frame(), 2.0, sender="edge-1", ttl=62), ToUnderlay)
     # The sender says the same once more: it has come no further.
@@ -208,10 +208,10 @@ def test_frame_that_comes_back_is_not_sent_on_again() -> None:
 
 def test_frame_that_waited_in_vain_is_sent_even_to_where_it_came_from() -> None:
     hv1 = host("hv1")
-    hv1.apply(at("hv2", 2), 1.0)
+    hv1.moves.apply(at("hv2", 2), 1.0)
     hold(hv1, frame(), 2.0, sender="hv2")
 
-    (sent,) = hv1.expire(2.0 + LONGEST_HELD)
+    (sent,) = hv1.moves.expire(2.0 + LONGEST_HELD)
 
     assert isinstance(sent, ToUnderlay)
     assert sent.destination == n.pa("hv2")
@@ -220,26 +220,26 @@ def test_frame_that_waited_in_vain_is_sent_even_to_where_it_came_from() -> None:
 
 def test_after_a_while_nothing_is_sent_on_any_more() -> None:
     hv1 = host("hv1")
-    hv1.apply(at("hv2", 2), 1.0)
+    hv1.moves.apply(at("hv2", 2), 1.0)
     late = 1.0 + LASTS
 
     assert isinstance(land(hv1, frame(), late, sender="edge-1"), ToPort)
-    hv1.expire(late)
-    assert len(hv1.redirects) == 0
+    hv1.moves.expire(late)
+    assert len(hv1.moves.redirects) == 0
 
 
 @pytest.mark.parametrize("revision", [0, 1], ids=["older", "the same"])
 def test_record_that_is_not_newer_makes_nobody_send_on(revision: int) -> None:
     hv1 = host("hv1")
-    hv1.apply(at("hv2", revision), 1.0)
+    hv1.moves.apply(at("hv2", revision), 1.0)
 
     assert isinstance(land(hv1, frame(), 2.0, sender="edge-1"), ToPort)
 
 
 def test_host_that_never_had_the_vm_sends_nothing_on() -> None:
     elsewhere = n.host("hv2")
-    elsewhere.apply(at("edge-1", 2), 1.0)
-    elsewhere.apply(at("hv1", 3), 1.0)
+    elsewhere.moves.apply(at("edge-1", 2), 1.0)
+    elsewhere.moves.apply(at("hv1", 3), 1.0)
 
     outer = n.from_host("edge-1", to="hv2")
     verdict = elsewhere.from_underlay(outer, n.nvgre("red", "web", frame()), 2.0)
@@ -249,24 +249,24 @@ def test_host_that_never_had_the_vm_sends_nothing_on() -> None:
 
 def test_vm_that_has_come_back_gets_its_frames_again() -> None:
     hv1 = host("hv1")
-    hv1.apply(at("hv2", 2), 1.0)
-    hv1.apply(at("hv1", 3), 2.0)
+    hv1.moves.apply(at("hv2", 2), 1.0)
+    hv1.moves.apply(at("hv1", 3), 2.0)
 
     assert isinstance(land(hv1, frame(), 3.0, sender="edge-1"), ToPort)
 
 
 def test_record_that_is_deleted_ends_sending_on() -> None:
     hv1 = host("hv1")
-    hv1.apply(at("hv2", 2), 1.0)
-    hv1.apply([Delete(WEB, CA), Delete(WEB, CA6)], 2.0)
+    hv1.moves.apply(at("hv2", 2), 1.0)
+    hv1.moves.apply([Delete(WEB, CA), Delete(WEB, CA6)], 2.0)
 
-    assert len(hv1.redirects) == 0
+    assert len(hv1.moves.redirects) == 0
 
 
 def test_host_that_may_not_hold_the_tenant_is_sent_nothing() -> None:
     hv1 = host("hv1")
     stranger = msgspec.structs.replace(record("hv2", 2), pa=n.pa("edge-1"), host="edge-1")
-    hv1.apply([Put(stranger)], 1.0)
+    hv1.moves.apply([Put(stranger)], 1.0)
 
     assert isinstance(land(hv1, frame(), 2.0, sender="hv2"), ToPort)
 
@@ -276,7 +276,7 @@ def test_host_that_may_not_hold_the_tenant_is_sent_nothing() -> None:
 
 def test_sender_of_what_is_sent_on_is_taught_at_most_once_a_second() -> None:
     hv1 = host("hv1")
-    hv1.apply(at("hv2", 2), 1.0)
+    hv1.moves.apply(at("hv2", 2), 1.0)
     heard = listen(hv1)
     for number, now in enumerate((2.0, 2.5, 2.9, 3.0, 3.1)):
         land(hv1, frame(number), now, sender="edge-1")
@@ -335,7 +335,7 @@ def test_packet_that_a_gateway_passes_on_as_it_is_has_one_outer_hop_less() -> No
 def test_vm_that_has_just_come_is_reached_before_its_record_says_so() -> None:
     hv2 = host("hv2")
     heard = listen(hv2)
-    hv2.port_opened(WEB5, 0)
+    hv2.moves.port_opened(WEB5, 0)
     hv2.from_port(WEB5, bytes(n.frame("red", ("web", 5), ("web", 6))), 0.1)
 
     assert heard == [Heard(WEB5, (CA,), False)]
@@ -348,7 +348,7 @@ def test_vm_that_has_just_come_is_reached_before_its_record_says_so() -> None:
 def test_vm_that_has_not_been_heard_here_is_reached_where_its_record_says() -> None:
     """Its port may be here already while it runs elsewhere still."""
     hv2 = host("hv2")
-    hv2.port_opened(WEB5, 0)
+    hv2.moves.port_opened(WEB5, 0)
 
     emission, _ = n.to_underlay(n.send(hv2, ("red", "web", 6), n.frame("red", ("web", 6), ("web", 5))))
 
@@ -357,29 +357,29 @@ def test_vm_that_has_not_been_heard_here_is_reached_where_its_record_says() -> N
 
 def test_newer_record_that_says_otherwise_ends_it() -> None:
     hv2 = host("hv2")
-    hv2.port_opened(WEB5, 0)
+    hv2.moves.port_opened(WEB5, 0)
     hv2.from_port(WEB5, bytes(n.frame("red", ("web", 5), ("web", 6))), 0.1)
-    hv2.apply(at("hv1", 2), 0.2)
+    hv2.moves.apply(at("hv1", 2), 0.2)
 
     n.to_underlay(n.send(hv2, ("red", "web", 6), n.frame("red", ("web", 6), ("web", 5))))
 
 
 def test_port_that_closes_ends_it() -> None:
     hv2 = host("hv2")
-    hv2.port_opened(WEB5, 0)
+    hv2.moves.port_opened(WEB5, 0)
     hv2.from_port(WEB5, bytes(n.frame("red", ("web", 5), ("web", 6))), 0.1)
-    hv2.port_closed(WEB5, 0.2)
+    hv2.moves.port_closed(WEB5)
 
     n.to_underlay(n.send(hv2, ("red", "web", 6), n.frame("red", ("web", 6), ("web", 5))))
-    assert len(hv2.residence) == 0
+    assert len(hv2.moves.residence) == 0
 
 
 def test_vm_that_still_talks_at_its_old_host_does_not_claim_itself_back() -> None:
     hv1 = host("hv1", where="hv2")
-    hv1.port_opened(WEB5, 0)
-    hv1.apply(at("hv1", 2), 0.1)
+    hv1.moves.port_opened(WEB5, 0)
+    hv1.moves.apply(at("hv1", 2), 0.1)
     heard = listen(hv1)
-    hv1.apply(at("hv2", 3), 0.2)
+    hv1.moves.apply(at("hv2", 3), 0.2)
 
     hv1.from_port(WEB5, bytes(n.frame("red", ("web", 5), ("web", 6))), 0.3)
 
@@ -390,8 +390,8 @@ def test_vm_that_still_talks_at_its_old_host_does_not_claim_itself_back() -> Non
 def test_pinned_record_wins_over_whatever_is_heard() -> None:
     hv2 = host("hv2")
     pinned = msgspec.structs.replace(record("hv1", 5), epoch=0)
-    hv2.apply([Put(pinned)], 0)
-    hv2.port_opened(WEB5, 0)
+    hv2.moves.apply([Put(pinned)], 0)
+    hv2.moves.port_opened(WEB5, 0)
     hv2.from_port(WEB5, bytes(n.frame("red", ("web", 5), ("web", 6))), 0.1)
 
     n.to_underlay(n.send(hv2, ("red", "web", 6), n.frame("red", ("web", 6), ("web", 5))))
@@ -400,8 +400,8 @@ def test_pinned_record_wins_over_whatever_is_heard() -> None:
 def test_port_that_is_known_to_be_closed_is_no_way_to_a_vm_without_a_record() -> None:
     """A host that keeps only what it uses does not know where the VM is, and its gateway does."""
     hv2 = host("hv2")
-    hv2.apply([Delete(WEB, CA), Delete(WEB, CA6)], 0)
-    hv2.port_closed(WEB5, 0)
+    hv2.moves.apply([Delete(WEB, CA), Delete(WEB, CA6)], 0)
+    hv2.moves.port_closed(WEB5)
 
     emission, _ = n.to_underlay(n.send(hv2, ("red", "web", 6), n.frame("red", ("web", 6), ("web", 5))))
 

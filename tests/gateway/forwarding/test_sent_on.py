@@ -58,7 +58,7 @@ def host(name: str) -> Forwarder:
     forwarder = n.host(name)
     ports = {**forwarder.node.ports, WEB5: n.ports_of("hv1", n.network())[WEB5]}
     forwarder.replace_tables(Tables.compile(network), ports)
-    forwarder.apply(at("hv1", 1), 0)
+    forwarder.moves.apply(at("hv1", 1), 0)
     return forwarder
 
 
@@ -66,9 +66,9 @@ def host(name: str) -> Forwarder:
 @pytest.mark.parametrize("knows", [True, False], ids=["the new host knows", "the new host does not know yet"])
 def test_what_gateways_send_is_sent_on_to_the_new_host(source: str, knows: bool) -> None:
     old, new = host("hv1"), host("hv2")
-    old.apply(at("hv2", 2), 1)
+    old.moves.apply(at("hv2", 2), 1)
     if knows:
-        new.apply(at("hv2", 2), 1)
+        new.moves.apply(at("hv2", 2), 1)
 
     sent_on = n.only(
         old.from_underlay(n.from_host("edge-1", to="hv1"), n.nvgre("red", "web", of_gateway(source)), 2)
@@ -84,7 +84,7 @@ def test_what_gateways_send_is_sent_on_to_the_new_host(source: str, knows: bool)
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_host_that_has_not_had_the_vm_sends_nothing_in_a_gateways_place(source: str) -> None:
     new = host("hv2")
-    new.apply(at("hv2", 2), 1)
+    new.moves.apply(at("hv2", 2), 1)
     outer = msgspec.structs.replace(n.from_host("hv1", to="hv2"), source=THIRD)
 
     new.from_underlay(outer, n.nvgre("red", "web", of_gateway(source)), 2)
@@ -95,7 +95,7 @@ def test_a_host_that_has_not_had_the_vm_sends_nothing_in_a_gateways_place(source
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_host_that_had_the_vm_long_ago_sends_nothing_in_a_gateways_place(source: str) -> None:
     new = host("hv2")
-    new.apply(at("hv2", 2), 1)
+    new.moves.apply(at("hv2", 2), 1)
 
     new.from_underlay(n.from_host("hv1", to="hv2"), n.nvgre("red", "web", of_gateway(source)), 1 + LASTS)
 
@@ -104,7 +104,7 @@ def test_a_host_that_had_the_vm_long_ago_sends_nothing_in_a_gateways_place(sourc
 
 def test_what_is_sent_on_is_for_the_vm_that_has_moved_alone() -> None:
     new = host("hv2")
-    new.apply(at("hv2", 2), 1)
+    new.moves.apply(at("hv2", 2), 1)
     frame = of_gateway("172.16.0.10")
     frame.dst = str(n.mac("red", "web", 6))
 

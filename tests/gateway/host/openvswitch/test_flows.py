@@ -35,7 +35,7 @@ class Bridge:
             tables=self.forwarder.tables,
             directory=self.forwarder.directory,
             ports={key: Attached(port, self.numbers[key]) for key, port in self.forwarder.node.ports.items()},
-            residence=self.forwarder.residence,
+            residence=self.forwarder.moves.residence,
             redirects=redirects or {},  # type: ignore[arg-type]
         )
         self.flows = network_flows(view)

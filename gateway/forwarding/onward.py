@@ -1,0 +1,107 @@
+"""What has come to where its VM no longer is, or not yet: sent on to where it is by now."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from gateway.forwarding.delivery import Delivery
+from gateway.forwarding.directory import Directory
+from gateway.forwarding.drops import DropReason
+from gateway.forwarding.flows import Flow, as_it_is
+from gateway.forwarding.happenings import Happenings
+from gateway.forwarding.node import Arrival, Explain
+from gateway.forwarding.redirects import Redirects
+from gateway.forwarding.verdicts import Drop, ToPort, Verdict
+from gateway.forwarding.ways import Ways
+from gateway.packets import ethernet, ip
+from policies.facts import PacketFacts
+from policies.model import LookupRecord
+from policies.tables import Tables
+
+
+class Wait(Enum):
+    """What has become of a frame's waiting for a VM's port."""
+
+    NONE = "none"
+    RECORD_CAME = "record came"
+    """Its VM's record has changed meanwhile."""
+    IN_VAIN = "in vain"
+
+
+class Onward:
+    """The decisions of one node about what is to go on to another host."""
+
+    def __init__(
+        self,
+        tables: Tables,
+        directory: Directory,
+        ways: Ways,
+        delivery: Delivery,
+        redirects: Redirects,
+        happenings: Happenings,
+        explain: Explain | None = None,
+    ) -> None:
+        self._tables = tables
+        self._directory = directory
+        self._ways = ways
+        self._delivery = delivery
+        self._redirects = redirects
+        self._happenings = happenings
+        self._explain = explain
+
+    def redirect(
+        self,
+        arrival: Arrival,
+        facts: PacketFacts,
+        record: LookupRecord,
+        now: float,
+        wait: Wait = Wait.NONE,
+    ) -> Flow | None:
+        """Send on what came from the underlay for a VM that has left for another host (RFC 8014 section 6).
+
+        Not to the host that it came from, nor if it has been sent on from here before: then one of
+        the hosts has an older record, and knows better soon. So what has waited is sent on
+        even to where it came from; and even again if its record is newer than its wait, for so
+        it goes nowhere twice by one record.
+        """
+        outer = arrival.outer
+        if outer is None or not self._redirects.sends_on(record, now):
+            return None
+        self._happenings.stale(outer.source, record, now)
+        path = self._ways.onward(arrival.domain, record, facts)
+        if path is None:
+            return None
+        theirs = self._tables.provider_addresses_of.get(record.host, frozenset())
+        if wait is Wait.NONE and (outer.source == record.pa or outer.source in theirs):
+            return None
+        comes_back = self._redirects.comes_back(arrival.frame, outer.hop_limit)
+        if comes_back and wait is not Wait.RECORD_CAME:
+            return None
+        if self._explain:
+            self._explain("redirect", f"{record.ca} has left for {record.pa}: sent on")
+        self._redirects.packets += 1
+        return as_it_is(arrival, facts, path, None)
+
+    def release(self, held: ToPort, wait: Wait, now: float) -> Verdict | None:
+        """Decide anew about a frame that waits for a VM's port; None: nothing says that it is elsewhere.
+
+        To whom it goes is decided already, so all that may change is where that is.
+        """
+        vsid, mac = held.port
+        entry = self._tables.subnets.get(vsid)
+        if entry is None:
+            return Drop(DropReason.UNKNOWN_VSID, held.tenant)
+        if ethernet.decode_untrusted(held.frame).ethertype == ethernet.ARP:
+            return None
+        packet = held.frame[ethernet.HEADER_LENGTH :]
+        facts = ip.decode_untrusted(packet)
+        record = self._directory.find_of_mac(vsid, mac, facts.destination)
+        if record is None or record.pa in self._ways.own or self._ways.residence.has_arrived(record):
+            return None
+        arrival = Arrival(entry, held.frame, outer=held.outer)
+        if held.outer is not None:
+            flow = self.redirect(arrival, facts, record, now, wait)
+        else:
+            path = self._ways.onward(entry.domain, record, facts)
+            flow = as_it_is(arrival, facts, path, None) if path is not None else None
+        return self._delivery.carry(flow, arrival, facts, packet, now) if flow is not None else None
