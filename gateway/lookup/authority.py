@@ -16,6 +16,7 @@ from gateway.lookup import network as networks
 from gateway.lookup.alerts import AlertKind, Alerts
 from gateway.lookup.claims import Claim, FlapLimits, Mode, Reason, Refused, unfrozen
 from gateway.lookup.entries import Placement, RecordKey, Stored
+from gateway.lookup.follow import latest_revision
 from gateway.lookup.followers import Followers, NodeStatus
 from gateway.lookup.outcomes import ClaimAnswer, Forbidden, Unacceptable
 from gateway.lookup.principals import NOBODY, Credentials, Principal
@@ -33,6 +34,8 @@ from policies.model import LookupRecord, Network, ProviderHost, Role, Tenant, Tr
 
 # How long a write waits for this node's own replica to show it, so that whoever wrote reads it.
 OWN_REPLICA_SECONDS = 2.0
+# How long whoever claims what cannot be so waits for this node to know the latest network.
+LATEST_NETWORK_SECONDS = 1.0
 WAIT_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 10.0
 # A write that reads first is tried again where somebody was quicker.
@@ -94,10 +97,13 @@ class Authority:
         self._must_know()
         began = self._clock()
         with self._reporting(principal, f"claim of {vsid}/{mac} at {pa}"):
-            owner = self._claimant(principal, host, pa, mode)
-            tenant, subnet = self._subnet(vsid)
-            self._check_tenant(owner, tenant)
-            _check(subnet, mac, addresses)
+            try:
+                owner = self._claimant(principal, host, pa, mode, vsid, mac, addresses)
+            except Unacceptable:
+                # It may have become so a moment ago, through another lookup node.
+                latest = await latest_revision(self._store)
+                await self._replica.reached(latest, LATEST_NETWORK_SECONDS)
+                owner = self._claimant(principal, host, pa, mode, vsid, mac, addresses)
         before = self._replica.find_by_mac(vsid, mac)
         claim = Claim(vsid, mac, pa, owner.name, mode, self._now(), addresses, self._limits)
         try:
@@ -262,18 +268,29 @@ class Authority:
             raise self.refuse(principal, what, "only an operator may")
 
     def _claimant(
-        self, principal: Principal, host: str | None, pa: ProviderAddress, mode: Mode
+        self,
+        principal: Principal,
+        host: str | None,
+        pa: ProviderAddress,
+        mode: Mode,
+        vsid: Vsid,
+        mac: MacAddress,
+        addresses: tuple[CustomerAddress, ...],
     ) -> ProviderHost:
-        """Return for whom a claim is. Raises Forbidden or Unacceptable."""
-        if principal.role is Role.OPERATOR:
-            return self._owner(host, pa)
-        if principal.role is not Role.HOST:
-            raise Forbidden(f"a {principal.role} claims nothing")
-        if host is not None and host != principal.name:
-            raise Forbidden(f"{principal.name} claims for itself only")
-        if mode is Mode.ORCHESTRATE:
-            raise Forbidden("only an operator orchestrates")
-        return self._owner(principal.name, pa)
+        """Return for whom a claim is. Raises Forbidden, or Unacceptable by the network known here."""
+        if principal.role is not Role.OPERATOR:
+            if principal.role is not Role.HOST:
+                raise Forbidden(f"a {principal.role} claims nothing")
+            if host is not None and host != principal.name:
+                raise Forbidden(f"{principal.name} claims for itself only")
+            if mode is Mode.ORCHESTRATE:
+                raise Forbidden("only an operator orchestrates")
+            host = principal.name
+        owner = self._owner(host, pa)
+        tenant, subnet = self._subnet(vsid)
+        self._check_tenant(owner, tenant)
+        _check(subnet, mac, addresses)
+        return owner
 
     def _owner(self, name: str | None, pa: ProviderAddress) -> ProviderHost:
         for host in self._replica.network.hosts:

@@ -19,19 +19,19 @@ async def follow(store: LookupStore, after: int | None) -> AsyncIterator[Event]:
 
     Never ends by itself. Raises StoreUnavailable: go on then from the latest Progress.
     """
-    if after is not None and await _revision(store) < after:
+    if after is not None and await latest_revision(store) < after:
         after = None  # the store has been restored to an earlier state
     listed: int | None = None
     while True:
         if after is None:
-            after = await _revision(store)
+            after = await latest_revision(store)
             yield Reset(after)
             async with closing(entries(store, *NAMED_KINDS, Kind.RECORD)) as found:
                 async for entry in found:
                     yield entry
             # What has changed since the first page is told again: the whole is of one moment
             # only when the watch has come to the last page's.
-            listed = await _revision(store)
+            listed = await latest_revision(store)
         try:
             async with closing(store.watch(after)) as changes:
                 async for change in changes:
@@ -69,5 +69,6 @@ async def entries(store: LookupStore, *kinds: Kind) -> AsyncIterator[Stored]:
             last = page.entries[-1].key
 
 
-async def _revision(store: LookupStore) -> int:
+async def latest_revision(store: LookupStore) -> int:
+    """Return the revision that a store is at. Raises StoreUnavailable."""
     return (await store.page(Prefix(Kind.HOST), None, 1)).revision

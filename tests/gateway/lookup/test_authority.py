@@ -12,7 +12,7 @@ import pytest
 from gateway.lookup.alerts import AlertKind
 from gateway.lookup.authority import Authority, NoRecord
 from gateway.lookup.claims import FlapLimits, Mode, Reason, Refused
-from gateway.lookup.entries import Placement, RecordKey, Stored
+from gateway.lookup.entries import Kind, NamedKey, Placement, RecordKey, Stored
 from gateway.lookup.follow import follow
 from gateway.lookup.network import apply
 from gateway.lookup.outcomes import Forbidden, Unacceptable
@@ -21,7 +21,7 @@ from gateway.lookup.replica import Replica
 from gateway.lookup.store import Conflict, Expect, StoreUnavailable
 from gateway.lookup.stores.memory import MemoryStore
 from policies.addresses import Vsid, gateway_mac
-from policies.model import LookupRecord, Role
+from policies.model import LookupRecord, ProviderHost, Role
 from tests.gateway.lookup.serving import (
     BLUE,
     GATEWAY,
@@ -96,6 +96,19 @@ def test_host_claims_its_vm_and_reads_it_back_at_once() -> None:
         records = await moved(house, HV1, addresses=(KEY.ca,))
         assert [(each.host, each.pa, each.epoch) for each in records] == [("hv1", PA1, 1)]
         assert house.replica.find(WEB, KEY.ca) == records[0]
+        assert house.authority.alerts.counts.total() == 0
+
+    with_authority(test)
+
+
+def test_claim_is_judged_by_the_network_that_the_store_has_by_now() -> None:
+    async def test(house: House) -> None:
+        hv9 = ProviderHost("hv9", (pa("198.51.100.19"),), ("red",))
+        await house.store.put(NamedKey(Kind.HOST, "hv9"), hv9, Expect.ABSENT)
+        assert hv9 not in house.replica.network.hosts
+        principal = Principal("hv9", Role.HOST)
+        records = await moved(house, principal, pa=hv9.provider_addresses[0], addresses=(KEY.ca,))
+        assert [each.host for each in records] == ["hv9"]
         assert house.authority.alerts.counts.total() == 0
 
     with_authority(test)
