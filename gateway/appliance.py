@@ -82,7 +82,8 @@ async def run(
                     await path.start(traffic, appliance)
                 take = await _start_source(traffic, appliance, path, loop)
                 commands: dict[str, control.Command] = {
-                    "reload": Reload(appliance, reread, take, takes_part=_takes_part(appliance)).answer
+                    "reload": Reload(appliance, reread, take, takes_part=_takes_part(appliance)).answer,
+                    "sites": _no_sites,
                 }
                 if path is not None:
                     commands |= path.commands
@@ -154,6 +155,11 @@ async def _start_source(
 
     await adopt(appliance)
     return adopt
+
+
+async def _no_sites() -> list[object]:
+    """Answer for who carries no packets, or has no tunnels of its own."""
+    return []
 
 
 async def _open_control(

@@ -17,7 +17,7 @@ def lines(sites: Iterable[SiteStatus], now: float) -> Iterator[str]:
         found = True
         yield from _site(site, now)
     if not found:
-        yield "no sites are configured"
+        yield "this appliance dials no sites"
 
 
 def _site(site: SiteStatus, now: float) -> Iterator[str]:

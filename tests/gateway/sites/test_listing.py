@@ -103,7 +103,7 @@ def test_sites_are_ordered_with_a_line_between_them() -> None:
 
 
 def test_no_sites_are_said_to_be_none() -> None:
-    assert list(lines([], NOON)) == ["no sites are configured"]
+    assert list(lines([], NOON)) == ["this appliance dials no sites"]
 
 
 @pytest.mark.parametrize(
