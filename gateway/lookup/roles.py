@@ -123,6 +123,7 @@ class Serving(msgspec.Struct, frozen=True):
         steps = await network.apply(self.store, wanted)
         log.info("the file's network is written to the store: %d changes", len(steps))
         part = mark.with_suffix(".part")
+        part.touch(mode=0o600)
         part.write_text(digest + "\n")
         part.replace(mark)
         return True

@@ -145,10 +145,12 @@ def test_reload_takes_a_changed_token(tmp_path: Path) -> None:
 
 def test_state_folder_and_store_are_their_owners_alone(tmp_path: Path) -> None:
     async def test() -> None:
-        async with serving(appliance(tmp_path / "state", network("red"))):
+        async with serving(appliance(tmp_path / "state", network("red"))) as node:
+            await until_written(node, {"red"})
             folder = tmp_path / "state"
             assert folder.stat().st_mode & 0o777 == 0o700
-            assert (folder / "records.sqlite").stat().st_mode & 0o777 == 0o600
+            for file in ("records.sqlite", "network-written"):
+                assert (folder / file).stat().st_mode & 0o777 == 0o600
 
     asyncio.run(test())
 
