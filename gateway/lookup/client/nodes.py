@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import io
 import itertools
 import os
@@ -17,6 +16,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 import msgspec
 
+from gateway.lookup.answers import ProblemForm, decoded
 from gateway.lookup.client import credentials
 from gateway.lookup.forms import Malformed
 from gateway.lookup.store import StoreUnavailable
@@ -371,10 +371,11 @@ def _in_words(error: BaseException) -> str:
 
 
 def _reason(reply: Reply) -> str:
-    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, AttributeError, RecursionError):
-        found = msgspec.json.decode(reply.body)
-        return str(found.get("detail") or found.get("title") or f"status {reply.status}")
-    return f"status {reply.status}"
+    try:
+        problem = decoded(ProblemForm, reply.body)
+    except Malformed:
+        problem = ProblemForm()
+    return problem.detail or problem.title or f"status {reply.status}"
 
 
 def _is_elsewhere_better(status: int) -> bool:

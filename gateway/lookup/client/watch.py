@@ -12,9 +12,10 @@ from contextlib import aclosing
 from gateway.lookup.answers import raise_refusal
 from gateway.lookup.client.cache import Cache, Keeper
 from gateway.lookup.client.nodes import Fault, Nodes, read_bounded
-from gateway.lookup.client.watch_lines import Lines, event
+from gateway.lookup.client.watch_lines import event
 from gateway.lookup.entries import Event, Progress, Reset, Stored
 from gateway.lookup.forms import Malformed
+from gateway.lookup.lines import Lines
 from gateway.lookup.store import StoreUnavailable
 from policies.addresses import Vsid
 
@@ -76,11 +77,10 @@ class Watch:
                 lines = Lines()
                 async for chunk in response.content.iter_any():
                     for line in lines.feed(chunk):
-                        if line:
-                            found = event(line)
-                            self._check(found, after)
-                            self._remember(found)
-                            yield found
+                        found = event(line)
+                        self._check(found, after)
+                        self._remember(found)
+                        yield found
                 raise Fault(f"{response.url.origin()}: the watch has ended")
         except Malformed as error:
             self.malformed += 1

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import msgspec
 
 from gateway.lookup.answers import RecordForm, decoded, stored
@@ -11,9 +9,6 @@ from gateway.lookup.entries import Event, Key, Kind, NamedKey, Progress, RecordK
 from gateway.lookup.forms import VALUE_TYPES, Malformed, read
 from gateway.lookup.records_wire import customer_address
 from policies.addresses import Vsid
-
-LONGEST_LINE = 16 << 20
-"""A tenant with all of its sites and rules is one line."""
 
 
 class _Line(msgspec.Struct, frozen=True):
@@ -30,27 +25,6 @@ class _RecordName(msgspec.Struct, frozen=True):
 
 class _Name(msgspec.Struct, frozen=True):
     name: str
-
-
-class Lines:
-    """Cuts octets into lines, wherever they were cut on their way."""
-
-    def __init__(self) -> None:
-        self._rest: list[bytes] = []
-        self._length = 0
-
-    def feed(self, octets: bytes) -> Iterator[bytes]:
-        """Return the lines that are whole now. Raises Malformed for one that is too long."""
-        *whole, rest = octets.split(b"\n")
-        for line in whole:
-            yield b"".join((*self._rest, line))
-            self._rest.clear()
-            self._length = 0
-        if rest:
-            self._rest.append(rest)
-            self._length += len(rest)
-        if self._length > LONGEST_LINE:
-            raise Malformed(f"a line of more than {LONGEST_LINE >> 20} MiB")
 
 
 def event(line: bytes) -> Event:

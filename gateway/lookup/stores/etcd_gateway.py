@@ -19,11 +19,12 @@ from typing import TypeVar
 import aiohttp
 import msgspec
 
+from gateway.lookup.forms import Malformed
+from gateway.lookup.lines import Lines
 from gateway.lookup.store import StoreUnavailable
 from gateway.lookup.stores.etcd_wire import (
     Answer,
     Failure,
-    LineSplitter,
     RangeAnswer,
     TxnAnswer,
     WatchAnswer,
@@ -158,7 +159,7 @@ class EtcdGateway:
         """
         create = {"key": key, "range_end": end, "start_revision": start}
         create |= {"fragment": True, "progress_notify": True}
-        lines = LineSplitter()
+        lines = Lines()
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 response = await self._post(member, "watch", {"create_request": create}, WATCH_TIMEOUT)
@@ -177,7 +178,7 @@ class EtcdGateway:
                     for line in lines.feed(chunk):
                         yield _watch_answer(line)
                     yield Pause.SHORT
-        except (aiohttp.ClientError, OSError, msgspec.DecodeError) as error:
+        except (aiohttp.ClientError, OSError, msgspec.DecodeError, Malformed) as error:
             raise NoAnswer(_words(error)) from None
 
     async def ask(

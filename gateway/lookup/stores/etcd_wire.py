@@ -101,20 +101,3 @@ class WatchLine(msgspec.Struct, frozen=True, gc=False):
 def read(found: bytes, kind: type[T]) -> T:
     """Read an answer. Raises msgspec.DecodeError."""
     return msgspec.json.decode(found, type=kind, strict=False)
-
-
-class LineSplitter:
-    """Finds the lines in a stream of octets, however it is cut, and however long they are."""
-
-    def __init__(self) -> None:
-        self._rest: list[bytes] = []
-
-    def feed(self, chunk: bytes) -> list[bytes]:
-        """Return the lines that are complete now, without their ends."""
-        first, *further = chunk.split(b"\n")
-        self._rest.append(first)
-        if not further:
-            return []
-        lines = [b"".join(self._rest), *further]
-        self._rest = [lines.pop()]
-        return [line for line in lines if line]

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.lookup.answers import stored
-from gateway.lookup.client import watch_lines
-from gateway.lookup.client.watch_lines import Lines, event
+from gateway.lookup.client.watch_lines import event
 from gateway.lookup.entries import Kind, NamedKey, Progress, RecordKey, Reset, Stored
 from gateway.lookup.forms import Malformed
 from gateway.lookup.network import entries_of
@@ -50,24 +49,6 @@ def test_static_records_are_read_as_pinned() -> None:
 def test_progress_and_resync_are_read() -> None:
     assert event(progress(7)) == Progress(7)
     assert event(resync(8)) == Reset(8)
-
-
-@given(st.lists(st.binary(max_size=40).filter(lambda octets: b"\n" not in octets)), st.integers(1, 50))
-def test_lines_are_put_together_however_they_were_cut(whole: list[bytes], size: int) -> None:
-    octets = b"".join(each + b"\n" for each in whole)
-    lines = Lines()
-    found = [
-        each for start in range(0, len(octets), size) for each in lines.feed(octets[start : start + size])
-    ]
-    assert found == whole
-
-
-def test_a_line_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch_lines, "LONGEST_LINE", 1000)
-    lines = Lines()
-    assert not list(lines.feed(b"x" * 1000))
-    with pytest.raises(Malformed, match="a line of more"):
-        list(lines.feed(b"x"))
 
 
 @given(st.binary())

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 
+from gateway.lookup import lines
 from gateway.lookup.store import StoreUnavailable
 from gateway.lookup.stores import etcd_gateway
-from gateway.lookup.stores.etcd_gateway import EtcdGateway, OutOfRange
+from gateway.lookup.stores.etcd_gateway import EtcdGateway, NoAnswer, OutOfRange
 from policies.errors import ConfigurationError
 from policies.model import Etcd
 
@@ -176,6 +177,18 @@ def test_every_request_is_refused_by_a_member_without_a_leader() -> None:
         async with cluster(member) as gateway:
             await gateway.range(b"key")
         assert member.headers["Grpc-Metadata-hasleader"] == "true"
+
+    run(main)
+
+
+def test_watch_is_lost_whose_line_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "LONGEST_LINE", 1000)
+
+    async def main() -> None:
+        member = FakeMember(body="x" * 1001)
+        async with cluster(member) as gateway, aclosing(gateway.watch(member.url, b"a", b"b", 1)) as answers:
+            with pytest.raises(NoAnswer, match="a line of more"):
+                await anext(answers)
 
     run(main)
 

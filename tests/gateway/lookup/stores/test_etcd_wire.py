@@ -4,32 +4,8 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from gateway.lookup.stores.etcd_wire import LineSplitter, RangeAnswer, TxnAnswer, WatchLine, read
-
-
-@given(
-    st.lists(st.text("ab{}", min_size=1, max_size=9).map(str.encode), max_size=9), st.sets(st.integers(0, 90))
-)
-def test_lines_are_found_however_the_stream_is_cut(lines: list[bytes], places: set[int]) -> None:
-    stream = b"".join(line + b"\n" for line in lines)
-    cuts = sorted(place for place in places if place <= len(stream))
-    splitter = LineSplitter()
-    found = [
-        line
-        for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True)
-        for line in splitter.feed(stream[start:end])
-    ]
-    assert found == lines
-
-
-def test_line_is_not_told_before_its_end() -> None:
-    splitter = LineSplitter()
-    assert splitter.feed(b"a" * 1_000_000) == []
-    assert splitter.feed(b"b\n\nc") == [b"a" * 1_000_000 + b"b"]
-    assert splitter.feed(b"\n") == [b"c"]
+from gateway.lookup.stores.etcd_wire import RangeAnswer, TxnAnswer, WatchLine, read
 
 
 def test_numbers_are_text_octets_are_base64_and_zero_is_left_out() -> None:
