@@ -12,6 +12,7 @@ from gateway.control import Command
 from gateway.emissions import Emitter
 from gateway.forwarding.directory import Change, Directory
 from gateway.forwarding.drops import Drops
+from gateway.forwarding.guests import ADVERTISE_EVERY
 from gateway.forwarding.happenings import Listener
 from gateway.forwarding.node import Node
 from gateway.forwarding.pipeline import Forwarder
@@ -32,8 +33,6 @@ log = logging.getLogger("isthmus")
 
 # Seconds between two looks at what time alone ends: frames that are held, redirects.
 EXPIRE_EVERY = 0.1
-# Seconds between two router advertisements that nobody asked for (RFC 4861 section 6.2.1).
-ADVERTISE_EVERY = 600.0
 
 
 class DataPath(Protocol):

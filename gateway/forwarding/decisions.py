@@ -78,7 +78,7 @@ class Decisions:
     ) -> Flow | Verdict:
         """Decide an IP packet whose source has been admitted."""
         entry = arrival.entry
-        if facts.protocol == ICMPV6 and ndp.ROUTER_SOLICITATION <= facts.icmp_type <= ndp.REDIRECT:
+        if facts.protocol == ICMPV6 and facts.icmp_type in ndp.DISCOVERY:
             if facts.icmp_type == ndp.ROUTER_SOLICITATION:
                 return self.guests.router_solicitation(arrival, facts, packet, now)
             return self.neighbours.discovery(arrival, facts, packet)

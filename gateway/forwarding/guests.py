@@ -38,6 +38,9 @@ LEASE_TIME = 86_400
 # RFC 8319 section 4: as long as may be.
 ROUTER_LIFETIME = 65_535
 
+ADVERTISE_EVERY = 600.0
+"""Seconds between two router advertisements that nobody asked for (RFC 4861 section 6.2.1)."""
+
 _UDP = struct.Struct("!HHHH")  # ports, length, checksum
 _LIMITED_BROADCAST = b"\xff" * 4
 _NOBODY = bytes(4)

@@ -18,6 +18,8 @@ ROUTER_ADVERTISEMENT = 134
 NEIGHBOUR_SOLICITATION = 135
 NEIGHBOUR_ADVERTISEMENT = 136
 REDIRECT = 137
+DISCOVERY = range(ROUTER_SOLICITATION, REDIRECT + 1)
+"""All types of ICMPv6 that are neighbour discovery's."""
 
 # Only a node on the link can send it: every router on the way would have lowered it.
 HOP_LIMIT = 255

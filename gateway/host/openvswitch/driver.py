@@ -17,10 +17,11 @@ import trio
 
 from gateway.forwarding.directory import Change, Directory, Put
 from gateway.forwarding.drops import Drops
+from gateway.forwarding.guests import ADVERTISE_EVERY
 from gateway.forwarding.happenings import Happening, Heard, Listener
 from gateway.forwarding.node import Node
 from gateway.forwarding.pipeline import Forwarder
-from gateway.forwarding.verdicts import PortKey, ToPort
+from gateway.forwarding.verdicts import PortKey
 from gateway.host.openvswitch.bridge import COOKIE, LISTENER, TUNNELS, Bridge, BridgeError
 from gateway.host.openvswitch.flows import HEARD, Flows, difference, network_flows, vm_flows
 from gateway.host.openvswitch.view import Attached, View
@@ -39,8 +40,6 @@ LOOK = 0.1
 COUNT = 1.0
 # Seconds after which something that failed is tried again.
 RETRY = 0.5
-# Seconds between two router advertisements that nobody asked for (RFC 4861 section 6.2.1).
-ADVERTISE_EVERY = 600.0
 # Records turned into flows before packets of the agent's own get their turn.
 AT_ONCE = 256
 
@@ -129,7 +128,7 @@ class OpenVswitchDriver:
         """Ask the VM at a port whether it has an address, soon."""
         question = self.forwarder.probe(port, ca)
         attached = self._attached().get(port)
-        if isinstance(question, ToPort) and attached is not None and self._nursery is not None:
+        if question is not None and attached is not None and self._nursery is not None:
             self._nursery.start_soon(self._send, attached.number, question.frame)
 
     def tell(self, listener: Listener) -> None:

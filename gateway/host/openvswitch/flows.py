@@ -23,6 +23,7 @@ from collections.abc import Iterator, Mapping
 from gateway.forwarding.neighbours import is_gateway_address, resolve
 from gateway.forwarding.pmtu import OVERHEAD_IPV4, OVERHEAD_IPV6
 from gateway.host.openvswitch.view import Attached, View
+from gateway.packets import ndp
 from gateway.packets.ethernet import HEADER_LENGTH
 from policies.addresses import Address, MacAddress, Prefix, ProviderAddress, Vsid, gateway_mac
 from policies.model import AddressHop, LookupRecord, NextHop, SubnetHop
@@ -43,9 +44,6 @@ GROUPS = ("ip,nw_{0}=224.0.0.0/4", "ip,nw_{0}=255.255.255.255", "ipv6,ipv6_{0}=f
 
 # Frames for the agent carry the number of the port that they came from in their destination.
 HEARD = bytes.fromhex("02697300")
-
-DISCOVERY = range(133, 138)
-ROUTER_SOLICITATION, ROUTER_ADVERTISEMENT, SOLICITATION, ADVERTISEMENT, REDIRECT = DISCOVERY
 
 
 def network_flows(view: View) -> Flows:
@@ -143,7 +141,7 @@ def _port_flows(view: View, entry: SubnetEntry, attached: Attached) -> Iterator[
             yield _match(SOURCE, 310, asked), aside.rstrip(",") or "drop"
             yield _match(SOURCE, 320, f"{asked},arp_spa={address}"), heard
         else:
-            asked = f"{here},icmp6,icmp_type={SOLICITATION},icmp_code=0,nd_target={address}"
+            asked = f"{here},icmp6,icmp_type={ndp.NEIGHBOUR_SOLICITATION},icmp_code=0,nd_target={address}"
             yield _match(SOURCE, 310, asked), "drop"
     for address in sorted(port.addresses):
         if address.version == 4:
@@ -164,12 +162,12 @@ def _port_flows(view: View, entry: SubnetEntry, attached: Attached) -> Iterator[
         "ipv6_src=fe80::/10",
     ):
         said = f"{here},icmp6,{source}"
-        yield _match(SOURCE, 300, f"{said},icmp_type={ADVERTISEMENT}"), heard
-        for kind in (ROUTER_SOLICITATION, SOLICITATION):
+        yield _match(SOURCE, 300, f"{said},icmp_type={ndp.NEIGHBOUR_ADVERTISEMENT}"), heard
+        for kind in (ndp.ROUTER_SOLICITATION, ndp.NEIGHBOUR_SOLICITATION):
             yield _match(SOURCE, 300, f"{said},icmp_type={kind}"), to_gateway
-    for kind in (ROUTER_SOLICITATION, SOLICITATION):
+    for kind in (ndp.ROUTER_SOLICITATION, ndp.NEIGHBOUR_SOLICITATION):
         yield _match(SOURCE, 300, f"{here},{GROUP},icmp6,ipv6_src=::,icmp_type={kind}"), _goto(GATEWAY)
-    for kind in DISCOVERY:
+    for kind in ndp.DISCOVERY:
         yield _match(SOURCE, 280, f"{here},icmp6,icmp_type={kind}"), "drop"
         yield _match(SOURCE, 305, f"{here},icmp6,ipv6_src=fe80::1,icmp_type={kind}"), "drop"
     if entry.dhcp and entry.gateway_ipv4 is not None:
@@ -216,7 +214,7 @@ def _sender_flows(view: View, domain: RoutingDomain, number: int, version: int) 
 def _inner_flows(domain: RoutingDomain, number: int) -> Iterator[tuple[str, str]]:
     """What a host may send as the source of a packet: what lies in the tenant's subnets (see `admit`)."""
     tenant = f"reg0={number}"
-    for kind in DISCOVERY:
+    for kind in ndp.DISCOVERY:
         yield _match(INNER, 400, f"{tenant},icmp6,icmp_type={kind}"), "drop"
     for address in domain.gateway_addresses:
         yield _match(INNER, 400, f"{tenant},{_source(Address(address))}"), "drop"
@@ -304,13 +302,13 @@ def _subnet_flows(view: View, entry: SubnetEntry) -> Iterator[tuple[str, str]]:
         arriving = f"{subnet},dl_dst={attached.port.mac}"
         # A gateway's answer for the VM that asked; nobody else's is believed.
         yield _match(DELIVER, 200, f"{arriving},reg3=1,arp,arp_op=2"), to_port
-        for kind in (ROUTER_ADVERTISEMENT, ADVERTISEMENT):
+        for kind in (ndp.ROUTER_ADVERTISEMENT, ndp.NEIGHBOUR_ADVERTISEMENT):
             yield _match(DELIVER, 200, f"{arriving},reg3=1,icmp6,icmp_type={kind}"), to_port
         for family in ("ip", "ipv6"):
             yield _match(DELIVER, 100, f"{arriving},reg3=1,{family}"), to_port
             # What another host has not had judged goes to the gateway first, and comes back from there.
             yield _match(DELIVER, 90, f"{arriving},{family}"), to_port if is_judged else _goto(GATEWAY)
-    for kind in DISCOVERY:
+    for kind in ndp.DISCOVERY:
         yield _match(DELIVER, 190, f"{subnet},icmp6,icmp_type={kind}"), "drop"
 
 

@@ -11,7 +11,7 @@ from gateway.forwarding.directory import Directory
 from gateway.forwarding.residence import Residence
 from gateway.forwarding.verdicts import PortKey
 from policies.addresses import CustomerAddress, ProviderAddress
-from policies.model import LookupRecord, Port
+from policies.model import LookupRecord, Port, SubnetHop
 from policies.tables import RoutingDomain, SubnetEntry, Tables
 
 
@@ -76,5 +76,4 @@ class View(msgspec.Struct, frozen=True, eq=False, dict=True):
     def next_hop(self, domain: RoutingDomain, ca: CustomerAddress) -> LookupRecord | None:
         """The record of a VM that routes lead through."""
         hop = domain.routes.lookup(ca)
-        vsid = getattr(hop, "vsid", None)
-        return self.directory.find(vsid, ca) if vsid is not None else None
+        return self.directory.find(hop.vsid, ca) if isinstance(hop, SubnetHop) else None
