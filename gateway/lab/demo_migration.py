@@ -6,8 +6,6 @@ import re
 import signal
 import time
 
-import msgspec
-
 from gateway.lab import nodes, tools
 from gateway.lab.demo_sites import EDGE, SitesDemo, with_sites, write_secrets
 from gateway.lab.migration import Mover, Operator, Outcome, Talkers
@@ -36,8 +34,7 @@ token and its ports' names; the network and the records come to it, over TLS.
 
 def migration_plan() -> Plan:
     """Red in two subnets on two hosts, and its site."""
-    plan = with_sites(standard_plan(tenants=("red",)))
-    return msgspec.structs.replace(plan, sites=tuple(site for site in plan.sites if site.tenant == "red"))
+    return with_sites(standard_plan(tenants=("red",)))
 
 
 class MigrationDemo:

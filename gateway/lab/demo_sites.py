@@ -39,7 +39,8 @@ PICTURE = f"""
 
 
 def with_sites(plan: Plan) -> Plan:
-    """Add both sites to a plan: they dial in, and are known by their identities."""
+    """Add its tenants' sites to a plan: they dial in, and are known by their identities."""
+    tenants = {subnet.tenant for subnet in plan.subnets}
     sites = (
         Site(
             tenant=tenant,
@@ -49,6 +50,7 @@ def with_sites(plan: Plan) -> Plan:
             ike={"local_id": EDGE_ID, "remote_id": f"{name}.example", "psk_file": _secret_file(name)},
         )
         for tenant, (name, _) in SITES.items()
+        if tenant in tenants
     )
     return msgspec.structs.replace(plan, sites=tuple(sites))
 

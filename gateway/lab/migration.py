@@ -153,20 +153,19 @@ class Outcome(msgspec.Struct, frozen=True):
         """Compare what everybody has sent and heard."""
         beats = next(iter(inside.sent.values()))
         pauses = [streams.pause_around(beats, at) for at in stops]
-        found = []
+        found, silence = [], streams.Heard()
         for name, (talk, address) in observers.items():
             for label, sent, heard in (
-                (f"from {name}", talk.sent[own_address], inside.heard.get(address)),
-                (f"to {name}", inside.sent[address], talk.heard.get(own_address)),
+                (f"from {name}", talk.sent[own_address], inside.heard.get(address, silence)),
+                (f"to {name}", inside.sent[address], talk.heard.get(own_address, silence)),
             ):
-                came = heard if heard is not None else streams.Heard()
                 found.append(
                     Stream(
                         name=label,
                         sent=len(sent),
                         lost=streams.lost(sent, heard, pauses),
-                        duplicates=streams.duplicates(came),
-                        longest_gap=streams.longest_gap(came),
+                        duplicates=streams.duplicates(heard),
+                        longest_gap=streams.longest_gap(heard),
                     )
                 )
         return cls(pauses, found)

@@ -45,8 +45,6 @@ class Talk(msgspec.Struct):
     sent: dict[str, list[int]] = msgspec.field(default_factory=dict)
     """The time in nanoseconds of each datagram; its place is its number."""
     heard: dict[str, Heard] = msgspec.field(default_factory=dict)
-    unsent: int = 0
-    """What its own machine refused to send."""
 
 
 class Pause(msgspec.Struct, frozen=True):
@@ -71,9 +69,9 @@ def pause_around(sent: list[int], stopped_at: int) -> Pause:
     return Pause(sent[place - 1], sent[place])
 
 
-def lost(sent: list[int], heard: Heard | None, excused: list[Pause]) -> list[int]:
+def lost(sent: list[int], heard: Heard, excused: list[Pause]) -> list[int]:
     """Return the numbers of the datagrams that never came although they were sent outside every pause."""
-    came = set(heard.numbers) if heard is not None else set()
+    came = set(heard.numbers)
     return [
         number
         for number, at in enumerate(sent)
@@ -122,11 +120,9 @@ class Talker:
 
     def _send(self) -> None:
         for target, times in self.talk.sent.items():
-            try:
+            # What its own machine refuses to send has not been sent.
+            with contextlib.suppress(OSError):
                 self._socket.sendto(_DATAGRAM.pack(self._mark, len(times)), (target, PORT))
-            except OSError:
-                self.talk.unsent += 1
-            else:
                 times.append(time.monotonic_ns())
 
     def end(self) -> None:
