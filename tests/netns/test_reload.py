@@ -87,5 +87,5 @@ def test_reload_that_finds_a_port_taken_leaves_the_gateway_running(
     with edge.call(take_port), pytest.raises(LabError, match="another IKE daemon"):
         ask(laboratory, "reload")
 
-    assert ask(laboratory, "sites") == "no sites are configured\n"
+    assert ask(laboratory, "sites") == "this appliance dials no sites\n"
     assert ask(laboratory, "reload") == "reloaded\n"
