@@ -10,14 +10,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 
-import msgspec
-
 from gateway.lookup import network as networks
 from gateway.lookup.alerts import AlertKind, Alerts
 from gateway.lookup.claims import Claim, FlapLimits, Mode, Reason, Refused, unfrozen
 from gateway.lookup.entries import Placement, RecordKey, Stored
 from gateway.lookup.follow import latest_revision
-from gateway.lookup.followers import Followers, NodeStatus
+from gateway.lookup.followers import Followers
 from gateway.lookup.outcomes import ClaimAnswer, Forbidden, Unacceptable
 from gateway.lookup.principals import NOBODY, Credentials, Principal
 from gateway.lookup.replica import Replica
@@ -69,10 +67,6 @@ class Authority:
         self._limits = limits
         self._now = now
         self._clock = clock
-
-    def nodes(self) -> list[NodeStatus]:
-        """Return the hosts and gateways that are connected, and what they have learned."""
-        return self.followers.nodes()
 
     async def claim(
         self,
@@ -141,14 +135,14 @@ class Authority:
         for attempt in range(ATTEMPTS):
             current = await self._expected(key, expected)
             before = current.value if current is not None else None
-            value = Placement(mac, pa, host, translation or subnet.translation)
-            if isinstance(before, Placement):
-                value = msgspec.structs.replace(value, frozen=before.frozen, moves=before.moves)
-                value = (
-                    value if translation else msgspec.structs.replace(value, translation=before.translation)
-                )
+            kept = before if isinstance(before, Placement) else Placement(mac, pa, host, subnet.translation)
+            value = Placement(
+                mac, pa, host, translation or kept.translation, frozen=kept.frozen, moves=kept.moves
+            )
+            # Where any epoch is as good, it is the one that has just been read.
+            as_read = current.epoch if expected is Expect.ANY and current is not None else expected
             try:
-                return await self._written(await self._store.put(key, value, _cas(current, expected)))
+                return await self._written(await self._store.put(key, value, as_read))
             except Conflict:
                 if expected is not Expect.ANY or attempt == ATTEMPTS - 1:
                     raise
@@ -355,11 +349,6 @@ class Authority:
         learning = self.followers.learn(revision, keys, began if moved else None, named)
         learned = await learning.wait(named, min(wait_seconds, LONGEST_WAIT_SECONDS))
         return ClaimAnswer(records, learned)
-
-
-def _cas(current: Stored | None, expected: Expected) -> Expected:
-    """What the store is to expect: what has just been read, where any is as good."""
-    return current.epoch if expected is Expect.ANY and current is not None else expected
 
 
 def _check_pin(current: Stored) -> None:

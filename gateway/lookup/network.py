@@ -84,14 +84,10 @@ def assemble(values: Iterable[Value]) -> Network:
     )
 
 
-def difference(wanted: Network, current: Iterable[Stored]) -> list[Step]:
-    """Return the steps from what is stored to a network, in an order in which any may be the last."""
-    return [step for phase in phases(wanted, current) for step in phase]
-
-
 def phases(wanted: Network, current: Iterable[Stored]) -> list[list[Step]]:
-    """Return the steps in phases, one after the other; those of a phase may be taken in any order.
+    """Return the steps from what is stored to a network, of which any may be the last, in phases.
 
+    Phases are taken one after the other, and the steps of one in any order.
     Hosts, gateways and tenants come before what refers to them, and go after it. A virtual
     subnet that goes, or goes to another tenant, loses all its records; other dynamic
     records are left alone.

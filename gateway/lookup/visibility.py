@@ -103,11 +103,6 @@ def view(principal: Principal, network: Network) -> View:
     return _narrow(network, tenants, frozenset(hosts | {principal.name}), gateways=True)
 
 
-def visible(principal: Principal, network: Network, entry: Stored) -> Stored | None:
-    """Return what somebody sees of one entry or tombstone, or None."""
-    return view(principal, network).entry(entry)
-
-
 class Views:
     """The views of everybody who asks, each made once for each state of the network.
 

@@ -121,7 +121,7 @@ async def get_nodes(call: Call) -> web.StreamResponse:
     """The hosts and gateways that follow this node. A host sees itself."""
     if call.principal.role is Role.READER:
         raise call.authority.refuse(call.principal, "list of nodes", "a reader may not")
-    nodes = call.authority.nodes()
+    nodes = call.authority.followers.nodes()
     if call.principal.role is Role.HOST:
         nodes = [node for node in nodes if node.name == call.principal.name]
     return answer(msgspec.json.encode(nodes))
@@ -135,7 +135,7 @@ async def get_status(call: Call) -> web.StreamResponse:
         "records": len(replica),
         "synced": replica.is_synced,
         "stale_seconds": stale_seconds(replica),
-        "nodes": len(authority.nodes()),
+        "nodes": len(authority.followers.nodes()),
         "watches": len(call.watches),
         "convergence": authority.followers.convergence(),
     }

@@ -5,7 +5,7 @@ import pytest
 
 from gateway.lookup.entries import Kind, NamedKey, Placement, RecordKey, Stored
 from gateway.lookup.principals import Principal
-from gateway.lookup.visibility import HIDDEN, Views, view, visible
+from gateway.lookup.visibility import HIDDEN, Views, view
 from policies.model import Network, Role, Tenant
 from tests.gateway.lookup.serving import (
     BLUE,
@@ -68,11 +68,11 @@ def test_identities_of_sites_are_for_those_who_dial_them() -> None:
     entry = Stored(NamedKey(Kind.TENANT, "red"), RED, 1, 1)
 
     for principal in (HV1, READER):
-        shown = visible(principal, NETWORK, entry)
+        shown = view(principal, NETWORK).entry(entry)
         assert shown is not None
         assert isinstance(shown.value, Tenant)
         assert [site.ike for site in shown.value.sites] == [HIDDEN]
-    assert visible(GATEWAY, NETWORK, entry) == entry
+    assert view(GATEWAY, NETWORK).entry(entry) == entry
 
 
 def test_records_and_their_tombstones_are_seen_by_their_virtual_subnet_alone() -> None:
@@ -80,9 +80,9 @@ def test_records_and_their_tombstones_are_seen_by_their_virtual_subnet_alone() -
     tombstone = msgspec.structs.replace(record, value=None)
 
     for entry in (record, tombstone):
-        assert visible(HV1, NETWORK, entry) is None
-        assert visible(READER, NETWORK, entry) is None
-        assert visible(HV3, NETWORK, entry) == entry
+        assert view(HV1, NETWORK).entry(entry) is None
+        assert view(READER, NETWORK).entry(entry) is None
+        assert view(HV3, NETWORK).entry(entry) == entry
 
 
 def test_views_that_are_equal_are_one_until_the_network_is_another() -> None:

@@ -105,7 +105,7 @@ def test_orchestrated_claim_is_answered_by_those_who_watch_another_node(tmp_path
             revision = await place(first, WEB, "10.0.1.5", 5, "hv1")
             assert await second.replica.reached(revision, 5)
             await acknowledged(second, "hv1", "hv2")
-            assert second.authority.nodes() == []
+            assert second.authority.followers.nodes() == []
             began = time.monotonic()
             for to in ("198.51.100.12", "198.51.100.11", "198.51.100.12"):
                 assert (await move(operator, to)).learned == {"hv1": True, "hv2": True}
@@ -125,7 +125,7 @@ def test_hosts_at_different_nodes_are_both_waited_for(tmp_path: Path) -> None:
             revision = await place(first, WEB, "10.0.1.5", 5, "hv1")
             assert await second.replica.reached(revision, 5)
             await acknowledged(second, "hv1", "hv2")
-            assert [node.name for node in second.authority.nodes()] == ["hv2"]
+            assert [node.name for node in second.authority.followers.nodes()] == ["hv2"]
             assert (await move(operator, "198.51.100.12")).learned == {"hv1": True, "hv2": True}
 
     asyncio.run(main())
