@@ -80,11 +80,17 @@ class Service:
     def __init__(self, node: FakeNode) -> None:
         self.node = node
         self.learned = {"hv1": True, "hv2": True}
+        self.is_empty = False
+        """Whether nothing is recorded, and nobody is connected."""
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         match request.method, request.path:
+            case "GET", "/v1/records" if self.is_empty:
+                answer: object = {"records": [], "continue": None, "revision": 1234}
+            case "GET", "/v1/nodes" if self.is_empty:
+                answer = []
             case "GET", "/v1/records":
-                answer: object = {"records": [FORM, SIXTH], "continue": None, "revision": 1234}
+                answer = {"records": [FORM, SIXTH], "continue": None, "revision": 1234}
             case "POST", "/v1/resolve":
                 wanted = (await request.json())[0]["ca"]
                 found = {each["ca"]: each for each in (FORM, SIXTH)}.get(wanted)
@@ -156,6 +162,30 @@ def test_records_are_listed_one_a_line(
         "5001     fd00:1::5        02:00:00:00:01:05  hv1 at 198.51.100.11  encap  epoch 7\n"
     )
     assert service.node.asked == [("GET", "/v1/records?tenant=red&limit=1000")]
+
+
+@pytest.mark.parametrize(
+    ("of", "code", "error"),
+    [
+        ((), 0, ""),
+        (("--tenant", "red"), 0, ""),
+        (("--vsid", "5001"), 0, ""),
+        (("--tenant", "rde"), 1, "isthmus: there is no tenant rde; known: red\n"),
+        (("--vsid", "5009"), 1, "isthmus: no virtual subnet has VSID 5009\n"),
+    ],
+)
+def test_having_no_records_is_told_from_not_being_there(
+    service: Service,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    of: tuple[str, ...],
+    code: int,
+    error: str,
+) -> None:
+    service.is_empty = True
+    assert isthmus(monkeypatch, "records", "list", *of, "--lookup", service.node.url) == code
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", error)
 
 
 def test_records_are_listed_as_json(
@@ -279,6 +309,14 @@ def test_nodes_are_listed_with_what_they_have_learned(
         "host     hv1  revision 9  up to date, connected for 62 s\n"
         "host     hv2  revision 9  0.2 s behind, connected for 62 s\n"
     )
+
+
+def test_it_is_said_that_nobody_is_connected(
+    service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.is_empty = True
+    assert isthmus(monkeypatch, "nodes", "--lookup", service.node.url) == 0
+    assert capsys.readouterr().out == "no host and no gateway is connected to this lookup node\n"
 
 
 def test_a_files_network_is_applied_to_the_service_that_the_file_names(

@@ -77,7 +77,10 @@ async def apply(client: LookupClient, network: Network, *, dry_run: bool, json: 
 async def list_records(client: LookupClient, *, tenant: str | None, vsid: Vsid | None, json: bool) -> int:
     """Show the records of a tenant or a virtual subnet, or all."""
     async with aclosing(client.records(tenant=tenant, vsid=vsid)) as records:
-        _show([record async for record in records], json=json, alone=False)
+        found = [record async for record in records]
+    if not found:
+        await _check_there(client, tenant, vsid)
+    _show(found, json=json, alone=False)
     return 0
 
 
@@ -177,12 +180,24 @@ async def nodes(client: LookupClient, *, json: bool) -> int:
     if json:
         _say(msgspec.json.encode(found).decode())
         return 0
+    if not found:
+        _say("no host and no gateway is connected to this lookup node")
     width = max((len(node.name) for node in found), default=0)
     for node in found:
         behind = f"{node.behind:.1f} s behind" if node.behind else "up to date"
         since = f"connected for {node.connected_seconds:.0f} s"
         _say(f"{node.role:<8} {node.name:<{width}}  revision {node.revision}  {behind}, {since}")
     return 0
+
+
+async def _check_there(client: LookupClient, tenant: str | None, vsid: Vsid | None) -> None:
+    """Raise NotPossible where a tenant or a virtual subnet is none of those that whoever asks may see."""
+    tenants = (await client.network()).tenants
+    if tenant is not None and all(each.name != tenant for each in tenants):
+        known = ", ".join(each.name for each in tenants) or "none"
+        raise NotPossible(f"there is no tenant {tenant}; known: {known}")
+    if vsid is not None and all(subnet.vsid != vsid for each in tenants for subnet in each.subnets):
+        raise NotPossible(f"no virtual subnet has VSID {vsid}")
 
 
 async def _vsid_of(client: LookupClient, tenant: str | None, vsid: Vsid | None, ca: CustomerAddress) -> Vsid:
