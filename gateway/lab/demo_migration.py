@@ -8,7 +8,7 @@ import time
 
 from gateway.lab import nodes, tools
 from gateway.lab.demo_sites import EDGE, SitesDemo, with_sites, write_secrets
-from gateway.lab.migration import Mover, Operator, Outcome, Talkers
+from gateway.lab.migration import Mover, Operator, Outcome, Talkers, start_transfer
 from gateway.lab.narration import Narrator
 from gateway.lab.nodes import LookupPlan
 from gateway.lab.premises import SERVER
@@ -73,11 +73,14 @@ class MigrationDemo:
             PREMISES: (self.lab.vm(PREMISES), SERVER[0]),
         }
         mover.stops.clear()
-        receivers, senders = self._transfers(vm.address())
+        transfers = [
+            start_transfer(self.lab, vm, name, port, TRANSFER, RATE)
+            for port, name in enumerate(observers, start=5001)
+        ]
         pings = self._pings(vm.address())
         talkers = Talkers(self.lab, vm, observers)
         time.sleep(0.5)
-        inside = [talkers.inside, *receivers]
+        inside = [talkers.inside, *(receiver for receiver, _ in transfers)]
         answer = None
         if announced:
             mover.announced(vm, host, inside)
@@ -87,13 +90,13 @@ class MigrationDemo:
         outcome = talkers.end(mover.stops)
         self._report(outcome)
         self._report_pings(pings, outcome)
-        self._report_transfers(senders)
+        self._report_transfers([sender for _, sender in transfers])
         if answer is not None:
             learned = ", ".join(name for name, has in answer["learned"].items() if has)
             self.tell.claim(
                 all(answer["learned"].values()), f"Before the VM went on, {learned} had learned of its move."
             )
-        slowest = operator.ask("GET", "/v1/status")["convergence"]["p99_ms"]
+        slowest = operator.ask("GET", "/v1/status")["convergence"]["max_ms"]
         self.tell.say(f"From a claim to the last node that learned it: {slowest:.1f} ms at most.")
 
     def _report(self, outcome: Outcome) -> None:
@@ -106,30 +109,6 @@ class MigrationDemo:
         self.tell.claim(
             outcome.lost == 0, f"The VM stood still for {pause:.0f} ms; outside of that, no packet was lost."
         )
-
-    def _transfers(self, address: str) -> tuple[list[Process], list[Process]]:
-        """Start a transfer by TCP from each observer."""
-        receivers, senders = [], []
-        for port, name in ((5001, NEIGHBOUR), (5002, PREMISES)):
-            receiver = self.lab.start_python(
-                f"{MOVING}-receives-{port}", self.lab.vm(MOVING), "gateway.lab.probe", "receive", str(port)
-            )
-            receiver.wait_for("^listening")
-            receivers.append(receiver)
-            senders.append(
-                self.lab.start_python(
-                    f"{name}-sends",
-                    self.lab.vm(name),
-                    "gateway.lab.probe",
-                    "send",
-                    address,
-                    str(port),
-                    str(TRANSFER),
-                    "--rate",
-                    str(RATE),
-                )
-            )
-        return receivers, senders
 
     def _report_transfers(self, senders: list[Process]) -> None:
         for process in senders:

@@ -176,6 +176,22 @@ class Outcome(msgspec.Struct, frozen=True):
         return sum(len(stream.lost) for stream in self.streams)
 
 
+def start_transfer(
+    lab: Datacenter, vm: Vm, observer: str, port: int, octets: int, rate: int
+) -> tuple[Process, Process]:
+    """Start a transfer by TCP to a VM, and return who receives and who sends.
+
+    The rate is in octets a second. The sender ends with 0 once it knows that all has come, and whole.
+    """
+    receiver = lab.start_python(
+        f"{vm.name}-receives-{port}", lab.vm(vm.name), "gateway.lab.probe", "receive", str(port)
+    )
+    receiver.wait_for("^listening")
+    words = ("send", vm.address(), str(port), str(octets), "--rate", str(rate))
+    sender = lab.start_python(f"{observer}-sends", lab.vm(observer), "gateway.lab.probe", *words)
+    return receiver, sender
+
+
 class Mover:
     """Moves VMs as hypervisors do: the guest stands still, its port goes over, the guest goes on."""
 

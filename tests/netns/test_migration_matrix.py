@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from gateway.lab.demo_sites import SitesDemo, with_sites
-from gateway.lab.migration import Outcome
+from gateway.lab.migration import Outcome, start_transfer
 from gateway.lab.namespaces import Namespace
 from gateway.lab.narration import Narrator
 from gateway.lab.premises import SERVER
@@ -96,7 +96,7 @@ def test_no_vm_of_many_loses_a_packet_outside_its_pauses(
     moving = [vm for vm in datacenter.lab.plan.vms if vm.host != "hv3"][:VMS]
     for number, vm in enumerate(moving):
         observer = OBSERVERS[number % len(OBSERVERS)]
-        receiver, sender = start_transfer(datacenter, vm, observer)
+        receiver, sender = start_transfer(datacenter.lab, vm, observer, 5001, OCTETS, RATE)
         for tally in (announced, orchestrated):
             tally.add(vm.name, move_to_and_fro(datacenter, vm, tally.how, receiver))
         assert sender.returncode is None, f"the transfer to {vm.name} was over before the moves"
@@ -141,15 +141,3 @@ def move_to_and_fro(world: World, vm: Vm, how: str, receiver: Process) -> Outcom
 def address_of(world: World, name: str) -> tuple[Namespace, str]:
     address = SERVER[0] if name == PREMISES else world.vm(name).address()
     return world.lab.vm(name), address
-
-
-def start_transfer(world: World, vm: Vm, observer: str) -> tuple[Process, Process]:
-    """Start a transfer to a VM, and return who receives and who sends."""
-    port = "5001"
-    receiver = world.lab.start_python(
-        f"{vm.name}-receives", world.lab.vm(vm.name), "gateway.lab.probe", "receive", port
-    )
-    receiver.wait_for("^listening")
-    words = ("send", vm.address(), port, str(OCTETS), "--rate", str(RATE))
-    sender = world.lab.start_python(f"{observer}-sends", world.lab.vm(observer), "gateway.lab.probe", *words)
-    return receiver, sender
