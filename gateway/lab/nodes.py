@@ -66,7 +66,7 @@ def configuration(
     """Write a node's appliance.toml.
 
     With a lookup service, only the nodes that serve it have the network, and nobody has static
-    records; without one, everybody has, of the VMs that he `knows`. A host always has its VMs' ports.
+    records; without one, everybody has, of the VMs that it `knows`. A host always has its VMs' ports.
     """
     lines = [
         *_table("[appliance]", name=node.name, state=str(state), engine="python"),

@@ -74,9 +74,8 @@ def test_a_vm_that_moves_during_an_outage_is_found_after_it(datacenter: World) -
         datacenter.mover.announced(datacenter.vm(name), host)
         time.sleep(0.3)
 
-    took = datacenter.wait_until_at(name, host, timeout=8)
+    datacenter.wait_until_at(name, host, timeout=8)
 
-    assert took < 8
     expect_reachable(datacenter, name)
     after = everything(datacenter)
     others = {key for key, record in before.items() if record["mac"] != datacenter.vm(name).mac}

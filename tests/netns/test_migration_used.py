@@ -45,7 +45,9 @@ def test_a_host_learns_what_its_vms_use_and_no_more(datacenter: World) -> None:
     assert kept(datacenter, "hv3") <= own + 2
 
 
-@pytest.mark.parametrize("name", ["red-web1", "red-db2"])
+@pytest.mark.parametrize(
+    "name", ["red-web1", pytest.param("red-db2", marks=[pytest.mark.interop, pytest.mark.long])]
+)
 def test_nothing_is_lost_outside_the_pause_of_a_vm_whose_move_is_orchestrated(
     datacenter: World, name: str
 ) -> None:
