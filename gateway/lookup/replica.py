@@ -9,7 +9,6 @@ started), and `stale_since` (the source is away, or has not caught up).
 from __future__ import annotations
 
 import asyncio
-import gc
 import itertools
 import logging
 import random
@@ -23,6 +22,7 @@ from gateway.lookup.follow import closing
 from gateway.lookup.history import History
 from gateway.lookup.journal import Journal, Snapshot
 from gateway.lookup.network import assemble
+from gateway.lookup.resync import Resync
 from gateway.lookup.store import StoreError, StoreUnavailable
 from policies.addresses import CustomerAddress, MacAddress, Vsid
 from policies.model import LookupRecord, Network
@@ -34,9 +34,6 @@ Source = Callable[[int | None], AsyncIterator[Event]]
 
 AT_ONCE = 1000
 """Changes told to a subscriber in one batch, and taken before others get their turn."""
-
-# From so many records on, the collector of cycles is kept from them.
-_MANY = 10_000
 
 _FIRST_DELAY = 0.1
 _LONGEST_DELAY = 5.0
@@ -52,41 +49,6 @@ class Batch(msgspec.Struct, frozen=True):
     """The whole network where it has changed."""
     revision: int
     is_synced: bool
-
-
-class _Whole:
-    """What has been told since a Reset: what differs, and what is as it was."""
-
-    def __init__(self, revision: int, *, is_restored: bool) -> None:
-        self.revision = revision
-        self.is_restored = is_restored
-        self.fresh: dict[Key, Stored] = {}
-        self.same_records: dict[Vsid, set[CustomerAddress]] = {}
-        self.same_named: set[NamedKey] = set()
-
-    def take(self, entry: Stored, current: Stored | None) -> None:
-        """Take an entry, given what the replica has of its key."""
-        known = self.fresh.get(entry.key)
-        if known is None and self.has(entry.key):
-            known = current
-        if known is not None and known.revision >= entry.revision:
-            return
-        if entry != current:
-            self.fresh[entry.key] = entry
-            return
-        self.fresh.pop(entry.key, None)
-        if isinstance(entry.key, RecordKey):
-            self.same_records.setdefault(entry.key.vsid, set()).add(entry.key.ca)
-        else:
-            self.same_named.add(entry.key)
-
-    def has(self, key: Key) -> bool:
-        """Whether a key has been told, so that it is not gone."""
-        if key in self.fresh:
-            return True
-        if isinstance(key, RecordKey):
-            return key.ca in self.same_records.get(key.vsid, ())
-        return key in self.same_named
 
 
 class Replica:
@@ -128,7 +90,7 @@ class Replica:
         # Where the source has to be before it is believed to have caught up.
         self._awaited = 0
         self._behind_since: float | None = None
-        self._whole: _Whole | None = None
+        self._resync: Resync | None = None
         self._is_loading = False
         # Deleted after the latest Progress: until the next one, an older put may still come.
         self._tombstones: dict[Key, int] = {}
@@ -152,9 +114,7 @@ class Replica:
     def network(self) -> Network:
         """The network, without what refers to something that is not there."""
         if self._network is None:
-            self._network = assemble(
-                entry.value for entry in self._contents.named() if entry.value is not None
-            )
+            self._network = assemble(self._contents.network_values())
         return self._network
 
     @property
@@ -243,7 +203,7 @@ class Replica:
         self._is_loading = False
         self._tombstones.clear()
         if revision is not None:
-            self._keep_from_collector()
+            self._contents.keep_from_collector()
             self.stale_since = _now() - journal.age
             self.has_contents = True
             self.revision = self._complete = revision
@@ -272,8 +232,8 @@ class Replica:
 
     def _take(self, event: Event) -> None:
         if isinstance(event, Stored):
-            if self._whole is not None:
-                self._whole.take(event, self._contents.entry(event.key))
+            if self._resync is not None:
+                self._resync.take(event)
             elif self._is_news(event):
                 self._change(event)
         elif isinstance(event, Reset):
@@ -305,7 +265,7 @@ class Replica:
         self._highest = max(self._highest, revision)
         if not self._is_loading:
             self._history.add(entry)
-            if self._whole is None:
+            if self._resync is None:
                 self.revision = max(self.revision, revision)
         if len(self._changes) >= AT_ONCE:
             self._flush()
@@ -323,7 +283,7 @@ class Replica:
         # Where nobody has been told anything yet, what comes is taken as it comes.
         self._is_loading = self._contents.is_empty and not self.has_contents
         if not self._is_loading:
-            self._whole = _Whole(revision, is_restored=is_behind)
+            self._resync = Resync(self._contents, revision, is_restored=is_behind)
 
     def _bear_with(self, revision: int) -> None:
         """Take a source that is behind us for one that will catch up, while our patience lasts."""
@@ -336,11 +296,11 @@ class Replica:
         return self._behind_since is not None and _now() - self._behind_since >= self._patience
 
     def _progress(self, revision: int) -> None:
-        if self._whole is not None:
-            self._swap(self._whole, revision)
+        if self._resync is not None:
+            self._swap(self._resync, revision)
         elif self._is_loading:
             self._is_loading = False
-            self._keep_from_collector()
+            self._contents.keep_from_collector()
             self.revision = revision
             self._highest = max(self._highest, revision)
             self._history.restart(self._highest)
@@ -369,53 +329,33 @@ class Replica:
         self.is_synced = self.has_contents = True
         self._flush_soon()
 
-    def _swap(self, whole: _Whole, revision: int) -> None:
+    def _swap(self, resync: Resync, revision: int) -> None:
         """Go over to what has been told since a Reset, and tell the differences."""
-        differences = list(whole.fresh.values())
-        is_restored = whole.is_restored or any(
-            entry.revision < (self._contents.revision_of(entry.key) or 0) for entry in differences
-        )
-        differences += (
-            Stored(entry.key, None, entry.epoch, whole.revision)
-            for entry in self._contents.entries_but(whole.same_named, whole.same_records)
-            if entry.key not in whole.fresh
-        )
-        differences.sort(key=lambda entry: entry.revision)
-        if is_restored:
-            log.warning("the lookup service's store has gone back to revision %d", whole.revision)
-            self.revision = self._highest = whole.revision
+        differences = resync.finish()
+        if resync.is_restored:
+            log.warning("the lookup service's store has gone back to revision %d", resync.revision)
+            self.revision = self._highest = resync.revision
             self._tombstones.clear()
         for entry in differences:
             self._change(entry)
-        self._whole = None
+        self._resync = None
         self._highest = max(self._highest, revision)
-        if is_restored or not self.has_contents:
+        if resync.is_restored or not self.has_contents:
             self._history.restart(self._highest)
         else:
             self._history.close_past(self._highest)
         self._rewrite()
-
-    def _keep_from_collector(self) -> None:
-        """Have the collector of cycles pass over what has been loaded: in records there are none.
-
-        Whenever it looked at a million of them, every thread would stand still for 0.15 s.
-        """
-        if len(self) >= _MANY:
-            gc.collect()
-            gc.freeze()
 
     def _rewrite(self) -> None:
         if self._journal is not None:
             self._journal.rewrite()
 
     def _snapshot(self) -> Snapshot | None:
-        if self._complete is None:
-            return None
-        return Snapshot(*self._contents.snapshot(), self._complete)
+        return None if self._complete is None else Snapshot(*self._contents.snapshot(), self._complete)
 
     def _lose(self, reason: str) -> None:
         """Note that the source is away: reads go on from what is here."""
-        self._whole = None
+        self._resync = None
         self._is_loading = False
         if self.stale_since is None:
             self.stale_since = _now()
@@ -431,7 +371,7 @@ class Replica:
 
     def _flush(self) -> None:
         self._is_flush_due = False
-        is_whole = self.has_contents and self._whole is None
+        is_whole = self.has_contents and self._resync is None
         network = self.network if is_whole and self._subscribers else self._told[2]
         now = (self.revision, self.is_synced, network)
         if not self._changes and now == self._told:
