@@ -1,4 +1,4 @@
-"""The commands that ask a lookup service: `apply`, `records …`, `migrate` and `nodes`."""
+"""The commands that ask a lookup service: `apply`, `records …`, `migrate`, `nodes` and `alerts`."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ records = App(name="records", help="Show and change the records of a lookup serv
 
 def register(app: App) -> None:
     """Add these commands to the command line."""
-    for command in (apply, records, migrate, nodes):
+    for command in (apply, records, migrate, nodes, alerts):
         app.command(command)
 
 
@@ -319,6 +319,21 @@ def nodes(file: Path | None = None, *, json: bool = False, service: Service = NO
     from gateway.lookup.client import commands
 
     return commands.run(_access(file, service), lambda client: commands.nodes(client, json=json))
+
+
+def alerts(file: Path | None = None, *, json: bool = False, service: Service = NOWHERE) -> int:
+    """Show the last alerts of a lookup node: what it refused, and records that moved too often.
+
+    Parameters
+    ----------
+    file
+        The configuration, appliance.toml, of whoever serves records or follows them.
+    json
+        Print one JSON array.
+    """
+    from gateway.lookup.client import commands
+
+    return commands.run(_access(file, service), lambda client: commands.alerts(client, json=json))
 
 
 def with_contents(

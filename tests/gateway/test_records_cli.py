@@ -87,6 +87,15 @@ class Service:
         match request.method, request.path:
             case "GET", "/v1/records" if self.is_empty:
                 answer: object = {"records": [], "continue": None, "revision": 1234}
+            case "GET", "/v1/status" if self.is_empty:
+                answer = {"alerts": []}
+            case "GET", "/v1/status":
+                frozen = {
+                    "at": 1.7e9,
+                    "kind": "frozen",
+                    "message": "record 5001/10.0.1.5 has moved too often",
+                }
+                answer = {"alerts": [frozen]}
             case "GET", "/v1/nodes" if self.is_empty:
                 answer = []
             case "GET", "/v1/records":
@@ -309,6 +318,27 @@ def test_nodes_are_listed_with_what_they_have_learned(
         "host     hv1  revision 9  up to date, connected for 62 s\n"
         "host     hv2  revision 9  0.2 s behind, connected for 62 s\n"
     )
+
+
+@pytest.mark.parametrize("is_empty", [False, True])
+def test_alerts_are_listed_with_their_times(
+    service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_empty: bool
+) -> None:
+    service.is_empty = is_empty
+    assert isthmus(monkeypatch, "alerts", "--lookup", service.node.url) == 0
+    assert capsys.readouterr().out == (
+        "this lookup node has no alerts\n"
+        if is_empty
+        else "2023-11-14 22:13:20 UTC  frozen   record 5001/10.0.1.5 has moved too often\n"
+    )
+
+
+def test_alerts_are_not_for_everybody(
+    service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.node.answer = says({"revision": 1})
+    assert isthmus(monkeypatch, "alerts", "--lookup", service.node.url) == 1
+    assert "only operators and gateways" in capsys.readouterr().err
 
 
 def test_it_is_said_that_nobody_is_connected(

@@ -10,11 +10,13 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
 from gateway.lookup import forms
+from gateway.lookup.alerts import Alert
 from gateway.lookup.claims import Mode, Refused
 from gateway.lookup.client.client import LookupClient
 from gateway.lookup.outcomes import ClaimAnswer, Forbidden, Unacceptable
@@ -187,6 +189,23 @@ async def nodes(client: LookupClient, *, json: bool) -> int:
         behind = f"{node.behind:.1f} s behind" if node.behind else "up to date"
         since = f"connected for {node.connected_seconds:.0f} s"
         _say(f"{node.role:<8} {node.name:<{width}}  revision {node.revision}  {behind}, {since}")
+    return 0
+
+
+async def alerts(client: LookupClient, *, json: bool) -> int:
+    """Show a node's last alerts: what it has refused, and the records that have moved too often."""
+    found = (await client.status()).get("alerts")
+    if found is None:
+        raise NotPossible("only operators and gateways are told the alerts")
+    last = msgspec.convert(found, list[Alert])
+    if json:
+        _say(msgspec.json.encode(last).decode())
+        return 0
+    for alert in last:
+        at = datetime.fromtimestamp(alert.at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        _say(f"{at}  {alert.kind:<7}  {alert.message}")
+    if not last:
+        _say("this lookup node has no alerts")
     return 0
 
 
