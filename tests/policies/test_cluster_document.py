@@ -29,7 +29,7 @@ def test_only_the_networks_file_has_the_network_and_it_compiles() -> None:
     assert {name for name, network in networks.items() if network.tenants or network.hosts} == {
         "network.toml"
     }
-    assert len(Tables.compile(networks["network.toml"]).subnets) == 2
+    assert len(Tables.compile(networks["network.toml"]).subnets) == 3
 
 
 def test_nodes_ask_all_lookup_nodes_and_show_a_certificate_that_these_know() -> None:
