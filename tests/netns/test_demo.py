@@ -66,13 +66,14 @@ def test_demo_does_without_installed_tools(
 def test_demo_fails_and_says_which_claim_does_not_hold(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def show(self: Demo, _begun: float) -> None:
+    def show(self: Demo) -> None:
         self.start_nodes()
         self.across_subnets()
 
     # With all records the hosts need no gateway, so the claims that it carries packets are wrong.
     monkeypatch.setattr(demo, "knows", lambda _node, _vm: True)
     monkeypatch.setattr(Demo, "show", show)
+    monkeypatch.setattr(demo_migration, "show", lambda _narrator: None)
 
     assert demo.run() == 1
     said = capsys.readouterr()
