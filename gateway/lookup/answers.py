@@ -11,7 +11,7 @@ from typing import NoReturn, TypeVar
 import msgspec
 
 from gateway.lookup.claims import Reason, Refused
-from gateway.lookup.entries import Key, Placement, RecordKey, Stored
+from gateway.lookup.entries import Key, Stored
 from gateway.lookup.forms import Malformed
 from gateway.lookup.outcomes import Forbidden, Unacceptable
 from gateway.lookup.records_wire import customer_address, provider_address
@@ -119,17 +119,11 @@ def decoded(kind: type[T], octets: bytes) -> T:
         raise Malformed(str(error)) from None
 
 
-def stored(record: LookupRecord) -> Stored:
-    """The entry behind a record, as far as readers see it: those of epoch 0 are pinned."""
-    value = Placement(record.mac, record.pa, record.host, record.translation, pinned=record.epoch == 0)
-    return Stored(RecordKey(record.vsid, record.ca), value, record.epoch, record.revision)
-
-
 def raise_refusal(status: int, octets: bytes, key: Key | None = None) -> NoReturn:
     """Raise what it means: Forbidden, Refused, Conflict (of a key), StoreUnavailable or Unacceptable."""
     try:
         problem = decoded(ProblemForm, octets)
-        current = stored(problem.current.record()) if problem.current is not None else None
+        current = Stored.of(problem.current.record()) if problem.current is not None else None
     except Malformed:
         problem, current = ProblemForm(), None
     if status in (401, 403):

@@ -232,7 +232,4 @@ class Contents:
 
 def _stored(segment: _Segment, record: LookupRecord) -> Stored:
     told = segment.told.get(record.ca)
-    if told is not None:
-        return told
-    placement = Placement(record.mac, record.pa, record.host, record.translation)
-    return Stored(RecordKey(record.vsid, record.ca), placement, record.epoch, record.revision)
+    return told if told is not None else Stored.of(record)

@@ -81,6 +81,12 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
     epoch: int
     revision: int
 
+    @classmethod
+    def of(cls, record: LookupRecord) -> Stored:
+        """Return the entry behind a record, as far as readers see it: those of epoch 0 are pinned."""
+        value = Placement(record.mac, record.pa, record.host, record.translation, pinned=record.epoch == 0)
+        return cls(RecordKey(record.vsid, record.ca), value, record.epoch, record.revision)
+
     @property
     def record(self) -> LookupRecord | None:
         """The lookup record as readers see it, or None for a tombstone or another kind."""

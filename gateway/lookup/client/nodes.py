@@ -71,8 +71,8 @@ class Node:
 class Nodes:
     """Asks the nodes in their configured order, and stays with one that answers.
 
-    One that fails (no connection, no answer in time, a status of 500 or above) is for a while asked only
-    where none of the others answers.
+    One that fails (no connection, no answer in time, a status of 429 or of 500 and above) is for a while
+    asked only where none of the others answers.
     """
 
     def __init__(self, access: LookupAccess) -> None:

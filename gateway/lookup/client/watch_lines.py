@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from gateway.lookup.answers import RecordForm, decoded, stored
+from gateway.lookup.answers import RecordForm, decoded
 from gateway.lookup.entries import Event, Key, Kind, NamedKey, Progress, RecordKey, Reset, Stored
 from gateway.lookup.forms import VALUE_TYPES, Malformed, read
 from gateway.lookup.records_wire import customer_address
@@ -46,7 +46,7 @@ def event(line: bytes) -> Event:
 def _put(line: _Line) -> Stored:
     if line.kind is Kind.RECORD:
         return msgspec.structs.replace(
-            stored(decoded(RecordForm, line.value).record()), revision=line.revision
+            Stored.of(decoded(RecordForm, line.value).record()), revision=line.revision
         )
     value = read(VALUE_TYPES[line.kind], decoded(object, line.value), line.kind.value)
     name = getattr(value, "name", None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from gateway.lookup.answers import stored
 from gateway.lookup.client.cache import Cache, Keeper
 from gateway.lookup.entries import RecordKey, Stored
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
@@ -70,11 +69,11 @@ def test_what_a_watch_keeps_is_good_for_as_long_as_it_runs_and_then_for_a_while(
     known.keep(keeper)
     known.answered(KEY, HERE, 10, now=0)
     assert known.find(KEY, now=10_000) == (HERE,)
-    known.told(keeper, stored(THERE), now=10_000)
+    known.told(keeper, Stored.of(THERE), now=10_000)
     assert known.find(KEY, now=20_000) == (THERE,)
     known.told(keeper, Stored(KEY, None, 2, 30), now=20_000)
     assert known.find(KEY, now=30_000) == (None,)
-    known.told(keeper, stored(record("hv3", 40)), now=30_000)
+    known.told(keeper, Stored.of(record("hv3", 40)), now=30_000)
     known.lose(keeper, now=40_000)
     assert known.find(KEY, now=40_029) == (record("hv3", 40),)
     assert known.find(KEY, now=40_030) is None
@@ -107,7 +106,7 @@ def test_a_watch_of_one_virtual_subnet_keeps_no_other() -> None:
 def test_changes_of_what_nobody_asked_for_are_not_remembered() -> None:
     known, keeper = cache(), live(10)
     known.keep(keeper)
-    known.told(keeper, stored(THERE), now=0)
+    known.told(keeper, Stored.of(THERE), now=0)
     assert len(known) == 0
 
 
@@ -115,7 +114,7 @@ def test_an_older_change_moves_nothing_back() -> None:
     known, keeper = cache(), live(10)
     known.keep(keeper)
     known.answered(KEY, THERE, 20, now=0)
-    known.told(keeper, stored(HERE), now=0)
+    known.told(keeper, Stored.of(HERE), now=0)
     assert known.find(KEY, now=0) == (THERE,)
 
 

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.lookup.answers import stored
 from gateway.lookup.client.watch_lines import event
 from gateway.lookup.entries import Kind, NamedKey, Progress, RecordKey, Reset, Stored
 from gateway.lookup.forms import Malformed
@@ -29,7 +28,7 @@ RECORD = LookupRecord(
     7,
     1234,
 )
-ENTRIES = [stored(RECORD), *(Stored(key, value, 0, 9) for key, value in entries_of(NETWORK).items())]
+ENTRIES = [Stored.of(RECORD), *(Stored(key, value, 0, 9) for key, value in entries_of(NETWORK).items())]
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: str(entry.key))
@@ -41,7 +40,7 @@ def test_what_a_node_writes_is_read_as_it_was(entry: Stored) -> None:
 
 def test_static_records_are_read_as_pinned() -> None:
     static = msgspec.structs.replace(RECORD, epoch=0)
-    found = event(line(stored(static)))
+    found = event(line(Stored.of(static)))
     assert isinstance(found, Stored)
     assert found.record == static
 
