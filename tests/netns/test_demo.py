@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.lab import demo, nodes, strongswan, tools
+from gateway.lab import demo, demo_migration, nodes, strongswan, tools
 from gateway.lab.demo import Demo
 
 pytestmark = pytest.mark.netns
