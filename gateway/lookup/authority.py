@@ -12,7 +12,7 @@ from itertools import islice
 
 from gateway.lookup import network as networks
 from gateway.lookup.alerts import AlertKind, Alerts
-from gateway.lookup.claims import Claim, FlapLimits, Mode, Reason, Refused, unfrozen
+from gateway.lookup.claims import MOST_OF_A_HOST, Claim, FlapLimits, Mode, Reason, Refused, unfrozen
 from gateway.lookup.entries import Placement, RecordKey, Stored
 from gateway.lookup.follow import latest_revision
 from gateway.lookup.followers import Followers
@@ -99,6 +99,8 @@ class Authority:
                 await self._replica.reached(latest, LATEST_NETWORK_SECONDS)
                 owner = self._claimant(principal, host, pa, mode, vsid, mac, addresses)
         before = self._replica.find_by_mac(vsid, mac)
+        if principal.role is Role.HOST:
+            self._check_room(owner.name, {*(record.ca for record in before), *addresses}, vsid)
         claim = Claim(vsid, mac, pa, owner.name, mode, self._now(), addresses, self._limits)
         try:
             entries = await self._store.claim(claim)
@@ -307,6 +309,13 @@ class Authority:
         if tenant.name not in host.tenants:
             # A host is not told whose the virtual subnets of others are.
             raise Unacceptable(f"{host.name} is not allowed the tenant of this virtual subnet")
+
+    def _check_room(self, host: str, addresses: set[CustomerAddress], vsid: Vsid) -> None:
+        """Raise Refused where a host would claim more records than it may have, as far as is known here."""
+        found = (self._replica.find(vsid, ca) for ca in addresses)
+        new = sum(record is None or record.host != host for record in found)
+        if new and self._replica.held_by(host) + new > MOST_OF_A_HOST:
+            raise Refused(Reason.TOO_MANY)
 
     async def _expected(self, key: RecordKey, expected: Expected) -> Stored | None:
         """Return what is stored of a record that is to be written. Raises Conflict and Refused."""

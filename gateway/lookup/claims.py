@@ -17,6 +17,9 @@ from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsi
 MOST_OF_A_MAC = 64
 """Customer addresses that claims give to one MAC. All of them move together, in one write."""
 
+MOST_OF_A_HOST = 16_384
+"""Records that a host's own claims bring it to."""
+
 
 class Mode(StrEnum):
     """Why a host claims a MAC."""
@@ -71,7 +74,7 @@ class Reason(StrEnum):
     FROZEN = "frozen"
     """It has moved too often."""
     TOO_MANY = "too-many"
-    """The MAC would have more addresses than claims give to one."""
+    """The MAC, or the host, would have more addresses than claims give to one."""
     UNKNOWN = "unknown"
     """Nothing is recorded of the MAC, and no address is named."""
 

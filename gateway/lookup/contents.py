@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import gc
+from collections import Counter
 from collections.abc import Iterator, Mapping, Set
 
 from gateway.lookup.entries import Key, Kind, NamedKey, Placement, RecordKey, Stored, Value
@@ -36,7 +37,8 @@ class _Segment:
         self.order: list[CustomerAddress] | None = None
         self.by_mac: _ByMac | None = None
 
-    def put(self, record: LookupRecord) -> None:
+    def put(self, record: LookupRecord) -> LookupRecord | None:
+        """Take a record, and return what was there."""
         old = self.by_ca.get(record.ca)
         self.by_ca[record.ca] = record
         if self.order is not None and old is None:
@@ -45,16 +47,19 @@ class _Segment:
             if old is not None:
                 _remove_mac(self.by_mac, old)
             _add_mac(self.by_mac, record)
+        return old
 
-    def remove(self, ca: CustomerAddress) -> None:
+    def remove(self, ca: CustomerAddress) -> LookupRecord | None:
+        """Forget a record, and return what was there."""
         record = self.by_ca.pop(ca, None)
         if record is None:
-            return
+            return None
         self.told.pop(ca, None)
         if self.order is not None:
             del self.order[bisect.bisect_left(self.order, ca)]
         if self.by_mac is not None:
             _remove_mac(self.by_mac, record)
+        return record
 
     def in_order(self) -> list[CustomerAddress]:
         if self.order is None:
@@ -96,6 +101,7 @@ class Contents:
         # A million records name a few hosts: each name and address is kept once.
         self._hosts: dict[str, str] = {}
         self._addresses: dict[ProviderAddress, ProviderAddress] = {}
+        self._held: Counter[str] = Counter()
 
     def __len__(self) -> int:
         """How many records there are."""
@@ -129,17 +135,26 @@ class Contents:
         record = None
         if isinstance(value, Placement):
             record = self._record(segment.vsid, key.ca, value, entry)
-            segment.put(record)
+            old = segment.put(record)
             if value.pinned or value.frozen or value.moves:
                 segment.told[key.ca] = entry
             elif segment.told:
                 segment.told.pop(key.ca, None)
         else:
-            segment.remove(key.ca)
+            old = segment.remove(key.ca)
             if not segment.by_ca:
                 del self._segments[key.vsid]
         self._count += len(segment.by_ca) - before
+        if old is None or record is None or old.host != record.host:
+            if record is not None:
+                self._held[record.host] += 1
+            if old is not None:
+                self._held[old.host] -= 1
         return record
+
+    def held_by(self, host: str) -> int:
+        """Return how many records are of a host."""
+        return self._held[host]
 
     def find(self, vsid: Vsid, ca: CustomerAddress) -> LookupRecord | None:
         """Return a record as readers see it."""

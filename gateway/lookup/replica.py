@@ -126,6 +126,10 @@ class Replica:
         """Return all records of a MAC; usually one for each family."""
         return self._contents.find_by_mac(vsid, mac)
 
+    def held_by(self, host: str) -> int:
+        """Return how many records are of a host."""
+        return self._contents.held_by(host)
+
     def entry(self, key: Key) -> Stored | None:
         """Return a live entry as the store has it."""
         return self._contents.entry(key)

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from gateway.lookup import forms
 from gateway.lookup.authority import LONGEST_WAIT_SECONDS, WAIT_SECONDS
-from gateway.lookup.claims import MOST_OF_A_MAC, Mode, Reason, Refused
+from gateway.lookup.claims import MOST_OF_A_HOST, MOST_OF_A_MAC, Mode, Reason, Refused
 from gateway.lookup.entries import NamedKey, RecordKey, Stored
 from gateway.lookup.http.calls import LARGE, Call, RevisionNumber, VsidNumber, answer, read_address, read_text
 from gateway.lookup.http.problems import HttpProblem
@@ -186,7 +186,7 @@ _REFUSALS = {
     Reason.OTHER_MAC: "another MAC has one of the addresses",
     Reason.ELSEWHERE: "it is registered at another host",
     Reason.FROZEN: "it has moved too often, and is frozen until an operator unfreezes it",
-    Reason.TOO_MANY: f"a MAC has at most {MOST_OF_A_MAC} addresses by claims",
+    Reason.TOO_MANY: f"claims give a MAC {MOST_OF_A_MAC} addresses, and a host {MOST_OF_A_HOST}, at most",
     Reason.UNKNOWN: "nothing is recorded of the MAC, and no address is named",
 }
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
+from gateway.lookup import authority as authorities
 from gateway.lookup.alerts import AlertKind
 from gateway.lookup.authority import Authority, NoRecord
 from gateway.lookup.claims import FlapLimits, Mode, Reason, Refused
@@ -110,6 +111,23 @@ def test_claim_is_judged_by_the_network_that_the_store_has_by_now() -> None:
         records = await moved(house, principal, pa=hv9.provider_addresses[0], addresses=(KEY.ca,))
         assert [each.host for each in records] == ["hv9"]
         assert house.authority.alerts.counts.total() == 0
+
+    with_authority(test)
+
+
+def test_host_claims_no_more_records_than_it_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(authorities, "MOST_OF_A_HOST", 2)
+
+    async def test(house: House) -> None:
+        await moved(house, HV1, addresses=(KEY.ca, ca("fd00:1::5")))
+        with pytest.raises(Refused) as refused:
+            await moved(house, HV1, mac=mac(6), addresses=(ca("10.0.1.6"),))
+        assert refused.value.reason is Reason.TOO_MANY
+        await moved(house, HV1, addresses=(KEY.ca,))  # which it has
+        await moved(house, OPERATOR, mac=mac(6), addresses=(ca("10.0.1.6"),))
+        await house.store.delete(KEY, Expect.ANY)
+        await house.place(RecordKey(WEB, ca("10.0.1.6")), 6, "hv2")
+        await moved(house, HV1, mac=mac(6))
 
     with_authority(test)
 
