@@ -18,6 +18,12 @@ from policies.ipsec import (
     SiteStart,
 )
 
+DEFAULT_PREFIX = "/isthmus/"
+DEFAULT_FLAP_MOVES = 5
+DEFAULT_FLAP_SECONDS = 180.0
+DEFAULT_BRIDGE = "br-int"
+DEFAULT_RUN_DIRECTORY = Path("/var/run/openvswitch")
+
 
 class Translation(StrEnum):
     """How a host carries a VM's packets across the underlay."""
@@ -297,7 +303,7 @@ class Etcd(msgspec.Struct, frozen=True):
     authority_file: Path | None = None
     certificate_file: Path | None = None
     key_file: Path | None = None
-    prefix: str = "/isthmus/"
+    prefix: str = DEFAULT_PREFIX
 
 
 class LookupSettings(msgspec.Struct, frozen=True):
@@ -308,9 +314,9 @@ class LookupSettings(msgspec.Struct, frozen=True):
     tls: LookupTls | None = None
     credentials: tuple[Credential, ...] = ()
     etcd: Etcd | None = None
-    flap_moves: int = 5
+    flap_moves: int = DEFAULT_FLAP_MOVES
     """So many announced moves of a record ..."""
-    flap_seconds: float = 180.0
+    flap_seconds: float = DEFAULT_FLAP_SECONDS
     """... in so many seconds freeze it."""
 
 
@@ -356,8 +362,8 @@ class Port(msgspec.Struct, frozen=True):
 class OpenVswitch(msgspec.Struct, frozen=True):
     """The Open vSwitch bridge that a host's VMs are on, and where its daemons listen."""
 
-    bridge: str = "br-int"
-    run_directory: Path = Path("/var/run/openvswitch")
+    bridge: str = DEFAULT_BRIDGE
+    run_directory: Path = DEFAULT_RUN_DIRECTORY
 
 
 class HostRole(msgspec.Struct, frozen=True):

@@ -9,12 +9,19 @@ import msgspec
 from policies.config import values
 from policies.config.reader import Reader
 from policies.config.tables import Table
-from policies.model import Credential, Etcd, LookupAccess, LookupSettings, LookupTls, Role
+from policies.model import (
+    DEFAULT_FLAP_MOVES,
+    DEFAULT_FLAP_SECONDS,
+    DEFAULT_PREFIX,
+    Credential,
+    Etcd,
+    LookupAccess,
+    LookupSettings,
+    LookupTls,
+    Role,
+)
 
 DEFAULT_LISTEN = "127.0.0.1:7637"
-DEFAULT_PREFIX = "/isthmus/"
-DEFAULT_FLAP_MOVES = 5
-DEFAULT_FLAP_SECONDS = 180.0
 
 
 class TlsTable(Table, frozen=True):

@@ -12,6 +12,8 @@ from policies.config.network_tables import ProviderGatewayTable, ProviderHostTab
 from policies.config.reader import Reader
 from policies.config.tables import Table, by_name
 from policies.model import (
+    DEFAULT_BRIDGE,
+    DEFAULT_RUN_DIRECTORY,
     Appliance,
     Engine,
     HostPort,
@@ -25,8 +27,6 @@ from policies.model import (
 )
 
 DEFAULT_STATE = Path("/var/lib/isthmus")
-DEFAULT_BRIDGE = "br-int"
-DEFAULT_RUN_DIRECTORY = Path("/var/run/openvswitch")
 
 
 class ApplianceTable(Table, frozen=True):
