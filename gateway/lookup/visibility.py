@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 import msgspec
 
@@ -132,8 +132,13 @@ class Views:
         return found
 
 
-def _narrow(network: Network, tenants: frozenset[str], hosts: frozenset[str], *, gateways: bool) -> View:
-    vsids = frozenset(
+def vsids_of(network: Network, tenants: Container[str]) -> frozenset[Vsid]:
+    """Return the virtual subnets of some tenants."""
+    return frozenset(
         subnet.vsid for tenant in network.tenants if tenant.name in tenants for subnet in tenant.subnets
     )
+
+
+def _narrow(network: Network, tenants: frozenset[str], hosts: frozenset[str], *, gateways: bool) -> View:
+    vsids = vsids_of(network, tenants)
     return View(tenants=tenants, vsids=vsids, hosts=hosts, gateways=gateways, identities=False)

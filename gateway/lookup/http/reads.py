@@ -16,6 +16,7 @@ from gateway.lookup.http.problems import HttpProblem
 from gateway.lookup.limits import MOST_LISTED, MOST_RESOLVED
 from gateway.lookup.records_wire import customer_address, record_text
 from gateway.lookup.replica import Replica
+from gateway.lookup.visibility import vsids_of
 from policies.addresses import CustomerAddress, Vsid
 from policies.model import LookupRecord, Role
 
@@ -165,14 +166,7 @@ def _chosen(call: Call, query: dict[str, str]) -> Iterator[Vsid]:
     """The virtual subnets that a list is of."""
     view = call.view
     only = read_vsid("vsid", query["vsid"]) if "vsid" in query else None
-    of_tenant: set[Vsid] | None = None
-    if "tenant" in query:
-        of_tenant = {
-            subnet.vsid
-            for tenant in call.replica.network.tenants
-            if tenant.name == query["tenant"]
-            for subnet in tenant.subnets
-        }
+    of_tenant = vsids_of(call.replica.network, {query["tenant"]}) if "tenant" in query else None
     for vsid in call.replica.vsids():
         if (only is None or vsid == only) and (of_tenant is None or vsid in of_tenant) and view.sees(vsid):
             yield vsid

@@ -19,7 +19,7 @@ from gateway.lookup.limits import LARGEST_NUMBER
 from gateway.lookup.principals import Credentials, Unauthenticated
 from gateway.lookup.records_wire import deletion, line, progress, record_line, resync
 from gateway.lookup.replica import Replica
-from gateway.lookup.visibility import View
+from gateway.lookup.visibility import View, vsids_of
 from policies.addresses import CustomerAddress, Vsid
 from policies.model import LookupRecord, Role
 
@@ -319,12 +319,7 @@ class Watch:
             only = frozenset({self._wanted.vsid})
             chosen = only if chosen is None else chosen & only
         if self._wanted.tenant is not None:
-            of_tenant = frozenset(
-                subnet.vsid
-                for tenant in self._network.tenants
-                if tenant.name == self._wanted.tenant
-                for subnet in tenant.subnets
-            )
+            of_tenant = vsids_of(self._network, {self._wanted.tenant})
             chosen = of_tenant if chosen is None else chosen & of_tenant
         return chosen
 
