@@ -53,10 +53,14 @@ class World:
         self.lab = lab
         self.lookup = lookup
         write_secrets(lab)
-        self.processes: dict[str, Process] = nodes.start(lab, lookup=lookup)
+        self.processes = self.start()
         self.operator = Operator(lab, lookup)
         self.operator.wait_for_records(sum(len(vm.addresses) for vm in lab.plan.vms))
         self.mover = Mover(lab, self.processes, self.operator)
+
+    def start(self) -> dict[str, Process]:
+        """Start every node, and wait until all are ready."""
+        return nodes.start(self.lab, lookup=self.lookup)
 
     def vm(self, name: str) -> Vm:
         """Return a VM's plan."""
