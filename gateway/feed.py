@@ -24,7 +24,8 @@ class Feed:
     """Takes batches in order, on the trio thread.
 
     `apply` takes changes of records, `adopt` a network, and `applied` hears the revision that
-    all of it is at now.
+    all of it is at now. What waits has no bound: a batch that is left out would be missing here
+    for ever, and whoever tells of it cannot wait.
     """
 
     def __init__(

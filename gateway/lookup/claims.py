@@ -29,7 +29,7 @@ class Mode(StrEnum):
     ANNOUNCE = "announce"
     """The VM has been heard there: moves it, which counts towards freezing."""
     ORCHESTRATE = "orchestrate"
-    """Whoever moves VMs says so beforehand: moves it, frozen or not, and doesn't count."""
+    """Whoever moves VMs says so beforehand: moves it, frozen or not, and does not count."""
 
 
 class FlapLimits(msgspec.Struct, frozen=True):

@@ -1,7 +1,7 @@
 """A replica's contents: the newest that has been told of each key.
 
 Records are kept as readers see them, one object each, which forwarding shares. What
-readers don't see of a record (pins, freezing, moves) is kept for the few that have it.
+readers do not see of a record (pins, freezing, moves) is kept for the few that have it.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated
 
@@ -158,8 +157,9 @@ async def readyz(call: Call) -> web.StreamResponse:
 
 
 def stale_seconds(replica: Replica) -> float:
-    """Return for how long the store has not been reached."""
-    return 0.0 if replica.stale_since is None else max(0.0, time.monotonic() - replica.stale_since)
+    """Return for how many seconds the store has not been reached."""
+    since = replica.stale_since
+    return 0.0 if since is None else max(0.0, asyncio.get_running_loop().time() - since)
 
 
 def _chosen(call: Call, query: dict[str, str]) -> Iterator[Vsid]:
