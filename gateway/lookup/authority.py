@@ -22,12 +22,7 @@ from gateway.lookup.replica import Replica
 from gateway.lookup.soundness import address_fault, faults, mac_fault, translation_fault
 from gateway.lookup.store import Conflict, Expect, Expected, LookupStore, StoreUnavailable
 from gateway.lookup.visibility import Views
-from policies.addresses import (
-    CustomerAddress,
-    MacAddress,
-    ProviderAddress,
-    Vsid,
-)
+from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.model import LookupRecord, Network, ProviderHost, Role, Tenant, Translation, VirtualSubnet
 
 # How long a write waits for this node's own replica to show it, so that whoever wrote reads it.
@@ -46,7 +41,7 @@ class NoRecord(Exception):
 
 
 class Authority:
-    """The store behind its permissions. `now` is Unix time; `clock` measures."""
+    """The store behind its permissions. `now` tells Unix time, `clock` measures: both in seconds."""
 
     def __init__(
         self,

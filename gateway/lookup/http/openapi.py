@@ -28,7 +28,7 @@ _REASONS = {
     429: "There are too many.",
     503: "This node or its store is not there now; try again.",
 }
-# What any request may meet, what one that changes something may, and what a body may.
+# What any request may be answered, what one behind credentials, and what one with a body.
 _ALWAYS = (400, 421, 503)
 _BEHIND_CREDENTIALS = (401, 403)
 _WITH_BODY = (408, 413, 415)

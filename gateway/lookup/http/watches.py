@@ -55,7 +55,7 @@ class Filter(msgspec.Struct, frozen=True):
         return self.tenant is None or (key.kind is Kind.TENANT and key.name == self.tenant)
 
 
-class Waked(Protocol):
+class Wakeable(Protocol):
     """A watch, as its waking needs it. Times are the event loop's."""
 
     begun: float
@@ -132,13 +132,13 @@ class Watches:
         self.lines = Lines()
         self.is_closing = False
         self._replica = replica
-        self._open: set[Waked] = set()
+        self._open: set[Wakeable] = set()
         self._each: Counter[Principal] = Counter()
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def enter(self, principal: Principal, watch: Waked) -> None:
+    def enter(self, principal: Principal, watch: Wakeable) -> None:
         """Begin a watch. Raises HttpProblem where there are too many."""
         if self.is_closing or len(self._open) >= MOST_WATCHES:
             raise HttpProblem(503, "this node has as many watches as it takes", headers={"Retry-After": "5"})
@@ -149,7 +149,7 @@ class Watches:
         self._open.add(watch)
         self._each[principal] += 1
 
-    def leave(self, principal: Principal, watch: Waked) -> None:
+    def leave(self, principal: Principal, watch: Wakeable) -> None:
         """End a watch."""
         self._open.discard(watch)
         self._each[principal] -= 1
