@@ -47,6 +47,8 @@ class Residence:
 
     def replace_ports(self, ports: Mapping[PortKey, Port]) -> None:
         """Serve other ports from now on. What is known of those that stay is kept."""
+        for key in self._ports.keys() - ports.keys():
+            self._happenings.forget(key)
         self._ports = ports
         self._port_of = {(port.vsid, ca): key for key, port in ports.items() for ca in port.addresses}
         self.away = {key for key in ports if self._is_away(key)}

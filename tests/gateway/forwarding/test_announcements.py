@@ -239,3 +239,16 @@ def test_frame_of_a_vm_with_another_address_is_told_without_it() -> None:
     n.send(hv1, ("red", "web", 5), n.frame("red", ("web", 5), ("web", 6)))
 
     assert heard == [Heard(WEB5, (), False), Heard(WEB5, (CA,), False)]
+
+
+def test_port_that_was_taken_away_is_heard_anew_once_it_is_back() -> None:
+    hv1 = moved_away(n.host("hv1"))
+    heard = listen(hv1)
+    ports = hv1.node.ports
+
+    for _ in range(2):
+        n.send(hv1, ("red", "web", 5), gratuitous(1))
+        hv1.replace_tables(hv1.tables, {})
+        hv1.replace_tables(hv1.tables, ports)
+
+    assert heard == [Heard(WEB5, (CA,), True)] * 2
