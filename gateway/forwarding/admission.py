@@ -55,7 +55,7 @@ def admit(
         return (Admission.REFUSED if source == ROUTER_LINK_LOCAL else Admission.ADMITTED), None
     if isinstance(hop, SiteHop) or source in domain.gateway_addresses:
         return Admission.OF_A_GATEWAY, None
-    if not isinstance(hop, SubnetHop):
+    if not isinstance(hop, SubnetHop) or is_martian(source):
         return Admission.REFUSED, None
     if record is not None and (
         record.pa == outer_source or outer_source in tables.provider_addresses_of.get(record.host, ())
@@ -64,13 +64,16 @@ def admit(
     return Admission.ELSEWHERE, record
 
 
-def port_owns(port: Port, domain: RoutingDomain, mac: bytes, source: bytes, *, to_group: bool) -> bool:
+def port_owns(
+    port: Port, domain: RoutingDomain, mac: bytes, source: bytes, *, to_group: bool, on_link: bool
+) -> bool:
     """Whether a frame's source MAC and IP address are the port's own.
 
     A VM that has no address yet may ask for one, or probe for it, from the
     unspecified address; such a frame is never for a single neighbour. Any
     link-local address but the router's may be used on the link. A VM that routes
-    lead to, such as a firewall, sends for what lies behind it.
+    lead to, such as a firewall, sends for what lies behind it, but `on_link`, in ARP and
+    neighbour discovery, it speaks for itself (RFC 4861 section 7.2.2).
     """
     if mac != port.mac:
         return False
@@ -80,9 +83,11 @@ def port_owns(port: Port, domain: RoutingDomain, mac: bytes, source: bytes, *, t
         return to_group
     if is_link_local(source):
         return source != ROUTER_LINK_LOCAL
-    # A default route through a VM covers the groups too, but nobody is a group.
+    # A default route through a VM covers the groups too, and other addresses that are nobody's.
+    if on_link or is_group_address(source) or is_martian(source):
+        return False
     hop = domain.routes.lookup(source)
-    return isinstance(hop, AddressHop) and hop.ca in port.addresses and not is_group_address(source)
+    return isinstance(hop, AddressHop) and hop.ca in port.addresses
 
 
 def site_owns(domain: RoutingDomain, site: str, source: bytes) -> bool:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from gateway.forwarding.drops import DropReason
 from gateway.forwarding.node import Arrival
-from gateway.packets import arp, ethernet, ip
+from gateway.packets import arp, ethernet, ip, ndp
 from gateway.packets.arp import ArpPacket
 from policies.errors import MalformedPacket
-from policies.facts import PacketFacts
+from policies.facts import ICMPV6, PacketFacts
 
 _NOT_ECT, _CE = 0, 3
+
+
+def is_about_neighbours(parsed: ArpPacket | PacketFacts) -> bool:
+    """ARP, and what takes its place in IPv6."""
+    if isinstance(parsed, ArpPacket):
+        return True
+    return parsed.protocol == ICMPV6 and parsed.icmp_type in ndp.DISCOVERY
 
 
 def sender(arrival: Arrival, parsed: ArpPacket | PacketFacts) -> tuple[bytes, bytes]:

@@ -25,7 +25,13 @@ from gateway.forwarding.flows import (
     known_site_packet_untrusted,
     site_key_untrusted,
 )
-from gateway.forwarding.frames import ecn_on_arrival, parse_untrusted, sender, without_padding
+from gateway.forwarding.frames import (
+    ecn_on_arrival,
+    is_about_neighbours,
+    parse_untrusted,
+    sender,
+    without_padding,
+)
 from gateway.forwarding.happenings import Happenings
 from gateway.forwarding.metering import Meter
 from gateway.forwarding.moves import Moves
@@ -311,9 +317,15 @@ class Forwarder:
             return Drop(parsed, tenant)
         arrival = Arrival(entry, without_padding(frame, parsed), port=port_key)
         sender_mac, source = sender(arrival, parsed)
-        if sender_mac != port.mac or not port_owns(
-            port, entry.domain, arrival.source_mac, source, to_group=arrival.is_to_group
-        ):
+        owned = port_owns(
+            port,
+            entry.domain,
+            arrival.source_mac,
+            source,
+            to_group=arrival.is_to_group,
+            on_link=is_about_neighbours(parsed),
+        )
+        if sender_mac != port.mac or not owned:
             return Drop(DropReason.SPOOFED_SOURCE, tenant)
         packet = arrival.frame[ethernet.HEADER_LENGTH :]
         announced = announced_untrusted(port, parsed, packet)

@@ -41,6 +41,14 @@ BROADCAST = "dl_dst=ff:ff:ff:ff:ff:ff"
 
 # What may be no packet's source, and no route's destination.
 GROUPS = ("ip,nw_{0}=224.0.0.0/4", "ip,nw_{0}=255.255.255.255", "ipv6,ipv6_{0}=ff00::/8")
+# What no packet may come from, though a default route leads there (see `is_martian`).
+MARTIANS = ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "240.0.0.0/4")
+NOBODY = (
+    *(group.format("src") for group in GROUPS),
+    *(f"ip,nw_src={prefix}" for prefix in MARTIANS),
+    "ipv6,ipv6_src=::",
+    "ipv6,ipv6_src=::1",
+)
 
 # Frames for the agent carry the number of the port that they came from in their destination.
 HEARD = bytes.fromhex("02697300")
@@ -183,8 +191,8 @@ def _sources_behind(domain: RoutingDomain, attached: Attached, onward: str) -> I
     behind = [prefix for prefix, hop in routes if _leads_to(hop, attached)]
     if not behind:
         return
-    for group in GROUPS:
-        yield _match(SOURCE, 190, f"in_port={attached.number},{group.format('src')}"), "drop"
+    for source in NOBODY:
+        yield _match(SOURCE, 190, f"in_port={attached.number},{source}"), "drop"
     for prefix, hop in routes:
         if any(prefix.version == other.version and prefix.overlaps(other) for other in behind):
             match = f"in_port={attached.number},{_prefix(prefix, 'src')}"
@@ -220,8 +228,8 @@ def _inner_flows(domain: RoutingDomain, number: int) -> Iterator[tuple[str, str]
         yield _match(INNER, 400, f"{tenant},{_source(Address(address))}"), "drop"
     yield _match(INNER, 400, f"{tenant},ipv6,ipv6_src=fe80::1"), "drop"
     yield _match(INNER, 300, f"{tenant},ipv6,ipv6_src=fe80::/10"), _goto(DELIVER)
-    for group in GROUPS:
-        yield _match(INNER, 300, f"{tenant},{group.format('src')}"), "drop"
+    for source in NOBODY:
+        yield _match(INNER, 300, f"{tenant},{source}"), "drop"
     for prefix, hop in domain.routes:
         speaker = domain.routes.lookup(hop.ca) if isinstance(hop, AddressHop) else hop
         actions = _goto(DELIVER) if isinstance(speaker, SubnetHop) else "drop"

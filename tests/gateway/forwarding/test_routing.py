@@ -7,6 +7,7 @@ from ipaddress import ip_network
 import pytest
 from scapy.layers.inet import ICMP, IP
 from scapy.layers.inet6 import ICMPv6DestUnreach, IPv6
+from scapy.layers.l2 import ARP
 from scapy.packet import Packet
 
 from gateway.forwarding.directory import Delete, Put
@@ -173,15 +174,27 @@ def test_no_other_vm_sends_for_what_lies_behind_a_firewall() -> None:
     n.dropped(without_route, DropReason.SPOOFED_SOURCE)
 
 
-@pytest.mark.parametrize("group", ["224.0.0.5", "255.255.255.255"])
-def test_vm_behind_which_everything_lies_is_no_group_all_the_same(group: str) -> None:
+@pytest.mark.parametrize(
+    "nobody", ["224.0.0.5", "255.255.255.255", "127.0.0.1", "0.1.2.3", "169.254.1.1", "240.0.0.1"]
+)
+def test_vm_behind_which_everything_lies_is_no_group_and_nobody_all_the_same(nobody: str) -> None:
     route = CustomerRoute(ip_network("0.0.0.0/0"), FIREWALL)
     net = n.network(n.tenant("red", routes=(route,)), n.tenant("blue"))
     frame = from_behind(("db", 5))
-    frame[IP].src = group
+    frame[IP].src = nobody
 
     n.dropped(n.send(n.host("hv2", net), ("red", "db", 5), frame), DropReason.SPOOFED_SOURCE)
     n.dropped(n.receive(n.gateway(net), frame, sender="hv2", subnet="db"), DropReason.SPOOFED_SOURCE)
+
+
+def test_firewall_asks_its_neighbours_with_an_address_of_its_own() -> None:
+    net = behind_a_firewall()
+    request = n.arp_request("red", ("db", 5), n.ca("db", 1))
+    n.to_port(n.send(n.host("hv2", net), ("red", "db", 5), request))
+
+    request[ARP].psrc = "192.168.7.7"
+
+    n.dropped(n.send(n.host("hv2", net), ("red", "db", 5), request), DropReason.SPOOFED_SOURCE)
 
 
 def with_route(prefix: str, hop: NextHop) -> Forwarder:
