@@ -49,6 +49,7 @@ LOOK_AT_ALL = 1.0
 # Names of <linux/if_packet.h> that Python lacks.
 PACKET_ADD_MEMBERSHIP = 1
 PACKET_VNET_HDR = 15
+PACKET_QDISC_BYPASS = 20
 PACKET_IGNORE_OUTGOING = 23
 ETH_P_ALL = 3
 PROMISCUOUS = struct.Struct("=iHH8x")  # struct packet_mreq: interface, type, length of an address
@@ -104,8 +105,10 @@ class Ports:
             port.send(frame.frame)
         except OSError as error:
             port.look()
+            if not port.is_carrying:
+                raise OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN)) from error
             # The kernel tells once that an interface was down, be it up again by now.
-            if error.errno != errno.ENETDOWN or not port.is_carrying:
+            if error.errno != errno.ENETDOWN:
                 raise
             port.send(frame.frame)
 
@@ -238,7 +241,8 @@ class OpenPort:
         with ExitStack() as stack:
             self._socket = stack.enter_context(_packet_socket())
             enlarge_buffers(self._socket)
-            for option in (PACKET_VNET_HDR, vnet.PACKET_AUXDATA, PACKET_IGNORE_OUTGOING):
+            # With a queueing discipline, an interface that is just closing swallows frames without a word.
+            for option in (PACKET_VNET_HDR, vnet.PACKET_AUXDATA, PACKET_IGNORE_OUTGOING, PACKET_QDISC_BYPASS):
                 self._socket.setsockopt(vnet.SOL_PACKET, option, 1)
             membership = PROMISCUOUS.pack(self._index, PACKET_MR_PROMISC, 0)
             self._socket.setsockopt(vnet.SOL_PACKET, PACKET_ADD_MEMBERSHIP, membership)

@@ -66,13 +66,15 @@ class Operator:
     def wait_for_records(self, count: int, timeout: float = 20) -> None:
         """Wait until so many records are registered. Raises LabError."""
         deadline = time.monotonic() + timeout
-        while True:
-            found = len(self.ask("GET", "/v1/records?limit=1000")["records"])
-            if found >= count:
-                return
+        while (found := self._count_records()) < count:
             if time.monotonic() > deadline:
                 raise LabError(f"{found} of {count} records are registered after {timeout:g} s")
             time.sleep(0.05)
+
+    def _count_records(self) -> int:
+        """Count the records; none are there for a node that has not read its store yet."""
+        status, answer = self._namespace.call(self._ask, "GET", "/v1/records?limit=1000", None)
+        return len(json.loads(answer)["records"]) if status == http.client.OK else 0
 
 
 class Talkers:
