@@ -72,9 +72,11 @@ class Operator:
             time.sleep(0.05)
 
     def _count_records(self) -> int:
-        """Count the records; none are there for a node that has not read its store yet."""
-        status, answer = self._namespace.call(self._ask, "GET", "/v1/records?limit=1000", None)
-        return len(json.loads(answer)["records"]) if status == http.client.OK else 0
+        """Count the records; a node that has not read its store yet has none to show."""
+        try:
+            return len(self.ask("GET", "/v1/records?limit=1000")["records"])
+        except LabError:
+            return 0
 
 
 class Talkers:
