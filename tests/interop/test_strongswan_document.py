@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.lab import echo
 from gateway.lab.strongswan import StrongSwan
 from gateway.lab.topology import Site
 from tests.interop.strongswan import EDGE_ID, SECRET, SERVER, VM, World, lost
@@ -41,5 +42,7 @@ def test_what_the_document_shows_brings_a_modern_site_up_and_carries_packets(wor
     up = world.start_gateway(site).wait_until_up("seattle")
 
     assert up.ike_suite == "aes256gcm16-prfsha384-ecp384"
+    # The device says that it is up before its own kernel has the routes.
+    assert world.vm("red-web1").call(echo.reachable, SERVER, 10.0)
     assert lost(world.vm("red-web1"), SERVER) == 0
     assert lost(world.server("seattle"), VM) == 0

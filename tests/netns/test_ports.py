@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -96,6 +97,10 @@ class Host:
     def is_open(self, number: int) -> bool:
         return (Vsid(5001), MACS[number]) in self.ports._open
 
+    def has_opened(self, number: int) -> bool:
+        """Whether the port has ever been said to carry frames."""
+        return ("opened", MACS[number]) in self.said
+
     def frames(self, number: int) -> list[bytes]:
         """What came from a VM, less what its stack says when an interface comes up."""
         return [
@@ -151,6 +156,8 @@ def run(machine: Machine, scene: Scene) -> Host:
                 )
                 if f"vnet{number}" in machine.host.interfaces():
                     await until_joined(machine, number)
+                if host.is_open(number):
+                    await until(partial(host.has_opened, number))
             await scene(host)
             nursery.cancel_scope.cancel()
 
