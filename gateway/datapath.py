@@ -20,7 +20,7 @@ from gateway.forwarding.verdicts import OuterHeader, PortKey, ToPort
 from gateway.host.ports import Ports
 from gateway.host.uses import WatchedDirectory
 from gateway.report import report
-from gateway.sites.policies import peer_policies
+from gateway.sites.policies import peer_policies, readable_policies
 from gateway.sites.tunnels import SiteTunnels
 from gateway.underlay.interfaces import Attachment, check_ports, mtus_of, read_links
 from gateway.underlay.service import Underlay
@@ -28,6 +28,7 @@ from policies.addresses import CustomerAddress, Vsid
 from policies.errors import ConfigurationError, Problem
 from policies.model import Appliance, LookupRecord, Port
 from policies.tables import Tables
+from tunnels.ike.policy import PeerPolicy
 
 log = logging.getLogger("isthmus")
 
@@ -110,6 +111,7 @@ class Builtin:
         )
         self._listener: Listener | None = None
         self._served: dict[Port, _Service] = {}
+        self._policies: tuple[PeerPolicy, ...] = ()
         self._nursery: trio.Nursery | None = None
 
     async def start(self, nursery: trio.Nursery, appliance: Appliance) -> None:
@@ -134,11 +136,12 @@ class Builtin:
     async def adopt(self, appliance: Appliance) -> tuple[Problem, ...]:
         """Decide by an appliance's network from now on, serve its ports and dial its sites.
 
-        Return why some of the ports are not served; the next adoption tries them again.
-        If it raises ConfigurationError, for what is wrong with the sites' files or
-        with a port's interface, it changes nothing.
+        Return why some of the ports are not served; the next adoption tries them again. So it is
+        with sites whose files are wrong, where the network comes from the lookup service: one tenant's
+        must not keep the others from theirs. If it raises ConfigurationError, for what is wrong
+        with the files of a network of one's own or with a port's interface, it changes nothing.
         """
-        policies = await trio.to_thread.run_sync(peer_policies, appliance)
+        policies, unreadable = await trio.to_thread.run_sync(self._read_policies, appliance)
         await trio.to_thread.run_sync(self._check_ports, appliance)
         nursery = self._nursery
         if nursery is None:
@@ -156,7 +159,7 @@ class Builtin:
         for service in leaving:
             # Its interface may be that of a port to come, in another virtual subnet.
             await service.ended.wait()
-        refused: list[Problem] = []
+        refused = list(unreadable)
         for port in ports:
             if port not in self._served:
                 service = _Service(trio.CancelScope(), trio.Event())
@@ -168,6 +171,7 @@ class Builtin:
                 else:
                     self._served[port] = service
         self.tunnels.configure(appliance, policies)
+        self._policies = policies
         return tuple(refused)
 
     def apply(self, changes: Sequence[Change]) -> None:
@@ -237,6 +241,11 @@ class Builtin:
         self.forwarder.moves.port_closed(port)
         if self._listener is not None:
             self._listener.port_closed(port)
+
+    def _read_policies(self, appliance: Appliance) -> tuple[tuple[PeerPolicy, ...], tuple[Problem, ...]]:
+        if appliance.lookup is None and appliance.lookup_access is None:
+            return peer_policies(appliance), ()
+        return readable_policies(appliance, {policy.site: policy for policy in self._policies})
 
     def _check_ports(self, appliance: Appliance) -> None:
         check_ports(appliance.host.ports if appliance.host else (), self._attachment, read_links())

@@ -68,7 +68,7 @@ class Membership:
             refused = await self._path.adopt(appliance)
             for problem in refused:
                 if problem not in self._refused:
-                    log.error("a port is not served until the next change: %s", problem)
+                    log.error("not served until the next change: %s", problem)
             self._refused = refused
         if self._agent is not None:
             self._agent.configure(appliance)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from policies.addresses import Prefix, is_within
 from policies.errors import ConfigurationError, Problem
@@ -23,8 +23,21 @@ def peer_policies(appliance: Appliance) -> tuple[PeerPolicy, ...]:
 
     Raises ConfigurationError with everything that is wrong with their files.
     """
+    policies, problems = readable_policies(appliance, {})
+    if problems:
+        raise ConfigurationError(problems)
+    return policies
+
+
+def readable_policies(
+    appliance: Appliance, known: Mapping[SiteKey, PeerPolicy]
+) -> tuple[tuple[PeerPolicy, ...], tuple[Problem, ...]]:
+    """The same where a file that cannot be read concerns its site alone: that stays as it is `known`.
+
+    Also returns what is wrong with the files.
+    """
     if not appliance.gateway:
-        return ()
+        return (), ()
     problems: list[Problem] = []
     policies: list[PeerPolicy] = []
     for tenant in appliance.network.tenants:
@@ -35,9 +48,9 @@ def peer_policies(appliance: Appliance) -> tuple[PeerPolicy, ...]:
                 policies.append(_policy(appliance, tenant, site))
             except ConfigurationError as error:
                 problems.extend(error.problems)
-    if problems:
-        raise ConfigurationError(problems)
-    return tuple(policies)
+                if (tenant.name, site.name) in known:
+                    policies.append(known[tenant.name, site.name])
+    return tuple(policies), tuple(problems)
 
 
 def secrets_shared(policies: Iterable[PeerPolicy]) -> Iterator[str]:

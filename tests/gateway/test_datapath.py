@@ -97,7 +97,7 @@ def test_why_a_port_is_refused_is_logged_once(
             await membership.take(wanted)
             await membership.take(wanted)
         assert [record.getMessage() for record in caplog.records] == [
-            "a port is not served until the next change: vm-b: is served by another isthmus already"
+            "not served until the next change: vm-b: is served by another isthmus already"
         ]
 
     run(test, monkeypatch)

@@ -15,7 +15,7 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.sites.policies import children, peer_policies, secrets_shared
+from gateway.sites.policies import children, peer_policies, readable_policies, secrets_shared
 from policies.addresses import ProviderAddress
 from policies.config import load, parse, site_values
 from policies.errors import ConfigurationError
@@ -178,6 +178,19 @@ def test_two_readings_of_the_same_files_are_equal_and_a_new_secret_is_not(folder
     assert peer_policies(appliance) == before
     (folder / "seattle.psk").write_text("another\n")
     assert peer_policies(appliance) != before
+
+
+def test_a_file_that_has_gone_concerns_its_site_alone_which_stays_as_it_was(folder: Path) -> None:
+    appliance = read(folder, changed())
+    before = peer_policies(appliance)
+    (folder / "seattle.psk").unlink()
+
+    policies, problems = readable_policies(appliance, {policy.site: policy for policy in before})
+    assert policies == before
+    assert [problem.path for problem in problems] == ["tenant[red].site[seattle].ike.psk_file"]
+    assert readable_policies(appliance, {}) == ((), problems)
+    with pytest.raises(ConfigurationError):
+        peer_policies(appliance)
 
 
 def test_a_peer_that_dials_in_has_no_address(folder: Path) -> None:
