@@ -99,7 +99,7 @@ class SitesDemo:
             else:
                 self.start_isthmus(site, place)
         for site in self.lab.plan.sites:
-            reached = self.lab.vm(f"{site.name}-server").call(echo.reachable, VM, 60.0)
+            reached = self.lab.vm(f"{site.name}-server").call(echo.reachable_soon, VM, 20.0)
             self.tell.claim(reached, f"{site.name}-server reaches {VM}, a VM of {site.tenant.title()}'s.")
         file = self.lab.directory / f"{EDGE}.toml"
         said = self.lab.node(EDGE).run(sys.executable, "-m", "gateway.cli", "sites", str(file), check=False)

@@ -167,6 +167,16 @@ def reachable(target: str, timeout: float = 1.0) -> bool:
         return False
 
 
+def reachable_soon(target: str, timeout: float) -> bool:
+    """Whether an address answers within `timeout` seconds, whatever is said of it before."""
+    deadline = time.monotonic() + timeout
+    while not reachable(target):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
 def _hop_limit(ancillary: list[tuple[int, int, bytes]]) -> int:
     for level, kind, data in ancillary:
         if level == socket.IPPROTO_IPV6 and kind == IPV6_HOPLIMIT:

@@ -43,6 +43,6 @@ def test_what_the_document_shows_brings_a_modern_site_up_and_carries_packets(wor
 
     assert up.ike_suite == "aes256gcm16-prfsha384-ecp384"
     # The device says that it is up before its own kernel has the routes.
-    assert world.vm("red-web1").call(echo.reachable, SERVER, 10.0)
+    assert world.vm("red-web1").call(echo.reachable_soon, SERVER, 10.0)
     assert lost(world.vm("red-web1"), SERVER) == 0
     assert lost(world.server("seattle"), VM) == 0
