@@ -82,7 +82,7 @@ async def run(
                     await path.start(traffic, appliance)
                 take = await _start_source(traffic, appliance, path, loop)
                 commands: dict[str, control.Command] = {
-                    "reload": Reload(appliance, reread, take, takes_part=_takes_part(appliance)).answer,
+                    "reload": Reload(appliance, reread, take, takes_part=appliance.takes_part).answer,
                     "sites": _no_sites,
                 }
                 if path is not None:
@@ -108,7 +108,7 @@ async def _prepare(appliance: Appliance) -> DataPath:
 
 def _directory(appliance: Appliance) -> Directory:
     """What is known at the start: nothing, where it comes from the lookup service."""
-    if not _takes_part(appliance):
+    if not appliance.takes_part:
         return configured_directory(appliance)
     keeps_used = appliance.host is not None and appliance.host.records is RecordsKept.USED
     return WatchedDirectory() if keeps_used else Directory()
@@ -124,14 +124,9 @@ def _attach(appliance: Appliance) -> Attachment:
     return attachment
 
 
-def _takes_part(appliance: Appliance) -> bool:
-    """Whether records come from the lookup service, rather than from the file alone."""
-    return appliance.lookup is not None or appliance.lookup_access is not None
-
-
 @asynccontextmanager
 async def _lookup_thread(appliance: Appliance) -> AsyncIterator[EventLoop | None]:
-    if not _takes_part(appliance):
+    if not appliance.takes_part:
         yield None
         return
     async with event_loop() as loop:

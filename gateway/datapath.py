@@ -243,7 +243,7 @@ class Builtin:
             self._listener.port_closed(port)
 
     def _read_policies(self, appliance: Appliance) -> tuple[tuple[PeerPolicy, ...], tuple[Problem, ...]]:
-        if appliance.lookup is None and appliance.lookup_access is None:
+        if not appliance.takes_part:
             return peer_policies(appliance), ()
         return readable_policies(appliance, {policy.site: policy for policy in self._policies})
 

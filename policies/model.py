@@ -403,3 +403,8 @@ class Appliance(msgspec.Struct, frozen=True):
     """Where sites' peers dial us; the underlay's provider addresses unless named."""
     lookup_access: LookupAccess | None = None
     """Where records and the network come from; None: from this file, or from the store beside us."""
+
+    @property
+    def takes_part(self) -> bool:
+        """Whether records come from the lookup service, rather than from this file alone."""
+        return self.lookup is not None or self.lookup_access is not None

@@ -139,6 +139,13 @@ class Delivery:
         """Answer a frame where it came from."""
         return Answer((self.reply(arrival, frame),))
 
+    def ask_gateway(self, arrival: Arrival) -> Forward | Drop:
+        """Pass a VM's question on, unicast and as it is, to its gateway, which may know the answer."""
+        path = self._ways.to_gateway(arrival, None)
+        if path is None:
+            return Drop(DropReason.NO_RECORD, arrival.tenant)
+        return Forward((self.emit(path, arrival.tenant, arrival.frame),))
+
     def reply(self, arrival: Arrival, frame: bytes) -> Emission:
         """Send a frame back to where `arrival` came in, in the same virtual subnet."""
         vsid, outer = arrival.entry.vsid, arrival.outer

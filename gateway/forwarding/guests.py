@@ -86,7 +86,7 @@ class Guests:
             return Drop(DropReason.SPOOFED_SOURCE, arrival.tenant)
         own = self._own_addresses(arrival)
         if not own:
-            return self._pass_to_gateway(arrival)
+            return self._delivery.ask_gateway(arrival)
         reply = answer_dhcp(entry, own, request, self._delivery.guest_mtu(arrival, 4, now))
         if reply is None:
             return Drop(DropReason.TO_GATEWAY, arrival.tenant)
@@ -134,12 +134,6 @@ class Guests:
     def _own_addresses(self, arrival: Arrival) -> list[CustomerAddress]:
         records = self._directory.find_by_mac(arrival.entry.vsid, arrival.source_mac)
         return sorted(record.ca for record in records if _mask(arrival.entry, record.ca) is not None)
-
-    def _pass_to_gateway(self, arrival: Arrival) -> Verdict:
-        path = self._ways.to_gateway(arrival, None)
-        if path is None:
-            return Drop(DropReason.NO_RECORD, arrival.tenant)
-        return Forward((self._delivery.emit(path, arrival.tenant, arrival.frame),))
 
     def _hand_over(self, arrival: Arrival, facts: PacketFacts) -> Verdict | None:
         """Give a VM here what its gateway has answered: no access rule of the tenant's is about that."""

@@ -185,11 +185,7 @@ class Neighbours:
             return self._delivery.answer(arrival, reply)
         if reply is Silence.OWN:
             return Drop(DropReason.NEIGHBOUR_OWN, arrival.tenant)
-        # The gateway may know it: a host passes the request on, unicast.
-        path = self._ways.to_gateway(arrival, None)
-        if path is None:
-            return Drop(DropReason.NO_RECORD, arrival.tenant)
-        return Forward((self._delivery.emit(path, arrival.tenant, arrival.frame),))
+        return self._delivery.ask_gateway(arrival)
 
     def announcement(self, arrival: Arrival, parsed: ArpPacket | PacketFacts) -> Verdict:
         """A VM says where it is: nobody else is told, and it only if another has the address."""

@@ -34,7 +34,7 @@ CLAIM_SECONDS = 10.0
 # How many claims are under way at once. VMs that come do not wait behind those that were here.
 AT_ONCE = {Mode.ANNOUNCE: 32, Mode.REGISTER: 8}
 
-MOST_HINTS = 4096
+HINTS_KEPT = 4096
 HINTS_AT_ONCE = 500
 # Seconds between two calls with hints, and after one that failed.
 HINT_EVERY = 0.05
@@ -225,7 +225,7 @@ class Agent:
         key = (hint.host, hint.vsid, hint.ca)
         self._hints.pop(key, None)
         self._hints[key] = hint
-        if len(self._hints) > MOST_HINTS:
+        if len(self._hints) > HINTS_KEPT:
             del self._hints[next(iter(self._hints))]
         self._hint_come.set()
 

@@ -91,11 +91,7 @@ async def get_record(
 ) -> int:
     """Show one record."""
     vsid = await _vsid_of(client, tenant, vsid, ca)
-    record = await client.resolve(vsid, ca)
-    if record is None:
-        return _refuse(f"there is no record of {vsid}/{ca}")
-    _show([record], json=json, alone=True)
-    return 0
+    return _show_one(await client.resolve(vsid, ca), vsid, ca, json=json)
 
 
 async def put_record(
@@ -135,11 +131,7 @@ async def unfreeze(
 ) -> int:
     """Let a record move again."""
     vsid = await _vsid_of(client, tenant, vsid, ca)
-    record = await client.unfreeze(vsid, ca)
-    if record is None:
-        return _refuse(f"there is no record of {vsid}/{ca}")
-    _show([record], json=json, alone=True)
-    return 0
+    return _show_one(await client.unfreeze(vsid, ca), vsid, ca, json=json)
 
 
 async def migrate(
@@ -265,6 +257,13 @@ def _address_of(host: ProviderHost, version: int | None) -> ProviderAddress:
     if not addresses:
         raise NotPossible(f"{host.name} has no provider address")
     return next((address for address in addresses if address.version == version), addresses[0])
+
+
+def _show_one(record: LookupRecord | None, vsid: Vsid, ca: CustomerAddress, *, json: bool) -> int:
+    if record is None:
+        return _refuse(f"there is no record of {vsid}/{ca}")
+    _show([record], json=json, alone=True)
+    return 0
 
 
 def _show(records: Iterable[LookupRecord], *, json: bool, alone: bool) -> None:

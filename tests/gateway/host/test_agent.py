@@ -12,7 +12,7 @@ import trio.testing
 from gateway.forwarding.directory import Delete, Directory, Put
 from gateway.forwarding.happenings import Heard, Stale
 from gateway.forwarding.verdicts import PortKey
-from gateway.host.agent import AT_ONCE, CLAIM_SECONDS, HINTS_AT_ONCE, MOST_HINTS, Agent
+from gateway.host.agent import AT_ONCE, CLAIM_SECONDS, HINTS_AT_ONCE, HINTS_KEPT, Agent
 from gateway.host.uses import Key
 from gateway.lookup.answers import Hint
 from gateway.lookup.claims import Mode, Reason, Refused
@@ -499,7 +499,7 @@ def test_hints_that_nobody_takes_wait_up_to_a_bound_and_the_newest_are_kept() ->
             LookupRecord(
                 VSID, CustomerAddress(bytes((10, 0, number >> 8, number & 255))), mac(2), THERE, "hv2"
             )
-            for number in range(MOST_HINTS + 1000)
+            for number in range(HINTS_KEPT + 1000)
         ]
         for each in every[:3000]:
             node.agent.happened(Stale(THERE, each))
@@ -513,8 +513,8 @@ def test_hints_that_nobody_takes_wait_up_to_a_bound_and_the_newest_are_kept() ->
         node.lookup.answer = trio.lowlevel.checkpoint
         await trio.sleep(10)
         assert {hint.ca for hint in node.lookup.given} == {each.ca for each in every[1000:]}
-        assert len(node.lookup.given) == MOST_HINTS
-        assert node.lookup.calls_with_hints - tried == -(-MOST_HINTS // HINTS_AT_ONCE)
+        assert len(node.lookup.given) == HINTS_KEPT
+        assert node.lookup.calls_with_hints - tried == -(-HINTS_KEPT // HINTS_AT_ONCE)
 
     run(main)
 
