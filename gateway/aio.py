@@ -1,8 +1,8 @@
 """The one asyncio thread, and the only seam between asyncio and trio.
 
-Each side keeps its own rules. A function that trio awaits there is an asyncio task: cancelling
-the one cancels the other, and nobody goes on before it has ended. What one side tells the
-other without waiting is done in the order in which it was told.
+Each side keeps its own rules. A function that trio awaits there is an asyncio task, and one that
+asyncio awaits here a trio task: cancelling the one cancels the other, and nobody goes on before it
+has ended. What one side tells the other without waiting is done in the order in which it was told.
 
 Nothing fails unheard. An awaited function's exception is raised where it is awaited. One of
 a function that nobody waits for ends the whole block, as in a nursery. What asyncio itself
@@ -162,7 +162,41 @@ class EventLoop:
             self._finish(call)
         self._ended.set()
 
+    def _begin_inquiry(
+        self, inquiry: _Inquiry, function: Callable[..., Awaitable[Any]], args: tuple[Any, ...]
+    ) -> None:
+        trio.lowlevel.spawn_system_task(self._answer, inquiry, function, args)
+
+    async def _answer(
+        self, inquiry: _Inquiry, function: Callable[..., Awaitable[Any]], args: tuple[Any, ...]
+    ) -> None:
+        """Await a function for asyncio. Whatever it raises is asyncio's."""
+        value, error = None, None
+        with inquiry.scope:
+            try:
+                value = await function(*args)
+            except Exception as raised:
+                error = raised
+        with suppress(RuntimeError):  # the loop has ended, and with it whoever asked
+            self._loop.call_soon_threadsafe(inquiry.finish, value, error)
+
     # From here on, the asyncio thread.
+
+    async def ask(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """Await a function on the trio thread, and return or raise what it does. For the asyncio thread.
+
+        Cancelled, it cancels what trio does and waits until that has ended.
+        """
+        inquiry = _Inquiry(self._loop.create_future())
+        self.to_trio(self._begin_inquiry, inquiry, function, args)
+        try:
+            await asyncio.wait([inquiry.future])
+        except asyncio.CancelledError:
+            self.to_trio(inquiry.scope.cancel)
+            await asyncio.wait([inquiry.future])
+            raise
+        answer: T = inquiry.future.result()
+        return answer
 
     def _serve(self) -> None:
         try:
@@ -220,6 +254,20 @@ class _Call:
     def cancel(self) -> None:
         if self.task is not None:
             self.task.cancel()
+
+
+class _Inquiry:
+    """One function that asyncio awaits on the trio thread."""
+
+    def __init__(self, future: asyncio.Future[Any]) -> None:
+        self.future = future
+        self.scope = trio.CancelScope()
+
+    def finish(self, value: Any, error: Exception | None) -> None:
+        if error is not None:
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(value)
 
 
 def _report(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

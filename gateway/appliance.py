@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import signal
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 
 import msgspec
@@ -20,6 +21,9 @@ from gateway.forwarding.pmtu import LOWEST_IPV6, OVERHEAD_IPV4, OVERHEAD_IPV6
 from gateway.host.openvswitch.driver import OpenVswitchDriver
 from gateway.host.uses import WatchedDirectory
 from gateway.membership import Membership
+from gateway.operating import status
+from gateway.operating.commands import Commands
+from gateway.operating.report import Report
 from gateway.output import standard_output
 from gateway.reload import Reload
 from gateway.underlay.interfaces import Attachment, check_ports, choose, read_links
@@ -69,7 +73,7 @@ async def run(
             async with trio.open_nursery() as traffic:
 
                 def print_report() -> None:
-                    counters = path.report() if path is not None else {"node": appliance.name}
+                    counters = path.report() if path is not None else Report(node=appliance.name)
                     write(msgspec.json.encode(counters).decode() + "\n")
 
                 async def stop() -> None:
@@ -81,13 +85,8 @@ async def run(
                 if path is not None:
                     await path.start(traffic, appliance)
                 take = await _start_source(traffic, appliance, path, loop)
-                commands: dict[str, control.Command] = {
-                    "reload": Reload(appliance, reread, take, takes_part=appliance.takes_part).answer,
-                    "sites": _no_sites,
-                }
-                if path is not None:
-                    commands |= path.commands
-                await _open_control(traffic, appliance, commands)
+                reload = Reload(appliance, reread, take, takes_part=appliance.takes_part)
+                await _open_control(traffic, appliance, _commands(appliance, path, reload))
                 if path is not None:
                     watchers.start_soon(_watch_drops, path.drops)
                 log.info("ready: %s", _in_words(appliance, path))
@@ -152,14 +151,12 @@ async def _start_source(
     return adopt
 
 
-async def _no_sites() -> list[object]:
-    """Answer for who carries no packets, or has no tunnels of its own."""
-    return []
+def _commands(appliance: Appliance, path: DataPath | None, reload: Reload) -> Commands:
+    """Everything that this appliance can be asked, by the command line and by HTTP."""
+    return {**status.commands(appliance, path, time.time()), **reload.commands()}
 
 
-async def _open_control(
-    nursery: trio.Nursery, appliance: Appliance, commands: Mapping[str, control.Command]
-) -> None:
+async def _open_control(nursery: trio.Nursery, appliance: Appliance, commands: Commands) -> None:
     """Listen to the command line, where that can be: forwarding is worth more than being asked about it."""
     try:
         await nursery.start(control.serve, control.socket_path(appliance.state, appliance.name), commands)

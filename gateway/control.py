@@ -1,13 +1,14 @@
 """The local socket by which the command line asks a running appliance: one question a connection, in JSON.
 
-It lies in the appliance's state folder and is its owner's alone.
+It lies in the appliance's state folder and is its owner's alone. The question is one line. The
+answer is one line, after one for each thing that a stream tells.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,27 +16,30 @@ from typing import Any
 import msgspec
 import trio
 
+from gateway.operating.commands import OWNER, Commands, NotAllowed, Stream, carry_out
 from policies.errors import ConfigurationError, Problem, Unanswered
-
-Command = Callable[[], Awaitable[Any]]
-"""Answers with plain values. Raises ConfigurationError for what the asker can put right."""
 
 LONGEST_QUESTION = 4096
 PATIENCE = 10.0  # seconds for a question to arrive and its answer to leave
 MOST_AT_ONCE = 16
+
+# Seconds that an answer is waited for: a reload of a large network takes some.
+ANSWERED_WITHIN = 60.0
 
 
 class Question(msgspec.Struct, frozen=True):
     """What the command line asks."""
 
     command: str
+    arguments: dict[str, Any] = {}
 
 
-class Answer(msgspec.Struct, frozen=True):
-    """What it is answered: a result, or what is wrong."""
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What it is answered: a result, or what is wrong; or, while `is_more`, something that a stream tells."""
 
     result: Any = None
     problems: list[Problem] = []
+    is_more: bool = False
 
 
 def socket_path(state: Path, name: str) -> Path:
@@ -43,33 +47,53 @@ def socket_path(state: Path, name: str) -> Path:
     return state / f"{name}.sock"
 
 
-def ask(path: Path, command: str) -> Any:
+def ask(path: Path, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
     """Ask a running appliance, and return its result.
 
     Raises Unanswered where none listens, ConfigurationError where it says what is wrong.
     """
+    result = None
+    for answer in _answers(path, command, arguments or {}, ANSWERED_WITHIN):
+        result = answer.result
+    return result
+
+
+def follow(path: Path, command: str, arguments: Mapping[str, Any] | None = None) -> Iterator[Any]:
+    """Ask a running appliance for a stream, and yield what it tells. Raises as `ask` does."""
+    for answer in _answers(path, command, arguments or {}, None):
+        if answer.is_more:
+            yield answer.result
+
+
+def _answers(
+    path: Path, command: str, arguments: Mapping[str, Any], patience: float | None
+) -> Iterator[Answer]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(PATIENCE)
         try:
             connection.connect(str(path))
-            connection.sendall(msgspec.json.encode(Question(command)) + b"\n")
-            octets = b"".join(iter(lambda: connection.recv(65536), b""))
+            connection.sendall(msgspec.json.encode(Question(command, dict(arguments))) + b"\n")
+            connection.settimeout(patience)
+            with connection.makefile("rb") as lines:
+                for line in lines:
+                    answer = msgspec.json.decode(line, type=Answer)
+                    if answer.problems:
+                        raise ConfigurationError(answer.problems)
+                    yield answer
+                    if not answer.is_more:
+                        return
         except (FileNotFoundError, ConnectionRefusedError):
             raise Unanswered(f"no appliance listens at {path}: is it running?") from None
         except OSError as error:
             raise Unanswered(f"{path}: {error.strerror or error}") from None
-    try:
-        answer = msgspec.json.decode(octets, type=Answer)
-    except msgspec.MsgspecError:
-        raise Unanswered(f"{path}: the appliance stopped while it answered") from None
-    if answer.problems:
-        raise ConfigurationError(answer.problems)
-    return answer.result
+        except msgspec.MsgspecError:
+            raise Unanswered(f"{path}: the appliance stopped while it answered") from None
+    raise Unanswered(f"{path}: the appliance stopped while it answered")
 
 
 async def serve(
     path: Path,
-    commands: Mapping[str, Command],
+    commands: Commands,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -80,16 +104,69 @@ async def serve(
     limit = trio.Semaphore(MOST_AT_ONCE)
 
     async def answer(stream: trio.SocketStream) -> None:
-        async with stream, limit:
-            with trio.move_on_after(PATIENCE), suppress(trio.BrokenResourceError):
-                await stream.send_all(msgspec.json.encode(await _answer(stream, commands)) + b"\n")
+        async with stream, limit, trio.open_nursery() as nursery:
+            await _answer(_Asked(stream, nursery), commands)
+            nursery.cancel_scope.cancel()
 
     with _listening(path) as listener:
         task_status.started()
         await trio.serve_listeners(answer, [listener])
 
 
-async def _answer(stream: trio.SocketStream, commands: Mapping[str, Command]) -> Answer:
+class _Asked:
+    """One connection, and what is done for whoever asks by it."""
+
+    def __init__(self, stream: trio.SocketStream, nursery: trio.Nursery) -> None:
+        self.stream = stream
+        self._nursery = nursery
+
+    async def tell(self, item: Any) -> None:
+        """Send something that a stream tells."""
+        await self.send(Answer(result=item, is_more=True))
+
+    async def send(self, answer: Answer) -> None:
+        """Send one line; if nobody reads it, end what is done for them."""
+        with trio.move_on_after(PATIENCE), suppress(trio.BrokenResourceError):
+            await self.stream.send_all(msgspec.json.encode(answer) + b"\n")
+            return
+        self._leave()
+        await trio.lowlevel.checkpoint()
+
+    def watch(self) -> None:
+        """End a stream as soon as its asker has gone."""
+        self._nursery.start_soon(self._until_left)
+
+    async def _until_left(self) -> None:
+        with suppress(trio.BrokenResourceError):
+            while await self.stream.receive_some(LONGEST_QUESTION):
+                continue
+        self._leave()
+
+    def _leave(self) -> None:
+        self._nursery.cancel_scope.cancel()
+
+
+async def _answer(asked: _Asked, commands: Commands) -> None:
+    question = None
+    with trio.move_on_after(PATIENCE), suppress(trio.BrokenResourceError):
+        question = await _question(asked.stream)
+    if question is None:
+        known = f"one line of JSON is wanted; the commands are: {', '.join(sorted(commands))}"
+        await asked.send(Answer(problems=[Problem("", known)]))
+        return
+    if isinstance(commands.get(question.command), Stream):
+        asked.watch()
+    try:
+        result = await carry_out(commands, OWNER, question.command, question.arguments, asked.tell)
+        answer = Answer(result)
+    except ConfigurationError as error:
+        answer = Answer(problems=list(error.problems))
+    except NotAllowed as error:
+        answer = Answer(problems=[Problem("", str(error))])
+    await asked.send(answer)
+
+
+async def _question(stream: trio.SocketStream) -> Question | None:
     octets = b""
     while b"\n" not in octets and len(octets) <= LONGEST_QUESTION:
         received = await stream.receive_some(LONGEST_QUESTION)
@@ -97,14 +174,9 @@ async def _answer(stream: trio.SocketStream, commands: Mapping[str, Command]) ->
             break
         octets += received
     try:
-        question = msgspec.json.decode(octets, type=Question)
-        command = commands[question.command]
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError):
-        return Answer(problems=[Problem("", f"the appliance knows: {', '.join(commands)}")])
-    try:
-        return Answer(result=await command())
-    except ConfigurationError as error:
-        return Answer(problems=list(error.problems))
+        return msgspec.json.decode(octets, type=Question)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 @contextmanager

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
 
 import trio
 
-from gateway.control import Command
 from gateway.emissions import Emitter
 from gateway.forwarding.directory import Change, Directory
 from gateway.forwarding.drops import Drops
@@ -19,8 +18,10 @@ from gateway.forwarding.pipeline import Forwarder
 from gateway.forwarding.verdicts import OuterHeader, PortKey, ToPort
 from gateway.host.ports import Ports
 from gateway.host.uses import WatchedDirectory
+from gateway.operating.report import Report
 from gateway.report import report
 from gateway.sites.policies import peer_policies, readable_policies
+from gateway.sites.status import SiteStatus
 from gateway.sites.tunnels import SiteTunnels
 from gateway.underlay.interfaces import Attachment, check_ports, mtus_of, read_links
 from gateway.underlay.service import Underlay
@@ -74,15 +75,16 @@ class DataPath(Protocol):
         """Tell whoever is connected that we go."""
         ...
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> Report:
         """The counters."""
         ...
 
     @property
     def drops(self) -> Drops: ...
 
-    @property
-    def commands(self) -> Mapping[str, Command]: ...
+    def sites(self) -> list[SiteStatus]:
+        """How each site is whose tunnel is here."""
+        ...
 
     @property
     def in_words(self) -> str: ...
@@ -207,10 +209,9 @@ class Builtin:
     def drops(self) -> Drops:
         return self.forwarder.drops
 
-    @property
-    def commands(self) -> Mapping[str, Command]:
-        """What the command line may ask."""
-        return {"sites": self.tunnels.answer}
+    def sites(self) -> list[SiteStatus]:
+        """How each site is whose tunnel is here."""
+        return self.tunnels.statuses()
 
     @property
     def in_words(self) -> str:
@@ -218,7 +219,7 @@ class Builtin:
         attachment = self._attachment
         return f"({', '.join(attachment.interfaces)}, MTU {attachment.mtu}), engine python"
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> Report:
         """The counters."""
         return report(self.forwarder, self.underlay, self.ports, self.tunnels)
 

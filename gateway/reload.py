@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import msgspec
 import trio
 
+from gateway.operating.commands import Asker, Command, Commands, Nothing
 from policies.errors import ConfigurationError, Problem
 from policies.model import Appliance, Tenant
 
@@ -33,7 +34,15 @@ class Reload:
         self._takes_part = takes_part
         self._one_at_a_time = trio.Lock()
 
-    async def answer(self) -> str:
+    def commands(self) -> Commands:
+        """What can be asked of it."""
+
+        async def answer(_asker: Asker, _wanted: Nothing) -> str:
+            return await self.reload()
+
+        return {"reload": Command(answer, for_operators=True)}
+
+    async def reload(self) -> str:
         """Read the configuration, and take what has changed. If it raises ConfigurationError, nothing has."""
         async with self._one_at_a_time:
             wanted = await trio.to_thread.run_sync(self._reread)

@@ -54,6 +54,13 @@ class Engine(StrEnum):
     XDP = "xdp"
 
 
+class LogFormat(StrEnum):
+    """How what happens is written down."""
+
+    CONSOLE = "console"
+    JSON = "json"
+
+
 class LookupRecord(msgspec.Struct, frozen=True, gc=False):
     """Where a customer address is: (VSID, CA) -> MAC, PA, host.
 
@@ -274,7 +281,7 @@ class Role(StrEnum):
 
 
 class Credential(msgspec.Struct, frozen=True):
-    """Someone who may ask the lookup service: known by a token, or by a client certificate's name.
+    """Someone who may ask a service: known by a token, or by a client certificate's name.
 
     A host's or a gateway's `name` is that of its entry in the network.
     """
@@ -288,8 +295,8 @@ class Credential(msgspec.Struct, frozen=True):
     """The certificate's common name, or one of its DNS names."""
 
 
-class LookupTls(msgspec.Struct, frozen=True):
-    """The lookup service's certificate and key, PEM, and who may vouch for clients' certificates."""
+class ServerTls(msgspec.Struct, frozen=True):
+    """A service's certificate and key, PEM, and who may vouch for clients' certificates."""
 
     certificate_file: Path
     key_file: Path
@@ -311,13 +318,21 @@ class LookupSettings(msgspec.Struct, frozen=True):
 
     listen: str = "127.0.0.1:7637"
     store: str = "sqlite"
-    tls: LookupTls | None = None
+    tls: ServerTls | None = None
     credentials: tuple[Credential, ...] = ()
     etcd: Etcd | None = None
     flap_moves: int = DEFAULT_FLAP_MOVES
     """So many announced moves of a record ..."""
     flap_seconds: float = DEFAULT_FLAP_SECONDS
     """... in so many seconds freeze it."""
+
+
+class ApiSettings(msgspec.Struct, frozen=True):
+    """Where the operating interface listens, and who may ask: readers and operators."""
+
+    listen: str = "127.0.0.1:7638"
+    tls: ServerTls | None = None
+    credentials: tuple[Credential, ...] = ()
 
 
 class LookupAccess(msgspec.Struct, frozen=True):
@@ -403,6 +418,9 @@ class Appliance(msgspec.Struct, frozen=True):
     """Where sites' peers dial us; the underlay's provider addresses unless named."""
     lookup_access: LookupAccess | None = None
     """Where records and the network come from; None: from this file, or from the store beside us."""
+    api: ApiSettings | None = None
+    """Where the operating interface is, if it has its own address; None: at the lookup service's, if here."""
+    log: LogFormat = LogFormat.CONSOLE
 
     @property
     def takes_part(self) -> bool:

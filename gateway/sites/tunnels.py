@@ -146,8 +146,8 @@ class SiteTunnels:
         if self.associations.has_news:
             self._heed_news()
 
-    async def answer(self) -> list[SiteStatus]:
-        """Tell the command line how each configured site is."""
+    def statuses(self) -> list[SiteStatus]:
+        """How each configured site is."""
         now = trio.current_time()
         return [self._status(key, site, now) for key, site in self._sites.items()]
 

@@ -1,8 +1,8 @@
 """Reads appliance.toml into the frozen model, or says everything that is wrong with it.
 
-The tables are read key by key (`node_tables`, `lookup_tables`, `network_tables`,
+The tables are read key by key (`node_tables`, `lookup_tables`, `service_tables`, `network_tables`,
 `site_tables`) and checked against each other and against the machine (`node_checks`,
-`lookup_checks`, `network_checks`, `site_checks`, `secret_files`). Each step goes on after
+`lookup_checks`, `service_checks`, `network_checks`, `site_checks`, `secret_files`). Each step goes on after
 a mistake, so one run shows the whole list. Only a file without any mistake is made into the model.
 """
 
@@ -18,13 +18,14 @@ from policies.config.node_checks import node_problems
 from policies.config.node_tables import ApplianceTable, File
 from policies.config.reader import Notes, Reader
 from policies.config.secret_files import secret_file_problems
+from policies.config.service_checks import api_problems
 from policies.config.site_checks import site_problems
 from policies.errors import ConfigurationError, Problem
 from policies.model import Appliance
 
 Check = Callable[[File], Iterator[Problem]]
 
-_CHECKS: tuple[Check, ...] = (node_problems, lookup_problems, network_problems, site_problems)
+_CHECKS: tuple[Check, ...] = (node_problems, lookup_problems, api_problems, network_problems, site_problems)
 
 
 def load(path: Path) -> Appliance:

@@ -8,84 +8,18 @@ import msgspec
 
 from policies.config import values
 from policies.config.reader import Reader
+from policies.config.service_tables import CredentialTable, TlsTable
 from policies.config.tables import Table
 from policies.model import (
     DEFAULT_FLAP_MOVES,
     DEFAULT_FLAP_SECONDS,
     DEFAULT_PREFIX,
-    Credential,
     Etcd,
     LookupAccess,
     LookupSettings,
-    LookupTls,
-    Role,
 )
 
 DEFAULT_LISTEN = "127.0.0.1:7637"
-
-
-class TlsTable(Table, frozen=True):
-    """The `[lookup.tls]`."""
-
-    cert: Path | None
-    key: Path | None
-    client_ca: Path | None
-
-    @classmethod
-    def read(cls, keys: Reader) -> TlsTable:
-        path = values.path_from(keys.base)
-        return cls(
-            path=keys.path,
-            cert=keys.required("cert", path),
-            key=keys.required("key", path),
-            client_ca=keys.optional("client_ca", path, None),
-            unsound=keys.finish(),
-        )
-
-    def model(self) -> LookupTls:
-        return LookupTls(self.cert or self.incomplete(), self.key or self.incomplete(), self.client_ca)
-
-
-class CredentialTable(Table, frozen=True):
-    """One `[[lookup.token]]` or `[[lookup.certificate]]`."""
-
-    name: str | None
-    role: Role | None
-    tenants: tuple[str, ...]
-    token_file: Path | None = None
-    subject: str | None = None
-
-    @classmethod
-    def read_token(cls, keys: Reader) -> CredentialTable:
-        return cls(
-            path=keys.path,
-            name=keys.required("name", values.name),
-            role=keys.required("role", values.member(Role)),
-            tenants=keys.optional_list("tenants", values.name),
-            token_file=keys.required("token_file", values.path_from(keys.base)),
-            unsound=keys.finish(),
-        )
-
-    @classmethod
-    def read_certificate(cls, keys: Reader) -> CredentialTable:
-        subject = keys.required("subject", values.name)
-        return cls(
-            path=keys.path,
-            subject=subject,
-            name=keys.optional("name", values.name, subject),
-            role=keys.required("role", values.member(Role)),
-            tenants=keys.optional_list("tenants", values.name),
-            unsound=keys.finish(),
-        )
-
-    def model(self) -> Credential:
-        return Credential(
-            name=self.name or self.incomplete(),
-            role=self.role or self.incomplete(),
-            tenants=self.tenants,
-            token_file=self.token_file,
-            subject=self.subject,
-        )
 
 
 class EtcdTable(Table, frozen=True):

@@ -10,6 +10,7 @@ from policies.config import values
 from policies.config.lookup_tables import Asking, LookupTable
 from policies.config.network_tables import ProviderGatewayTable, ProviderHostTable, RecordTable, TenantTable
 from policies.config.reader import Reader
+from policies.config.service_tables import ApiTable
 from policies.config.tables import Table, by_name
 from policies.model import (
     DEFAULT_BRIDGE,
@@ -18,6 +19,7 @@ from policies.model import (
     Engine,
     HostPort,
     HostRole,
+    LogFormat,
     LookupAccess,
     Network,
     OpenVswitch,
@@ -35,6 +37,7 @@ class ApplianceTable(Table, frozen=True):
     name: str | None
     state: Path
     engine: Engine
+    log: LogFormat
 
     @classmethod
     def read(cls, keys: Reader) -> ApplianceTable:
@@ -43,6 +46,7 @@ class ApplianceTable(Table, frozen=True):
             name=keys.required("name", values.name),
             state=keys.optional("state", values.path_from(keys.base), DEFAULT_STATE),
             engine=keys.optional("engine", values.member(Engine, not_yet=Engine.XDP), Engine.AUTO),
+            log=keys.optional("log", values.member(LogFormat), LogFormat.CONSOLE),
             unsound=keys.finish(),
         )
 
@@ -176,6 +180,7 @@ class File(Table, frozen=True, dict=True):
     underlay: UnderlayTable | None
     gateway: GatewayTable | None
     lookup: LookupTable | None
+    api: ApiTable | None
     host: HostTable | None
     hosts: tuple[ProviderHostTable, ...]
     gateways: tuple[ProviderGatewayTable, ...]
@@ -194,6 +199,7 @@ class File(Table, frozen=True, dict=True):
             underlay=keys.table("underlay", UnderlayTable.read),
             gateway=keys.table("gateway", GatewayTable.read),
             lookup=keys.table("lookup", LookupTable.read),
+            api=keys.table("api", ApiTable.read),
             host=keys.table("host", HostTable.read),
             hosts=keys.tables("provider_host", ProviderHostTable.read),
             gateways=keys.tables("provider_gateway", ProviderGatewayTable.read),
@@ -220,6 +226,8 @@ class File(Table, frozen=True, dict=True):
             ),
             site_addresses=self.site_addresses,
             lookup_access=self.lookup_access,
+            api=self.api.model() if self.api else None,
+            log=appliance.log,
         )
 
     @property

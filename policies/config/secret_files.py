@@ -7,8 +7,8 @@ import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from policies.config.lookup_tables import LookupTable
 from policies.config.node_tables import File
+from policies.config.service_tables import ServiceTable
 from policies.config.site_tables import IkeTable
 from policies.errors import Problem
 
@@ -24,19 +24,21 @@ def secret_file_problems(file: File) -> Iterator[Problem]:
         if role is not None:
             yield from _named_files(role.path, role.asking.files)
     if file.lookup is not None:
-        yield from _lookup_problems(file.lookup)
+        yield from _service_problems(file.lookup)
+        if file.lookup.etcd is not None:
+            etcd = file.lookup.etcd
+            yield from _named_files(etcd.path, {"ca": etcd.ca, "cert": etcd.cert, "key": etcd.key})
+    if file.api is not None:
+        yield from _service_problems(file.api)
 
 
-def _lookup_problems(lookup: LookupTable) -> Iterator[Problem]:
-    if lookup.tls is not None:
-        tls = lookup.tls
+def _service_problems(service: ServiceTable) -> Iterator[Problem]:
+    if service.tls is not None:
+        tls = service.tls
         files = {"cert": tls.cert, "key": tls.key, "client_ca": tls.client_ca}
         yield from _named_files(tls.path, files)
-    for token in lookup.tokens:
+    for token in service.tokens:
         yield from _named_files(token.path, {"token_file": token.token_file})
-    if lookup.etcd is not None:
-        etcd = lookup.etcd
-        yield from _named_files(etcd.path, {"ca": etcd.ca, "cert": etcd.cert, "key": etcd.key})
 
 
 def _named_files(path: str, files: Mapping[str, Path | None]) -> Iterator[Problem]:

@@ -471,3 +471,59 @@ def test_leaving_among_a_thousand_calls_lets_go_of_all_of_them() -> None:
 
     trio.run(main)
     assert ended == ["closed"] * 1000
+
+
+def test_asyncio_awaits_a_function_of_trio_and_its_exception_comes_back_as_it_is() -> None:
+    async def here(number: int) -> tuple[int, str]:
+        await trio.lowlevel.checkpoint()
+        if number < 0:
+            raise ValueError("as it is")
+        return number + 1, threading.current_thread().name
+
+    async def body(loop: EventLoop) -> None:
+        assert await loop.run(loop.ask, here, 1) == (2, "MainThread")
+        with pytest.raises(ValueError, match="as it is"):
+            await loop.run(loop.ask, here, -1)
+
+    in_loop(body)
+
+
+def test_what_asyncio_awaits_of_trio_ends_before_whoever_cancelled_it_goes_on() -> None:
+    told: list[str] = []
+
+    async def here() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            told.append("trio has ended")
+
+    async def body(loop: EventLoop) -> None:
+        async def there() -> None:
+            task = asyncio.create_task(loop.ask(here))
+            await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            told.append("asyncio goes on")
+
+        await loop.run(there)
+
+    in_loop(body)
+    assert told == ["trio has ended", "asyncio goes on"]
+
+
+def test_leaving_the_block_ends_what_asyncio_awaits_of_trio() -> None:
+    ended: list[bool] = []
+
+    async def here() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.append(True)
+
+    async def body(loop: EventLoop) -> None:
+        loop.call_soon(lambda: asyncio.ensure_future(loop.ask(here)))
+        await trio.sleep(0.01)
+
+    in_loop(body)
+    assert ended == [True]

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import socket
 import stat
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +9,24 @@ import pytest
 import trio
 
 from gateway import control
-from gateway.control import Command
+from gateway.operating.commands import Asker, Command, Commands, Nothing, Stream, Tell
 from policies.errors import ConfigurationError, Problem, Unanswered
 
 
-async def sites() -> list[str]:
-    return ["red/seattle"]
+async def sites(asker: Asker, _wanted: Nothing) -> list[str]:
+    return ["red/seattle"] if asker.is_operator else []
 
 
-async def refuse() -> None:
+async def refuse(_asker: Asker, _wanted: Nothing) -> None:
     raise ConfigurationError([Problem("tenant[0].site[0].ike.psk_file", "is empty")])
 
 
-COMMANDS: Mapping[str, Command] = {"sites": sites, "reload": refuse}
+async def count(_asker: Asker, _wanted: Nothing, tell: Tell) -> None:
+    for number in range(3):
+        await tell(number)
+
+
+COMMANDS: Commands = {"sites": Command(sites), "reload": Command(refuse), "count": Stream(count)}
 
 
 async def asked(path: Path, command: str) -> Any:
@@ -58,7 +62,8 @@ def test_an_unknown_command_is_told_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(BaseExceptionGroup) as raised:
         trio.run(asked, tmp_path / "edge-1.sock", "fly")
 
-    assert problems_in(raised.value) == [Problem("", "the appliance knows: sites, reload")]
+    (problem,) = problems_in(raised.value)
+    assert problem.message == "there is no command 'fly'; there are: count, reload, sites"
 
 
 def test_only_the_owner_may_ask_and_nothing_is_left_behind(tmp_path: Path) -> None:
@@ -126,8 +131,66 @@ def test_garbage_is_answered_and_the_next_question_too(tmp_path: Path, garbage: 
         return garbled, answer
 
     garbled, answer = trio.run(both)
-    assert b"the appliance knows" in garbled
+    assert b"the commands are: count, reload, sites" in garbled
     assert answer == ["red/seattle"]
+
+
+def test_what_a_stream_tells_comes_one_by_one(tmp_path: Path) -> None:
+    path = tmp_path / "edge-1.sock"
+
+    async def listen() -> list[int]:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(control.serve, path, COMMANDS)
+            told = await trio.to_thread.run_sync(lambda: list(control.follow(path, "count")))
+            nursery.cancel_scope.cancel()
+        return told
+
+    assert trio.run(listen) == [0, 1, 2]
+
+
+def test_an_argument_that_a_command_does_not_know_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "edge-1.sock"
+
+    async def ask() -> Any:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(control.serve, path, COMMANDS)
+            try:
+                return await trio.to_thread.run_sync(control.ask, path, "sites", {"colour": "red"})
+            finally:
+                nursery.cancel_scope.cancel()
+
+    with pytest.raises(BaseExceptionGroup) as raised:
+        trio.run(ask)
+
+    (problem,) = problems_in(raised.value)
+    assert problem.message == "sites: Object contains unknown field `colour`"
+
+
+def test_a_stream_ends_when_its_asker_leaves(tmp_path: Path) -> None:
+    path = tmp_path / "edge-1.sock"
+    ended = trio.Event()
+
+    async def for_ever(_asker: Asker, _wanted: Nothing, tell: Tell) -> None:
+        try:
+            await tell("first")
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    def leave() -> None:
+        told = control.follow(path, "for-ever")
+        assert next(told) == "first"
+        told.close()  # type: ignore[attr-defined]
+
+    async def both() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(control.serve, path, {"for-ever": Stream(for_ever)})
+            await trio.to_thread.run_sync(leave)
+            with trio.fail_after(5):
+                await ended.wait()
+            nursery.cancel_scope.cancel()
+
+    trio.run(both)
 
 
 def test_asking_nobody_says_that_nobody_is_there(tmp_path: Path) -> None:

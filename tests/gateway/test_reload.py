@@ -91,10 +91,10 @@ def test_refused_reload_changes_nothing_and_the_next_one_is_compared_with_what_r
     async def reload_thrice() -> None:
         reload = Reload(appliance(), lambda: files.pop(0), take)
         with pytest.raises(ConfigurationError):
-            await reload.answer()
+            await reload.reload()
         assert not taken
-        assert await reload.answer() == "reloaded"
-        assert await reload.answer() == "reloaded"
+        assert await reload.reload() == "reloaded"
+        assert await reload.reload() == "reloaded"
 
     trio.run(reload_thrice)
     assert [wanted.network.tenants[0].sites for wanted in taken] == [(), ()]
@@ -109,9 +109,9 @@ def test_configuration_that_cannot_be_taken_leaves_the_old_one_running() -> None
     async def twice() -> None:
         reload = Reload(appliance(), lambda: wanted.pop(0), refuse)
         with pytest.raises(ConfigurationError, match="is empty"):
-            await reload.answer()
+            await reload.reload()
         with pytest.raises(ConfigurationError, match="needs a restart"):
-            await reload.answer()
+            await reload.reload()
 
     trio.run(twice)
 

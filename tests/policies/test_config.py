@@ -40,7 +40,6 @@ from policies.model import (
     LookupAccess,
     LookupRecord,
     LookupSettings,
-    LookupTls,
     Network,
     OpenVswitch,
     PortRange,
@@ -48,6 +47,7 @@ from policies.model import (
     ProviderHost,
     RecordsKept,
     Role,
+    ServerTls,
     Site,
     SiteHop,
     SubnetHop,
@@ -110,7 +110,7 @@ def test_every_section_reaches_the_model() -> None:
     assert appliance.lookup == LookupSettings(
         listen="192.0.2.254:7637",
         store="etcd",
-        tls=LookupTls(at / "lookup.pem", at / "lookup.key", at / "clients.pem"),
+        tls=ServerTls(at / "lookup.pem", at / "lookup.key", at / "clients.pem"),
         credentials=(
             Credential("hv1", Role.HOST, token_file=at / "hv1.token"),
             Credential("dashboard", Role.READER, ("red",), token_file=at / "dashboard.token"),

@@ -41,6 +41,7 @@ ASKING = "".join(
         "[lookup.etcd]",
         "[[lookup.token]]",
         "[[lookup.certificate]]",
+        "[api]",
         "[host]",
         "[host.openvswitch]",
         "[[host.port]]",

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import trio
 
@@ -26,6 +26,8 @@ from gateway.host.openvswitch.bridge import COOKIE, LISTENER, TUNNELS, Bridge, B
 from gateway.host.openvswitch.flows import HEARD, Flows, difference, network_flows, vm_flows
 from gateway.host.openvswitch.view import Attached, View
 from gateway.host.ports import Ports
+from gateway.operating.report import BridgeReport, MovesReport, Report
+from gateway.sites.status import SiteStatus
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.errors import ConfigurationError, Problem
 from policies.model import Appliance, LookupRecord, Port
@@ -147,30 +149,30 @@ class OpenVswitchDriver:
     def drops(self) -> Drops:
         return self.forwarder.drops
 
-    @property
-    def commands(self) -> Mapping[str, Any]:
-        """What the command line may ask: nothing more than of any node."""
-        return {}
+    def sites(self) -> list[SiteStatus]:
+        """A host without a gateway has no sites' tunnels."""
+        return []
 
     @property
     def in_words(self) -> str:
         """Where it is attached."""
         return f"(bridge {self._bridge.name}, MTU {self.forwarder.node.underlay_mtu}), Open vSwitch"
 
-    def report(self) -> dict[str, Any]:
-        """The counters."""
-        return {
-            "node": self.forwarder.node.name,
-            "records": len(self.forwarder.directory),
-            "flows": len(self._network or ()) + sum(len(flows) for flows in self._vms.values()),
-            "ports": sorted(self._numbers),
-            "trouble": self._trouble,
-            "moves": {
-                "redirected_records": len(self.forwarder.moves.redirects),
-                "ahead_of_their_records": len(self.forwarder.moves.residence),
-            },
-            "drops": [],
-        }
+    def report(self) -> Report:
+        """The counters. What the flows carry and drop, the switch counts."""
+        moves = self.forwarder.moves
+        return Report(
+            node=self.forwarder.node.name,
+            records=len(self.forwarder.directory),
+            moves=MovesReport(
+                redirected_records=len(moves.redirects), ahead_of_their_records=len(moves.residence)
+            ),
+            bridge=BridgeReport(
+                flows=len(self._network or ()) + sum(len(flows) for flows in self._vms.values()),
+                ports=sorted(self._numbers),
+                trouble=self._trouble,
+            ),
+        )
 
     # --- the bridge
 

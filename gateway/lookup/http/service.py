@@ -19,7 +19,7 @@ from gateway.lookup.http.watches import Watches
 from gateway.lookup.principals import Credentials
 from gateway.lookup.replica import Replica
 from policies.errors import ConfigurationError, Problem
-from policies.model import LookupSettings, LookupTls
+from policies.model import LookupSettings, ServerTls
 
 log = logging.getLogger("isthmus.lookup")
 
@@ -83,7 +83,7 @@ def check_exposure(settings: LookupSettings, *, is_loopback: bool) -> None:
         raise ConfigurationError(problems)
 
 
-def renewing_context(files: LookupTls) -> ssl.SSLContext:
+def renewing_context(files: ServerTls) -> ssl.SSLContext:
     """Return the server's side of TLS, by what its files say at each handshake. Raises ConfigurationError.
 
     While half of a renewed pair is there, the one before it goes on.
@@ -105,7 +105,7 @@ def renewing_context(files: LookupTls) -> ssl.SSLContext:
     return listening
 
 
-def tls_context(files: LookupTls) -> ssl.SSLContext:
+def tls_context(files: ServerTls) -> ssl.SSLContext:
     """Return the server's side of TLS 1.2 and later. Raises ConfigurationError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -121,7 +121,7 @@ def tls_context(files: LookupTls) -> ssl.SSLContext:
     return context
 
 
-def _times(files: LookupTls) -> tuple[int, ...]:
+def _times(files: ServerTls) -> tuple[int, ...]:
     """When the files were last changed; those that are not there count as never."""
     found = []
     for file in (files.certificate_file, files.key_file, files.client_authority_file):

@@ -19,6 +19,7 @@ from gateway.forwarding.happenings import Happening
 from gateway.forwarding.verdicts import PortKey
 from gateway.host.openvswitch.bridge import LISTENER, TUNNELS, Bridge, BridgeError
 from gateway.host.openvswitch.driver import OpenVswitchDriver
+from gateway.operating.report import BridgeReport
 from policies.addresses import CustomerAddress, ProviderAddress
 from policies.errors import ConfigurationError
 from policies.model import Appliance, Engine, HostPort, HostRole, Underlay
@@ -125,6 +126,13 @@ async def running(bridge: FakeBridge, listener: Listener | None = None) -> Async
         nursery.cancel_scope.cancel()
 
 
+def bridge_of(driver: OpenVswitchDriver) -> BridgeReport:
+    """What the driver reports of its bridge."""
+    bridge = driver.report().bridge
+    assert bridge is not None
+    return bridge
+
+
 def simulated(test: Callable[P, Awaitable[None]]) -> Callable[P, None]:
     """Run a test on a clock that jumps, but not while the bridge's threads are at work."""
 
@@ -190,11 +198,11 @@ async def test_bridge_that_is_not_there_is_said_once_and_waited_for(caplog: pyte
     with caplog.at_level(logging.WARNING, "isthmus.openvswitch"):
         async with running(bridge) as driver:
             await trio.sleep(5)
-            assert driver.report()["trouble"] == "no bridge named br-int"
+            assert bridge_of(driver).trouble == "no bridge named br-int"
             bridge.trouble = ""
             await trio.sleep(2)
             assert record_match(6) in bridge.flows
-            assert driver.report()["trouble"] == ""
+            assert bridge_of(driver).trouble == ""
     said = [record.message for record in caplog.records if record.name == "isthmus.openvswitch"]
     assert said == ["bridge br-int is waited for: no bridge named br-int"]
 

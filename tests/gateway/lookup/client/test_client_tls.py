@@ -12,7 +12,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from gateway.lookup.client import LookupClient
 from gateway.lookup.outcomes import Forbidden
 from gateway.lookup.store import StoreUnavailable
-from policies.model import Credential, LookupAccess, LookupSettings, LookupTls, Role
+from policies.model import Credential, LookupAccess, LookupSettings, Role, ServerTls
 from tests.gateway.lookup.serving import Serving, lookup_node
 from tests.interop.authority import Authority
 
@@ -43,7 +43,7 @@ def served(directory: Path, body: Callable[[Serving, LookupAccess], Awaitable[No
     give(directory, "hv1", AUTHORITY)
     settings = LookupSettings(
         listen="127.0.0.1:0",
-        tls=LookupTls(directory / "node.pem", directory / "node.key", ca),
+        tls=ServerTls(directory / "node.pem", directory / "node.key", ca),
         credentials=(Credential("hv1", Role.HOST, subject="hv1"),),
     )
 

@@ -17,7 +17,7 @@ from gateway.lookup.http import calls
 from gateway.lookup.principals import Principal
 from gateway.lookup.store import StoreUnavailable
 from policies.errors import ConfigurationError
-from policies.model import Credential, LookupSettings, LookupTls, Role
+from policies.model import Credential, LookupSettings, Role, ServerTls
 from tests.gateway.lookup.serving import (
     BLUE,
     DB,
@@ -759,7 +759,7 @@ def test_fault_of_ours_ends_one_request_and_tells_nothing(
         LookupSettings(listen="192.0.2.1:0", credentials=(Credential("op", Role.OPERATOR, subject="op"),)),
         LookupSettings(listen="127.0.0.1"),
         LookupSettings(listen="127.0.0.1:http"),
-        LookupSettings(listen="127.0.0.1:0", tls=LookupTls(*map(Path, ("/no/c", "/no/k")))),
+        LookupSettings(listen="127.0.0.1:0", tls=ServerTls(*map(Path, ("/no/c", "/no/k")))),
     ],
     ids=str,
 )

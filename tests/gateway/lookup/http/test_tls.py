@@ -11,7 +11,7 @@ import pytest
 from gateway.lab.certificates import CertificateAuthority
 from gateway.lookup.http.service import tls_context
 from policies.errors import ConfigurationError
-from policies.model import Credential, LookupSettings, LookupTls, Role
+from policies.model import Credential, LookupSettings, Role, ServerTls
 from tests.gateway.lookup.serving import Serving, lookup_node
 
 TOKEN = "0123456789abcdef" * 2
@@ -27,7 +27,7 @@ class Files:
         self.token.write_text(TOKEN)
         self.settings = LookupSettings(
             listen="127.0.0.1:0",
-            tls=LookupTls(*self.server, self.authority.file),
+            tls=ServerTls(*self.server, self.authority.file),
             credentials=(
                 Credential("op", Role.OPERATOR, token_file=self.token),
                 Credential("hv1", Role.HOST, subject="hv1.example"),
@@ -156,7 +156,7 @@ def test_file_that_is_not_what_it_should_be_is_named(tmp_path: Path, broken: str
         key = files.authority.issue("other")[1]
 
     with pytest.raises(ConfigurationError, match=r"node"):
-        tls_context(LookupTls(certificate, key))
+        tls_context(ServerTls(certificate, key))
 
 
 def test_renewed_certificate_is_shown_from_the_next_connection_on(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""What people and their tools ask of a running appliance, and what it tells them."""

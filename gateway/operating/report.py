@@ -1,0 +1,120 @@
+"""What a node has done so far, as plain values: for a person, a script, the metrics or a test."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class DropReport(msgspec.Struct, frozen=True):
+    """Packets dropped for one reason; of no tenant where none was known."""
+
+    reason: str
+    tenant: str
+    packets: int
+
+
+class Carried(msgspec.Struct, frozen=True):
+    """What was carried, as customers' IP packets: sent from there, received there."""
+
+    sent_packets: int = 0
+    sent_octets: int = 0
+    received_packets: int = 0
+    received_octets: int = 0
+
+
+class SubnetReport(Carried, frozen=True, kw_only=True):
+    """One virtual subnet."""
+
+    tenant: str
+    subnet: str
+    vsid: int
+
+
+class SiteReport(Carried, frozen=True, kw_only=True):
+    """One site whose tunnel is here."""
+
+    tenant: str
+    site: str
+    mtu: int | None
+    """Of a customer's packet, in octets; None while nothing carries one."""
+
+
+class EspDropReport(msgspec.Struct, frozen=True):
+    """ESP packets that came to nothing; the site is TENANT/SITE, or empty where none was known."""
+
+    reason: str
+    site: str
+    packets: int
+
+
+class MovesReport(msgspec.Struct, frozen=True):
+    """What live migration does here now, and how many packets were sent on."""
+
+    held: int = 0
+    redirected_records: int = 0
+    redirected_packets: int = 0
+    ahead_of_their_records: int = 0
+
+
+class NoticesReport(msgspec.Struct, frozen=True):
+    """ICMP errors to customers."""
+
+    sent: int = 0
+    suppressed: int = 0
+    without_source: int = 0
+
+
+class UnderlayReport(msgspec.Struct, frozen=True):
+    """The provider addresses' sockets. What the kernel dropped came while a buffer was full."""
+
+    kernel_drops: int = 0
+    icmp_errors: int = 0
+    merged: int = 0
+
+
+class TunnelsReport(msgspec.Struct, frozen=True):
+    """All sites' sockets together."""
+
+    esp_drops: list[EspDropReport] = []
+    ike_drops: dict[str, int] = {}
+    keepalives: int = 0
+    unsent: dict[str, int] = {}
+    """By the error that the kernel gave."""
+    kernel_drops: int = 0
+    icmp_errors: int = 0
+
+
+class PortsReport(msgspec.Struct, frozen=True):
+    """The VMs' ports."""
+
+    kernel_drops: int = 0
+    unreadable: int = 0
+
+
+class BridgeReport(msgspec.Struct, frozen=True):
+    """The Open vSwitch bridge that carries a host's packets."""
+
+    flows: int
+    ports: list[str]
+    trouble: str
+    """Why the bridge is waited for; empty while it is not."""
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """The counters of one node since its start. Each drop is counted once, under one reason.
+
+    What the kernel dropped before this program saw it is counted for each side, not among the drops.
+    """
+
+    node: str
+    records: int = 0
+    drops: list[DropReport] = []
+    meters: list[SubnetReport] = []
+    sites: list[SiteReport] = []
+    sources_elsewhere: dict[str, int] = {}
+    moves: MovesReport = MovesReport()
+    notices: NoticesReport = NoticesReport()
+    underlay: UnderlayReport = UnderlayReport()
+    tunnels: TunnelsReport = TunnelsReport()
+    ports: PortsReport = PortsReport()
+    bridge: BridgeReport | None = None
