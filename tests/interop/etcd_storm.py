@@ -79,6 +79,13 @@ class Storm:
             time.sleep(0.01)
         return time.monotonic() - begun
 
+    def caught_up(self, revision: int) -> None:
+        """Wait until every watcher has been told of a revision."""
+        begun = time.monotonic()
+        while not all(told and told[-1].revision >= revision for told in self.told):
+            assert time.monotonic() < begun + PATIENCE, "a watcher is behind"
+            time.sleep(0.01)
+
     async def _main(self) -> None:
         stores = [await EtcdStore.open(settings) for settings in self._settings]
         self.told = [[] for _ in range(self._watchers)]

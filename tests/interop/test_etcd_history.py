@@ -34,8 +34,9 @@ def test_compaction_does_no_harm_to_watchers_that_keep_up(require_tools: Callabl
     with Cluster() as cluster, Storm(cluster) as storm:
         for _ in range(10):
             storm.go_on(20)
-            revision = str(storm.acknowledged[-1].revision)
-            cluster.members[0].namespace.run("etcdctl", "compact", "--physical", revision)
+            revision = storm.acknowledged[-1].revision
+            storm.caught_up(revision)
+            cluster.members[0].namespace.run("etcdctl", "compact", "--physical", str(revision))
 
 
 def test_watcher_that_was_away_during_a_compaction_has_to_list_again(single: Single) -> None:
