@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format peers interop soak bench clean
+.PHONY: help demo test check docs format peers interop soak bench clean
 
 # Tests that make network namespaces need privileges. An ordinary user has them inside a user
 # namespace, with a network and mounts of its own, where the machine allows that. LOGNAME keeps
@@ -38,6 +38,9 @@ check: .venv/installed ## check format, lint, types and imports
 	@$(BIN)/python -m ruff check --quiet .
 	@$(BIN)/python -m mypy
 	@$(BIN)/lint-imports --no-logo
+
+docs: .venv/installed ## write what the documents have from the code
+	@$(BIN)/python -m docs.generate
 
 format: .venv/installed ## put format and order of imports right
 	@$(BIN)/python -m ruff check --quiet --select I --fix .

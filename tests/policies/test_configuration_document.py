@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+import tomllib
 
 import pytest
 
-from policies.config import parse, reader
+from docs.generate import ALIKE, ASKERS, ASKING, CONFIGURATION, configuration, meanings
+from policies.config import parse
+from policies.config.schema import KeySchema, tables
 from policies.errors import ConfigurationError
 
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+DOCUMENT = CONFIGURATION.read_text()
 
 
 def test_the_mistakes_that_the_document_shows_are_said_so() -> None:
@@ -29,59 +31,42 @@ def test_the_host_that_the_document_shows_is_sound() -> None:
     assert parse(host).lookup_access is not None
 
 
-# Every table with a key that is like none of its own, so that it says which it knows.
-ASKING = "".join(
-    f"{header}\nQQQQ = 1\n"
-    for header in (
-        "[appliance]",
-        "[underlay]",
-        "[gateway]",
-        "[lookup]",
-        "[lookup.tls]",
-        "[lookup.etcd]",
-        "[[lookup.token]]",
-        "[[lookup.certificate]]",
-        "[api]",
-        "[host]",
-        "[host.openvswitch]",
-        "[[host.port]]",
-        "[[provider_host]]",
-        "[[provider_gateway]]",
-        "[[tenant]]",
-        "[[tenant.subnet]]",
-        "[[tenant.record]]",
-        "[[tenant.site]]",
-        "[tenant.site.ike]",
-        "[tenant.site.lifetimes]",
-        "[[tenant.route]]",
-        "[[tenant.access]]",
-        "[tenant.limits]",
-    )
+EACH_KEY = [(table.path, key) for table in tables() for key in table.keys]
+
+
+def section(path: str, key: KeySchema) -> str:
+    """Where a key's meaning is told."""
+    return "asking" if path in ASKERS and key.name in ASKING else ALIKE.get(path, path)
+
+
+def parsed(key: KeySchema, written: str) -> object:
+    """What the code that reads the file makes of what the document shows."""
+    value = tomllib.loads(f"value = {written}")["value"]
+    return tuple(map(key.parse, value)) if key.is_list else key.parse(value)
+
+
+def test_the_tables_of_keys_are_as_the_code_has_them() -> None:
+    assert configuration(DOCUMENT, meanings()) == DOCUMENT, "run: make docs"
+
+
+def test_every_table_is_in_the_document_and_no_other() -> None:
+    shown = {path for match in re.findall(r"<!-- keys: ([\w. ]+) -->", DOCUMENT) for path in match.split()}
+
+    assert shown == {ALIKE.get(table.path, table.path) for table in tables() if table.keys} | {"asking"}
+
+
+def test_every_meaning_is_that_of_a_key() -> None:
+    told = {(path, name) for path, keys in meanings().items() for name in keys}
+
+    assert told == {(section(path, key), key.name) for path, key in EACH_KEY}
+
+
+@pytest.mark.parametrize(
+    ("path", "key"), [pytest.param(*each, id=f"{each[0]}.{each[1].name}") for each in EACH_KEY]
 )
-TABLES_IN_TABLES = {
-    *("tls", "etcd", "token", "certificate", "openvswitch", "port"),
-    *("access", "ike", "lifetimes", "limits", "record", "route", "site", "subnet"),
-}
-
-
-def test_every_key_of_every_table_is_in_the_document(monkeypatch: pytest.MonkeyPatch) -> None:
-    # All that are known, where people are told a dozen.
-    monkeypatch.setattr(reader, "listed", lambda words: ", ".join(sorted(words)))
-    sections = dict(re.findall(r"^### `\[+([\w.]+)\]+`\n(.*?)(?=^##)", DOCUMENT, re.DOTALL | re.MULTILINE))
-    with pytest.raises(ConfigurationError) as caught:
-        parse(ASKING)
-    known = {
-        problem.path.replace("[#1]", "").removesuffix(".QQQQ"): problem.message.partition("known: ")[2].split(
-            ", "
-        )
-        for problem in caught.value.problems
-        if problem.path.endswith(".QQQQ")
-    }
-
-    assert len(known) == ASKING.count("QQQQ")
-    for table, keys in known.items():
-        section, inner = table, ""
-        if table.startswith("tenant.site."):
-            section, inner = "tenant.site", table.removeprefix("tenant.site.") + "."
-        written = [f"`{inner}{key}`" for key in keys if key not in TABLES_IN_TABLES and key != "none"]
-        assert not [key for key in written if key not in sections[section]], table
+def test_an_example_is_one_and_a_default_is_the_one_that_is_taken(path: str, key: KeySchema) -> None:
+    words = meanings()[section(path, key)][key.name]
+    parsed(key, words["example"])
+    default = words.get("default", "")
+    if default.startswith("`") and key.default is not None:
+        assert parsed(key, default.strip("`")) == key.default

@@ -1,0 +1,85 @@
+"""Writes the parts of these documents that the code knows better: `make docs`."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from enum import Enum
+from pathlib import Path
+
+from policies.config.schema import KeySchema, TableSchema, tables
+
+HERE = Path(__file__).parent
+CONFIGURATION = HERE / "configuration.md"
+MEANINGS = HERE / "keys.toml"
+
+Meanings = dict[str, dict[str, dict[str, str]]]
+
+# The keys of those who ask lookup services have a section of their own.
+ASKING = ("lookup", "token_file", "ca", "cert", "key")
+ASKERS = ("gateway", "host")
+
+# The operating interface has the same tables as the lookup service.
+ALIKE = {f"api.{table}": f"lookup.{table}" for table in ("tls", "token", "certificate")}
+
+_MARKED = re.compile(r"(<!-- keys: ([\w. ]+) -->\n).*?(<!-- end of keys -->)", re.DOTALL)
+
+
+def configuration(document: str, meanings: Meanings) -> str:
+    """Return the configuration's document with the tables of its keys as they are now."""
+    found = {table.path: table for table in tables()}
+
+    def rows(match: re.Match[str]) -> str:
+        header = "| key | meaning | default | example |\n| --- | --- | --- | --- |\n"
+        lines = [
+            f"{_row(prefix, key, meanings[path][key.name])}\n"
+            for path in match[2].split()
+            for prefix, key in _keys(found, path)
+        ]
+        return f"{match[1]}{header}{''.join(lines)}{match[3]}"
+
+    return _MARKED.sub(rows, document)
+
+
+def meanings() -> Meanings:
+    """Return what each key means, by table and key."""
+    return tomllib.loads(MEANINGS.read_text())
+
+
+def written_default(key: KeySchema) -> str | None:
+    """Return a key's default as an operator would write it, or None where the code cannot say."""
+    value = key.default.value if isinstance(key.default, Enum) else key.default
+    match value:
+        case bool():
+            return str(value).lower()
+        case int() | float():
+            return f"{value:g}"
+        case str() | Path():
+            return f'"{value}"'
+        case _:
+            return None
+
+
+def _keys(found: dict[str, TableSchema], path: str) -> list[tuple[str, KeySchema]]:
+    if path == "asking":
+        return [("", key) for key in found["host"].keys if key.name in ASKING]
+    table = found[path]
+    prefix = f"{path.rpartition('.')[2]}." if path.startswith("tenant.site.") else ""
+    return [(prefix, key) for key in table.keys if not (path in ASKERS and key.name in ASKING)]
+
+
+def _row(prefix: str, key: KeySchema, words: dict[str, str]) -> str:
+    written = written_default(key)
+    default = words.get("default") or (f"`{written}`" if written is not None else "")
+    if not default:
+        default = "must be there" if key.is_required else "none"
+    return f"| `{prefix}{key.name}` | {words['meaning']} | {default} | `{words['example']}` |"
+
+
+def main() -> None:
+    """Write the documents anew."""
+    CONFIGURATION.write_text(configuration(CONFIGURATION.read_text(), meanings()))
+
+
+if __name__ == "__main__":
+    main()
