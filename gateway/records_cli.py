@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
+from gateway.command_line import LOOKUP
 from policies.errors import ConfigurationError, Problem
 
 if TYPE_CHECKING:
@@ -57,13 +58,14 @@ class Where:
 
 NOWHERE = Service()
 
-records = App(name="records", help="Show and change the records of a lookup service.")
+records = App(name="records", group=LOOKUP, help="Show and change the records of a lookup service.")
 
 
 def register(app: App) -> None:
     """Add these commands to the command line."""
-    for command in (apply, records, migrate, nodes, alerts):
-        app.command(command)
+    app.command(records)
+    for command in (apply, migrate, nodes, alerts):
+        app.command(command, group=LOOKUP)
 
 
 def apply(file: Path, *, dry_run: bool = False, json: bool = False, service: Service = NOWHERE) -> int:
