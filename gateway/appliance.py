@@ -21,8 +21,9 @@ from gateway.forwarding.pmtu import LOWEST_IPV6, OVERHEAD_IPV4, OVERHEAD_IPV6
 from gateway.host.openvswitch.driver import OpenVswitchDriver
 from gateway.host.uses import WatchedDirectory
 from gateway.membership import Membership
-from gateway.operating import status
+from gateway.operating import events, logs, status
 from gateway.operating.commands import Commands
+from gateway.operating.events import Events
 from gateway.operating.report import Report
 from gateway.output import standard_output
 from gateway.reload import Reload
@@ -42,9 +43,8 @@ def main(appliance: Appliance, reread: Callable[[], Appliance]) -> int:
     `reread` reads the configuration once more, when a reload is asked for.
     """
     with closing(standard_output()) as output:
-        logging.basicConfig(
-            stream=output, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-        )
+        lines = logs.writing(output.write, appliance.log, time.monotonic)
+        logging.basicConfig(handlers=[lines], level=logging.INFO)
         trio.run(run, appliance, output.write, reread)
     return 0
 
@@ -66,7 +66,7 @@ async def run(
     if (forwards and appliance.underlay is None) or not (forwards or appliance.lookup):
         problem = Problem("", "nothing to run: a role is needed, and [underlay] for [gateway] and [host]")
         raise ConfigurationError([problem])
-    with trio.open_signal_receiver(*signals.heeded()) as received:
+    with trio.open_signal_receiver(*signals.heeded()) as received, events.kept(time.monotonic) as happenings:
         signals.release()
         path = await _prepare(appliance) if forwards else None
         async with trio.open_nursery() as watchers, _lookup_thread(appliance) as loop:
@@ -82,17 +82,18 @@ async def run(
                     traffic.cancel_scope.cancel()
 
                 watchers.start_soon(_heed_signals, received, print_report, stop)
+                watchers.start_soon(logs.tell_left_out)
                 if path is not None:
                     await path.start(traffic, appliance)
                 take = await _start_source(traffic, appliance, path, loop)
                 reload = Reload(appliance, reread, take, takes_part=appliance.takes_part)
-                await _open_control(traffic, appliance, _commands(appliance, path, reload))
+                await _open_control(traffic, appliance, _commands(appliance, path, reload, happenings))
                 if path is not None:
                     watchers.start_soon(_watch_drops, path.drops)
-                log.info("ready: %s", _in_words(appliance, path))
+                log.info("ready: %s", _in_words(appliance, path), extra={"event": "ready"})
                 task_status.started(traffic.cancel_scope)
             watchers.cancel_scope.cancel()
-    log.info("stopped")
+    log.info("stopped", extra={"event": "stopped"})
 
 
 async def _prepare(appliance: Appliance) -> DataPath:
@@ -151,9 +152,13 @@ async def _start_source(
     return adopt
 
 
-def _commands(appliance: Appliance, path: DataPath | None, reload: Reload) -> Commands:
+def _commands(appliance: Appliance, path: DataPath | None, reload: Reload, happenings: Events) -> Commands:
     """Everything that this appliance can be asked, by the command line and by HTTP."""
-    return {**status.commands(appliance, path, time.time()), **reload.commands()}
+    return {
+        **status.commands(appliance, path, time.time()),
+        **happenings.commands(),
+        **reload.commands(),
+    }
 
 
 async def _open_control(nursery: trio.Nursery, appliance: Appliance, commands: Commands) -> None:
@@ -171,7 +176,7 @@ async def _heed_signals(
         if number == signal.SIGUSR1:
             print_report()
         else:
-            log.info("stopping: %s", signal.Signals(number).name)
+            log.info("stopping: %s", signal.Signals(number).name, extra={"event": "stopping"})
             await stop()
 
 
@@ -182,7 +187,8 @@ async def _watch_drops(drops: Drops) -> None:
         await trio.sleep(WATCH_EVERY)
         counts = Counter(drops.counts)
         for (reason, tenant), packets in sorted((counts - seen).items()):
-            log.warning("dropped %d packets%s: %s", packets, f" of {tenant}" if tenant else "", reason.value)
+            about = {"event": "dropped", "tenant": tenant, "cause": reason.value}
+            log.warning("dropped %d packets: %s", packets, reason.value, extra=about)
         seen = counts
 
 

@@ -114,7 +114,7 @@ class SiteTunnels:
         """Take these sites, and only these; those that have not changed are left alone."""
         self._policies = {policy.site: policy for policy in policies}
         for words in secrets_shared(self._policies.values()):
-            log.warning("%s", words)
+            log.warning("%s", words, extra={"event": "shared-secret"})
         self._sites = {
             (tenant.name, site.name): site
             for tenant in appliance.network.tenants
@@ -215,7 +215,7 @@ class SiteTunnels:
         now = trio.current_time()
         if now >= self._quiet_until:
             self._quiet_until = now + STRANGERS_EVERY
-            log.warning("refused a peer at %s: %s", path.remote, reason)
+            log.warning("refused a peer at %s: %s", path.remote, reason, extra={"event": "stranger-refused"})
 
     def _refresh_all(self) -> None:
         for key in self._sites:
@@ -321,6 +321,7 @@ def _moment(turn: Turn) -> Moment:
 def _log(site: SiteKey, turn: Turn | None) -> None:
     if turn is None:
         return
-    level = logging.INFO if turn.what in ("authenticated", "up") else logging.WARNING
+    level = logging.WARNING if turn.what in ("down", "trouble") else logging.INFO
     tenant, name = site
-    log.log(level, "tenant %s site %s: %s%s", tenant, name, turn.what, f": {turn.why}" if turn.why else "")
+    about = {"event": f"site-{turn.what}", "tenant": tenant, "site": name}
+    log.log(level, "%s%s", turn.what, f": {turn.why}" if turn.why else "", extra=about)

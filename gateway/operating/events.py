@@ -1,0 +1,139 @@
+"""What has happened lately, for whoever asks, and what happens from now on, for whoever follows."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import msgspec
+import trio
+
+from gateway.operating.commands import Asker, Commands, Stream, Tell
+from gateway.operating.logs import Limited, event_of, fields
+from gateway.operating.logs import clean as in_one_line
+
+KEPT = 1000
+"""Events that are remembered."""
+
+
+class Event(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Something that has happened: `at` is in seconds since 1970, UTC."""
+
+    at: float
+    event: str
+    """What kind it is, such as site-up."""
+    level: str
+    """debug, info, warning or error."""
+    words: str
+    tenant: str = ""
+    site: str = ""
+    details: dict[str, Any] = {}
+    """What else it concerns: see `logs.FIELDS`."""
+
+
+class EventsWanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which events are asked for. What is left empty chooses none away."""
+
+    event: str = ""
+    """Kinds, with commas between them."""
+    tenant: str = ""
+    site: str = ""
+    since: float = 0.0
+    """Only what is later: in seconds since 1970, UTC."""
+    last: int = KEPT
+    """No more than so many of those that have happened already."""
+    follow: bool = False
+    """Whether to go on with what happens from now on."""
+
+    def chooses(self, event: Event) -> bool:
+        """Whether an event is asked for."""
+        return (
+            (not self.event or event.event in self.event.split(","))
+            and (not self.tenant or event.tenant == self.tenant)
+            and (not self.site or event.site == self.site)
+            and event.at > self.since
+        )
+
+
+class Events:
+    """The last events. They are told on any thread, and read on the trio thread."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.handler = Limited(self._take, clock)
+        self._token = trio.lowlevel.current_trio_token()
+        self._kept: deque[Event] = deque(maxlen=KEPT)
+        self._count = 0
+        self._come = trio.Event()
+
+    def last(self) -> list[Event]:
+        """Return all that are remembered, oldest first."""
+        return self._since(0)[0]
+
+    async def tell(self, asker: Asker, wanted: EventsWanted, tell: Tell) -> None:
+        """Tell the events that an asker wants and may see, oldest first; and what follows, if that is wanted.
+
+        Whoever reads more slowly than things happen misses what is forgotten meanwhile.
+        """
+        found, position = self._since(0)
+        chosen = [event for event in found if asker.sees(event.tenant) and wanted.chooses(event)]
+        for event in chosen[max(0, len(chosen) - wanted.last) :]:
+            await tell(event)
+        while wanted.follow:
+            come = self._come
+            found, position = self._since(position)
+            for event in found:
+                if asker.sees(event.tenant) and wanted.chooses(event):
+                    await tell(event)
+            if not found:
+                await come.wait()
+
+    def commands(self) -> Commands:
+        """What can be asked of what has happened."""
+        return {"events": Stream(self.tell, EventsWanted)}
+
+    def _take(self, record: logging.LogRecord) -> None:
+        details = fields(record)
+        self._kept.append(
+            Event(
+                at=record.created,
+                event=event_of(record),
+                level=record.levelname.lower(),
+                words=in_one_line(record.getMessage()),
+                tenant=str(details.pop("tenant", "")),
+                site=str(details.pop("site", "")),
+                details=details,
+            )
+        )
+        self._count += 1
+        with suppress(trio.RunFinishedError):
+            # However many come at once, they are one waking.
+            self._token.run_sync_soon(self._wake, idempotent=True)
+
+    def _since(self, position: int) -> tuple[list[Event], int]:
+        """Return what has come since a position, and the next one. Other threads wait meanwhile."""
+        self.handler.acquire()
+        try:
+            missing = min(self._count - position, len(self._kept))
+            kept = list(self._kept)
+            return kept[len(kept) - missing :], self._count
+        finally:
+            self.handler.release()
+
+    def _wake(self) -> None:
+        self._come.set()
+        self._come = trio.Event()
+
+
+@contextmanager
+def kept(clock: Callable[[], float]) -> Iterator[Events]:
+    """Remember what is logged, for as long as the block lasts. The clock is never set back, in seconds."""
+    events = Events(clock)
+    root = logging.getLogger()
+    root.addHandler(events.handler)
+    try:
+        yield events
+    finally:
+        root.removeHandler(events.handler)

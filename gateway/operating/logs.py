@@ -1,0 +1,206 @@
+"""One line a happening: for people or as JSON, with the tenant and the site of it, and never a flood.
+
+A module says what happens with Python's logging, and what it concerns by `extra`: an `event`, which is
+its name, and any of `FIELDS`. No line names its tenant and site in words, since its written form does.
+Whatever repeats too often is counted instead, and that count is a line of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import trio
+
+from policies.model import LogFormat
+from policies.token_bucket import TokenBucket
+
+FIELDS = (
+    "tenant",
+    "site",
+    "subnet",
+    "vsid",
+    "ca",
+    "mac",
+    "host",
+    "previous_host",
+    "interface",
+    "cause",
+    "what",
+)
+"""What a line can say of what it concerns, besides its words."""
+
+# Lines of one kind about one thing: a second, and at once.
+RATE, BURST = 5.0, 50.0
+# The same of all lines together.
+RATE_OF_ALL, BURST_OF_ALL = 200.0, 2000.0
+# Kinds of lines about one thing that are told apart; what is more shares one account.
+MOST_KINDS = 4096
+# Seconds between two lines that say how many were left out.
+TELL_EVERY = 10.0
+
+Key = tuple[str, str, str, str]
+"""The logger, the event (or what the words are made of), the tenant and the site."""
+
+_OTHERS: Key = ("isthmus", "", "", "")
+
+# What could end a line early, or write over a terminal.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {
+    0x2028: "\\u2028",
+    0x2029: "\\u2029",
+}
+
+
+class _Account:
+    """How many lines of a kind there may be, and how many were left out since that was last told."""
+
+    __slots__ = ("bucket", "left_out")
+
+    def __init__(self) -> None:
+        self.bucket = TokenBucket(RATE, BURST)
+        self.left_out = 0
+
+
+class Limit:
+    """Says which lines are too many. What it remembers is bounded, whatever comes."""
+
+    def __init__(self) -> None:
+        self._accounts: dict[Key, _Account] = {}
+        self._all = TokenBucket(RATE_OF_ALL, BURST_OF_ALL)
+
+    def allows(self, record: logging.LogRecord, now: float) -> bool:
+        """Take a line into account, and say whether it may be written. `now` is in seconds, of any clock."""
+        key = _key(record)
+        account = self._accounts.get(key)
+        if account is None:
+            if len(self._accounts) >= MOST_KINDS:
+                key = _OTHERS
+            account = self._accounts.setdefault(key, _Account())
+        if account.bucket.take(1, now) and self._all.take(1, now):
+            return True
+        account.left_out += 1
+        return False
+
+    def take_left_out(self) -> dict[Key, int]:
+        """Return how many lines of each kind were left out since this was last called."""
+        left_out = {}
+        for key, account in self._accounts.items():
+            if account.left_out:
+                left_out[key] = account.left_out
+                account.left_out = 0
+        if len(self._accounts) >= MOST_KINDS:
+            self._accounts.clear()
+        return left_out
+
+
+class Limited(logging.Handler):
+    """Gives lines to `take`, unless there are too many of a kind. It neither blocks nor fails."""
+
+    def __init__(self, take: Callable[[logging.LogRecord], object], clock: Callable[[], float]) -> None:
+        super().__init__()
+        self._take = take
+        self._clock = clock
+        self._limit = Limit()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take a line, or count it as left out."""
+        try:
+            if self._limit.allows(record, self._clock()):
+                self._take(record)
+        except Exception:
+            self.handleError(record)
+
+    def tell_left_out(self) -> None:
+        """Say how many lines were left out, if any were."""
+        self.acquire()
+        try:
+            for (name, what, tenant, site), count in self._limit.take_left_out().items():
+                record = logging.LogRecord(
+                    name, logging.WARNING, "", 0, "left out %d lines like %s", (count, what or "these"), None
+                )
+                record.event, record.tenant, record.site = "left-out", tenant, site
+                self._take(record)
+        finally:
+            self.release()
+
+
+def writing(write: Callable[[str], object], form: LogFormat, clock: Callable[[], float]) -> Limited:
+    """Return a handler that writes lines in a form. `write` must neither block nor fail."""
+    formatter = _JsonLines() if form is LogFormat.JSON else _ConsoleLines()
+    return Limited(lambda record: write(formatter.format(record) + "\n"), clock)
+
+
+async def tell_left_out() -> None:
+    """Have all handlers say now and then what they have left out, for ever."""
+    while True:
+        await trio.sleep(TELL_EVERY)
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, Limited):
+                handler.tell_left_out()
+
+
+def fields(record: logging.LogRecord) -> dict[str, Any]:
+    """Return what a line concerns: those of `FIELDS` that it names, as numbers and as text."""
+    found = {}
+    for name in FIELDS:
+        value = record.__dict__.get(name)
+        if value is not None and value != "":
+            found[name] = value if isinstance(value, int) else clean(str(value))
+    return found
+
+
+def event_of(record: logging.LogRecord) -> str:
+    """Return the name of what has happened; "other" where the line has none."""
+    return str(record.__dict__.get("event", "other"))
+
+
+def clean(text: str) -> str:
+    """Return a text in one line, whoever has written it."""
+    return text.translate(_CONTROLS).encode(errors="backslashreplace").decode()
+
+
+class _ConsoleLines(logging.Formatter):
+    """For people: the time here, the level, who says it, what it concerns, and the words."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - it is logging's name
+        """Return the line of a record, without a traceback."""
+        record.message = prefix(record) + clean(record.message)
+        return super().formatMessage(record)
+
+
+class _JsonLines(logging.Formatter):
+    """For machines: an object a line. The time is RFC 3339's, in UTC."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record."""
+        line: dict[str, Any] = {
+            "ts": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")[:-6] + "Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": event_of(record),
+            "message": clean(record.getMessage()),
+            **fields(record),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(line).decode()
+
+
+def prefix(record: logging.LogRecord) -> str:
+    """Return what people read of whom a line concerns."""
+    tenant, site = record.__dict__.get("tenant"), record.__dict__.get("site")
+    if not tenant:
+        return ""
+    return clean(f"tenant {tenant} site {site}: " if site else f"tenant {tenant}: ")
+
+
+def _key(record: logging.LogRecord) -> Key:
+    about = record.__dict__
+    what = about.get("event") or record.msg
+    return (record.name, str(what), str(about.get("tenant", "")), str(about.get("site", "")))
