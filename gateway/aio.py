@@ -272,5 +272,8 @@ class _Inquiry:
 
 def _report(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     log.error(
-        "%s", context.get("message", "the asyncio loop reports an error"), exc_info=context.get("exception")
+        "%s",
+        context.get("message", "the asyncio loop reports an error"),
+        exc_info=context.get("exception"),
+        extra={"event": "fault"},
     )

@@ -11,6 +11,7 @@ import trio
 from gateway.forwarding.directory import Change, Delete, Put
 from gateway.lookup.entries import RecordKey
 from gateway.lookup.replica import Batch
+from gateway.operating import logs
 from policies.errors import ConfigurationError
 from policies.model import Network
 
@@ -63,7 +64,9 @@ class Feed:
                 await self._adopt(batch.network)
             except ConfigurationError as error:
                 for problem in error.problems:
-                    log.error("the network of revision %d is not taken over: %s", batch.revision, problem)
+                    about = {"event": "network-refused", **logs.concerned(problem)}
+                    words = "the network of revision %d is not taken over: %s"
+                    log.error(words, batch.revision, problem, extra=about)
         self._applied(batch.revision)
 
 

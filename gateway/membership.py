@@ -20,6 +20,7 @@ from gateway.lookup.claims import Mode
 from gateway.lookup.replica import Replica
 from gateway.lookup.roles import Following, Serving, follow_records, serve_records
 from gateway.lookup.store import StoreUnavailable
+from gateway.operating import logs
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.errors import ConfigurationError, Problem
 from policies.model import Appliance, Network
@@ -68,7 +69,8 @@ class Membership:
             refused = await self._path.adopt(appliance)
             for problem in refused:
                 if problem not in self._refused:
-                    log.error("not served until the next change: %s", problem)
+                    about = {"event": "not-served", **logs.concerned(problem)}
+                    log.error("not served until the next change: %s", problem, extra=about)
             self._refused = refused
         if self._agent is not None:
             self._agent.configure(appliance)

@@ -76,6 +76,7 @@ class Agent:
         keeps_used = appliance.host is not None and appliance.host.records is RecordsKept.USED
         self._uses = Uses() if keeps_used else None
         self._hosts: dict[ProviderAddress, str] = {}
+        self._tenants: dict[Vsid, str] = {}
         self._nursery: trio.Nursery | None = None
         self._not_yet: list[Effect] = []
         self._limits = {mode: trio.CapacityLimiter(count) for mode, count in AT_ONCE.items()}
@@ -92,6 +93,7 @@ class Agent:
         """Take over which ports and which hosts there are."""
         network = appliance.network
         self._hosts = {pa: host.name for host in network.hosts for pa in host.provider_addresses}
+        self._tenants = {subnet.vsid: tenant.name for tenant in network.tenants for subnet in tenant.subnets}
         if self._registrar is not None and appliance.host is not None:
             ports = appliance.host.ports_in(network)
             self._take(self._registrar.configure(ports, trio.current_time()))
@@ -169,7 +171,8 @@ class Agent:
                 case Probe(port, ca):
                     self._probe(port, ca)
                 case Complaint((vsid, mac), reason):
-                    log.warning("the VM %s in virtual subnet %d cannot be claimed: %s", mac, vsid, reason)
+                    words = "the VM %s in virtual subnet %d cannot be claimed: %s"
+                    log.warning(words, mac, vsid, reason, extra=self._about("claim-refused", (vsid, mac)))
         self._earlier.set()
 
     async def _keep_time(self, registrar: Registrar) -> None:
@@ -204,8 +207,14 @@ class Agent:
         except (StoreUnavailable, trio.TooSlowError) as error:
             log.debug("%s of %s in virtual subnet %d is tried again: %s", claim.mode, mac, vsid, error)
             return registrar.failed(claim, trio.current_time())
-        log.info("the VM %s in virtual subnet %d is claimed (%s)", mac, vsid, claim.mode)
+        about = self._about("claimed", claim.port)
+        log.info("the VM %s in virtual subnet %d is claimed (%s)", mac, vsid, claim.mode, extra=about)
         return registrar.answered(claim, trio.current_time())
+
+    def _about(self, event: str, port: PortKey) -> dict[str, object]:
+        """Return what a line about a VM concerns."""
+        vsid, mac = port
+        return {"event": event, "tenant": self._tenants.get(vsid), "vsid": vsid, "mac": mac}
 
     async def _acknowledge(self) -> None:
         while True:
@@ -218,7 +227,8 @@ class Agent:
                 self._revision_come.set()
                 await trio.sleep(PAUSE)
             except (Forbidden, Unacceptable) as error:
-                log.warning("what is applied here cannot be acknowledged: %s", error)
+                about = {"event": "acknowledgement-refused"}
+                log.warning("what is applied here cannot be acknowledged: %s", error, extra=about)
                 await trio.sleep(PAUSE)
 
     def _hint(self, hint: Hint) -> None:
@@ -242,7 +252,7 @@ class Agent:
                 await trio.sleep(PAUSE)
                 continue
             except (Forbidden, Unacceptable) as error:
-                log.warning("hosts cannot be taught: %s", error)
+                log.warning("hosts cannot be taught: %s", error, extra={"event": "hints-refused"})
                 await trio.sleep(PAUSE)
             for hint in hints:
                 key = (hint.host, hint.vsid, hint.ca)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("isthmus.host")
 
 # <linux/sockios.h> and <linux/if.h>
 _SIOCGIFFLAGS = 0x8913
@@ -60,6 +60,7 @@ def isolated(interface: str, control: int) -> Iterator[None]:
             _log.warning(
                 "%s has an address of this machine: remove it, or its VM can reach the machine",
                 interface,
+                extra={"event": "port-exposed", "interface": interface},
             )
         # ARP goes off before the interface comes up.
         before_flags = _read_flags(control, interface)
@@ -115,7 +116,8 @@ def _put_back(setting: Path, value: str) -> None:
     except FileNotFoundError:
         _log.debug("%s went with its interface", setting)
     except OSError as error:
-        _log.warning("%s could not be set back to %s: %s", setting, value, error.strerror)
+        about = {"event": "port-restored"}
+        _log.warning("%s could not be set back to %s: %s", setting, value, error.strerror, extra=about)
 
 
 def _put_flags_back(control: int, interface: str, flags: int) -> None:

@@ -27,7 +27,7 @@ from policies.errors import ConfigurationError, MalformedPacket, Problem
 from policies.model import Port
 from tunnels.socket_options import enlarge_buffers, kernel_drops
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("isthmus.host")
 
 Receive = Callable[[PortKey, bytes, float], object]
 """Takes the port's name, a frame as the wire would have had it, and the time."""
@@ -168,13 +168,11 @@ class Ports:
 
         with claimed("port", port.interface, f"host.port[{port.interface}].interface"):
             while True:
-                opening = self._until_open(
-                    port.interface, partial(mtu_is, key), started, may_raise=not is_started
-                )
+                opening = self._until_open(port, partial(mtu_is, key), started, may_raise=not is_started)
                 with closing(await opening) as served:
                     self._open[key] = served
                     try:
-                        _log.info("port %s is open", port.interface)
+                        served.say("port-opened", "is open")
                         served.report_to(partial(opened, key), partial(closed, key))
                         started()
                         await _receive_until_gone(served, take, refuse)
@@ -184,23 +182,24 @@ class Ports:
 
     async def _until_open(
         self,
-        interface: str,
+        port: Port,
         mtu_is: Callable[[int], object],
         found_missing: Callable[[], object],
         *,
         may_raise: bool,
     ) -> OpenPort:
         """Open a port once its interface is there. Raises ConfigurationError, if at all, before it waits."""
-        trouble = ""
+        interface, trouble = port.interface, ""
         while True:
             index = _index_of(interface)
             try:
-                return OpenPort(interface, mtu_is)
+                return OpenPort(port, mtu_is)
             except ConfigurationError as refusal:
                 # Later, it would end the other ports for the sake of this one.
                 if may_raise:
                     raise
-                _log.error("port %s is left alone until its interface is another: %s", interface, refusal)
+                words = "port %s is left alone until its interface is another: %s"
+                _log.error(words, interface, refusal, extra=_about(port, "port-refused"))
                 while _index_of(interface) == index:
                     await self._until_changed(interface)
                 trouble = ""
@@ -208,7 +207,8 @@ class Ports:
             except OSError as error:
                 if str(error) != trouble:
                     trouble = str(error)
-                    _log.warning("port %s cannot be served, and is waited for: %s", interface, trouble)
+                    words = "port %s cannot be served, and is waited for: %s"
+                    _log.warning(words, interface, trouble, extra=_about(port, "port-awaited"))
             found_missing()
             may_raise = False
             await self._until_changed(interface)
@@ -227,8 +227,9 @@ class OpenPort:
     there or cannot be kept apart, and ConfigurationError without the means to do that.
     """
 
-    def __init__(self, interface: str, mtu_is: Callable[[int], object]) -> None:
-        self.interface = interface
+    def __init__(self, port: Port, mtu_is: Callable[[int], object]) -> None:
+        self.interface = interface = port.interface
+        self._port = port
         self.gone = trio.Event()
         """Set once the interface that was opened is no longer there, though another may have its name."""
         self.is_carrying = False
@@ -293,11 +294,15 @@ class OpenPort:
                     self._mtu = mtu
                     self._mtu_is(mtu)
         if is_alive != self.is_carrying and not is_gone:
-            _log.info("port %s is %s", self.interface, "up again" if is_alive else "down")
+            self.say(*(("port-up", "is up again") if is_alive else ("port-down", "is down")))
         self._carries(is_carrying=is_alive)
         if is_gone and not self.gone.is_set():
-            _log.warning("port %s is gone", self.interface)
+            self.say("port-closed", "is gone", logging.WARNING)
             self.gone.set()
+
+    def say(self, event: str, what: str, level: int = logging.INFO) -> None:
+        """Write down what has become of it."""
+        _log.log(level, "port %s %s", self.interface, what, extra=_about(self._port, event))
 
     def _carries(self, *, is_carrying: bool) -> None:
         if is_carrying != self.is_carrying:
@@ -315,6 +320,17 @@ class OpenPort:
         """
         received, ancillary, _, _ = self._socket.recvmsg(LARGEST_FRAME, ANCILLARY_SIZE)
         return vnet.frames_untrusted(received, ancillary)
+
+
+def _about(port: Port, event: str) -> dict[str, object]:
+    """Return what a line about a port concerns."""
+    return {
+        "event": event,
+        "tenant": port.tenant,
+        "vsid": port.vsid,
+        "mac": port.mac,
+        "interface": port.interface,
+    }
 
 
 def _index_of(interface: str) -> int:

@@ -11,7 +11,7 @@ import msgspec
 
 from policies.token_bucket import TokenBucket
 
-_LOG = logging.getLogger(__name__)
+_LOG = logging.getLogger("isthmus.lookup")
 
 KEPT = 200
 LOGGED_A_SECOND = 1.0
@@ -47,8 +47,8 @@ class Alerts:
         self._bucket = TokenBucket(LOGGED_A_SECOND, LOGGED_AT_ONCE)
         self._unlogged = 0
 
-    def tell(self, kind: AlertKind, message: str) -> None:
-        """Note that something has happened."""
+    def tell(self, kind: AlertKind, message: str, tenant: str = "") -> None:
+        """Note that something has happened, and to whose disadvantage if that is known."""
         now = self._now()
         self.counts[kind] += 1
         self.last.append(Alert(now, kind, message))
@@ -56,6 +56,8 @@ class Alerts:
             self._unlogged += 1
             return
         if self._unlogged:
-            _LOG.warning("%d alerts before this one were not logged", self._unlogged)
+            about = {"event": "left-out"}
+            _LOG.warning("%d alerts before this one were not logged", self._unlogged, extra=about)
             self._unlogged = 0
-        _LOG.warning("%s: %s", kind, message)
+        about = {"event": "alert", "cause": kind.value, "tenant": tenant}
+        _LOG.warning("%s: %s", kind, message, extra=about)

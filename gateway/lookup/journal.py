@@ -27,6 +27,8 @@ from policies.model import LookupRecord, Translation
 
 log = logging.getLogger("isthmus.lookup")
 
+_JOURNAL = {"event": "journal"}
+
 MAGIC = b"isthmus journal 1\n"
 
 _HEADER = struct.Struct("!II")  # length and CRC-32 of what follows
@@ -157,7 +159,7 @@ class Journal:
             try:
                 await self._write(snapshot)
             except OSError as error:
-                log.error("%s cannot be written: %s", self._path, error)
+                log.error("%s cannot be written: %s", self._path, error, extra=_JOURNAL)
                 self.rewrite()
                 await asyncio.sleep(_RETRY)
 
@@ -214,12 +216,12 @@ class Journal:
         except FileNotFoundError:
             return
         except OSError as error:
-            log.error("%s cannot be read: %s", self._path, error)
+            log.error("%s cannot be read: %s", self._path, error, extra=_JOURNAL)
             return
         with file:
             self.age = max(0.0, time.time() - os.fstat(file.fileno()).st_mtime)
             if file.read(len(MAGIC)) != MAGIC:
-                log.error("%s is no journal of ours, and is not used", self._path)
+                log.error("%s is no journal of ours, and is not used", self._path, extra=_JOURNAL)
                 return
             self._size = self._snapshot_size = len(MAGIC)
             while True:
@@ -233,7 +235,8 @@ class Journal:
                 try:
                     part = _decoded(payload)
                 except (msgspec.MsgspecError, Malformed) as error:
-                    log.error("%s is used as far as it can be read: %s", self._path, error)
+                    words = "%s is used as far as it can be read: %s"
+                    log.error(words, self._path, error, extra=_JOURNAL)
                     break
                 self._size += _HEADER.size + length
                 yield part

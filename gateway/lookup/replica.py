@@ -324,7 +324,8 @@ class Replica:
         if self._tombstones:
             self._tombstones = {key: at for key, at in self._tombstones.items() if at > revision}
         if self.stale_since is not None:
-            log.info("the lookup service's store is followed from revision %d on", revision)
+            about = {"event": "store-back"}
+            log.info("the lookup service's store is followed from revision %d on", revision, extra=about)
         self.stale_since = self._behind_since = None
         self._is_away = False
         self._delay = _FIRST_DELAY
@@ -337,7 +338,9 @@ class Replica:
         """Go over to what has been told since a Reset, and tell the differences."""
         differences = resync.finish()
         if resync.is_restored:
-            log.warning("the lookup service's store has gone back to revision %d", resync.revision)
+            about = {"event": "store-restored"}
+            words = "the lookup service's store has gone back to revision %d"
+            log.warning(words, resync.revision, extra=about)
             self.revision = self._highest = resync.revision
             self._tombstones.clear()
         for entry in differences:
@@ -365,7 +368,7 @@ class Replica:
             self.stale_since = _now()
         if not self._is_away:
             self._is_away = True
-            log.warning("the lookup service's store is away: %s", reason)
+            log.warning("the lookup service's store is away: %s", reason, extra={"event": "store-away"})
 
     def _flush_soon(self) -> None:
         """Tell subscribers once the source has nothing more at hand."""

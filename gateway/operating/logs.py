@@ -8,6 +8,7 @@ Whatever repeats too often is counted instead, and that count is a line of its o
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import msgspec
 import trio
 
+from policies.errors import Problem
 from policies.model import LogFormat
 from policies.token_bucket import TokenBucket
 
@@ -44,6 +46,8 @@ TELL_EVERY = 10.0
 
 Key = tuple[str, str, str, str]
 """The logger, the event (or what the words are made of), the tenant and the site."""
+
+_NAMED = re.compile(r"tenant\[(?P<tenant>[^]]+)\](?:\.site\[(?P<site>[^]]+)\])?")
 
 _OTHERS: Key = ("isthmus", "", "", "")
 
@@ -150,6 +154,12 @@ def fields(record: logging.LogRecord) -> dict[str, Any]:
         if value is not None and value != "":
             found[name] = value if isinstance(value, int) else clean(str(value))
     return found
+
+
+def concerned(problem: Problem) -> dict[str, str]:
+    """Return which tenant and site a problem with the configuration concerns, by its path."""
+    named = _NAMED.match(problem.path)
+    return {} if named is None else {key: name for key, name in named.groupdict().items() if name}
 
 
 def event_of(record: logging.LogRecord) -> str:

@@ -36,6 +36,7 @@ from tunnels.effects import (
     SendDatagram,
     SendKeepalive,
     SiteKey,
+    SiteRekeyed,
     StrangerRefused,
 )
 from tunnels.esp.associations import Associations, Opened, inner_mtu
@@ -202,6 +203,9 @@ class SiteTunnels:
                 self.associations.move(inbound_spis, path)
             case StrangerRefused(path=path, reason=reason):
                 self._log_stranger(path, reason)
+            case SiteRekeyed(site=site, what=what):
+                self._ledger.note(effect, _wall_clock())
+                _say(site, "rekeyed", what)
             case _:
                 _log(effect.site, self._ledger.note(effect, _wall_clock()))
         self._refresh_changed()
@@ -319,9 +323,12 @@ def _moment(turn: Turn) -> Moment:
 
 
 def _log(site: SiteKey, turn: Turn | None) -> None:
-    if turn is None:
-        return
-    level = logging.WARNING if turn.what in ("down", "trouble") else logging.INFO
+    if turn is not None:
+        _say(site, turn.what, turn.why)
+
+
+def _say(site: SiteKey, what: str, why: str) -> None:
+    level = logging.WARNING if what in ("down", "trouble") else logging.INFO
     tenant, name = site
-    about = {"event": f"site-{turn.what}", "tenant": tenant, "site": name}
-    log.log(level, "%s%s", turn.what, f": {turn.why}" if turn.why else "", extra=about)
+    about = {"event": f"site-{what}", "tenant": tenant, "site": name}
+    log.log(level, "%s%s", what, f": {why}" if why else "", extra=about)

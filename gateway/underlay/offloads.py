@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("isthmus.underlay")
 
 SIOCETHTOOL = 0x8946
 _IFREQ = struct.Struct("16sP16x")  # struct ifreq of <linux/if.h> with a pointer in its union
@@ -66,6 +66,7 @@ def _switch(control: socket.socket, interface: str, offload: _Offload, *, on: bo
             interface,
             "on" if on else "off",
             error.strerror,
+            extra={"event": "offload", "interface": interface},
         )
         return False
     return True

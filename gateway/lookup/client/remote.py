@@ -30,7 +30,9 @@ def remote(client: LookupClient, only_used: bool) -> Callable[[int | None], Asyn
                     yield event
         except (Forbidden, Unacceptable) as error:
             # A credential may come to be known later: until then, what is here is all there is.
-            log.warning("the lookup service refuses to be watched: %s", error)
+            log.warning(
+                "the lookup service refuses to be watched: %s", error, extra={"event": "watch-refused"}
+            )
             raise StoreUnavailable(str(error)) from error
 
     return source

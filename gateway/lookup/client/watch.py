@@ -60,7 +60,7 @@ class Watch:
                                 position = max(position or 0, each.revision - 1)
                         yield each
             except StoreUnavailable as error:
-                log.info("the watch begins again: %s", error)
+                log.info("the watch begins again: %s", error, extra={"event": "watch-again"})
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(LONGEST_PAUSE, pause * 2)
 

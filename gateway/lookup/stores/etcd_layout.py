@@ -28,7 +28,7 @@ from gateway.lookup.stores.etcd_wire import KeyValue
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.model import Translation
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("isthmus.lookup")
 
 
 class _Entry(msgspec.Struct, frozen=True, gc=False):
@@ -132,7 +132,7 @@ class Layout:
             try:
                 entry = self.read(each)
             except StoreUnavailable as error:
-                log.warning("passed over: %s", error)
+                log.warning("passed over: %s", error, extra={"event": "entry-refused"})
                 continue
             if entry is not None:
                 yield entry
