@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 
+from gateway.http.principals import Principal
 from gateway.lookup import network as networks
 from gateway.lookup.alerts import AlertKind, Alerts
 from gateway.lookup.claims import MOST_OF_A_HOST, Claim, FlapLimits, Mode, Reason, Refused, unfrozen
@@ -17,7 +18,6 @@ from gateway.lookup.entries import Placement, RecordKey, Stored
 from gateway.lookup.follow import latest_revision
 from gateway.lookup.followers import Followers
 from gateway.lookup.outcomes import ClaimAnswer, Forbidden, Unacceptable
-from gateway.lookup.principals import NOBODY, Credentials, Principal
 from gateway.lookup.replica import Replica
 from gateway.lookup.soundness import address_fault, faults, mac_fault, translation_fault
 from gateway.lookup.store import Conflict, Expect, Expected, LookupStore, StoreUnavailable
@@ -52,8 +52,6 @@ class Authority:
         now: Callable[[], float],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.credentials: Credentials = NOBODY
-        """Who may ask by HTTP. Replaced as a whole when the configuration changes."""
         self.alerts = Alerts(now)
         self.followers = Followers(clock)
         self.views = Views(lambda: replica.network)

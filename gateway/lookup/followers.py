@@ -16,8 +16,8 @@ from typing import Protocol
 
 import msgspec
 
+from gateway.http.principals import Principal
 from gateway.lookup.entries import RecordKey
-from gateway.lookup.principals import Principal
 from policies.model import Role
 
 MOVES_KEPT = 1000

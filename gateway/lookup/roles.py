@@ -16,6 +16,8 @@ from pathlib import Path
 
 import msgspec
 
+from gateway.http.door import Door
+from gateway.http.principals import Credentials, Principal
 from gateway.lookup import forms, network
 from gateway.lookup.answers import Hint
 from gateway.lookup.asking import Asking
@@ -28,7 +30,6 @@ from gateway.lookup.follow import follow
 from gateway.lookup.http.service import serve
 from gateway.lookup.journal import Journal
 from gateway.lookup.outcomes import Forbidden
-from gateway.lookup.principals import Credentials, Principal
 from gateway.lookup.replica import Replica
 from gateway.lookup.store import LookupStore, Prefix, StoreUnavailable
 from gateway.lookup.stores.etcd import EtcdStore
@@ -86,6 +87,7 @@ class Serving(msgspec.Struct, frozen=True):
     authority: Authority
     store: LookupStore
     state: Path
+    door: Door
 
     def asking(self, appliance: Appliance) -> Asking:
         """Return what this appliance's own host or gateway asks by."""
@@ -99,7 +101,7 @@ class Serving(msgspec.Struct, frozen=True):
         Raises ConfigurationError, for what is wrong with a token, and StoreUnavailable.
         """
         if wanted.lookup is not None:
-            self.authority.credentials = Credentials.load(wanted.lookup.credentials)
+            self.door.credentials = Credentials.load(wanted.lookup.credentials)
         await self.write(wanted.network)
 
     async def write_at_start(self, wanted: Network) -> None:
@@ -121,7 +123,8 @@ class Serving(msgspec.Struct, frozen=True):
         if mark.exists() and mark.read_text().strip() == digest:
             return False
         steps = await network.apply(self.store, wanted)
-        log.info("the file's network is written to the store: %d changes", len(steps))
+        about = {"event": "network-written"}
+        log.info("the file's network is written to the store: %d changes", len(steps), extra=about)
         part = mark.with_suffix(".part")
         part.touch(mode=0o600)
         part.write_text(digest + "\n")
@@ -172,12 +175,13 @@ async def serve_records(appliance: Appliance, started: Callable[[Serving], None]
         replica = Replica(partial(follow, store), journal=journal, patience=0.0)
         limits = FlapLimits(settings.flap_moves, settings.flap_seconds)
         authority = Authority(store, replica, limits, now=time.time)
-        serving = Serving(replica, authority, store, state)
+        door = Door()
+        serving = Serving(replica, authority, store, state, door)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(replica.run())
             tasks.create_task(_write_when_possible(serving, appliance.network))
             tasks.create_task(_compact(store, replica))
-            await serve(settings, authority, replica, started=lambda _port: started(serving))
+            await serve(settings, authority, replica, door, started=lambda _port: started(serving))
     finally:
         await store.close()
 
@@ -189,7 +193,8 @@ async def _write_when_possible(serving: Serving, wanted: Network) -> None:
             await serving.write_at_start(wanted)
             return
         except StoreUnavailable as error:
-            log.warning("the file's network cannot be written yet: %s", error)
+            about = {"event": "network-waits"}
+            log.warning("the file's network cannot be written yet: %s", error, extra=about)
             await asyncio.sleep(TRY_AGAIN)
 
 
@@ -201,7 +206,7 @@ async def _compact(store: LookupStore, replica: Replica) -> None:
         try:
             await store.compact(seen)
         except StoreUnavailable as error:
-            log.warning("the store's history is not cut: %s", error)
+            log.warning("the store's history is not cut: %s", error, extra={"event": "history-kept"})
 
 
 class Following(msgspec.Struct, frozen=True):

@@ -6,8 +6,8 @@ from collections.abc import Callable, Container
 
 import msgspec
 
+from gateway.http.principals import Principal
 from gateway.lookup.entries import Kind, NamedKey, RecordKey, Stored
-from gateway.lookup.principals import Principal
 from policies.addresses import Vsid
 from policies.model import IkeIdentity, Network, ProviderHost, Role, Tenant
 

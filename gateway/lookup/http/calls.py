@@ -1,156 +1,74 @@
-"""One request, with who asks: its body and its query read within limits, and its answer made."""
+"""One request to a lookup node: who asks, what they see, and what is read of their path."""
 
 from __future__ import annotations
 
-import asyncio
-import re
-from collections.abc import Callable, Mapping
-from typing import Annotated, TypeVar
-from urllib.parse import parse_qsl
+from typing import Annotated
 
 import msgspec
-from aiohttp import web
 
+from gateway.http.calls import Bound, Call, read_number, read_text
+from gateway.http.door import Door
+from gateway.http.principals import Principal
+from gateway.http.problems import HttpProblem
 from gateway.lookup.authority import Authority
 from gateway.lookup.entries import RecordKey
-from gateway.lookup.http.problems import HttpProblem
 from gateway.lookup.http.watches import Watches
 from gateway.lookup.limits import LARGEST_NUMBER
-from gateway.lookup.principals import ANYBODY, Credentials, Principal, certificate_names
 from gateway.lookup.records_wire import customer_address
 from gateway.lookup.replica import Replica
 from gateway.lookup.visibility import View
 from policies.addresses import HIGHEST_VSID, LOWEST_VSID, CustomerAddress, Vsid
 
-T = TypeVar("T")
-
-
-class Bound(msgspec.Struct, frozen=True):
-    """How large a body may be, in octets, and how long it may take to come, in seconds."""
-
-    octets: int
-    seconds: float
-
-
-SMALL = Bound(1 << 20, 10.0)
 LARGE = Bound(64 << 20, 60.0)
 """For an operator's network."""
-
-JSON = "application/json"
 
 VSID_RANGE = msgspec.Meta(ge=LOWEST_VSID, le=HIGHEST_VSID)
 VsidNumber = Annotated[int, VSID_RANGE]
 RevisionNumber = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_NUMBER)]
 
-_NUMBER = re.compile(r"[0-9]{1,19}")
 
+class Node(msgspec.Struct, frozen=True):
+    """What a lookup node answers by."""
 
-class Call:
-    """One request to a lookup node."""
+    authority: Authority
+    replica: Replica
+    watches: Watches
+    door: Door
 
-    __slots__ = ("authority", "parts", "principal", "query_text", "replica", "request", "watches")
-
-    def __init__(
-        self,
-        request: web.BaseRequest,
-        principal: Principal,
-        parts: tuple[str, ...],
-        query_text: str,
-        authority: Authority,
-        replica: Replica,
-        watches: Watches,
-    ) -> None:
-        self.request = request
-        self.principal = principal
-        self.parts = parts
-        """What the path has where its route has a name in braces."""
-        self.query_text = query_text
-        self.authority = authority
-        self.replica = replica
-        self.watches = watches
-
-    @property
-    def view(self) -> View:
-        """What whoever asks may see."""
-        return self.authority.views.of(self.principal)
+    def view(self, principal: Principal) -> View:
+        """What somebody may see."""
+        return self.authority.views.of(principal)
 
     def must_know(self) -> None:
         """Raise HttpProblem while this node has not read everything: what it lacks may be there."""
         if not self.replica.has_contents:
             raise HttpProblem(503, "this node has not read the records yet", headers={"Retry-After": "1"})
 
-    def query(self, *known: str) -> dict[str, str]:
-        """Return the query's parameters. Raises HttpProblem for one that is unknown or there twice."""
-        if not self.query_text:
-            return {}
-        try:
-            pairs = parse_qsl(self.query_text, keep_blank_values=True, errors="strict", max_num_fields=32)
-        except ValueError:
-            raise HttpProblem(400, "the query cannot be read") from None
-        found: dict[str, str] = {}
-        for name, value in pairs:
-            if name not in known:
-                raise HttpProblem(
-                    400, f"query: {name[:64]!r} is unknown; known: {', '.join(known) or 'nothing'}"
-                )
-            if name in found:
-                raise HttpProblem(400, f"query: {name} is there twice")
-            found[name] = value
-        return found
+
+class LookupCall(Call):
+    """One request to a lookup node."""
+
+    __slots__ = ("authority", "node", "replica", "watches")
+
+    def __init__(self, call: Call, node: Node) -> None:
+        super().__init__(call.request, call.principal, call.parts, call.query_text)
+        self.node = node
+        self.authority = node.authority
+        self.replica = node.replica
+        self.watches = node.watches
+
+    @property
+    def view(self) -> View:
+        """What whoever asks may see."""
+        return self.node.view(self.principal)
+
+    def must_know(self) -> None:
+        """Raise HttpProblem while this node has not read everything."""
+        self.node.must_know()
 
     def record_key(self) -> RecordKey:
         """Return the record that the path names. Raises HttpProblem."""
         return RecordKey(read_vsid("vsid", self.parts[0]), read_address("ca", self.parts[1]))
-
-    async def body(self, decoder: msgspec.json.Decoder[T], bound: Bound | None = None) -> T:
-        """Return the body, decoded. Raises HttpProblem."""
-        content = await self.body_octets(bound or SMALL)
-        try:
-            return decoder.decode(content)
-        except RecursionError:
-            raise HttpProblem(400, "the body is nested too deeply") from None
-        except (msgspec.MsgspecError, ValueError) as error:
-            raise HttpProblem(400, f"body: {error}") from None
-
-    async def body_octets(self, bound: Bound) -> bytes:
-        """Return a body of JSON as it came. Raises HttpProblem."""
-        request = self.request
-        kind = request.headers.get("Content-Type", "")
-        if kind != JSON and not _is_json(kind):
-            raise HttpProblem(415, f"the body is wanted as {JSON}", headers={"Accept": JSON})
-        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise HttpProblem(
-                415, "the body is wanted without an encoding", headers={"Accept-Encoding": "identity"}
-            )
-        length = request.content_length
-        if length is not None and length > bound.octets:
-            raise too_large(bound)
-        if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
-            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        try:
-            async with asyncio.timeout(bound.seconds):
-                content = bytearray()
-                async for chunk in request.content.iter_any():
-                    content += chunk
-                    if len(content) > bound.octets:
-                        raise too_large(bound)
-                return bytes(content)
-        except TimeoutError:
-            problem = HttpProblem(408, f"the body took longer than {bound.seconds:g} s")
-            problem.headers["Connection"] = "close"
-            raise problem from None
-        except web.RequestPayloadError:
-            raise HttpProblem(400, "the body cannot be read") from None
-
-
-def too_large(bound: Bound) -> HttpProblem:
-    """A body is larger than is taken."""
-    return HttpProblem(413, f"a body has at most {bound.octets} octets", headers={"Connection": "close"})
-
-
-def answer(body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    """Return an answer in JSON."""
-    return web.Response(status=status, body=body, headers={"Content-Type": JSON, **(headers or {})})
 
 
 def read_vsid(path: str, text: str) -> Vsid:
@@ -158,38 +76,6 @@ def read_vsid(path: str, text: str) -> Vsid:
     return Vsid(read_number(path, text, LOWEST_VSID, HIGHEST_VSID))
 
 
-def read_number(path: str, text: str, lowest: int, highest: int) -> int:
-    """Read a whole number from text. Raises HttpProblem."""
-    if not _NUMBER.fullmatch(text) or not lowest <= (number := int(text)) <= highest:
-        raise HttpProblem(400, f"{path}: a whole number from {lowest} to {highest} is wanted")
-    return number
-
-
 def read_address(path: str, text: str) -> CustomerAddress:
     """Read a customer address from text. Raises HttpProblem."""
     return read_text(customer_address, path, text)
-
-
-def read_text(read: Callable[[str], T], path: str, text: str) -> T:
-    """Read a value from text by a function that raises ValueError. Raises HttpProblem."""
-    try:
-        return read(text)
-    except ValueError as error:
-        raise HttpProblem(400, f"{path}: {error}") from None
-
-
-def identify(credentials: Credentials, request: web.BaseRequest) -> Principal:
-    """Return who asks, by the token or the certificate that they show. Raises Unauthenticated."""
-    if not credentials:
-        return ANYBODY
-    names = certificate_names(request.get_extra_info("peercert")) if credentials.has_certificates else ()
-    return credentials.identify(request.headers.get("Authorization"), names)
-
-
-def _is_json(kind: str) -> bool:
-    """RFC 8259 defines no parameter; a charset of UTF-8 says what is so anyway."""
-    name, _, parameter = kind.partition(";")
-    return name.strip().lower() == JSON and parameter.strip().lower().replace('"', "") in {
-        "",
-        "charset=utf-8",
-    }

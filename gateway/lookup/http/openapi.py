@@ -6,10 +6,10 @@ from typing import Any
 
 import msgspec
 
+from gateway.http.openapi_forms import ADDRESS, VSID, Schema
+from gateway.http.problems import CONTENT_TYPE
 from gateway.lookup.entries import Kind
-from gateway.lookup.http.openapi_forms import ADDRESS, VSID, Schema
 from gateway.lookup.http.openapi_schemas import REVISION, TEXT, components, object_of, ref
-from gateway.lookup.http.problems import CONTENT_TYPE
 from gateway.lookup.limits import MOST_LISTED, MOST_RESOLVED
 
 _REASONS = {

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import msgspec
 
+from gateway.http.openapi_forms import ADDRESS, MAC, VSID, Schema, form_schema
 from gateway.lookup.alerts import Alert
 from gateway.lookup.claims import Reason
 from gateway.lookup.entries import Kind
 from gateway.lookup.followers import Convergence, NodeStatus
-from gateway.lookup.http.openapi_forms import ADDRESS, MAC, VSID, Schema, form_schema
 from gateway.lookup.http.reads import Wanted
 from gateway.lookup.http.writes import AcknowledgementBody, ClaimBody, HintBody, RecordBody
 from gateway.lookup.limits import LARGEST_NUMBER, MOST_HINTS, MOST_RESOLVED

@@ -9,9 +9,10 @@ from typing import Annotated
 import msgspec
 from aiohttp import web
 
+from gateway.http.calls import answer, read_number
+from gateway.http.problems import HttpProblem
 from gateway.lookup.forms import form
-from gateway.lookup.http.calls import VSID_RANGE, Call, answer, read_address, read_number, read_vsid
-from gateway.lookup.http.problems import HttpProblem
+from gateway.lookup.http.calls import VSID_RANGE, LookupCall, read_address, read_vsid
 from gateway.lookup.limits import MOST_LISTED, MOST_RESOLVED
 from gateway.lookup.records_wire import customer_address, record_text
 from gateway.lookup.replica import Replica
@@ -30,7 +31,7 @@ class Wanted(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
 _WANTED = msgspec.json.Decoder(Annotated[list[Wanted], msgspec.Meta(max_length=MOST_RESOLVED)])
 
 
-async def get_record(call: Call) -> web.StreamResponse:
+async def get_record(call: LookupCall) -> web.StreamResponse:
     """One record."""
     key = call.record_key()
     record = call.replica.find(key.vsid, key.ca) if call.view.sees(key.vsid) else None
@@ -43,7 +44,7 @@ async def get_record(call: Call) -> web.StreamResponse:
     return answer(record_text(record).encode(), headers={"ETag": etag})
 
 
-async def resolve(call: Call) -> web.StreamResponse:
+async def resolve(call: LookupCall) -> web.StreamResponse:
     """Up to a thousand records at once."""
     wanted = await call.body(_WANTED)
     replica = call.replica
@@ -65,7 +66,7 @@ async def resolve(call: Call) -> web.StreamResponse:
     return answer(text.encode())
 
 
-async def list_records(call: Call) -> web.StreamResponse:
+async def list_records(call: LookupCall) -> web.StreamResponse:
     """Records page by page, in the order of their VSIDs and addresses."""
     query = call.query("tenant", "vsid", "limit", "continue")
     limit = read_number("limit", query["limit"], 1, MOST_LISTED) if "limit" in query else MOST_LISTED
@@ -85,7 +86,7 @@ async def list_records(call: Call) -> web.StreamResponse:
     return answer(f'{{"records":[{records}],"continue":{further},"revision":{revision}}}'.encode())
 
 
-async def get_network(call: Call) -> web.StreamResponse:
+async def get_network(call: LookupCall) -> web.StreamResponse:
     """The network's configuration as whoever asks may see it, with its static records."""
     call.must_know()
     network = call.view.network(call.replica.network)
@@ -103,13 +104,13 @@ async def get_network(call: Call) -> web.StreamResponse:
     return answer(msgspec.json.encode({"hosts": [], "gateways": [], "tenants": [], **form(network)}))
 
 
-async def get_tenants(call: Call) -> web.StreamResponse:
+async def get_tenants(call: LookupCall) -> web.StreamResponse:
     """The tenants."""
     call.must_know()
     return answer(msgspec.json.encode(form(call.view.network(call.replica.network).tenants)))
 
 
-async def get_sites(call: Call) -> web.StreamResponse:
+async def get_sites(call: LookupCall) -> web.StreamResponse:
     """The sites of all tenants."""
     call.must_know()
     network = call.view.network(call.replica.network)
@@ -117,7 +118,7 @@ async def get_sites(call: Call) -> web.StreamResponse:
     return answer(msgspec.json.encode(sites))
 
 
-async def get_nodes(call: Call) -> web.StreamResponse:
+async def get_nodes(call: LookupCall) -> web.StreamResponse:
     """The hosts and gateways that follow this node. A host sees itself."""
     if call.principal.role is Role.READER:
         raise call.authority.refuse(call.principal, "list of nodes", "a reader may not")
@@ -127,7 +128,7 @@ async def get_nodes(call: Call) -> web.StreamResponse:
     return answer(msgspec.json.encode(nodes))
 
 
-async def get_status(call: Call) -> web.StreamResponse:
+async def get_status(call: LookupCall) -> web.StreamResponse:
     """How this node is. Alerts are for operators and gateways."""
     replica, authority = call.replica, call.authority
     status: dict[str, object] = {
@@ -145,12 +146,12 @@ async def get_status(call: Call) -> web.StreamResponse:
     return answer(msgspec.json.encode(status))
 
 
-async def healthz(_call: Call) -> web.StreamResponse:
+async def healthz(_call: LookupCall) -> web.StreamResponse:
     """This node is alive."""
     return answer(b'{"status":"alive"}')
 
 
-async def readyz(call: Call) -> web.StreamResponse:
+async def readyz(call: LookupCall) -> web.StreamResponse:
     """This node knows everything."""
     call.must_know()
     return answer(b'{"status":"ready"}')
@@ -162,7 +163,7 @@ def stale_seconds(replica: Replica) -> float:
     return 0.0 if since is None else max(0.0, asyncio.get_running_loop().time() - since)
 
 
-def _chosen(call: Call, query: dict[str, str]) -> Iterator[Vsid]:
+def _chosen(call: LookupCall, query: dict[str, str]) -> Iterator[Vsid]:
     """The virtual subnets that a list is of."""
     view = call.view
     only = read_vsid("vsid", query["vsid"]) if "vsid" in query else None

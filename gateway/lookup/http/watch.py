@@ -11,12 +11,14 @@ from collections.abc import Iterator, Sequence
 
 from aiohttp import web
 
+from gateway.http.calls import read_number
+from gateway.http.principals import Credentials, Unauthenticated
+from gateway.http.problems import HttpProblem
+from gateway.http.routes import protect
 from gateway.lookup.entries import NAMED_KINDS, Kind, RecordKey, Stored
-from gateway.lookup.http.calls import Call, identify, read_number, read_vsid
-from gateway.lookup.http.problems import HttpProblem
+from gateway.lookup.http.calls import LookupCall, read_vsid
 from gateway.lookup.http.watches import Filter, Vsids
 from gateway.lookup.limits import LARGEST_NUMBER
-from gateway.lookup.principals import Credentials, Unauthenticated
 from gateway.lookup.records_wire import deletion, line, progress, record_line, resync
 from gateway.lookup.replica import Replica
 from gateway.lookup.visibility import View, vsids_of
@@ -33,7 +35,7 @@ class FellBehind(Exception):
     """The changes that a watch has not told yet are no longer here."""
 
 
-async def watch(call: Call) -> web.StreamResponse:
+async def watch(call: LookupCall) -> web.StreamResponse:
     """Tell what changes."""
     query = call.query("tenant", "vsid", "kind", "only", "from")
     wanted = Filter(
@@ -76,7 +78,7 @@ async def _catch_up(replica: Replica, resume: int | None) -> None:
 class Watch:
     """A stream of lines to one reader, and what it is to be told."""
 
-    def __init__(self, call: Call, wanted: Filter, *, only_used: bool) -> None:
+    def __init__(self, call: LookupCall, wanted: Filter, *, only_used: bool) -> None:
         self.writing_since: float | None = None
         self._clock = asyncio.get_running_loop().time
         self.begun = self.last_written = self._clock()
@@ -97,9 +99,8 @@ class Watch:
         self._bell = asyncio.Event()
         # Records to be told as they are now, whether they have changed or not.
         self._to_teach: dict[RecordKey, None] = {}
-        self._response = web.StreamResponse(
-            headers={"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"}
-        )
+        self._response = web.StreamResponse(headers={"Content-Type": CONTENT_TYPE})
+        protect(self._response)
 
     @property
     def is_gone(self) -> bool:
@@ -110,10 +111,11 @@ class Watch:
     @property
     def is_known(self) -> bool:
         """Whether what its reader has shown still says who that is."""
-        credentials = self._call.authority.credentials
+        door = self._call.node.door
+        credentials = door.credentials
         if credentials is not self._credentials:
             try:
-                if identify(credentials, self._call.request) != self._call.principal:
+                if door.identify(self._call.request) != self._call.principal:
                     return False
             except Unauthenticated:
                 return False

@@ -12,9 +12,9 @@ from typing import Protocol
 
 import msgspec
 
+from gateway.http.principals import Principal
+from gateway.http.problems import HttpProblem
 from gateway.lookup.entries import Kind, RecordKey, Stored
-from gateway.lookup.http.problems import HttpProblem
-from gateway.lookup.principals import Principal
 from gateway.lookup.records_wire import line
 from gateway.lookup.replica import Replica
 from gateway.lookup.visibility import View

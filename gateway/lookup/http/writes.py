@@ -8,12 +8,13 @@ from typing import Annotated
 import msgspec
 from aiohttp import web
 
+from gateway.http.calls import answer, read_text
+from gateway.http.problems import HttpProblem
 from gateway.lookup import forms
 from gateway.lookup.authority import LONGEST_WAIT_SECONDS, WAIT_SECONDS
 from gateway.lookup.claims import MOST_OF_A_HOST, MOST_OF_A_MAC, Mode, Reason, Refused
 from gateway.lookup.entries import NamedKey, RecordKey, Stored
-from gateway.lookup.http.calls import LARGE, Call, RevisionNumber, VsidNumber, answer, read_address, read_text
-from gateway.lookup.http.problems import HttpProblem
+from gateway.lookup.http.calls import LARGE, LookupCall, RevisionNumber, VsidNumber, read_address
 from gateway.lookup.limits import LARGEST_NUMBER, MOST_HINTS
 from gateway.lookup.network import Step
 from gateway.lookup.records_wire import provider_address, record_text
@@ -75,7 +76,7 @@ _ACKNOWLEDGEMENT = msgspec.json.Decoder(AcknowledgementBody)
 _ANYTHING = msgspec.json.Decoder()
 
 
-async def put_record(call: Call) -> web.StreamResponse:
+async def put_record(call: LookupCall) -> web.StreamResponse:
     """Write one record, if it is as expected."""
     key = call.record_key()
     expected = _expected(call)
@@ -92,7 +93,7 @@ async def put_record(call: Call) -> web.StreamResponse:
     return _record_answer(entry, status=201 if expected is Expect.ABSENT else 200)
 
 
-async def delete_record(call: Call) -> web.StreamResponse:
+async def delete_record(call: LookupCall) -> web.StreamResponse:
     """Delete one record, if it is as expected."""
     key = call.record_key()
     expected = _expected(call)
@@ -102,12 +103,12 @@ async def delete_record(call: Call) -> web.StreamResponse:
     return web.Response(status=204)
 
 
-async def unfreeze_record(call: Call) -> web.StreamResponse:
+async def unfreeze_record(call: LookupCall) -> web.StreamResponse:
     """Let a record move again."""
     return _record_answer(await call.authority.unfreeze(call.principal, call.record_key()))
 
 
-async def claim(call: Call) -> web.StreamResponse:
+async def claim(call: LookupCall) -> web.StreamResponse:
     """Claim a MAC for a host."""
     body = await call.body(_CLAIM)
     found = await call.authority.claim(
@@ -126,7 +127,7 @@ async def claim(call: Call) -> web.StreamResponse:
     return answer(f'{{"records":[{records}],"learned":{learned}}}'.encode())
 
 
-async def hint(call: Call) -> web.StreamResponse:
+async def hint(call: LookupCall) -> web.StreamResponse:
     """Have hosts taught."""
     body = await call.body(_HINTS)
     hints = [body] if isinstance(body, HintBody) else body
@@ -136,14 +137,14 @@ async def hint(call: Call) -> web.StreamResponse:
     return answer(b'{"status":"accepted"}', status=202)
 
 
-async def acknowledge(call: Call) -> web.StreamResponse:
+async def acknowledge(call: LookupCall) -> web.StreamResponse:
     """Say what has been applied."""
     body = await call.body(_ACKNOWLEDGEMENT)
     await call.authority.acknowledge_remotely(call.principal, body.revision)
     return web.Response(status=204)
 
 
-async def put_network(call: Call) -> web.StreamResponse:
+async def put_network(call: LookupCall) -> web.StreamResponse:
     """Write the whole network's configuration as a difference."""
     dry_run = call.query("dry_run").get("dry_run", "false")
     if dry_run not in {"true", "false"}:
@@ -198,7 +199,7 @@ def _record_answer(entry: Stored, status: int = 200) -> web.StreamResponse:
     return answer(record_text(record).encode(), status=status, headers={"ETag": f'"{record.epoch}"'})
 
 
-def _expected(call: Call) -> Expected:
+def _expected(call: LookupCall) -> Expected:
     """Return what the preconditions ask for (RFC 9110 section 13.1). Raises HttpProblem."""
     match, none_match = (call.request.headers.getall(name, ()) for name in ("If-Match", "If-None-Match"))
     if len(match) + len(none_match) > 1:

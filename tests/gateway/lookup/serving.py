@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 import aiohttp
 import msgspec
 
+from gateway.http.door import Door
+from gateway.http.principals import Credentials, Principal
 from gateway.lookup.authority import Authority
 from gateway.lookup.claims import FlapLimits
 from gateway.lookup.entries import Kind, Placement, RecordKey
 from gateway.lookup.follow import follow
 from gateway.lookup.http.service import serve
 from gateway.lookup.network import apply
-from gateway.lookup.principals import Credentials, Principal
 from gateway.lookup.replica import Replica
 from gateway.lookup.store import Expect, Prefix
 from gateway.lookup.stores.memory import MemoryStore
@@ -107,6 +108,7 @@ class Serving(NamedTuple):
     replica: Replica
     authority: Authority
     port: int
+    door: Door
 
 
 @asynccontextmanager
@@ -125,11 +127,12 @@ async def lookup_node(
     await apply(store, network)
     replica = Replica(partial(follow, store), history=history)
     authority = Authority(store, replica, FlapLimits(), now=time.time)
+    door = Door()
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     tasks = [asyncio.create_task(replica.run())]
     assert await replica.reached((await store.page(Prefix(Kind.HOST), None, 1)).revision, 5)
     listening = settings or LookupSettings(listen="127.0.0.1:0")
-    tasks.append(asyncio.create_task(serve(listening, authority, replica, started=port.set_result)))
+    tasks.append(asyncio.create_task(serve(listening, authority, replica, door, started=port.set_result)))
     ready: list[asyncio.Future[Any]] = [port, tasks[1]]
     await asyncio.wait(ready, return_when=asyncio.FIRST_COMPLETED)
     if not port.done():
@@ -137,9 +140,9 @@ async def lookup_node(
         await tasks.pop()
     if settings is None:
         everybody = (OPERATOR, GATEWAY, HV1, HV2, HV3, READER)
-        authority.credentials = Credentials([(TOKENS[each.name].encode(), each) for each in everybody], {})
+        door.credentials = Credentials([(TOKENS[each.name].encode(), each) for each in everybody], {})
     try:
-        yield Serving(store, replica, authority, port.result())
+        yield Serving(store, replica, authority, port.result(), door)
     finally:
         for task in reversed(tasks):
             task.cancel()

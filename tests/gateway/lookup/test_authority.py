@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
+from gateway.http.principals import Principal
 from gateway.lookup import authority as authorities
 from gateway.lookup.alerts import AlertKind
 from gateway.lookup.authority import Authority, NoRecord
@@ -17,7 +18,6 @@ from gateway.lookup.entries import Kind, NamedKey, Placement, RecordKey, Stored
 from gateway.lookup.follow import follow
 from gateway.lookup.network import apply
 from gateway.lookup.outcomes import Forbidden, Unacceptable
-from gateway.lookup.principals import Principal
 from gateway.lookup.replica import Replica
 from gateway.lookup.store import Conflict, Expect, StoreUnavailable
 from gateway.lookup.stores.memory import MemoryStore

@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from gateway.http.principals import Unauthenticated
 from gateway.lookup.entries import Kind
 from gateway.lookup.network import apply
-from gateway.lookup.principals import Unauthenticated
 from gateway.lookup.roles import Serving, serve_records
 from gateway.lookup.store import Prefix
 from policies.addresses import Vsid
@@ -135,7 +135,7 @@ def test_reload_takes_a_changed_token(tmp_path: Path) -> None:
         async with serving(wanted) as node:
             token.write_text("the-second-token-long-enough")
             await node.take(wanted)
-            known = node.authority.credentials
+            known = node.door.credentials
             assert known.identify("Bearer the-second-token-long-enough").name == "operator"
             with pytest.raises(Unauthenticated):
                 known.identify("Bearer the-first-token-long-enough")

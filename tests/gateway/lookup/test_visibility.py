@@ -3,8 +3,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from gateway.http.principals import Principal
 from gateway.lookup.entries import Kind, NamedKey, Placement, RecordKey, Stored
-from gateway.lookup.principals import Principal
 from gateway.lookup.visibility import HIDDEN, Views, view
 from policies.model import Network, Role, Tenant
 from tests.gateway.lookup.serving import (

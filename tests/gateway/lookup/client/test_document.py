@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.lookup.principals import Principal
+from gateway.http.principals import Principal
 from policies.config import load
 from policies.model import LookupSettings, Role
 from tests.gateway.lookup.serving import Serving, lookup_node

@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from gateway.http.principals import Principal
 from gateway.lookup.claims import Mode
 from gateway.lookup.client import LookupClient
 from gateway.lookup.client.remote import remote
 from gateway.lookup.outcomes import ClaimAnswer
-from gateway.lookup.principals import Principal
 from gateway.lookup.replica import Batch, Replica
 from policies.model import LookupAccess
 from tests.gateway.lookup.client.fake_node import never, running

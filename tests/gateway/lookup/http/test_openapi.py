@@ -15,8 +15,8 @@ from schemathesis import Case, GenerationMode, openapi
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 
+from gateway.http.principals import Principal
 from gateway.lookup.http.openapi import document
-from gateway.lookup.principals import Principal
 from tests.gateway.lookup.serving import (
     BLUE,
     GATEWAY,

@@ -10,11 +10,11 @@ import aiohttp
 import msgspec
 import pytest
 
+from gateway.http import calls
+from gateway.http.principals import Principal
 from gateway.lookup import forms
 from gateway.lookup.alerts import AlertKind
 from gateway.lookup.entries import RecordKey
-from gateway.lookup.http import calls
-from gateway.lookup.principals import Principal
 from gateway.lookup.store import StoreUnavailable
 from policies.errors import ConfigurationError
 from policies.model import Credential, LookupSettings, Role, ServerTls
@@ -409,9 +409,7 @@ def test_health_and_the_document_need_no_credential_and_everything_else_does() -
 def test_credentials_are_replaced_while_the_service_runs() -> None:
     async def test(node: Serving, ask: Asker) -> None:
         assert (await ask("GET", "/v1/status")).status == 200
-        node.authority.credentials = type(node.authority.credentials)(
-            [(b"another-token-0123456789", OPERATOR)], {}
-        )
+        node.door.credentials = type(node.door.credentials)([(b"another-token-0123456789", OPERATOR)], {})
         assert (await ask("GET", "/v1/status")).status == 401
 
     asked(test)
@@ -775,7 +773,7 @@ def test_service_that_would_be_open_to_others_or_is_misconfigured_does_not_start
 
 
 def test_connections_beyond_the_limit_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.lookup.http.service.MOST_CONNECTIONS", 2)
+    monkeypatch.setattr("gateway.http.connections.MOST_CONNECTIONS", 2)
 
     async def test(node: Serving, _ask: Asker) -> None:
         held = [await asyncio.open_connection("127.0.0.1", node.port) for _ in range(2)]
@@ -794,7 +792,7 @@ def test_connections_beyond_the_limit_are_closed(monkeypatch: pytest.MonkeyPatch
 def test_whoever_connects_and_asks_nothing_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch, octets: bytes
 ) -> None:
-    monkeypatch.setattr("gateway.lookup.http.service.FIRST_REQUEST_SECONDS", 0.1)
+    monkeypatch.setattr("gateway.http.connections.FIRST_REQUEST_SECONDS", 0.1)
 
     async def test(node: Serving, ask: Asker) -> None:
         assert (await ask("GET", "/healthz")).status == 200

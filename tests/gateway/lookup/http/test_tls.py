@@ -8,8 +8,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from gateway.http.tls import renewing_context
 from gateway.lab.certificates import CertificateAuthority
-from gateway.lookup.http.service import tls_context
 from policies.errors import ConfigurationError
 from policies.model import Credential, LookupSettings, Role, ServerTls
 from tests.gateway.lookup.serving import Serving, lookup_node
@@ -156,7 +156,7 @@ def test_file_that_is_not_what_it_should_be_is_named(tmp_path: Path, broken: str
         key = files.authority.issue("other")[1]
 
     with pytest.raises(ConfigurationError, match=r"node"):
-        tls_context(ServerTls(certificate, key))
+        renewing_context(ServerTls(certificate, key), "lookup.tls")
 
 
 def test_renewed_certificate_is_shown_from_the_next_connection_on(tmp_path: Path) -> None:

@@ -9,12 +9,12 @@ import aiohttp
 import msgspec
 import pytest
 
+from gateway.http.principals import Credentials, Principal
 from gateway.lookup.entries import Kind, NamedKey, Placement, RecordKey
 from gateway.lookup.http import watch as watch_module
 from gateway.lookup.http import watches
 from gateway.lookup.http.watches import MOST_WATCHES_EACH
 from gateway.lookup.network import apply
-from gateway.lookup.principals import Credentials, Principal
 from gateway.lookup.store import Expect
 from policies.model import Network, ProviderHost, Role
 from tests.gateway.lookup.serving import (
@@ -352,7 +352,7 @@ def test_watch_ends_when_what_its_reader_has_shown_no_longer_says_who_that_is(
             await other.until_progress()
             tokens = {TOKENS["hv1"]: HV1, **now_known}
             known = [(token.encode(), principal) for token, principal in tokens.items()]
-            node.authority.credentials = Credentials(known, {})
+            node.door.credentials = Credentials(known, {})
             with pytest.raises(aiohttp.ClientPayloadError):
                 await everything(one)
             await place(node, WEB, "10.0.1.5", 5, "hv1")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.lookup.principals import (
+from gateway.http.principals import (
     ANYBODY,
     NOBODY,
     Credentials,

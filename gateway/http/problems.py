@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 
 import msgspec
+from aiohttp import web
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -13,7 +14,7 @@ CONTENT_TYPE = "application/problem+json"
 class HttpProblem(Exception):
     """A request is answered with a problem. The detail may be told to whoever asks.
 
-    `extra` are further members of the answer: `current`, `reason`.
+    `extra` are further members of the answer: `current`, `reason`, `problems`.
     """
 
     def __init__(
@@ -36,3 +37,12 @@ class HttpProblem(Exception):
         title = HTTPStatus(self.status).phrase
         problem = {"type": "about:blank", "title": title, "status": self.status, "detail": self.detail}
         return msgspec.json.encode({**problem, **self.extra})
+
+
+def problem_answer(problem: HttpProblem) -> web.Response:
+    """Return a problem as an answer."""
+    headers = {"Content-Type": CONTENT_TYPE, **problem.headers}
+    response = web.Response(status=problem.status, body=problem.body, headers=headers)
+    if headers.get("Connection") == "close":
+        response.force_close()
+    return response

@@ -50,8 +50,11 @@ class Credentials:
         self._by_subject = dict(subjects)
 
     @classmethod
-    def load(cls, credentials: Iterable[Credential]) -> Credentials:
-        """Read the tokens' files. Raises ConfigurationError with everything that is wrong with them."""
+    def load(cls, credentials: Iterable[Credential], section: str = "lookup") -> Credentials:
+        """Read the tokens' files. Raises ConfigurationError with everything that is wrong with them.
+
+        `section` of the configuration is where they are named.
+        """
         problems: list[Problem] = []
         tokens: dict[bytes, Principal] = {}
         subjects: dict[str, Principal] = {}
@@ -62,11 +65,11 @@ class Credentials:
                     token = _token(credential.token_file)
                 except (OSError, ValueError) as error:
                     reason = error.strerror if isinstance(error, OSError) else str(error)
-                    problems.append(Problem("lookup.token", f"{credential.token_file}: {reason}"))
+                    problems.append(Problem(f"{section}.token", f"{credential.token_file}: {reason}"))
                     continue
                 if token in tokens:
                     message = f"{credential.name} and {tokens[token].name} have one token; give each its own"
-                    problems.append(Problem("lookup.token", message))
+                    problems.append(Problem(f"{section}.token", message))
                 tokens[token] = principal
             if credential.subject is not None:
                 subjects[credential.subject] = principal

@@ -1,0 +1,1 @@
+"""What every service here needs of HTTP: listening within limits, knowing who asks, and answering."""
