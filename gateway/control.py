@@ -84,6 +84,9 @@ def _answers(
                         return
         except (FileNotFoundError, ConnectionRefusedError):
             raise Unanswered(f"no appliance listens at {path}: is it running?") from None
+        except PermissionError:
+            words = "is for its owner alone: run this as root, or as the user of the service"
+            raise Unanswered(f"{path} {words}") from None
         except OSError as error:
             raise Unanswered(f"{path}: {error.strerror or error}") from None
         except msgspec.MsgspecError:

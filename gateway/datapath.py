@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import trio
 
 from gateway.emissions import Emitter
-from gateway.forwarding.directory import Change, Directory
+from gateway.forwarding.directory import Change, Directory, changes_between, configured_directory
 from gateway.forwarding.drops import Drops
 from gateway.forwarding.guests import ADVERTISE_EVERY
 from gateway.forwarding.happenings import Listener
@@ -20,9 +20,10 @@ from gateway.host.ports import Ports
 from gateway.host.uses import WatchedDirectory
 from gateway.operating.report import Report
 from gateway.report import report
-from gateway.sites.policies import peer_policies, readable_policies
+from gateway.sites.policies import Keyring, peer_policies, readable_policies
 from gateway.sites.status import SiteStatus
 from gateway.sites.tunnels import SiteTunnels
+from gateway.trace import Explanation, Question, explain_running
 from gateway.underlay.interfaces import Attachment, check_ports, mtus_of, read_links
 from gateway.underlay.service import Underlay
 from policies.addresses import CustomerAddress, Vsid
@@ -44,9 +45,11 @@ class DataPath(Protocol):
         """Carry packets in the nursery until that is cancelled. Raises ConfigurationError."""
         ...
 
-    async def adopt(self, appliance: Appliance) -> tuple[Problem, ...]:
+    async def adopt(self, appliance: Appliance, keyring: Keyring) -> tuple[Problem, ...]:
         """Decide by an appliance's network from now on, or change nothing and raise ConfigurationError.
 
+        Sites' files are read by the keyring, where they have not been. Of an appliance that takes no
+        part in the lookup service, its records are taken over too.
         Return why some of its ports are not served; the next adoption tries them again.
         """
         ...
@@ -77,6 +80,10 @@ class DataPath(Protocol):
 
     def report(self) -> Report:
         """The counters."""
+        ...
+
+    def explain(self, question: Question) -> Explanation:
+        """Tell what would happen to a packet now, and change nothing. Raises ConfigurationError."""
         ...
 
     @property
@@ -135,7 +142,7 @@ class Builtin:
         nursery.start_soon(self._expire)
         nursery.start_soon(self._advertise_routers)
 
-    async def adopt(self, appliance: Appliance) -> tuple[Problem, ...]:
+    async def adopt(self, appliance: Appliance, keyring: Keyring) -> tuple[Problem, ...]:
         """Decide by an appliance's network from now on, serve its ports and dial its sites.
 
         Return why some of the ports are not served; the next adoption tries them again. So it is
@@ -143,8 +150,9 @@ class Builtin:
         must not keep the others from theirs. If it raises ConfigurationError, for what is wrong
         with the files of a network of one's own or with a port's interface, it changes nothing.
         """
-        policies, unreadable = await trio.to_thread.run_sync(self._read_policies, appliance)
+        policies, unreadable = await trio.to_thread.run_sync(self._read_policies, appliance, keyring)
         await trio.to_thread.run_sync(self._check_ports, appliance)
+        tables = await trio.to_thread.run_sync(Tables.compile, appliance.network)
         nursery = self._nursery
         if nursery is None:
             raise RuntimeError("a data path adopts a network only once it is started")
@@ -154,7 +162,10 @@ class Builtin:
             await self.tunnels.start(nursery, mtus, self._emitter.carry_out)
         ports = appliance.host.ports_in(appliance.network) if appliance.host is not None else ()
         keyed = {(port.vsid, port.mac): port for port in ports}
-        self.forwarder.replace_tables(Tables.compile(appliance.network), keyed)
+        # No packet comes in between: it would be decided by the one and the other.
+        self.forwarder.replace_tables(tables, keyed)
+        if not appliance.takes_part:
+            self.apply(changes_between(self.forwarder.directory, configured_directory(appliance)))
         leaving = [self._served.pop(gone) for gone in self._served.keys() - set(ports)]
         for service in leaving:
             service.scope.cancel()
@@ -223,6 +234,10 @@ class Builtin:
         """The counters."""
         return report(self.forwarder, self.underlay, self.ports, self.tunnels)
 
+    def explain(self, question: Question) -> Explanation:
+        """Tell what would happen to a packet now, and change nothing. Raises ConfigurationError."""
+        return explain_running(self.forwarder, question, trio.current_time())
+
     def _from_underlay(self, outer: OuterHeader, payload: bytes, now: float) -> None:
         self._emitter.carry_out(self.forwarder.from_underlay(outer, payload, now))
 
@@ -243,10 +258,12 @@ class Builtin:
         if self._listener is not None:
             self._listener.port_closed(port)
 
-    def _read_policies(self, appliance: Appliance) -> tuple[tuple[PeerPolicy, ...], tuple[Problem, ...]]:
+    def _read_policies(
+        self, appliance: Appliance, keyring: Keyring
+    ) -> tuple[tuple[PeerPolicy, ...], tuple[Problem, ...]]:
         if not appliance.takes_part:
-            return peer_policies(appliance), ()
-        return readable_policies(appliance, {policy.site: policy for policy in self._policies})
+            return peer_policies(appliance, keyring), ()
+        return readable_policies(appliance, {policy.site: policy for policy in self._policies}, keyring)
 
     def _check_ports(self, appliance: Appliance) -> None:
         check_ports(appliance.host.ports if appliance.host else (), self._attachment, read_links())

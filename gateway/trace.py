@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
-from scapy.layers.inet import ICMP, IP, TCP, UDP
-from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
-from scapy.layers.l2 import Ether
-from scapy.packet import Packet, Raw
 
 from gateway.forwarding.directory import Directory
-from gateway.forwarding.node import Node
+from gateway.forwarding.drops import DropReason
+from gateway.forwarding.node import Explain, Node
 from gateway.forwarding.pipeline import Forwarder
 from gateway.forwarding.verdicts import Answer, Drop, Emission, Forward, OuterHeader, ToPort, ToSite, Verdict
-from gateway.packets import nvgre
+from gateway.packets import ethernet, ip, nvgre
+from gateway.packets.checksum import internet_checksum, transport_checksum
 from gateway.sites.policies import children
 from policies.addresses import (
     BROADCAST_MAC,
@@ -27,6 +26,7 @@ from policies.addresses import (
     is_group_address,
 )
 from policies.errors import ConfigurationError, Problem
+from policies.facts import ICMP, ICMPV6, TCP, TCP_ACK, TCP_SYN, UDP
 from policies.model import Appliance, LookupRecord, SiteHop, SubnetHop
 from policies.selectors import Selectors
 from policies.tables import RoutingDomain, Tables
@@ -39,6 +39,11 @@ _DEFAULT_MTU = 1500
 # What a tunnel carries is known when it stands. The most that ESP adds: IPv6 and UDP, SPI and
 # number, the initialization vector and padding of AES-CBC, and half of an HMAC-SHA2-512.
 _MOST_OF_ESP = 40 + 8 + 8 + 16 + 17 + 32
+
+_TCP = struct.Struct("!HHIIBBHHH")
+_UDP = struct.Struct("!HHHH")
+_ECHO = struct.Struct("!BBHHH")
+_ECHO_REQUEST = {4: 8, 6: 128}
 
 _OUTCOMES = {Forward: "forwarded", Answer: "answered", Drop: "dropped"}
 
@@ -80,46 +85,70 @@ class Explanation(msgspec.Struct, frozen=True):
 
 
 def explain(appliance: Appliance, directory: Directory, question: Question) -> Explanation:
-    """Send a packet through this node's pipeline, and tell what happened.
+    """Send a packet through the pipeline of the node that a configuration describes, and tell what happened.
 
     The tunnels of the sites that this node dials are taken to be up. Raises
     ConfigurationError where the question does not fit the configuration.
     """
     if appliance.underlay is None or not (appliance.gateway or appliance.host):
         raise _unfit("", "no packet comes to this node: it has neither [gateway] nor [host]")
-    steps: list[Step] = []
+    node = Node.of(appliance, appliance.underlay.mtu or _DEFAULT_MTU)
     tables = Tables.compile(appliance.network)
-    mtu = appliance.underlay.mtu or _DEFAULT_MTU
-    node = Node.of(appliance, mtu)
-    forwarder = Forwarder(
-        node, tables, directory, explain=lambda name, detail: steps.append(Step(name, detail))
+    return _explain(
+        lambda tell: Forwarder(node, tables, directory, explain=tell),
+        lambda forwarder, domain: _take_for_up(appliance, forwarder, domain),
+        question,
+        0.0,
     )
-    domain = _domain(tables, question)
-    sites = _take_for_up(appliance, forwarder, domain)
+
+
+def explain_running(forwarder: Forwarder, question: Question, now: float) -> Explanation:
+    """Tell what a forwarder would do with a packet now, as its tunnels, paths and ports are.
+
+    It is only looked at: nothing is counted, learned or sent. Tenants' rates are not judged.
+    Raises ConfigurationError where the question does not fit the network.
+    """
+    return _explain(forwarder.aside, _standing, question, now)
+
+
+def _explain(
+    make: Callable[[Explain], Forwarder],
+    sites_of: Callable[[Forwarder, RoutingDomain], Mapping[str, Selectors | None]],
+    question: Question,
+    now: float,
+) -> Explanation:
+    steps: list[Step] = []
+    forwarder = make(lambda name, detail: steps.append(Step(name, detail)))
+    domain = _domain(forwarder.tables, question)
+    sites = sites_of(forwarder, domain)
     site = _site_of(domain, question)
     if site is not None:
-        verdict = _through_tunnel(forwarder, domain, site, sites, question)
+        if site in sites and sites[site] is None:
+            steps.append(Step("site", f"{site} has no tunnel now: nothing comes from there"))
+        verdict = _through_tunnel(forwarder, domain, site, sites, question, now)
     else:
-        verdict = _from_datacenter(forwarder, domain, question)
-    return Explanation(tuple(steps), _OUTCOMES[type(verdict)], _in_words(verdict, tables))
+        verdict = _from_datacenter(forwarder, domain, question, now)
+    return Explanation(tuple(steps), _OUTCOMES[type(verdict)], _in_words(verdict, forwarder.tables))
 
 
 def _through_tunnel(
     forwarder: Forwarder,
     domain: RoutingDomain,
     site: str,
-    sites: Mapping[str, Selectors],
+    sites: Mapping[str, Selectors | None],
     question: Question,
+    now: float,
 ) -> Verdict:
-    selectors = sites.get(site)
-    if selectors is None:
+    if site not in sites:
         known = f"those are: {', '.join(sorted(sites)) or 'none'}"
         raise _unfit("from-site", f"{site} is no site of {domain.name} whose gateway this is; {known}")
-    packet = bytes(_padded(_packet(question), question))
-    return forwarder.from_site((domain.name, site), packet, selectors, 0, now=0)
+    selectors = sites[site]
+    if selectors is None:
+        return Drop(DropReason.SITE_DOWN, domain.name)
+    return forwarder.from_site((domain.name, site), _packet(question), selectors, 0, now)
 
 
-def _from_datacenter(forwarder: Forwarder, domain: RoutingDomain, question: Question) -> Verdict:
+def _from_datacenter(forwarder: Forwarder, domain: RoutingDomain, question: Question, now: float) -> Verdict:
     """From the port of a VM here, or else from the underlay."""
     node, tables, directory = forwarder.node, forwarder.tables, forwarder.directory
     source = _subnet_of(domain, question.source)
@@ -127,9 +156,9 @@ def _from_datacenter(forwarder: Forwarder, domain: RoutingDomain, question: Ques
     arrival_vsid = question.vsid or _arrival_vsid(node, domain, question, record)
     frame = _frame(tables, directory, arrival_vsid, record, question)
     if record is not None and (record.vsid, record.mac) in node.ports and question.via is None:
-        return forwarder.from_port((record.vsid, record.mac), frame, now=0)
+        return forwarder.from_port((record.vsid, record.mac), frame, now)
     outer = _outer(node, record, question)
-    return forwarder.from_underlay(outer, nvgre.encode(arrival_vsid) + frame, now=0)
+    return forwarder.from_underlay(outer, nvgre.encode(arrival_vsid) + frame, now)
 
 
 def _take_for_up(appliance: Appliance, forwarder: Forwarder, domain: RoutingDomain) -> dict[str, Selectors]:
@@ -142,11 +171,26 @@ def _take_for_up(appliance: Appliance, forwarder: Forwarder, domain: RoutingDoma
         selectors = [child.selectors for child in children(tenant, site)]
         mtu = site.mtu or forwarder.node.underlay_mtu - _MOST_OF_ESP
         forwarder.sites.site_is_up((tenant.name, site.name), mtu, selectors)
-        by_site[site.name] = Selectors(
-            tuple(local for each in selectors for local in each.local),
-            tuple(remote for each in selectors for remote in each.remote),
-        )
+        by_site[site.name] = _together(selectors)
     return by_site
+
+
+def _standing(forwarder: Forwarder, domain: RoutingDomain) -> dict[str, Selectors | None]:
+    """Return what each of the tenant's tunnels here carries; None where one is down."""
+    states = {site: forwarder.sites.find((domain.name, site)) for site in domain.site_gateways}
+    return {
+        site: _together(state.selectors) if state is not None else None
+        for site, state in states.items()
+        if domain.site_gateways[site] == forwarder.node.name
+    }
+
+
+def _together(selectors: Iterable[Selectors]) -> Selectors:
+    every = tuple(selectors)
+    return Selectors(
+        tuple(local for each in every for local in each.local),
+        tuple(remote for each in every for remote in each.remote),
+    )
 
 
 def _site_of(domain: RoutingDomain, question: Question) -> str | None:
@@ -160,10 +204,10 @@ def _site_of(domain: RoutingDomain, question: Question) -> str | None:
 def _domain(tables: Tables, question: Question) -> RoutingDomain:
     if question.vsid is not None:
         entry = tables.subnets.get(question.vsid)
+        if question.tenant is not None and (entry is None or entry.domain.name != question.tenant):
+            raise _unfit("vsid", f"VSID {question.vsid} is none of {question.tenant}'s")
         if entry is None:
             raise _unfit("vsid", f"no tenant has VSID {question.vsid}; known: {sorted(tables.subnets)}")
-        if question.tenant not in (None, entry.domain.name):
-            raise _unfit("vsid", f"VSID {question.vsid} is {entry.domain.name}'s, not {question.tenant}'s")
         return entry.domain
     if question.tenant is None and len(tables.domains) == 1:
         return next(iter(tables.domains.values()))
@@ -209,18 +253,12 @@ def _frame(
     tables: Tables, directory: Directory, vsid: Vsid, record: LookupRecord | None, question: Question
 ) -> bytes:
     """The frame as the VM would send it."""
-    header = Ether(
-        dst=str(_destination_mac(tables, directory, vsid, question.destination)),
-        src=str(record.mac if record is not None else gateway_mac(vsid)),
+    header = ethernet.EthernetHeader(
+        _destination_mac(tables, directory, vsid, question.destination),
+        record.mac if record is not None else gateway_mac(vsid),
+        ethernet.OF_IP_VERSION[question.source.version],
     )
-    return bytes(header / _padded(_packet(question), question))
-
-
-def _padded(packet: Packet, question: Question) -> Packet:
-    padding = question.size - len(packet)
-    if padding < 0:
-        raise _unfit("size", f"this {question.protocol} packet has at least {len(packet)} octets")
-    return packet / Raw(bytes(padding))
+    return header.encode() + _packet(question)
 
 
 def _destination_mac(
@@ -243,25 +281,49 @@ def _destination_mac(
     return neighbour.mac if neighbour is not None and is_neighbour else entry.gateway_mac
 
 
-def _packet(question: Question) -> Packet:
-    if len(question.source) != len(question.destination):
-        raise _unfit("to", f"{question.destination} is not of the same family as {question.source}")
-    ends = {"src": str(question.source), "dst": str(question.destination)}
-    if question.source.version == 4:
-        flags = "DF" if question.dont_fragment else 0
-        return IP(**ends, ttl=question.hop_limit, flags=flags) / _upper_layer(question)
-    return IPv6(**ends, hlim=question.hop_limit) / _upper_layer(question)
+def _packet(question: Question) -> bytes:
+    source, destination = question.source, question.destination
+    if len(source) != len(destination):
+        raise _unfit("to", f"{destination} is not of the same family as {source}")
+    header_length = ip.IPV4_HEADER_LENGTH if source.version == 4 else ip.IPV6_HEADER_LENGTH
+    protocol, header, checksum_at = _upper_layer(question, question.size - header_length)
+    padding = question.size - header_length - len(header)
+    if padding < 0:
+        least = question.size - padding
+        raise _unfit("size", f"this {question.protocol} packet has at least {least} octets")
+    segment = header + bytes(padding)
+    if protocol == ICMP:
+        checksum = internet_checksum(segment)
+    else:
+        checksum = transport_checksum(source, destination, protocol, segment)
+    segment = segment[:checksum_at] + checksum.to_bytes(2) + segment[checksum_at + 2 :]
+    if source.version == 6:
+        return ip.build(source, destination, protocol, segment, hop_limit=question.hop_limit)
+    return (
+        ip.ipv4_header(
+            source,
+            destination,
+            protocol,
+            len(segment),
+            ttl=question.hop_limit,
+            dont_fragment=question.dont_fragment,
+        )
+        + segment
+    )
 
 
-def _upper_layer(question: Question) -> Packet:
-    ports = {"sport": question.source_port, "dport": question.destination_port}
+def _upper_layer(question: Question, length: int) -> tuple[int, bytes, int]:
+    """Return the protocol's number, its header, and where the checksum belongs in that."""
+    ports = question.source_port, question.destination_port
     match question.protocol:
         case "tcp":
-            return TCP(**ports, flags="A" if question.established else "S")
+            flags = TCP_ACK if question.established else TCP_SYN
+            return TCP, _TCP.pack(*ports, 0, 0, _TCP.size // 4 << 4, flags, 0xFFFF, 0, 0), 16
         case "udp":
-            return UDP(**ports)
+            return UDP, _UDP.pack(*ports, max(length, _UDP.size), 0), 6
         case "icmp":
-            return ICMP() if question.source.version == 4 else ICMPv6EchoRequest()
+            version = question.source.version
+            return ICMP if version == 4 else ICMPV6, _ECHO.pack(_ECHO_REQUEST[version], 0, 0, 1, 1), 2
         case other:
             raise _unfit("protocol", f"{other!r} is none of {', '.join(PROTOCOLS)}")
 

@@ -10,10 +10,12 @@ from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
 from gateway import records_cli
-from gateway.command_line import LOOK, MISCONFIGURED, load
+from gateway.command_line import LOOK, ask, load, say_json
+from policies.errors import Unanswered
 
 if TYPE_CHECKING:
-    from policies.model import Appliance
+    from gateway.operating.tracing import Packet
+    from gateway.trace import Explanation
 
 # What the fields of a packet hold.
 Octet = Annotated[int, Parameter(validator=Number(gte=0, lte=0xFF))]
@@ -41,13 +43,16 @@ def trace(
     established: bool = False,
     via: str | None = None,
     from_site: str | None = None,
+    by_file: Annotated[bool, Parameter(name="--file", negative=())] = False,
     json: bool = False,
     service: records_cli.Service = records_cli.NOWHERE,
 ) -> int:
     """Show what would happen to a packet, step by step, and which rule or route decided.
 
-    Where FILE follows a lookup service, or --lookup names one, the network and its records are
-    asked for there; else they are FILE's.
+    If the appliance of FILE runs here, it is asked: by its own tables and records, with its tunnels as
+    they are now. It counts, learns and sends nothing because of that. If it does not run, or with
+    --file, FILE decides; where FILE follows a lookup service, or --lookup names one, the network and
+    its records are asked for there. Which it was is said in the first line.
 
     Parameters
     ----------
@@ -78,51 +83,76 @@ def trace(
     via
         The provider address that it comes from; the one of the sender's record, if not given.
     from_site
-        The site whose tunnel it comes through; the one that the sender is at, if not given. All
-        tunnels are taken to be up.
+        The site whose tunnel it comes through; the one that the sender is at, if not given.
+    by_file
+        Ask FILE and not the appliance that runs by it. All tunnels are taken to be up.
     json
         Print one JSON object.
     """
-    from gateway import trace as tracing
-    from gateway.forwarding.directory import Directory, configured_directory
-    from policies.addresses import CustomerAddress, ProviderAddress, Vsid
+    from gateway.operating.tracing import Packet
 
-    configuration = load(file)
+    packet = Packet(
+        from_=from_,
+        to=to,
+        tenant=tenant,
+        vsid=vsid,
+        protocol=protocol,
+        port=port,
+        source_port=source_port,
+        size=size,
+        hop_limit=hop_limit,
+        fragment=fragment,
+        established=established,
+        via=via,
+        from_site=from_site,
+    )
+    packet.question()  # what cannot be read is said whoever is asked
+    if by_file or service.lookup:
+        return _by_file(file, packet, service, json=json)
     try:
-        question = tracing.Question(
-            source=CustomerAddress.parse(from_),
-            destination=CustomerAddress.parse(to),
-            tenant=tenant,
-            vsid=Vsid(vsid) if vsid is not None else None,
-            protocol=protocol,
-            destination_port=port,
-            source_port=source_port,
-            size=size,
-            hop_limit=hop_limit,
-            dont_fragment=not fragment,
-            established=established,
-            via=ProviderAddress.parse(via) if via is not None else None,
-            site=from_site,
-        )
-    except ValueError as error:
-        print(f"isthmus: {error}", file=sys.stderr)
-        return MISCONFIGURED
+        _ask_running(file, packet, json=json)
+    except Unanswered as unanswered:
+        print(f"{unanswered}; so by the file", file=sys.stderr)
+        return _by_file(file, packet, service, json=json)
+    return 0
 
-    def explain(appliance: Appliance, directory: Directory) -> None:
-        explanation = tracing.explain(appliance, directory, question)
-        if json:
-            import msgspec
 
-            print(msgspec.json.encode(explanation).decode())
-            return
-        width = max((len(step.name) for step in explanation.steps), default=0)
-        for step in explanation.steps:
-            print(f"{step.name:<{width}}  {step.detail}")
-        print(f"=> {explanation.verdict}")
+def _ask_running(file: Path, packet: Packet, *, json: bool) -> None:
+    import msgspec
 
+    from gateway.trace import Explanation
+
+    arguments = msgspec.to_builtins(packet)
+    _show(msgspec.convert(ask(file, "trace", arguments), Explanation), "the running appliance", json=json)
+
+
+def _by_file(file: Path, packet: Packet, service: records_cli.Service, *, json: bool) -> int:
+    from gateway.forwarding.directory import Directory, configured_directory
+    from gateway.trace import explain
+
+    configuration, question = load(file), packet.question()
     if configuration.lookup_access is None and not service.lookup:
-        explain(configuration, configured_directory(configuration))
+        directory = configured_directory(configuration)
+        _show(explain(configuration, directory, question), str(file), json=json)
         return 0
     return records_cli.with_contents(
-        configuration, service, tenant, lambda known, records: explain(known, Directory(records))
+        configuration,
+        service,
+        packet.tenant,
+        lambda known, records: _show(
+            explain(known, Directory(records), question), f"{file} and the lookup service", json=json
+        ),
     )
+
+
+def _show(explanation: Explanation, decided_by: str, *, json: bool) -> None:
+    if json:
+        import msgspec
+
+        say_json({"by": decided_by, **msgspec.to_builtins(explanation)})
+        return
+    print(f"by {decided_by}")
+    width = max((len(step.name) for step in explanation.steps), default=0)
+    for step in explanation.steps:
+        print(f"{step.name:<{width}}  {step.detail}")
+    print(f"=> {explanation.verdict}")

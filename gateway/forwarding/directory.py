@@ -127,6 +127,12 @@ class Directory:
         """Have `subscriber` called with each later change, on the writer's thread."""
         self._subscribers.append(subscriber)
 
+    def view(self) -> Directory:
+        """Return the same records for reading alone, without leaving a trace of it."""
+        view = Directory()
+        view._segments = self._segments
+        return view
+
     def find(self, vsid: int, ca: bytes) -> LookupRecord | None:
         """Return the record of a CA in octets, or None."""
         segment = self._segments.get(vsid)
@@ -153,6 +159,14 @@ class Directory:
         if segment is not None:
             for host, addresses in segment.hosts.items():
                 yield host, tuple(addresses)
+
+
+def changes_between(before: Directory, after: Directory) -> list[Change]:
+    """Return what turns one directory's records into another's."""
+    deleted: list[Change] = [
+        Delete(record.vsid, record.ca) for record in before if after.find(record.vsid, record.ca) is None
+    ]
+    return deleted + [Put(record) for record in after if before.find(record.vsid, record.ca) != record]
 
 
 def configured_directory(appliance: Appliance) -> Directory:

@@ -50,6 +50,11 @@ class Moves:
         self._ports = ports
         self._onward = onward
 
+    def take_over(self, other: Moves) -> None:
+        """Know which VMs have come and left as another does now. Frames that wait stay with it."""
+        self.redirects.take_over(other.redirects)
+        self.residence.take_over(other.residence)
+
     def apply(self, changes: Iterable[Change], now: float) -> tuple[Emission, ...]:
         """Change records, and return what is to be sent because of that: frames that have waited for it."""
         touched: dict[PortKey, None] = {}

@@ -126,6 +126,19 @@ class Forwarder:
         self._forget_flows()
         self._site_arrivals = _site_arrivals(tables, ways, self.site_meters)
 
+    def aside(self, explain: Explain) -> Forwarder:
+        """Return a forwarder that decides as this one now would, and says why.
+
+        It is for one look: what it does changes nothing here, and what changes here later it need not know.
+        """
+        aside = Forwarder(self.node, self.tables, self.directory.view(), explain=explain)
+        aside.paths.take_over(self.paths)
+        aside.port_mtus.update(self.port_mtus)
+        aside.moves.take_over(self.moves)
+        for site, state in self.sites:
+            aside.sites.site_is_up(site, state.mtu, state.selectors)
+        return aside
+
     def probe(self, port: PortKey, ca: CustomerAddress) -> ToPort | None:
         """Return what makes a VM say that it has an address: a question from its subnet's gateway.
 

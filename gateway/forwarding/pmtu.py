@@ -39,6 +39,10 @@ class PathMtu:
         self._reported[destination] = (mtu, now + LIFETIME)
         return True
 
+    def take_over(self, other: PathMtu) -> None:
+        """Know what another knows now."""
+        self._reported = dict(other._reported)
+
     def customer_mtu(self, destination: bytes, version: int, now: float) -> int:
         """The largest inner packet of an IP version that is sent to a provider address in one piece.
 

@@ -46,6 +46,11 @@ class Redirects:
     def __iter__(self) -> Iterator[tuple[Vsid, CustomerAddress]]:
         return iter(self._departures)
 
+    def take_over(self, other: Redirects) -> None:
+        """Know what has left and come as another does now."""
+        self._departures = dict(other._departures)
+        self._holders = {port: dict(hosts) for port, hosts in other._holders.items()}
+
     def left(self, record: LookupRecord, now: float) -> None:
         """A record was here, and now says that its VM is elsewhere."""
         self._departures[record.vsid, record.ca] = Departure(record.revision, now + LASTS)

@@ -45,6 +45,12 @@ class Residence:
         """How many VMs are taken to be here although their records say otherwise."""
         return len(self._arrived)
 
+    def take_over(self, other: Residence) -> None:
+        """Know which ports are there, and who has come to them, as another with the same ports does now."""
+        self._opened = set(other._opened)
+        self._closed = set(other._closed)
+        self._arrived = dict(other._arrived)
+
     def replace_ports(self, ports: Mapping[PortKey, Port]) -> None:
         """Serve other ports from now on. What is known of those that stay is kept."""
         for key in self._ports.keys() - ports.keys():

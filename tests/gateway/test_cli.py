@@ -147,7 +147,8 @@ def test_trace_prints_each_step_and_the_verdict() -> None:
     result = isthmus(*TRACE, "--protocol", "tcp", "--port", "5432")
 
     assert result.returncode == 0, result.stderr
-    lines = result.stdout.splitlines()
+    by, *lines = result.stdout.splitlines()
+    assert by == f"by {REFERENCE}"
     assert [line.split("  ")[0] for line in lines[:-1]] == [
         "virtual subnet", "source", "access", "route", "record", "hop limit",
     ]  # fmt: skip

@@ -392,8 +392,9 @@ def test_trace_asks_who_is_followed_for_the_network_and_the_records(
     assert isthmus(monkeypatch, "trace", str(file), "--tenant", "red", *ends) == 0
 
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split(maxsplit=2)[2] == "VSID 5001 is web of tenant red"
-    assert lines[1].split(maxsplit=1) == ["source", "10.0.1.5 behind 198.51.100.11: admitted"]
+    assert lines[0] == f"by {file} and the lookup service"
+    assert lines[1].split(maxsplit=2)[2] == "VSID 5001 is web of tenant red"
+    assert lines[2].split(maxsplit=1) == ["source", "10.0.1.5 behind 198.51.100.11: admitted"]
     assert ("GET", "/v1/records?tenant=red&limit=1000") in service.node.asked
 
 

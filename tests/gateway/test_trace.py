@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scapy.layers.inet import IP
+from scapy.layers.inet6 import IPv6
 
 from gateway.forwarding.directory import configured_directory
-from gateway.trace import Explanation, Question, explain
+from gateway.trace import Explanation, Question, _packet, explain
 from policies.addresses import CustomerAddress, ProviderAddress, Vsid
 from policies.config import load, parse
 from policies.errors import ConfigurationError
@@ -148,9 +150,7 @@ def test_broadcast_address_of_another_subnet_is_routed() -> None:
     [
         pytest.param({"tenant": "green"}, "tenant: name one of blue, red, or a VSID", id="tenant"),
         pytest.param({"tenant": None, "vsid": Vsid(7777)}, "vsid: no tenant has VSID 7777", id="VSID"),
-        pytest.param(
-            {"tenant": "blue", "vsid": Vsid(5001)}, "vsid: VSID 5001 is red's, not blue's", id="both"
-        ),
+        pytest.param({"tenant": "blue", "vsid": Vsid(5001)}, "vsid: VSID 5001 is none of blue's", id="both"),
         pytest.param({"protocol": "ospf"}, "protocol: 'ospf' is none of tcp, udp, icmp", id="protocol"),
         pytest.param({"size": 20}, "size: this icmp packet has at least 28 octets", id="size"),
     ],
@@ -226,3 +226,20 @@ def test_node_that_forwards_nothing_says_so() -> None:
     with pytest.raises(ConfigurationError) as caught:
         ask("10.0.1.5", "10.0.2.5", at=lookup_node)
     assert "neither [gateway] nor [host]" in str(caught.value.problems[0])
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp", "icmp"])
+@pytest.mark.parametrize("version", [4, 6])
+def test_packet_that_is_asked_about_is_what_scapy_would_make(protocol: str, version: int) -> None:
+    ends = ("10.0.1.5", "10.0.2.5") if version == 4 else ("fd00:1::5", "fd00:2::5")
+    source, destination = map(CustomerAddress.parse, ends)
+    octets = _packet(Question(source, destination, protocol=protocol, destination_port=53, size=97))
+
+    dissected = (IP if version == 4 else IPv6)(octets)
+    for layer in (dissected, dissected.payload):
+        for field in ("chksum", "cksum", "len", "plen"):
+            if field in layer.fields:
+                layer.delfieldval(field)
+
+    assert len(octets) == 97
+    assert bytes(dissected) == octets

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import trio
 
-from gateway.forwarding.directory import Change, Directory, Put
+from gateway.forwarding.directory import Change, Directory, Put, changes_between, configured_directory
 from gateway.forwarding.drops import Drops
 from gateway.forwarding.guests import ADVERTISE_EVERY
 from gateway.forwarding.happenings import Happening, Heard, Listener
@@ -27,7 +27,9 @@ from gateway.host.openvswitch.flows import HEARD, Flows, difference, network_flo
 from gateway.host.openvswitch.view import Attached, View
 from gateway.host.ports import Ports
 from gateway.operating.report import BridgeReport, MovesReport, Report
+from gateway.sites.policies import Keyring
 from gateway.sites.status import SiteStatus
+from gateway.trace import Explanation, Question, explain_running
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.errors import ConfigurationError, Problem
 from policies.model import Appliance, LookupRecord, Port
@@ -42,6 +44,8 @@ LOOK = 0.1
 COUNT = 1.0
 # Seconds after which something that failed is tried again.
 RETRY = 0.5
+# Seconds that the bridge may take when we go: a switch that hangs must not keep us.
+GOODBYE = 2.0
 # Records turned into flows before packets of the agent's own get their turn.
 AT_ONCE = 256
 
@@ -89,11 +93,13 @@ class OpenVswitchDriver:
         nursery.start_soon(self._hear)
         nursery.start_soon(self._advertise_routers)
 
-    async def adopt(self, appliance: Appliance) -> tuple[Problem, ...]:
+    async def adopt(self, appliance: Appliance, _keyring: Keyring) -> tuple[Problem, ...]:
         """Decide by an appliance's network from now on. Its ports are the bridge's: none is refused."""
         host = appliance.host
         ports = host.ports_in(appliance.network) if host is not None else ()
         self.configure(Tables.compile(appliance.network), {(port.vsid, port.mac): port for port in ports})
+        if not appliance.takes_part:
+            self.apply(changes_between(self.forwarder.directory, configured_directory(appliance)))
         return ()
 
     def configure(self, tables: Tables, ports: Mapping[PortKey, Port]) -> None:
@@ -139,11 +145,11 @@ class OpenVswitchDriver:
 
     async def say_goodbye(self) -> None:
         """Take our flows off the bridge, and the ports that we made."""
-        with trio.move_on_after(10, shield=True), suppress(BridgeError):
+        with trio.move_on_after(GOODBYE, shield=True), suppress(BridgeError):
             async with self._bridge_is_ours:
                 self._is_all_changed = False
-                await trio.to_thread.run_sync(self._bridge.remove_flows)
-                await trio.to_thread.run_sync(self._bridge.remove_ports, self._made)
+                await trio.to_thread.run_sync(self._bridge.remove_flows, abandon_on_cancel=True)
+                await trio.to_thread.run_sync(self._bridge.remove_ports, self._made, abandon_on_cancel=True)
 
     @property
     def drops(self) -> Drops:
@@ -173,6 +179,10 @@ class OpenVswitchDriver:
                 trouble=self._trouble,
             ),
         )
+
+    def explain(self, question: Question) -> Explanation:
+        """Tell what would happen to a packet now: the flows are made to do as this pipeline does."""
+        return explain_running(self.forwarder, question, trio.current_time())
 
     # --- the bridge
 
@@ -210,7 +220,9 @@ class OpenVswitchDriver:
         expected = len(self._network) + sum(len(flows) for flows in self._vms.values())
         there = await _in_thread(self._bridge.count_flows)
         if there != expected:
-            log.warning("%d of our %d flows are on %s: put there anew", there, expected, self._bridge.name)
+            about = {"event": "bridge-repaired"}
+            words = "%d of our %d flows are on %s: put there anew"
+            log.warning(words, there, expected, self._bridge.name, extra=about)
             self._network = None
             self._all_changed()
 
@@ -247,7 +259,9 @@ class OpenVswitchDriver:
         after = _union(network, vms.values())
         if self._network is None:
             await _in_thread(self._bridge.replace_flows, after)
-            log.info("bridge %s: %d flows, %d ports", self._bridge.name, len(after), len(view.ports))
+            about = {"event": "bridge-ready"}
+            words = "bridge %s: %d flows, %d ports"
+            log.info(words, self._bridge.name, len(after), len(view.ports), extra=about)
             self._trouble = ""
         else:
             before = _union(self._network, (self._vms.get(key, {}) for key in changed))
@@ -264,9 +278,9 @@ class OpenVswitchDriver:
     def _say_which_ports(self, served: set[Attached]) -> None:
         """Say which ports have come, now that their flows are there, and which have gone."""
         for attached in served - self._served:
-            log.info("port %s is open", attached.port.interface)
+            _say(attached.port, "port-opened", "is open")
         for attached in self._served - served:
-            log.info("port %s is gone", attached.port.interface)
+            _say(attached.port, "port-closed", "is gone")
         self._served = served
 
     def _view(self) -> View | None:
@@ -325,7 +339,8 @@ class OpenVswitchDriver:
         """The bridge does not do what it is asked: say so once, and begin anew when it does."""
         if why != self._trouble:
             self._trouble = why
-            log.warning("bridge %s is waited for: %s", self._bridge.name, why)
+            about = {"event": "bridge-awaited"}
+            log.warning("bridge %s is waited for: %s", self._bridge.name, why, extra=about)
         self._network = None
 
     async def _send(self, number: int, frame: bytes) -> None:
@@ -375,6 +390,17 @@ class OpenVswitchDriver:
 
 async def _in_thread(function: Callable[..., T], *args: object) -> T:
     return await trio.to_thread.run_sync(partial(function, *args))
+
+
+def _say(port: Port, event: str, what: str) -> None:
+    about = {
+        "event": event,
+        "tenant": port.tenant,
+        "vsid": port.vsid,
+        "mac": port.mac,
+        "interface": port.interface,
+    }
+    log.info("port %s %s", port.interface, what, extra=about)
 
 
 def _union(network: Flows, vms: Iterable[Flows]) -> Flows:
