@@ -6,6 +6,8 @@ passes from one to the other, now or to another engine.
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 import msgspec
 
 from policies.addresses import ProviderAddress
@@ -126,11 +128,31 @@ class SiteDown(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Cause(StrEnum):
+    """Why an attempt failed, in few words that never change: for counters. The reason says more."""
+
+    NO_ANSWER = "no-answer"
+    NO_PROPOSAL = "no-proposal"
+    """The two sides have no algorithms in common."""
+    AUTHENTICATION = "authentication"
+    """A wrong identity, or a wrong proof of it."""
+    CERTIFICATE = "certificate"
+    """The peer's certificate is not to be trusted."""
+    SELECTORS = "selectors"
+    """The two sides have no networks in common."""
+    REFUSED = "refused"
+    """One side refused for another reason."""
+    OTHER = "other"
+
+
 class SiteTrouble(msgspec.Struct, frozen=True):
     """An attempt failed; the reason is for people, as in "the peer offered only modp1024"."""
 
     site: SiteKey
     reason: str
+    cause: Cause = Cause.OTHER
+    goes_on: bool = False
+    """Whether the attempt is not over yet: what was said is not authentic."""
 
 
 class StrangerRefused(msgspec.Struct, frozen=True):

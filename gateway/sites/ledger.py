@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 
 import msgspec
 
-from tunnels.effects import SiteDown, SiteKey, SiteRekeyed, SiteTrouble, SiteUp
+from tunnels.effects import Cause, SiteDown, SiteKey, SiteRekeyed, SiteTrouble, SiteUp
 
 REMEMBERED = 20
 """Turns of events that are kept for each site."""
@@ -31,6 +31,10 @@ class Entry(msgspec.Struct):
     last_error: Turn | None = None
     failures: int = 0
     """Attempts that came to nothing since the peer proved itself last."""
+    failed: Counter[Cause] = msgspec.field(default_factory=Counter)
+    """All attempts that came to nothing."""
+    turns_down: int = 0
+    """How often it could no longer be sent to."""
     ike_rekeys: int = 0
     child_rekeys: int = 0
     history: deque[Turn] = msgspec.field(default_factory=lambda: deque(maxlen=REMEMBERED))
@@ -58,8 +62,10 @@ class Ledger:
             case SiteDown(reason=reason):
                 entry.last_error = Turn(now, "down", reason)
                 return _append(entry, entry.last_error)
-            case SiteTrouble(reason=reason):
-                entry.failures += 1
+            case SiteTrouble(reason=reason, cause=cause, goes_on=goes_on):
+                if not goes_on:
+                    entry.failures += 1
+                    entry.failed[cause] += 1
                 entry.last_error = Turn(now, "trouble", reason)
                 return _append(entry, entry.last_error)
             case SiteRekeyed(what=what):
@@ -83,6 +89,7 @@ class Ledger:
         if entry is None or entry.is_up == (words is not None):
             return None
         entry.is_up, entry.since = words is not None, now
+        entry.turns_down += not entry.is_up
         return _append(entry, Turn(now, "up", words)) if words is not None else None
 
 

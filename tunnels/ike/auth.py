@@ -26,7 +26,7 @@ from tunnels.ike.payloads import (
     first_of,
 )
 from tunnels.ike.policy import PeerPolicy
-from tunnels.ike.rejected import Refused
+from tunnels.ike.rejected import Refused, cause_of
 from tunnels.ike.sa_init import Agreed, certificate_request, refusal_words
 
 
@@ -93,8 +93,10 @@ def verify_responder(agreed: Agreed, policy: PeerPolicy, payloads: Sequence[Payl
     """Return only if the responder has proved that it is whom we called. Raises Refused."""
     if not has_proof(payloads):
         error = error_in(payloads)
-        words = "the peer proves nothing" if error is None else refusal_words(error.type, policy)
-        raise Refused(NotifyType.AUTHENTICATION_FAILED, words)
+        if error is None:
+            raise Refused(NotifyType.AUTHENTICATION_FAILED, "the peer proves nothing")
+        words = refusal_words(error.type, policy)
+        raise Refused(NotifyType.AUTHENTICATION_FAILED, words, cause=cause_of(error.type))
     identity = _identity(False, payloads)
     if identity is None or not policy.remote_id.matches(identity):
         raise Refused(

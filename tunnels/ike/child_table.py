@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from policies.ipsec import SiteStart
-from tunnels.effects import Effect, InstallChild, RemoveChild, SendBy, SiteRekeyed, SiteTrouble
+from tunnels.effects import Cause, Effect, InstallChild, RemoveChild, SendBy, SiteRekeyed, SiteTrouble
 from tunnels.ike.child import REMAKE, Child, ChildState, SelectorSet, Want
 from tunnels.ike.child_terms import Terms
 from tunnels.ike.child_wants import Wants
 from tunnels.ike.constants import NotifyType
 from tunnels.ike.exchange import Task
 from tunnels.ike.ike_sa import IkeSa
+from tunnels.ike.rejected import cause_of
 
 # Child SAs that a peer may make beyond four for each that policy names.
 _SPARE = 16
@@ -165,7 +166,8 @@ class ChildTable:
         """Report a request that failed; TEMPORARY_FAILURE is part of every day (section 2.25)."""
         if error != NotifyType.TEMPORARY_FAILURE:
             self.put_off_since = None
-            return [SiteTrouble(self.terms.policy.site, words)]
+            cause = Cause.OTHER if error is None else cause_of(error)
+            return [SiteTrouble(self.terms.policy.site, words, cause)]
         if self.put_off_since is None:
             self.put_off_since = now
         return []

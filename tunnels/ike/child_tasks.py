@@ -65,7 +65,7 @@ class CreateChild:
         try:
             agreed = _accepted(table, offer, payloads, nonces)
         except Refused as refused:
-            return self._try_later(refused.words, now)
+            return self._try_later(refused.words, now, refused.notify)
         want.failures, want.due = 0, None
         if agreed.has_more:
             table.wants.add_rest(want, agreed.selectors, now)
@@ -141,7 +141,7 @@ class RekeyChild:
         try:
             agreed = _accepted(table, offer, payloads)
         except Refused as refused:
-            return self._try_later(refused.words, now)
+            return self._try_later(refused.words, now, refused.notify)
         return self._replace(table.terms.child(agreed, old.want, now))
 
     def _replace(self, new: Child) -> list[Effect]:

@@ -318,7 +318,7 @@ class Children:
         notify = Notify(refused.notify, refused.data)
         if refused.notify in (NotifyType.TEMPORARY_FAILURE, NotifyType.INVALID_KE_PAYLOAD):
             return (notify,), []  # part of every day
-        return (notify,), [SiteTrouble(self._policy.site, refused.words)]
+        return (notify,), [SiteTrouble(self._policy.site, refused.words, refused.cause)]
 
     # The IKE SA.
 

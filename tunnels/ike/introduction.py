@@ -9,7 +9,7 @@ from typing import Self
 import msgspec
 
 from policies.errors import MalformedPacket
-from tunnels.effects import Effect, Path, SendDatagram, SiteTrouble, SiteUp, StrangerRefused
+from tunnels.effects import Cause, Effect, Path, SendDatagram, SiteTrouble, SiteUp, StrangerRefused
 from tunnels.ike import auth, informational, sa_init
 from tunnels.ike.constants import ExchangeType, NotifyType
 from tunnels.ike.entropy import Entropy
@@ -80,7 +80,9 @@ class Introduction(Succession):
                 words = refused.words
                 is_known = len(policies) == 1
                 answer.append(
-                    SiteTrouble(policies[0].site, words) if is_known else StrangerRefused(path, words)
+                    SiteTrouble(policies[0].site, words, refused.cause)
+                    if is_known
+                    else StrangerRefused(path, words)
                 )
             return None, answer
         allocate = allocate_spi or never_twice(entropy)
@@ -134,7 +136,7 @@ class Introduction(Succession):
             effects = self._protected.respond(request, (Notify(NotifyType.AUTHENTICATION_FAILED),), path, now)
             if candidate is None and len(self._policies) == 1:
                 candidate = self._policies[0]
-            return effects + self._fail(refused.words, now, candidate)
+            return effects + self._fail(refused.words, refused.cause, now, candidate)
         self.policy = policy
         self.is_initial_contact = notified(NotifyType.INITIAL_CONTACT, request.payloads) is not None
         self._sa = msgspec.structs.replace(agreed.sa, site=policy.site)
@@ -155,11 +157,11 @@ class Introduction(Succession):
             auth.verify_responder(agreed, policy, payloads, utc)
         except Refused as refused:
             if not auth.has_proof(payloads):
-                return self._fail(refused.words, now)
+                return self._fail(refused.words, refused.cause, now)
             # The peer takes the IKE SA for established.
             self.state, self.failure, self.children = State.CLOSING, refused.words, None
             return [
-                SiteTrouble(policy.site, refused.words),
+                SiteTrouble(policy.site, refused.words, refused.cause),
                 *self._say_last(informational.distrust(), now),
             ]
         self.is_initial_contact = notified(NotifyType.INITIAL_CONTACT, payloads) is not None
@@ -174,9 +176,9 @@ class Introduction(Succession):
         self._agreed = self._introduction = None
         return [SiteUp(policy.site, self._the_sa.suite, self.path)]
 
-    def _fail(self, words: str, now: float, policy: PeerPolicy | None = None) -> list[Effect]:
+    def _fail(self, words: str, cause: Cause, now: float, policy: PeerPolicy | None = None) -> list[Effect]:
         """It came to nothing. Where it is unclear whose peer it was, only `failure` says why."""
         policy = policy or self.policy
         self.failure = words
         self.finish(now)
-        return [SiteTrouble(policy.site, words)] if policy is not None else []
+        return [SiteTrouble(policy.site, words, cause)] if policy is not None else []

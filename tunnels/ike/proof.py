@@ -11,6 +11,7 @@ from datetime import datetime
 
 from policies.ipsec import Prf
 from policies.secret import Secret
+from tunnels.effects import Cause
 from tunnels.ike import certificates as trust
 from tunnels.ike import keys, signatures
 from tunnels.ike.constants import AuthMethod, IdType, NotifyType, named
@@ -25,8 +26,8 @@ _KEY_PAD = b"Key Pad for IKEv2"
 class AuthenticationFailed(Refused):
     """The peer did not prove to be who it has to be. It is told only that."""
 
-    def __init__(self, words: str) -> None:
-        super().__init__(NotifyType.AUTHENTICATION_FAILED, words)
+    def __init__(self, words: str, cause: Cause = Cause.AUTHENTICATION) -> None:
+        super().__init__(NotifyType.AUTHENTICATION_FAILED, words, cause=cause)
 
 
 def sign(
@@ -103,7 +104,9 @@ def _verify_signature(
     try:
         key = trust.verified_key_untrusted(certificates, identity, policy.credentials, now_utc)
         signatures.verify(key, auth.method, auth.data, octets)
-    except (trust.NotTrusted, signatures.BadSignature) as error:
+    except trust.NotTrusted as error:
+        raise AuthenticationFailed(str(error), Cause.CERTIFICATE) from None
+    except signatures.BadSignature as error:
         raise AuthenticationFailed(str(error)) from None
 
 

@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 from policies.errors import Rejected
+from tunnels.effects import Cause
 from tunnels.ike.constants import NotifyType
+
+_CAUSES: dict[int, Cause] = {
+    NotifyType.NO_PROPOSAL_CHOSEN: Cause.NO_PROPOSAL,
+    NotifyType.INVALID_KE_PAYLOAD: Cause.NO_PROPOSAL,
+    NotifyType.AUTHENTICATION_FAILED: Cause.AUTHENTICATION,
+    NotifyType.TS_UNACCEPTABLE: Cause.SELECTORS,
+    NotifyType.SINGLE_PAIR_REQUIRED: Cause.SELECTORS,
+    NotifyType.INVALID_SELECTORS: Cause.SELECTORS,
+}
 
 
 class Refused(Rejected):
     """What the peer asks for or answers cannot be agreed to.
 
-    `notify` and `data` are for the peer (RFC 7296 section 3.10.1); the words are for people on our side.
+    `notify` and `data` are for the peer (RFC 7296 section 3.10.1); the words are for people on our side,
+    and the cause for our counters.
     """
 
-    def __init__(self, notify: NotifyType, words: str, data: bytes = b"") -> None:
+    def __init__(
+        self, notify: NotifyType, words: str, data: bytes = b"", *, cause: Cause | None = None
+    ) -> None:
         super().__init__(words)
+        self.cause = cause or cause_of(notify)
         self.notify = notify
         self.words = words
         self.data = data
+
+
+def cause_of(notify: NotifyType | int) -> Cause:
+    """Return what an error that one side sends the other counts as."""
+    return _CAUSES.get(notify, Cause.REFUSED)
 
 
 class UnsupportedCriticalPayload(Refused):

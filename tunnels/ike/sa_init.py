@@ -16,7 +16,7 @@ import msgspec
 
 from policies.errors import MalformedPacket
 from policies.secret import Secret
-from tunnels.effects import Effect, Path, SiteKey, SiteTrouble
+from tunnels.effects import Cause, Effect, Path, SiteKey, SiteTrouble
 from tunnels.ike import credentials, nat, signatures, transforms, wire
 from tunnels.ike.constants import MAJOR_VERSION, CertificateEncoding, ExchangeType, NotifyType
 from tunnels.ike.entropy import Entropy
@@ -37,7 +37,7 @@ from tunnels.ike.payloads import (
     notified,
 )
 from tunnels.ike.policy import PeerPolicy
-from tunnels.ike.rejected import Refused, UnsupportedCriticalPayload
+from tunnels.ike.rejected import Refused, UnsupportedCriticalPayload, cause_of
 from tunnels.ike.spis import NO_SPI, fresh_spi
 
 _LONGEST_COOKIE = 64
@@ -80,7 +80,7 @@ class Initiation:
 
     def __init__(self, policy: PeerPolicy, path: Path, entropy: Entropy) -> None:
         self.own_spi = fresh_spi(entropy)
-        self.note: str | None = None
+        self.note: SiteTrouble | None = None
         """What the last error said that came; in the clear, so it may be a lie."""
         self._policy = policy
         self._path = path
@@ -132,7 +132,7 @@ class Initiation:
         except (MalformedPacket, UnsupportedCriticalPayload):
             return []
         except Refused as refused:
-            return self._trouble(refused.words)
+            return self._trouble(refused.words, refused.cause)
 
     def _agree(
         self,
@@ -179,7 +179,7 @@ class Initiation:
             if each.type == NotifyType.INVALID_KE_PAYLOAD:
                 return self._change_group(each.data, now)
             if each.is_error:
-                return self._trouble(refusal_words(each.type, self._policy))
+                return self._trouble(refusal_words(each.type, self._policy), cause_of(each.type))
         return []
 
     def _show(self, cookie: bytes, now: float) -> list[Effect]:
@@ -199,7 +199,8 @@ class Initiation:
         if wanted is None or wanted not in self._groups:
             allowed = ", ".join(self._groups)
             name = transforms.group_name(number)
-            return self._trouble(f"the peer wants the group {name}, we require one of {allowed}")
+            words = f"the peer wants the group {name}, we require one of {allowed}"
+            return self._trouble(words, Cause.NO_PROPOSAL)
         if self._changes == _MOST_GROUPS:
             return []
         # All that we would accept is offered again, and the group is one of it: an attacker
@@ -209,11 +210,11 @@ class Initiation:
         self._pair = KeyPair.generate(wanted, self._entropy)
         return self.start(now)
 
-    def _trouble(self, words: str) -> list[Effect]:
-        if words == self.note:
+    def _trouble(self, words: str, cause: Cause) -> list[Effect]:
+        if self.note is not None and words == self.note.reason:
             return []
-        self.note = words
-        return [SiteTrouble(self._policy.site, words)]
+        self.note = SiteTrouble(self._policy.site, words, cause, goes_on=True)
+        return [self.note]
 
 
 def respond(

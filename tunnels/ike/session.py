@@ -11,7 +11,7 @@ import math
 from datetime import datetime
 
 from policies.errors import MalformedPacket
-from tunnels.effects import Effect, Path, SendKeepalive
+from tunnels.effects import Cause, Effect, Path, SendKeepalive
 from tunnels.ike import informational, wire
 from tunnels.ike.children import Children
 from tunnels.ike.constants import ExchangeType, NotifyType
@@ -74,7 +74,10 @@ class IkeSession(Introduction):
         if self._initiation is not None:
             effects += self._initiation.retransmission.handle_timeout(self.path, now)
             if self._initiation.retransmission.is_given_up:
-                return effects + self._fail(self._initiation.note or self._no_answer(now), now)
+                note = self._initiation.note
+                if note is not None:
+                    return effects + self._fail(note.reason, note.cause, now)
+                return effects + self._fail(self._no_answer(now), Cause.NO_ANSWER, now)
         if self._exchanges is None:
             return effects
         effects += self._exchanges.handle_timeout(self.path, now)
@@ -174,12 +177,16 @@ class IkeSession(Introduction):
             # No error is sent for a response (section 2.21), but the IKE SA cannot go on.
             if self.state is State.ESTABLISHED:
                 return self.close(now, f"the peer's answer makes no sense: {message.words}")
-            return self._fail(message.words, now) if self.state is State.CONNECTING else self.abandon(now)
+            return (
+                self._fail(message.words, Cause.OTHER, now)
+                if self.state is State.CONNECTING
+                else self.abandon(now)
+            )
         if self._introduction is not None:
             return []  # not before it has proved who it is
         effects = self._protected.respond(message, (message.notify,), path, now)
         if self.state is State.HALF_OPEN:
-            return effects + self._fail(message.words, now)
+            return effects + self._fail(message.words, Cause.OTHER, now)
         if message.notify.type == NotifyType.INVALID_SYNTAX:
             # Fatal on both sides, without a deletion (section 2.21.3).
             effects += self.abandon(now, f"the peer sent what makes no sense: {message.words}")
@@ -193,13 +200,13 @@ class IkeSession(Introduction):
             return []
         if self.state is State.CLOSING:
             return self._say_last(informational.goodbye(), now)
-        return self._fail("the peer began and did not go on", now)
+        return self._fail("the peer began and did not go on", Cause.NO_ANSWER, now)
 
     def _give_up(self, now: float) -> list[Effect]:
         if self.state is State.ESTABLISHED:
             return self.abandon(now, self._no_answer(now))
         if self.state is State.CONNECTING:
-            return self._fail(self._no_answer(now), now)
+            return self._fail(self._no_answer(now), Cause.NO_ANSWER, now)
         self.finish(now)
         return []
 
