@@ -23,6 +23,7 @@ from gateway.report import report
 from gateway.sites.policies import Keyring, peer_policies, readable_policies
 from gateway.sites.status import SiteStatus
 from gateway.sites.tunnels import SiteTunnels
+from gateway.taps import Deciding, Observed, Observer
 from gateway.trace import Explanation, Question, explain_running
 from gateway.underlay.interfaces import Attachment, check_ports, mtus_of, read_links
 from gateway.underlay.service import Underlay
@@ -86,6 +87,15 @@ class DataPath(Protocol):
         """Tell what would happen to a packet now, and change nothing. Raises ConfigurationError."""
         ...
 
+    def observe(self, observer: Observer | None) -> None:
+        """Show someone each packet from now on, or nobody. Raises ConfigurationError where that cannot be."""
+        ...
+
+    @property
+    def tables(self) -> Tables:
+        """What is decided by now."""
+        ...
+
     @property
     def drops(self) -> Drops: ...
 
@@ -112,6 +122,7 @@ class Builtin:
         self.forwarder = Forwarder(
             Node.of(appliance, attachment.mtu), Tables.compile(appliance.network), directory
         )
+        self._decide: Deciding = self.forwarder
         self.underlay = Underlay()
         self.ports = Ports(self.forwarder.drops)
         self.tunnels = SiteTunnels(self.forwarder)
@@ -238,11 +249,27 @@ class Builtin:
         """Tell what would happen to a packet now, and change nothing. Raises ConfigurationError."""
         return explain_running(self.forwarder, question, trio.current_time())
 
+    def observe(self, observer: Observer | None) -> None:
+        """Show someone each packet from now on, or nobody."""
+        self._decide = self.forwarder
+        if observer is not None:
+            self._decide = Observed(self.forwarder, self._port, observer)
+        self._emitter.observe(observer, self._port)
+        self.tunnels.observe(observer, self._decide)
+
+    @property
+    def tables(self) -> Tables:
+        """What is decided by now."""
+        return self.forwarder.tables
+
+    def _port(self, key: PortKey) -> Port | None:
+        return self.forwarder.node.ports.get(key)
+
     def _from_underlay(self, outer: OuterHeader, payload: bytes, now: float) -> None:
-        self._emitter.carry_out(self.forwarder.from_underlay(outer, payload, now))
+        self._emitter.carry_out(self._decide.from_underlay(outer, payload, now))
 
     def _from_port(self, port: PortKey, frame: bytes, now: float) -> None:
-        self._emitter.carry_out(self.forwarder.from_port(port, frame, now))
+        self._emitter.carry_out(self._decide.from_port(port, frame, now))
 
     def _hold(self, frame: ToPort) -> None:
         self.forwarder.moves.hold(frame, trio.current_time())

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from gateway.forwarding.drops import DropReason, Drops
 from gateway.forwarding.verdicts import Emission, ToPort, ToSite, ToUnderlay, Verdict
+from gateway.taps import FindPort, Observer, observed_ports, observed_underlay
 
 _REASONS = {
     errno.EAGAIN: DropReason.QUEUE_FULL,
@@ -35,10 +36,18 @@ class Emitter:
         hold: Callable[[ToPort], None] | None = None,
     ) -> None:
         self._drops = drops
+        self._unobserved = to_underlay, to_port
         self._to_underlay = to_underlay
         self._to_port = to_port
         self._to_site = to_site
         self._hold = hold
+
+    def observe(self, observer: Observer | None, find_port: FindPort) -> None:
+        """Show someone from now on what is sent and what cannot be, or nobody."""
+        self._to_underlay, self._to_port = self._unobserved
+        if observer is not None:
+            self._to_underlay = observed_underlay(self._to_underlay, observer)
+            self._to_port = observed_ports(self._to_port, find_port, observer)
 
     def carry_out(self, verdict: Verdict) -> None:
         """Send what a verdict says. What cannot be sent is counted, and nothing is raised."""
@@ -55,8 +64,17 @@ class Emitter:
             else:
                 self._to_site(emission)
         except OSError as error:
-            if self._hold is not None and isinstance(emission, ToPort) and error.errno in _NOT_THERE:
+            if self._hold is not None and isinstance(emission, ToPort) and is_missing_port(error):
                 self._hold(emission)
                 return
-            reason = _REASONS.get(error.errno or 0, DropReason.SEND_FAILED)
-            self._drops.count(reason, emission.tenant)
+            self._drops.count(reason_of(error), emission.tenant)
+
+
+def reason_of(error: OSError) -> DropReason:
+    """Return what a packet is counted under that could not be sent."""
+    return _REASONS.get(error.errno or 0, DropReason.SEND_FAILED)
+
+
+def is_missing_port(error: OSError) -> bool:
+    """Whether a frame could not be sent because its port is not there: then it may wait for it."""
+    return error.errno in _NOT_THERE

@@ -18,9 +18,10 @@ from gateway.forwarding.drops import DropReason
 from gateway.forwarding.pipeline import Forwarder
 from gateway.forwarding.pmtu import PathMtu
 from gateway.forwarding.verdicts import ToSite, Verdict
-from gateway.sites.ledger import Ledger, Turn
+from gateway.sites.ledger import Entry, Ledger, Turn
 from gateway.sites.policies import secrets_shared
 from gateway.sites.status import ChildStatus, Moment, SiteStatus
+from gateway.taps import Deciding, Observer, Open, Seal, observed_opening, observed_sealing
 from policies.addresses import ProviderAddress
 from policies.ipsec import SiteStart
 from policies.model import Appliance, Site
@@ -65,6 +66,9 @@ class SiteTunnels:
     def __init__(self, forwarder: Forwarder) -> None:
         self.associations = Associations()
         self.sockets = TunnelSockets()
+        self._decide: Deciding = forwarder
+        self._seal: Seal = self.associations.seal
+        self._open: Open = self._open_untrusted
         self._ledger = Ledger()
         self._ike = IkeService(self._traffic_of, self._perform)
         self._forwarder = forwarder
@@ -99,10 +103,10 @@ class SiteTunnels:
         self._paths = {address: PathMtu(mtu) for address, mtu in addresses.items()}
 
         def receive_esp(path: Path, packet: bytes, ecn: int, now: float) -> None:
-            opened = self._open_untrusted(path, packet, now)
-            if opened is not None:
+            opened = self._open(path, packet, ecn, now)
+            if isinstance(opened, Opened):
                 site, selectors = opened.child.site, opened.child.selectors
-                carry_out(self._forwarder.from_site(site, opened.packet, selectors, ecn, now))
+                carry_out(self._decide.from_site(site, opened.packet, selectors, ecn, now))
 
         await nursery.start(
             self.sockets.serve, addresses, self._receive_ike, receive_esp, self._path_mtu_reported
@@ -110,6 +114,13 @@ class SiteTunnels:
         nursery.start_soon(self._ike.run)
         nursery.start_soon(self._tick)
         self.is_serving = True
+
+    def observe(self, observer: Observer | None, decide: Deciding) -> None:
+        """Show someone the packets from now on, or nobody, and have `decide` decide them."""
+        self._decide, self._seal, self._open = decide, self.associations.seal, self._open_untrusted
+        if observer is not None:
+            self._seal = observed_sealing(self._seal, observer)
+            self._open = observed_opening(self._open, observer)
 
     def configure(self, appliance: Appliance, policies: Iterable[PeerPolicy]) -> None:
         """Take these sites, and only these; those that have not changed are left alone."""
@@ -136,7 +147,7 @@ class SiteTunnels:
 
     def send(self, packet: ToSite) -> None:
         """Encrypt a packet; it leaves when the task that sent it makes a pause."""
-        sealed = self.associations.seal(packet.site, packet.facts, packet.packet, trio.current_time())
+        sealed = self._seal(packet.site, packet.facts, packet.packet, trio.current_time())
         if isinstance(sealed, EspDrop):
             self._forwarder.drops.count(_REASONS.get(sealed, DropReason.SITE_DOWN), packet.tenant)
             return
@@ -146,6 +157,10 @@ class SiteTunnels:
             trio.lowlevel.current_trio_token().run_sync_soon(self._flush)
         if self.associations.has_news:
             self._heed_news()
+
+    def entry(self, site: SiteKey) -> Entry | None:
+        """What is written down of a site, or None where it is none of ours."""
+        return self._ledger.entries.get(site)
 
     def statuses(self) -> list[SiteStatus]:
         """How each configured site is."""
@@ -159,11 +174,11 @@ class SiteTunnels:
     def _receive_ike(self, path: Path, message: bytes, _now: float) -> None:
         self._ike.receive_untrusted(path, message)
 
-    def _open_untrusted(self, path: Path, packet: bytes, now: float) -> Opened | None:
+    def _open_untrusted(self, path: Path, packet: bytes, _ecn: int, now: float) -> Opened | EspDrop:
         opened = self.associations.open_untrusted(path, packet, now)
         if self.associations.has_news:
             self._heed_news()
-        return opened if isinstance(opened, Opened) else None
+        return opened
 
     def _heed_news(self) -> None:
         """Tell the pipeline what sites carry now, and the key exchange what it should know.

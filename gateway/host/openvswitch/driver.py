@@ -29,6 +29,7 @@ from gateway.host.ports import Ports
 from gateway.operating.report import BridgeReport, MovesReport, Report
 from gateway.sites.policies import Keyring
 from gateway.sites.status import SiteStatus
+from gateway.taps import Observer
 from gateway.trace import Explanation, Question, explain_running
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.errors import ConfigurationError, Problem
@@ -183,6 +184,17 @@ class OpenVswitchDriver:
     def explain(self, question: Question) -> Explanation:
         """Tell what would happen to a packet now: the flows are made to do as this pipeline does."""
         return explain_running(self.forwarder, question, trio.current_time())
+
+    def observe(self, observer: Observer | None) -> None:
+        """The packets of a bridge don't come by here. Raises ConfigurationError."""
+        if observer is not None:
+            words = f"Open vSwitch carries this host's packets: ovs-tcpdump -i PORT on {self._bridge.name}"
+            raise ConfigurationError([Problem("host.driver", words)])
+
+    @property
+    def tables(self) -> Tables:
+        """What the flows are made of now."""
+        return self.forwarder.tables
 
     # --- the bridge
 
