@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import faulthandler
 import logging
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
+from functools import partial
 
 import msgspec
 import trio
 
-from gateway import control, signals
+from gateway import control, privileges, signals
 from gateway.aio import EventLoop, event_loop
 from gateway.datapath import Builtin, DataPath
 from gateway.forwarding.directory import Directory, configured_directory
@@ -21,12 +25,14 @@ from gateway.forwarding.pmtu import LOWEST_IPV6, OVERHEAD_IPV4, OVERHEAD_IPV6
 from gateway.host.openvswitch.driver import OpenVswitchDriver
 from gateway.host.uses import WatchedDirectory
 from gateway.membership import Membership
-from gateway.operating import events, logs, status
+from gateway.operating import events, logs, status, tracing
 from gateway.operating.commands import Commands
 from gateway.operating.events import Events
 from gateway.operating.report import Report
 from gateway.output import standard_output
 from gateway.reload import Reload
+from gateway.service_manager import ServiceManager
+from gateway.stopping import HASTENED, WITHIN, LastResort
 from gateway.underlay.interfaces import Attachment, check_ports, choose, read_links
 from policies.errors import ConfigurationError, Problem
 from policies.model import Appliance, RecordsKept
@@ -35,6 +41,8 @@ log = logging.getLogger("isthmus")
 
 # Seconds between two looks at what has been dropped: a flood makes one line, not one a packet.
 WATCH_EVERY = 10.0
+
+NOBODY = ServiceManager()
 
 
 def main(appliance: Appliance, reread: Callable[[], Appliance]) -> int:
@@ -45,7 +53,10 @@ def main(appliance: Appliance, reread: Callable[[], Appliance]) -> int:
     with closing(standard_output()) as output:
         lines = logs.writing(output.write, appliance.log, time.monotonic)
         logging.basicConfig(handlers=[lines], level=logging.INFO)
-        trio.run(run, appliance, output.write, reread)
+        if sys.stderr is not None:
+            faulthandler.enable()  # it says what hung, when the service manager ends us by SIGABRT for that
+        last_resort = LastResort(output.close)
+        trio.run(run, appliance, output.write, reread, ServiceManager.from_environment(), last_resort.within)
     return 0
 
 
@@ -53,12 +64,15 @@ async def run(
     appliance: Appliance,
     write: Callable[[str], None],
     reread: Callable[[], Appliance],
+    manager: ServiceManager = NOBODY,
+    end_within: Callable[[float], None] = lambda _seconds: None,
     *,
     task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run an appliance's roles. Once every socket is open, report the scope that stops them.
 
-    `write` takes the lines of reports; like logging, it must neither block nor fail.
+    `write` takes the lines of reports; like logging, it must neither block nor fail. `manager` is told how
+    we are. `end_within` is told how many seconds the end may take, from when a signal has asked for it.
     Raises ConfigurationError, within an exception group, where the machine does
     not fit the configuration.
     """
@@ -77,20 +91,39 @@ async def run(
                     write(msgspec.json.encode(counters).decode() + "\n")
 
                 async def stop() -> None:
+                    manager.stopping("stopping")
+                    end_within(WITHIN)
                     if path is not None:
                         await path.say_goodbye()
                     traffic.cancel_scope.cancel()
 
-                watchers.start_soon(_heed_signals, received, print_report, stop)
+                def hasten() -> None:
+                    end_within(HASTENED)
+                    traffic.cancel_scope.cancel()
+
+                def in_words() -> str:
+                    return _state_in_words(appliance, path)
+
+                async def take(wanted: Appliance) -> None:
+                    manager.reloading()
+                    try:
+                        await take_over(wanted)
+                    finally:
+                        manager.ready(in_words())
+
+                watchers.start_soon(_heed_signals, received, print_report, stop, hasten)
                 watchers.start_soon(logs.tell_left_out)
                 if path is not None:
                     await path.start(traffic, appliance)
-                take = await _start_source(traffic, appliance, path, loop)
+                take_over = await _start_source(traffic, appliance, path, loop)
                 reload = Reload(appliance, reread, take, takes_part=appliance.takes_part)
                 await _open_control(traffic, appliance, _commands(appliance, path, reload, happenings))
                 if path is not None:
                     watchers.start_soon(_watch_drops, path.drops)
                 log.info("ready: %s", _in_words(appliance, path), extra={"event": "ready"})
+                log.info("privileges: %s", privileges.in_words())
+                manager.ready(in_words())
+                watchers.start_soon(manager.keep_told, in_words, partial(_answers, loop))
                 task_status.started(traffic.cancel_scope)
             watchers.cancel_scope.cancel()
     log.info("stopped", extra={"event": "stopped"})
@@ -156,6 +189,7 @@ def _commands(appliance: Appliance, path: DataPath | None, reload: Reload, happe
     """Everything that this appliance can be asked, by the command line and by HTTP."""
     return {
         **status.commands(appliance, path, time.time()),
+        **tracing.commands(path.explain if path is not None else None),
         **happenings.commands(),
         **reload.commands(),
     }
@@ -166,18 +200,33 @@ async def _open_control(nursery: trio.Nursery, appliance: Appliance, commands: C
     try:
         await nursery.start(control.serve, control.socket_path(appliance.state, appliance.name), commands)
     except ConfigurationError as error:
-        log.warning("the command line cannot ask this appliance: %s", error)
+        log.warning("the command line cannot ask this appliance: %s", error, extra={"event": "control"})
 
 
 async def _heed_signals(
-    received: AsyncIterator[int], print_report: Callable[[], None], stop: Callable[[], Awaitable[None]]
+    received: AsyncIterator[int],
+    print_report: Callable[[], None],
+    stop: Callable[[], Awaitable[None]],
+    hasten: Callable[[], None],
 ) -> None:
-    async for number in received:
-        if number == signal.SIGUSR1:
-            print_report()
-        else:
-            log.info("stopping: %s", signal.Signals(number).name, extra={"event": "stopping"})
-            await stop()
+    is_stopping = False
+    async with trio.open_nursery() as nursery:
+        async for number in received:
+            if number == signal.SIGUSR1:
+                print_report()
+            elif is_stopping:
+                log.info("stopping at once: %s", signal.Signals(number).name)
+                hasten()
+            else:
+                is_stopping = True
+                log.info("stopping: %s", signal.Signals(number).name, extra={"event": "stopping"})
+                nursery.start_soon(stop)
+
+
+async def _answers(loop: EventLoop | None) -> None:
+    """Come back once every thread has that does our work."""
+    if loop is not None:
+        await loop.run(asyncio.sleep, 0)
 
 
 async def _watch_drops(drops: Drops) -> None:
@@ -206,7 +255,19 @@ def _warn_of_small_mtu(appliance: Appliance, mtu: int) -> None:
             mtu,
             mtu - overhead,
             LOWEST_IPV6,
+            extra={"event": "small-mtu"},
         )
+
+
+def _state_in_words(appliance: Appliance, path: DataPath | None) -> str:
+    """How an appliance is, for a line of `systemctl status`."""
+    roles = " and ".join(status.roles(appliance))
+    if path is None:
+        return f"{appliance.name}: {roles}"
+    sites = path.sites()
+    up = sum(site.state == "up" for site in sites)
+    dialled = f", {up} of {len(sites)} sites up" if sites else ""
+    return f"{appliance.name}: {roles}, {path.report().records} records{dialled}"
 
 
 def _in_words(appliance: Appliance, path: DataPath | None) -> str:

@@ -36,9 +36,12 @@ def run(file: Path) -> int:
     from gateway import signals
 
     signals.hold()  # before what takes time: loading the rest, and reading the configuration
-    from gateway import appliance
+    from gateway import appliance, privileges
 
-    return appliance.main(load(file), lambda: load(file))
+    configuration = load(file)
+    if privileges.give_up(configuration, file):
+        configuration = load(file)  # what a reload could not read any more is said now
+    return appliance.main(configuration, lambda: load(file))
 
 
 @app.command(group=RUN)

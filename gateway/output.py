@@ -11,8 +11,8 @@ from contextlib import suppress
 # Lines and reports that wait for a slow reader. What is more is dropped, so the memory is bounded.
 MOST_WAITING = 256
 
-# How long the last lines may take at the end, in seconds.
-GRACE = 1.0
+# How long the end may wait for room for its mark, and then for the last lines to leave, in seconds.
+GRACE = 0.5
 
 
 class Output:

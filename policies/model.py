@@ -421,6 +421,8 @@ class Appliance(msgspec.Struct, frozen=True):
     api: ApiSettings | None = None
     """Where the operating interface is, if it has its own address; None: at the lookup service's, if here."""
     log: LogFormat = LogFormat.CONSOLE
+    user: str | None = None
+    """Who root becomes to run this; None: nobody else."""
 
     @property
     def takes_part(self) -> bool:

@@ -38,6 +38,7 @@ class ApplianceTable(Table, frozen=True):
     state: Path
     engine: Engine
     log: LogFormat
+    user: str | None
 
     @classmethod
     def read(cls, keys: Reader) -> ApplianceTable:
@@ -47,6 +48,7 @@ class ApplianceTable(Table, frozen=True):
             state=keys.optional("state", values.path_from(keys.base), DEFAULT_STATE),
             engine=keys.optional("engine", values.member(Engine, not_yet=Engine.XDP), Engine.AUTO),
             log=keys.optional("log", values.member(LogFormat), LogFormat.CONSOLE),
+            user=keys.optional("user", values.user, None),
             unsound=keys.finish(),
         )
 
@@ -228,6 +230,7 @@ class File(Table, frozen=True, dict=True):
             lookup_access=self.lookup_access,
             api=self.api.model() if self.api else None,
             log=appliance.log,
+            user=appliance.user,
         )
 
     @property

@@ -54,6 +54,7 @@ PROTOCOLS = {
     "sctp": 132,
 }
 
+_USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _NAME = re.compile(r"\w(?:[\w .@+-]{0,62}\w)?")
 _INTERFACE = re.compile(r"(?!\.{1,2}$)[!-.0-9;-~]{1,15}")
 _PREFIX = re.compile(r"[0-9A-Fa-f:.]{2,45}/[0-9]{1,3}")
@@ -127,6 +128,16 @@ def title(value: object) -> str:
     """A rule's name, which nothing refers to."""
     if not text(value).strip() or not text(value).isprintable() or len(text(value)) > 128:
         raise ValueError(f"{shown(value)} is not a name: 1 to 128 printable characters")
+    return text(value)
+
+
+def user(value: object) -> str:
+    """The name of a user of this machine, as useradd takes it."""
+    if not _USER.fullmatch(text(value)):
+        raise ValueError(
+            f"{shown(value)} is not a user's name: 1 to 32 lower-case letters, digits, _ or -, "
+            "with a letter or _ first"
+        )
     return text(value)
 
 
