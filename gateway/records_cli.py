@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
@@ -258,6 +259,90 @@ def unfreeze(
     return commands.run(_access(file, service), lambda client: commands.unfreeze(client, *key, json=json))
 
 
+@records.command
+def export(
+    file: Path | None = None,
+    *,
+    form: Annotated[Literal["json", "csv", "powershell"], Parameter(name="--format")],
+    tenant: str | None = None,
+    rdid: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    output: Path | None = None,
+    service: Service = NOWHERE,
+) -> int:
+    """Write the records as JSON, as CSV, or as PowerShell for a Windows host: all, or a tenant's.
+
+    Parameters
+    ----------
+    file
+        The configuration, appliance.toml, of whoever serves records or follows them.
+    form
+        json, csv, or powershell: a script for Hyper-V hosts of Windows Server 2012 R2, untested.
+    tenant
+        Only this tenant's.
+    rdid
+        TENANT=GUID: the routing domain ID of a tenant whose configuration has none, for powershell. May
+        be there several times.
+    output
+        Where to; standard output, if not given. Written as a whole, or not at all.
+    """
+    from gateway.lookup.client import commands, exchange_commands
+
+    rdids = dict(_pair(each) for each in rdid)
+    return commands.run(
+        _access(file, service),
+        lambda client: exchange_commands.export(
+            client, exchange_commands.ExportFormat(form), tenant=tenant, rdids=rdids, output=output
+        ),
+    )
+
+
+@records.command(name="import")
+def import_(
+    file: Path,
+    source: Path | None = None,
+    *,
+    form: Annotated[Literal["auto", "json", "csv"], Parameter(name="--format")] = "auto",
+    replace: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+    service: Service = NOWHERE,
+) -> int:
+    """Write the records of a file to a lookup service.
+
+    The file is JSON, CSV, or what Get-NetVirtualizationLookupRecord | ConvertTo-Json prints on Windows.
+    Nothing is written if anything in the file is wrong, or is there already as something else. The same
+    command again goes on where one was broken off.
+
+    Parameters
+    ----------
+    file
+        The configuration, appliance.toml, of whoever serves records or follows them. May be left out
+        where --lookup is given.
+    source
+        The file with the records; - is standard input.
+    form
+        json, csv, or auto: see what it begins with.
+    replace
+        Have the file win where a record is there already as something else.
+    dry_run
+        Change nothing: show what would be changed.
+    json
+        Print one JSON object.
+    """
+    from gateway.lookup.client import commands, exchange_commands
+    from gateway.lookup.exchange.reading import Format, read
+
+    configuration, records_file = (None, file) if source is None else (file, source)
+    access = _access(configuration, service)
+    reading = read(_octets(records_file), Format(form))
+    return commands.run(
+        access,
+        lambda client: exchange_commands.import_(
+            client, reading, replace=replace, dry_run=dry_run, json=json
+        ),
+    )
+
+
 def migrate(
     file: Path | None = None,
     *,
@@ -379,6 +464,22 @@ def _vsid(tenant: str | None, vsid: int | None) -> Vsid | None:
     if (tenant is None) == (vsid is None):
         raise ValueError("one of --tenant and --vsid is wanted")
     return Vsid(vsid) if vsid is not None else None
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigurationError([Problem("--rdid", f"{text!r}: TENANT=GUID is wanted")])
+    return name, value
+
+
+def _octets(source: Path) -> bytes:
+    if str(source) == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return source.read_bytes()
+    except OSError as error:
+        raise ConfigurationError([Problem("", f"{source}: {error.strerror}")]) from None
 
 
 @contextmanager

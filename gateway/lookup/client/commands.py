@@ -21,6 +21,7 @@ from gateway.lookup.claims import Mode, Refused
 from gateway.lookup.client.client import LookupClient
 from gateway.lookup.outcomes import ClaimAnswer, Forbidden, Unacceptable
 from gateway.lookup.store import Conflict, Expected, StoreUnavailable
+from gateway.progress import progress
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.errors import Unanswered
 from policies.model import LookupAccess, LookupRecord, Network, ProviderHost, Translation
@@ -65,7 +66,8 @@ async def contents(client: LookupClient, tenant: str | None) -> tuple[Network, l
 
 async def apply(client: LookupClient, network: Network, *, dry_run: bool, json: bool) -> int:
     """Have the network be as in a file, and show what that changes."""
-    changes = await client.apply(network, dry_run=dry_run)
+    with progress("applying the network"):
+        changes = await client.apply(network, dry_run=dry_run)
     if json:
         _say(msgspec.json.encode(changes).decode())
         return 0
@@ -78,12 +80,22 @@ async def apply(client: LookupClient, network: Network, *, dry_run: bool, json: 
 
 async def list_records(client: LookupClient, *, tenant: str | None, vsid: Vsid | None, json: bool) -> int:
     """Show the records of a tenant or a virtual subnet, or all."""
-    async with aclosing(client.records(tenant=tenant, vsid=vsid)) as records:
-        found = [record async for record in records]
+    found = await read_records(client, tenant=tenant, vsid=vsid)
     if not found:
-        await _check_there(client, tenant, vsid)
+        await check_there(client, tenant, vsid)
     _show(found, json=json, alone=False)
     return 0
+
+
+async def read_records(client: LookupClient, *, tenant: str | None, vsid: Vsid | None) -> list[LookupRecord]:
+    """Return the records of a tenant or a virtual subnet, or all."""
+    found: list[LookupRecord] = []
+    with progress("reading records") as meter:
+        async with aclosing(client.records(tenant=tenant, vsid=vsid)) as records:
+            async for record in records:
+                found.append(record)
+                meter.advance()
+    return found
 
 
 async def get_record(
@@ -201,7 +213,7 @@ async def alerts(client: LookupClient, *, json: bool) -> int:
     return 0
 
 
-async def _check_there(client: LookupClient, tenant: str | None, vsid: Vsid | None) -> None:
+async def check_there(client: LookupClient, tenant: str | None, vsid: Vsid | None) -> None:
     """Raise NotPossible where a tenant or a virtual subnet is none of those that whoever asks may see."""
     tenants = (await client.network()).tenants
     if tenant is not None and all(each.name != tenant for each in tenants):
