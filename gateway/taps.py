@@ -45,8 +45,10 @@ class Observer(Protocol):
         """A packet has been encrypted to a site, or why not."""
         ...
 
-    def esp_in(self, path: Path, packet: bytes, ecn: int, opened: Opened | EspDrop) -> None:
-        """An ESP packet has come, and been decrypted, or why not."""
+    def esp_in(
+        self, site: SiteKey | None, path: Path, packet: bytes, ecn: int, opened: Opened | EspDrop
+    ) -> None:
+        """An ESP packet has come, for a site's SA or for none, and been decrypted, or why not."""
         ...
 
 
@@ -144,12 +146,14 @@ def observed_sealing(seal: Seal, observer: Observer) -> Seal:
     return sealed
 
 
-def observed_opening(open_untrusted: Open, observer: Observer) -> Open:
+def observed_opening(
+    open_untrusted: Open, site_of_untrusted: Callable[[bytes], SiteKey | None], observer: Observer
+) -> Open:
     """Return what decrypts as `open_untrusted` does, and shows it."""
 
     def opened_untrusted(path: Path, packet: bytes, ecn: int, now: float) -> Opened | EspDrop:
         result = open_untrusted(path, packet, ecn, now)
-        observer.esp_in(path, packet, ecn, result)
+        observer.esp_in(site_of_untrusted(packet), path, packet, ecn, result)
         return result
 
     return opened_untrusted

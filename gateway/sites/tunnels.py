@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 
 import trio
@@ -18,6 +18,7 @@ from gateway.forwarding.drops import DropReason
 from gateway.forwarding.pipeline import Forwarder
 from gateway.forwarding.pmtu import PathMtu
 from gateway.forwarding.verdicts import ToSite, Verdict
+from gateway.operating.certificates import CertificateReport, of_site
 from gateway.sites.ledger import Entry, Ledger, Turn
 from gateway.sites.policies import secrets_shared
 from gateway.sites.status import ChildStatus, Moment, SiteStatus
@@ -120,7 +121,7 @@ class SiteTunnels:
         self._decide, self._seal, self._open = decide, self.associations.seal, self._open_untrusted
         if observer is not None:
             self._seal = observed_sealing(self._seal, observer)
-            self._open = observed_opening(self._open, observer)
+            self._open = observed_opening(self._open, self.associations.site_of_untrusted, observer)
 
     def configure(self, appliance: Appliance, policies: Iterable[PeerPolicy]) -> None:
         """Take these sites, and only these; those that have not changed are left alone."""
@@ -161,6 +162,11 @@ class SiteTunnels:
     def entry(self, site: SiteKey) -> Entry | None:
         """What is written down of a site, or None where it is none of ours."""
         return self._ledger.entries.get(site)
+
+    def certificates(self) -> Iterator[CertificateReport]:
+        """The certificates that the sites are dialled with."""
+        for (tenant, site), policy in self._policies.items():
+            yield from of_site(tenant, site, policy.credentials.certificates, policy.credentials.authorities)
 
     def statuses(self) -> list[SiteStatus]:
         """How each configured site is."""

@@ -273,6 +273,11 @@ class Associations:
             }
         return self._sent_to.get((address, outbound_spi))
 
+    def site_of_untrusted(self, packet: bytes) -> SiteKey | None:
+        """Return whose child SA an ESP packet says that it is for, be it authentic or not."""
+        association = self._inbound.get(int.from_bytes(packet[:4]))
+        return association.site.key if association is not None else None
+
     def open_untrusted(self, path: Path, packet: bytes, now: float) -> Opened | EspDrop:
         """Check, decrypt and unwrap an ESP packet that came by a path; port 0 is outside UDP.
 

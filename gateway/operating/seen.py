@@ -1,0 +1,267 @@
+"""What the data path shows of its packets, each put in its place: whose it is, and both of its sides.
+
+The inner side is what the tenant sent, the outer what the underlay carries. The sockets don't give all
+of an outer header: it is made anew from what is known of it, with an identification of 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from gateway.emissions import is_missing_port, reason_of
+from gateway.forwarding.verdicts import Drop, Forward, OuterHeader, ToPort, ToUnderlay, Verdict
+from gateway.packets import ethernet, ip, nvgre
+from gateway.packets.arp import LENGTH as ARP_LENGTH
+from policies.addresses import CustomerAddress, Vsid
+from policies.facts import UDP
+from policies.model import Port
+from policies.tables import Tables
+from tunnels.effects import Path, SiteKey
+from tunnels.esp.associations import Opened, Sealed
+from tunnels.esp.drops import EspDrop
+
+GRE, ESP = 47, 50
+
+HELD = "held: its port is not there"
+"""Of a frame that waits; if it waits in vain, that is counted when it is given up."""
+
+_UDP_HEADER = 8
+
+
+class Outer(msgspec.Struct, frozen=True, gc=False):
+    """A packet of the underlay, by what is known of it."""
+
+    source: bytes
+    destination: bytes
+    protocol: int
+    payload: bytes
+    is_inbound: bool
+    ecn: int = 0
+    hop_limit: int = 64
+    ports: tuple[int, int] | None = None
+    """Of UDP, where that carries it."""
+
+    @property
+    def place(self) -> str:
+        """Our own provider address."""
+        return f"underlay {CustomerAddress(self.destination if self.is_inbound else self.source)}"
+
+    def packet(self) -> bytes:
+        """The whole packet, from its IP header on."""
+        payload = self.payload
+        if self.ports is not None:
+            # No checksum, as RFC 3948 section 2.1 asks for.
+            ports = b"".join(port.to_bytes(2) for port in self.ports)
+            payload = ports + (_UDP_HEADER + len(payload)).to_bytes(2) + bytes(2) + payload
+        ends = self.source, self.destination, self.protocol, len(payload)
+        if len(self.source) == 4:
+            return ip.ipv4_header(*ends, ttl=self.hop_limit, traffic_class=self.ecn) + payload
+        return ip.ipv6_header(*ends, hop_limit=self.hop_limit, traffic_class=self.ecn) + payload
+
+
+class Seen(msgspec.Struct, frozen=True, gc=False):
+    """One packet at one place, on its way in or out."""
+
+    tenant: str
+    """Empty where it is nobody's."""
+    is_inbound: bool
+    dropped: str = ""
+    """Why it goes no further."""
+    site: str | None = None
+    vsid: int | None = None
+    inner: bytes | None = None
+    is_ethernet: bool = True
+    inner_place: str = ""
+    """Empty where only the outer side is seen, though the inner is known."""
+    outer: Outer | None = None
+    nodes: tuple[bytes, ...] = ()
+    """Provider addresses that it comes from or goes to."""
+
+    def addresses(self) -> tuple[bytes, ...]:
+        """The customer addresses that it is about, as far as it can be read."""
+        packet = self.inner
+        if packet is None:
+            return ()
+        if self.is_ethernet:
+            kind, packet = packet[12:14], packet[ethernet.HEADER_LENGTH :]
+            if kind == _ARP and len(packet) >= ARP_LENGTH:
+                return packet[14:18], packet[24:28]
+        version = packet[0] >> 4 if packet else 0
+        if version == 4 and len(packet) >= ip.IPV4_HEADER_LENGTH:
+            return packet[12:16], packet[16:20]
+        if version == 6 and len(packet) >= ip.IPV6_HEADER_LENGTH:
+            return packet[8:24], packet[24:40]
+        return ()
+
+
+_ARP = ethernet.ARP.to_bytes(2)
+
+
+class Sightings:
+    """Observes a data path, and offers what it sees. Nothing of what it is shown has to be well formed."""
+
+    def __init__(self, tables: Callable[[], Tables], offer: Callable[[Seen], None]) -> None:
+        self._tables = tables
+        self._offer = offer
+        self._came_by: tuple[bytes, ...] = ()
+
+    def underlay_in(self, outer: OuterHeader, payload: bytes, verdict: Verdict) -> None:
+        """GRE has come from the underlay."""
+        vsid = Vsid(int.from_bytes(payload[4:7]))
+        tenant, place = self._subnet(vsid)
+        if payload[:1] != nvgre.encode(0)[:1]:  # no key, so nobody's
+            tenant = ""
+        self._offer(
+            Seen(
+                tenant=tenant,
+                is_inbound=True,
+                dropped=_why(verdict),
+                vsid=vsid if tenant else None,
+                inner=payload[nvgre.HEADER_LENGTH :] if tenant else None,
+                inner_place=place,
+                outer=Outer(
+                    outer.source,
+                    outer.destination,
+                    GRE,
+                    payload,
+                    is_inbound=True,
+                    ecn=outer.ecn,
+                    hop_limit=outer.hop_limit,
+                ),
+                nodes=(outer.source, outer.destination),
+            )
+        )
+
+    def underlay_out(self, packet: ToUnderlay, lost: OSError | None) -> None:
+        """NVGRE has been sent, or could not be."""
+        _, place = self._subnet(packet.vsid)
+        self._offer(
+            Seen(
+                tenant=packet.tenant,
+                is_inbound=False,
+                dropped=reason_of(lost).value if lost is not None else "",
+                vsid=packet.vsid,
+                inner=packet.payload[nvgre.HEADER_LENGTH :],
+                inner_place=place,
+                outer=Outer(
+                    packet.source,
+                    packet.destination,
+                    GRE,
+                    packet.payload,
+                    is_inbound=False,
+                    ecn=packet.ecn,
+                    hop_limit=packet.hop_limit,
+                ),
+                nodes=(packet.source, packet.destination),
+            )
+        )
+
+    def port_in(self, port: Port, frame: bytes, verdict: Verdict) -> None:
+        """A VM has sent a frame at its port."""
+        self._at_port(port, frame, _why(verdict), is_inbound=True)
+
+    def port_out(self, port: Port, frame: ToPort, lost: OSError | None) -> None:
+        """A port has been given a frame, or could not be."""
+        why = "" if lost is None else HELD if is_missing_port(lost) else reason_of(lost).value
+        self._at_port(port, frame.frame, why, is_inbound=False)
+
+    def site_in(self, site: SiteKey, packet: bytes, verdict: Verdict) -> None:
+        """A site's tunnel has brought a packet."""
+        tenant, name = site
+        self._offer(
+            Seen(
+                tenant=tenant,
+                is_inbound=True,
+                dropped=_why(verdict),
+                site=name,
+                inner=packet,
+                is_ethernet=False,
+                inner_place=f"{tenant}/{name}",
+                nodes=self._came_by,  # it has been decrypted just now
+            )
+        )
+
+    def site_out(self, site: SiteKey, packet: bytes, sealed: Sealed | EspDrop) -> None:
+        """A packet has been encrypted to a site, or why not."""
+        tenant, name = site
+        outer = None
+        if isinstance(sealed, Sealed):
+            # RFC 6040 section 4.1: the outer header has the ECN field of the inner.
+            ecn = (packet[1] if packet[0] >> 4 == 4 else packet[1] >> 4) & 3
+            outer = _esp(sealed.path, sealed.packet, ecn, is_inbound=False, in_udp=sealed.in_udp)
+        self._offer(
+            Seen(
+                tenant=tenant,
+                is_inbound=False,
+                dropped=f"esp: {sealed.value}" if isinstance(sealed, EspDrop) else "",
+                site=name,
+                inner=packet,
+                is_ethernet=False,
+                inner_place=f"{tenant}/{name}",
+                outer=outer,
+                nodes=(outer.source, outer.destination) if outer is not None else (),
+            )
+        )
+
+    def esp_in(
+        self, site: SiteKey | None, path: Path, packet: bytes, ecn: int, opened: Opened | EspDrop
+    ) -> None:
+        """An ESP packet has come, and been decrypted, or why not."""
+        tenant, name = site if site is not None else ("", None)
+        outer = _esp(path, packet, ecn, is_inbound=True, in_udp=path.remote.port != 0)
+        self._came_by = outer.source, outer.destination
+        is_dropped = isinstance(opened, EspDrop) and opened is not EspDrop.DUMMY
+        self._offer(
+            Seen(
+                tenant=tenant,
+                is_inbound=True,
+                dropped=f"esp: {opened.value}" if isinstance(opened, EspDrop) and is_dropped else "",
+                site=name,
+                inner=opened.packet if isinstance(opened, Opened) else None,
+                is_ethernet=False,
+                outer=outer,
+                nodes=self._came_by,
+            )
+        )
+
+    def _at_port(self, port: Port, frame: bytes, dropped: str, *, is_inbound: bool) -> None:
+        _, place = self._subnet(port.vsid)
+        self._offer(
+            Seen(
+                tenant=port.tenant,
+                is_inbound=is_inbound,
+                dropped=dropped,
+                vsid=port.vsid,
+                inner=frame,
+                inner_place=f"{place or port.tenant} {port.interface}",
+            )
+        )
+
+    def _subnet(self, vsid: Vsid) -> tuple[str, str]:
+        """Return whose a virtual subnet is, and its place; nobody's where there is none."""
+        entry = self._tables().subnets.get(vsid)
+        return (entry.domain.name, f"{entry.domain.name}/{entry.name}") if entry is not None else ("", "")
+
+
+def _esp(path: Path, packet: bytes, ecn: int, *, is_inbound: bool, in_udp: bool) -> Outer:
+    local, remote = path.local, path.remote
+    source, destination = (remote, local) if is_inbound else (local, remote)
+    return Outer(
+        source.address,
+        destination.address,
+        UDP if in_udp else ESP,
+        packet,
+        is_inbound=is_inbound,
+        ecn=ecn,
+        ports=(source.port, destination.port) if in_udp else None,
+    )
+
+
+def _why(verdict: Verdict) -> str:
+    if isinstance(verdict, Drop):
+        return verdict.reason.value
+    if isinstance(verdict, Forward) and verdict.lost:
+        return f"copies: {', '.join(reason.value for reason in verdict.lost)}"
+    return ""
