@@ -1,4 +1,4 @@
-"""docs/isthmus.nft: no word from the kernel about NVGRE, ESP and IKE while nothing takes them.
+"""`isthmus firewall`: no word from the kernel about NVGRE, ESP and IKE while nothing takes them.
 
 sender eth1 ---- eth1 edge-1
 """
@@ -7,15 +7,23 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
+from gateway import firewall
 from gateway.lab.laboratory import Laboratory
+from policies.config import parse
+from policies.errors import ConfigurationError
 
 pytestmark = pytest.mark.netns
 
-RULES = Path(__file__).parents[2] / "docs" / "isthmus.nft"
+EDGE = """
+[appliance]
+name = "edge-1"
+[underlay]
+provider_addresses = ["192.0.2.254", "2001:db8::254"]
+[gateway]
+"""
 NVGRE = b"\x20\x00\x65\x58" + bytes(60)
 ESP = b"\x12\x34\x56\x78" + bytes(60)
 # By IP version: protocol unreachable or unrecognised next header, and port unreachable.
@@ -74,15 +82,45 @@ def complaints(lab: Laboratory, version: int, what: str) -> list[bytes]:
 
 @pytest.mark.parametrize("what", SENT)
 @pytest.mark.parametrize("version", [4, 6])
-def test_kernel_is_silent_behind_the_packaged_rules(
+def test_kernel_is_silent_behind_the_rules_and_speaks_without_them(
     laboratory: Laboratory, require_tools: Callable[..., None], version: int, what: str
 ) -> None:
     require_tools("nft")
+    edge = laboratory.namespaces["edge-1"]
     assert len(complaints(laboratory, version, what)) == 1  # without the rules it complains
 
-    edge = laboratory.namespaces["edge-1"]
-    edge.run("nft", "-f", str(RULES))
+    edge.call(lambda: firewall.carry_out(firewall.rules(parse(EDGE))))
 
     assert complaints(laboratory, version, what) == []
     # It was the rules that kept it silent, and not the kernel's own limit on such errors.
     assert "counter packets 1 " in edge.run("nft", "list", "ruleset").stdout
+
+    edge.call(lambda: firewall.carry_out(firewall.removal()))
+    assert edge.run("nft", "list", "ruleset").stdout == ""
+
+
+def test_rules_are_replaced_and_removed_again_and_again_and_others_are_left_alone(
+    laboratory: Laboratory, require_tools: Callable[..., None]
+) -> None:
+    require_tools("nft")
+    edge = laboratory.namespaces["edge-1"]
+    edge.run("nft", "add", "table", "inet", "others")
+
+    def twice(script: str) -> str:
+        edge.call(lambda: firewall.carry_out(script))
+        edge.call(lambda: firewall.carry_out(script))
+        return edge.run("nft", "list", "ruleset").stdout
+
+    installed = twice(firewall.rules(parse(EDGE)))
+    assert installed.count("@th,136,8 0x2f") == 1
+    assert "198.51.100.1" not in installed
+    moved = EDGE + 'site_addresses = ["198.51.100.1"]\n'
+    assert twice(firewall.rules(parse(moved))).count("198.51.100.1") == 2
+    assert twice(firewall.removal()) == "table inet others {\n}\n"
+
+
+def test_what_nft_does_not_do_is_said(laboratory: Laboratory, require_tools: Callable[..., None]) -> None:
+    require_tools("nft")
+    edge = laboratory.namespaces["edge-1"]
+    with pytest.raises(ConfigurationError, match="nft: "):
+        edge.call(lambda: firewall.carry_out("table inet isthmus { nonsense }"))

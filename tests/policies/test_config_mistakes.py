@@ -441,6 +441,22 @@ def test_a_secret_of_another_user_is_refused(configuration: Path) -> None:
     assert said.startswith(f"lookup.token[hv1].token_file: {token} belongs to user 12345; give it to root")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
+def test_a_secret_that_who_runs_this_could_not_read_is_refused(configuration: Path) -> None:
+    configuration.write_text(with_change('name = "edge-1"', 'name = "edge-1"\nuser = "nobody"'))
+
+    assert load_problems(configuration) == [
+        f"{key}: nobody may not read {configuration.with_name(name)}: chown nobody {configuration.with_name(name)}"
+        for key, name in (
+            ("lookup.tls.key", "lookup.key"),
+            ("lookup.etcd.key", "etcd.key"),
+            ("lookup.token[hv1].token_file", "hv1.token"),
+            ("lookup.token[dashboard].token_file", "dashboard.token"),
+            ("tenant[red].site[seattle].ike.psk_file", "seattle.psk"),
+        )
+    ]
+
+
 def test_secrets_are_looked_at_although_other_things_are_wrong(configuration: Path) -> None:
     configuration.write_text(with_change("mtu = 1500", "mtu = 1"))
     configuration.with_name("hv1.token").chmod(0o644)
