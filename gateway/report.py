@@ -16,11 +16,14 @@ from gateway.operating.report import (
     Report,
     SiteReport,
     SubnetReport,
+    TunnelReport,
     TunnelsReport,
     UnderlayReport,
 )
 from gateway.sites.tunnels import SiteTunnels
 from gateway.underlay.service import Underlay
+from tunnels.effects import Cause, SiteKey
+from tunnels.esp.drops import EspDrop
 
 
 def report(forwarder: Forwarder, underlay: Underlay, ports: Ports, tunnels: SiteTunnels) -> Report:
@@ -28,6 +31,7 @@ def report(forwarder: Forwarder, underlay: Underlay, ports: Ports, tunnels: Site
     moves, notices = forwarder.moves, forwarder.notices
     return Report(
         node=forwarder.node.name,
+        engine="python",
         records=len(forwarder.directory),
         drops=[
             DropReport(reason.value, tenant, packets)
@@ -41,7 +45,11 @@ def report(forwarder: Forwarder, underlay: Underlay, ports: Ports, tunnels: Site
         ],
         sites=[
             SiteReport(
-                tenant=tenant, site=site, mtu=state.mtu if state is not None else None, **_carried(meter)
+                tenant=tenant,
+                site=site,
+                mtu=state.mtu if state is not None else None,
+                tunnel=_tunnel(tunnels, (tenant, site)),
+                **_carried(meter),
             )
             for (tenant, site), meter in forwarder.site_meters.items()
             for state in (forwarder.sites.find((tenant, site)),)
@@ -56,7 +64,24 @@ def report(forwarder: Forwarder, underlay: Underlay, ports: Ports, tunnels: Site
         notices=NoticesReport(notices.sent, notices.suppressed, notices.without_source),
         underlay=UnderlayReport(underlay.kernel_drops, underlay.icmp_errors, underlay.merged),
         tunnels=_tunnels(tunnels),
+        certificates=list(tunnels.certificates()),
         ports=PortsReport(ports.kernel_drops, ports.unreadable),
+    )
+
+
+def _tunnel(tunnels: SiteTunnels, site: SiteKey) -> TunnelReport | None:
+    entry = tunnels.entry(site)
+    if entry is None:
+        return None
+    drops = tunnels.associations.drops
+    return TunnelReport(
+        is_up=entry.is_up,
+        since=entry.since,
+        turns_down=entry.turns_down,
+        ike_rekeys=entry.ike_rekeys,
+        child_rekeys=entry.child_rekeys,
+        failures={cause.value: entry.failed[cause] for cause in Cause},
+        drops={reason.value: drops[reason, site] for reason in EspDrop if reason is not EspDrop.UNKNOWN_SPI},
     )
 
 
@@ -85,4 +110,5 @@ def _carried(meter: Meter) -> dict[str, int]:
         "sent_octets": meter.sent_octets,
         "received_packets": meter.received_packets,
         "received_octets": meter.received_octets,
+        "too_big": meter.too_big,
     }

@@ -75,6 +75,8 @@ class Delivery:
         mtu = self._mtu(flow.way, facts.version, now)
         if facts.total_length > mtu:
             if facts.version == 6 or facts.dont_fragment:
+                if flow.received is not None:
+                    flow.received.too_big += 1
                 notice = self._tell_too_big(arrival, facts, packet, mtu, now)
                 return Drop(DropReason.TOO_BIG, tenant, notice)
             if self._explain:

@@ -6,9 +6,11 @@ from __future__ import annotations
 class Meter:
     """Packets and octets of one virtual subnet or site, as its tenant's IP layer sees them."""
 
-    __slots__ = ("received_octets", "received_packets", "sent_octets", "sent_packets")
+    __slots__ = ("received_octets", "received_packets", "sent_octets", "sent_packets", "too_big")
 
     def __init__(self) -> None:
+        self.too_big = 0
+        """Packets to there that were dropped for their size."""
         self.sent_packets = self.sent_octets = 0
         self.received_packets = self.received_octets = 0
 

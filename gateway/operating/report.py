@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from gateway.operating.certificates import CertificateReport
+
 
 class DropReport(msgspec.Struct, frozen=True):
     """Packets dropped for one reason; of no tenant where none was known."""
@@ -21,6 +23,9 @@ class Carried(msgspec.Struct, frozen=True):
     received_packets: int = 0
     received_octets: int = 0
 
+    too_big: int = 0
+    """Packets to there that were dropped for their size."""
+
 
 class SubnetReport(Carried, frozen=True, kw_only=True):
     """One virtual subnet."""
@@ -30,13 +35,31 @@ class SubnetReport(Carried, frozen=True, kw_only=True):
     vsid: int
 
 
+class TunnelReport(msgspec.Struct, frozen=True):
+    """The tunnel of a site that this node dials, since this node has known it."""
+
+    is_up: bool
+    """Whether packets can be sent there."""
+    since: float
+    """When that changed, or the site was configured: in seconds since 1970, UTC."""
+    turns_down: int
+    ike_rekeys: int
+    child_rekeys: int
+    failures: dict[str, int]
+    """Attempts that came to nothing, by every `tunnels.effects.Cause`."""
+    drops: dict[str, int]
+    """ESP packets that came to nothing, by every `tunnels.esp.drops.EspDrop` that is of a site."""
+
+
 class SiteReport(Carried, frozen=True, kw_only=True):
-    """One site whose tunnel is here."""
+    """One site of a tenant that is here."""
 
     tenant: str
     site: str
     mtu: int | None
     """Of a customer's packet, in octets; None while nothing carries one."""
+    tunnel: TunnelReport | None = None
+    """None where another gateway dials the site."""
 
 
 class EspDropReport(msgspec.Struct, frozen=True):
@@ -91,6 +114,15 @@ class PortsReport(msgspec.Struct, frozen=True):
     unreadable: int = 0
 
 
+class LoopReport(msgspec.Struct, frozen=True):
+    """How late an event loop was in the last minute, in seconds."""
+
+    name: str
+    """trio or asyncio."""
+    most_late: float
+    mean_late: float
+
+
 class BridgeReport(msgspec.Struct, frozen=True):
     """The Open vSwitch bridge that carries a host's packets."""
 
@@ -107,6 +139,13 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     node: str
+    version: str = ""
+    started_at: float = 0.0
+    """In seconds since 1970, UTC."""
+    engine: str = ""
+    """What decides packets; empty where none are carried."""
+    loops: list[LoopReport] = []
+    certificates: list[CertificateReport] = []
     records: int = 0
     drops: list[DropReport] = []
     meters: list[SubnetReport] = []

@@ -170,6 +170,7 @@ class OpenVswitchDriver:
         moves = self.forwarder.moves
         return Report(
             node=self.forwarder.node.name,
+            engine="openvswitch",
             records=len(self.forwarder.directory),
             moves=MovesReport(
                 redirected_records=len(moves.redirects), ahead_of_their_records=len(moves.residence)
