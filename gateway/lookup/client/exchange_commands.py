@@ -26,8 +26,6 @@ from policies.model import Network
 MOST_TOLD = 100
 """Of what was not written, so many are told one by one."""
 
-AGAIN = "the same command goes on from here"
-
 
 class ExportFormat(StrEnum):
     """What records can be written as."""
@@ -111,10 +109,9 @@ async def import_(client: LookupClient, reading: Reading, *, replace: bool, dry_
         with progress("writing records", len(plan.writes)) as meter:
             await importing.carry_out(client, plan.writes, outcome, meter.advance)
     except asyncio.CancelledError:
-        _say(_summed_up(summary, outcome), f"it was interrupted: {AGAIN}", json=json)
+        _say(_summed_up(summary, outcome), f"it was interrupted: {importing.AGAIN}", json=json)
         raise
-    why = f"{outcome.broken_off}: {AGAIN}" if outcome.broken_off is not None else None
-    return _say(_summed_up(summary, outcome), why, json=json)
+    return _say(_summed_up(summary, outcome), outcome.broken_off, json=json)
 
 
 def _summed_up(summary: Summary, outcome: importing.Outcome) -> Summary:

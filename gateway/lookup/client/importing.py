@@ -28,6 +28,8 @@ AT_ONCE = 64
 
 ASKED_AT_ONCE = 1000
 
+AGAIN = "the same command goes on from here"
+
 
 class Write(msgspec.Struct, frozen=True, gc=False):
     """A record that is to be written, if it is still as it was: absent, or of this epoch."""
@@ -148,6 +150,7 @@ async def carry_out(
             except (StoreUnavailable, Forbidden) as error:
                 outcome.broken_off = str(error)
                 if isinstance(error, StoreUnavailable):
+                    outcome.broken_off += f": {AGAIN}"
                     what = "it is not known whether this was written"
                     outcome.failed.append(Problem(each.given.where, what))
             except (Conflict, Refused, Unacceptable) as error:
