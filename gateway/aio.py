@@ -14,15 +14,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NoReturn, TypeVar
 
 import trio
 
+from gateway.turns import Courteous, Waiting
+
 log = logging.getLogger("isthmus.aio")
 
 T = TypeVar("T")
+
+MOST_TOLD = 256
+"""Things that wait for whoever follows a function; the teller then waits, too."""
 
 UNHEARD = "functions failed that nobody waits for"
 
@@ -56,7 +62,8 @@ class EventLoop:
     def __init__(self) -> None:
         self.failures: list[BaseException] = []
         self._token = trio.lowlevel.current_trio_token()
-        self._loop = asyncio.new_event_loop()
+        self._trio_waits = Waiting()
+        self._loop = asyncio.SelectorEventLoop(Courteous(self._trio_waits))
         self._loop.set_exception_handler(_report)
         self._told_to_stop = self._loop.create_future()
         self._thread = threading.Thread(target=self._serve, name="asyncio", daemon=True)
@@ -121,6 +128,7 @@ class EventLoop:
         except BaseException:
             self._loop.close()
             raise
+        trio.lowlevel.add_instrument(self._trio_waits)
 
     async def stop(self) -> None:
         """Cancel what runs there, and wait for the end of it and of the thread."""
@@ -129,6 +137,7 @@ class EventLoop:
             self._is_closed = True
         await self._ended.wait()
         self._thread.join()  # the very last that the thread did was to say so
+        trio.lowlevel.remove_instrument(self._trio_waits)
 
     def _send(self, function: Callable[..., object], *args: Any) -> None:
         if self._is_closed:
@@ -197,6 +206,36 @@ class EventLoop:
             raise
         answer: T = inquiry.future.result()
         return answer
+
+    async def follow(
+        self, function: Callable[..., Awaitable[Any]], *args: Any
+    ) -> AsyncGenerator[list[Any], None]:
+        """Await on the trio thread a function that tells one thing after another; yield these in lists.
+
+        The function's last argument is what it tells by: awaited with a thing, that comes back once there
+        is room for the next, so that whoever follows slowly slows it down. What the function raises is
+        raised here. Whoever no longer follows closes the iterator: it cancels what trio does, and waits
+        until that has ended. For the asyncio thread.
+        """
+        told = _Told(self._loop, self.to_trio)
+        asking = asyncio.create_task(self.ask(function, *args, told.tell))
+        asking.add_done_callback(lambda _task: told.bell.set())
+        try:
+            while True:
+                is_done = asking.done()
+                told.bell.clear()
+                if things := told.take():
+                    yield things
+                elif is_done:
+                    await asking
+                    return
+                else:
+                    await told.bell.wait()
+        finally:
+            asking.cancel()
+            await asyncio.wait([asking])
+            if not asking.cancelled():
+                asking.exception()
 
     def _serve(self) -> None:
         try:
@@ -268,6 +307,43 @@ class _Inquiry:
             self.future.set_exception(error)
         else:
             self.future.set_result(value)
+
+
+class _Told:
+    """What trio has told and asyncio has not yet taken: so many things, and then whoever tells them waits."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, to_trio: Callable[[Callable[[], object]], object]
+    ) -> None:
+        self.bell = asyncio.Event()
+        self._loop = loop
+        self._to_trio = to_trio
+        self._things: deque[Any] = deque()
+        self._is_ringing = False
+        self._room = trio.Event()
+
+    async def tell(self, thing: Any) -> None:
+        """Tell one thing. For the trio thread."""
+        await trio.lowlevel.checkpoint()
+        while len(self._things) >= MOST_TOLD:
+            self._room = trio.Event()
+            await self._room.wait()
+        self._things.append(thing)
+        if not self._is_ringing:
+            self._is_ringing = True
+            with suppress(RuntimeError):  # the loop has ended, and this is about to be cancelled
+                self._loop.call_soon_threadsafe(self.bell.set)
+
+    def take(self) -> list[Any]:
+        """Return all that has been told. For the asyncio thread."""
+        self._is_ringing = False
+        things = [self._things.popleft() for _ in range(len(self._things))]
+        if things:
+            self._to_trio(self._make_room)
+        return things
+
+    def _make_room(self) -> None:
+        self._room.set()
 
 
 def _report(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

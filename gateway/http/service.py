@@ -69,7 +69,9 @@ async def listening(
     opened = await _listen(server, host, port, tls, section)
     try:
         port = opened.sockets[0].getsockname()[1]
-        log.info("[%s] listens on %s port %d%s", section, host, port, " with TLS" if tls else "")
+        with_tls = " with TLS" if tls is not None else ""
+        about = {"event": "listening"}
+        log.info("[%s] listens on %s port %d%s", section, host, port, with_tls, extra=about)
         yield port
     finally:
         opened.close()

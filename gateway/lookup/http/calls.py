@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 
 import msgspec
 
 from gateway.http.calls import Bound, Call, read_number, read_text
 from gateway.http.door import Door
+from gateway.http.measures import Measures
 from gateway.http.principals import Principal
 from gateway.http.problems import HttpProblem
 from gateway.lookup.authority import Authority
@@ -18,6 +20,7 @@ from gateway.lookup.records_wire import customer_address
 from gateway.lookup.replica import Replica
 from gateway.lookup.visibility import View
 from policies.addresses import HIGHEST_VSID, LOWEST_VSID, CustomerAddress, Vsid
+from policies.model import Network, Role
 
 LARGE = Bound(64 << 20, 60.0)
 """For an operator's network."""
@@ -34,10 +37,38 @@ class Node(msgspec.Struct, frozen=True):
     replica: Replica
     watches: Watches
     door: Door
+    measures: Measures
 
     def view(self, principal: Principal) -> View:
         """What somebody may see."""
         return self.authority.views.of(principal)
+
+    def status(self, principal: Principal) -> dict[str, object]:
+        """Return how this node is. Alerts are for operators and gateways."""
+        replica, authority = self.replica, self.authority
+        status: dict[str, object] = {
+            "revision": replica.revision,
+            "records": len(replica),
+            "synced": replica.is_synced,
+            "stale_seconds": self.stale_seconds(),
+            "nodes": len(authority.followers.nodes()),
+            "watches": len(self.watches),
+            "convergence": authority.followers.convergence(),
+        }
+        if principal.role in {Role.OPERATOR, Role.GATEWAY}:
+            status["alerts"] = list(authority.alerts.last)
+            status["alert_counts"] = {kind.value: count for kind, count in authority.alerts.counts.items()}
+        return status
+
+    def network(self, principal: Principal) -> Network:
+        """Return the network as somebody may see it. Raises HttpProblem while it is not known."""
+        self.must_know()
+        return self.view(principal).network(self.replica.network)
+
+    def stale_seconds(self) -> float:
+        """Return for how many seconds the store has not been reached."""
+        since = self.replica.stale_since
+        return 0.0 if since is None else max(0.0, asyncio.get_running_loop().time() - since)
 
     def must_know(self) -> None:
         """Raise HttpProblem while this node has not read everything: what it lacks may be there."""

@@ -61,7 +61,7 @@ async def resolve(call: LookupCall) -> web.StreamResponse:
     except ValueError as error:
         raise HttpProblem(400, f"[{len(found)}].ca: {error}") from None
     call.must_know()
-    stale = stale_seconds(replica)
+    stale = call.node.stale_seconds()
     text = f'{{"records":[{",".join(found)}],"revision":{replica.revision},"stale_seconds":{stale:.3f}}}'
     return answer(text.encode())
 
@@ -113,7 +113,7 @@ async def get_tenants(call: LookupCall) -> web.StreamResponse:
 async def get_sites(call: LookupCall) -> web.StreamResponse:
     """The sites of all tenants."""
     call.must_know()
-    network = call.view.network(call.replica.network)
+    network = call.node.network(call.principal)
     sites = [{"tenant": tenant.name, **form(site)} for tenant in network.tenants for site in tenant.sites]
     return answer(msgspec.json.encode(sites))
 
@@ -130,20 +130,7 @@ async def get_nodes(call: LookupCall) -> web.StreamResponse:
 
 async def get_status(call: LookupCall) -> web.StreamResponse:
     """How this node is. Alerts are for operators and gateways."""
-    replica, authority = call.replica, call.authority
-    status: dict[str, object] = {
-        "revision": replica.revision,
-        "records": len(replica),
-        "synced": replica.is_synced,
-        "stale_seconds": stale_seconds(replica),
-        "nodes": len(authority.followers.nodes()),
-        "watches": len(call.watches),
-        "convergence": authority.followers.convergence(),
-    }
-    if call.principal.role in {Role.OPERATOR, Role.GATEWAY}:
-        status["alerts"] = list(authority.alerts.last)
-        status["alert_counts"] = {kind.value: count for kind, count in authority.alerts.counts.items()}
-    return answer(msgspec.json.encode(status))
+    return answer(msgspec.json.encode(call.node.status(call.principal)))
 
 
 async def healthz(_call: LookupCall) -> web.StreamResponse:
@@ -155,12 +142,6 @@ async def readyz(call: LookupCall) -> web.StreamResponse:
     """This node knows everything."""
     call.must_know()
     return answer(b'{"status":"ready"}')
-
-
-def stale_seconds(replica: Replica) -> float:
-    """Return for how many seconds the store has not been reached."""
-    since = replica.stale_since
-    return 0.0 if since is None else max(0.0, asyncio.get_running_loop().time() - since)
 
 
 def _chosen(call: LookupCall, query: dict[str, str]) -> Iterator[Vsid]:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from gateway.http.calls import Call, answer
+from gateway.http.calls import Call
 from gateway.http.problems import HttpProblem
 from gateway.http.routes import Handler, Route
 from gateway.lookup.authority import NoRecord
@@ -48,21 +48,12 @@ _OPEN: tuple[tuple[str, Answering], ...] = (("/healthz", reads.healthz), ("/read
 
 
 def lookup_routes(node: Node) -> tuple[Route, ...]:
-    """Return the paths of a lookup node, but for that of its document."""
+    """Return the paths of a lookup node."""
     behind = [
         Route(method, path, _answering(node, handler), has_query=handler in _WITH_QUERY)
         for method, path, handler in _HANDLERS
     ]
     return (*behind, *(Route("GET", path, _answering(node, each), is_open=True) for path, each in _OPEN))
-
-
-def document_route(document: bytes) -> Route:
-    """Return the path of an OpenAPI document."""
-
-    async def get_openapi(_call: Call) -> web.StreamResponse:
-        return answer(document)
-
-    return Route("GET", "/openapi.json", get_openapi, is_open=True)
 
 
 def _answering(node: Node, handler: Answering) -> Handler:

@@ -15,8 +15,10 @@ from schemathesis import Case, GenerationMode, openapi
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 
+from gateway.http.interface import Interface, document
 from gateway.http.principals import Principal
-from gateway.lookup.http.openapi import document
+from gateway.lookup.http.openapi import TITLE, paths
+from gateway.lookup.http.openapi_schemas import components
 from tests.gateway.lookup.serving import (
     BLUE,
     GATEWAY,
@@ -30,7 +32,7 @@ from tests.gateway.lookup.serving import (
 )
 
 EXAMPLES = 10
-DOCUMENT: dict[str, Any] = msgspec.json.decode(document())
+DOCUMENT: dict[str, Any] = msgspec.json.decode(document(TITLE, Interface((), paths(), components())))
 SCHEMA = openapi.from_dict(DOCUMENT)
 METHODS = {"get", "put", "post", "delete"}
 # A watch never ends, which is more than this client can wait for: tests of its own read it.
