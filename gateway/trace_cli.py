@@ -29,6 +29,7 @@ def register(app: App) -> None:
 
 def trace(
     file: Path,
+    /,
     *,
     from_: Annotated[str, Parameter(name="--from")],
     to: str,
