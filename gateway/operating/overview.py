@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 
 import msgspec
 
-from gateway.forwarding.drops import DropReason
+from gateway.forwarding.drops import USUAL, DropReason
 from gateway.operating.commands import Asker, Command, Commands, Nothing
 from gateway.operating.status import Status
 from gateway.operating.trends import STILL, Key, Look, Rates, Trends
@@ -117,6 +117,8 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     records_at: str
     """Where records can be asked for: empty is here."""
     serves_records: bool
+    usual: list[str]
+    """Reasons that guests cause all the time."""
 
 
 class Running(msgspec.Struct, frozen=True, eq=False):
@@ -126,6 +128,8 @@ class Running(msgspec.Struct, frozen=True, eq=False):
     """The configuration in force, with the network that is decided by."""
     held: Callable[[], Held]
     status: Callable[[Asker], Awaitable[Status]]
+    now: Callable[[], float]
+    """In seconds since 1970, UTC."""
     findings: Callable[[Asker], Iterable[Finding]] = lambda _asker: ()
     """What other parts know to be wrong."""
 
@@ -136,7 +140,8 @@ def commands(running: Running, trends: Trends | None) -> Commands:
     async def answer(asker: Asker, _wanted: Nothing) -> Overview:
         status = await running.status(asker)
         look = trends.look() if trends is not None else None
-        return overview(asker, running.appliance(), running.held(), status, look, running.findings(asker))
+        others = running.findings(asker)
+        return overview(asker, running.appliance(), running.held(), status, look, running.now(), others)
 
     return {"overview": Command(answer)}
 
@@ -147,13 +152,14 @@ def overview(
     held: Held,
     status: Status,
     look: Look | None,
+    now: float,
     others: Iterable[Finding] = (),
 ) -> Overview:
-    """Put together what one asker may see."""
+    """Put together what one asker may see. `now` is in seconds since 1970, UTC."""
     seen = _Seen(asker, appliance, held, look)
     tenants = sorted(seen.tenants(), key=_urgency)
     return Overview(
-        at=look.at if look is not None else status.started_at,
+        at=look.at if look is not None else now,
         asker=asker.name,
         sees_all=asker.tenants is None,
         is_operator=asker.is_operator,
@@ -168,6 +174,7 @@ def overview(
         reasons={reason.value: reason.words for reason in DropReason},
         records_at=_records_at(appliance),
         serves_records=appliance.lookup is not None,
+        usual=sorted(reason.value for reason in USUAL),
     )
 
 
