@@ -6,10 +6,12 @@ The HTTP service asks here, and so does a gateway or a host in the same process.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 
+from gateway.http.measures import Histogram
 from gateway.http.principals import Principal
 from gateway.lookup import network as networks
 from gateway.lookup.alerts import AlertKind, Alerts
@@ -36,6 +38,27 @@ ATTEMPTS = 5
 FAULTS_TOLD = 10
 
 
+class Writes:
+    """How long the store took for each write, and how often it was away."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.seconds = Histogram()
+        self.failed = 0
+        self._clock = clock
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Take the time of one write. A refusal is an answer, too."""
+        began = self._clock()
+        try:
+            yield
+        except StoreUnavailable:
+            self.failed += 1
+            raise
+        finally:
+            self.seconds.tell(self._clock() - began)
+
+
 class NoRecord(Exception):
     """There is no such record."""
 
@@ -55,6 +78,9 @@ class Authority:
         self.alerts = Alerts(now)
         self.followers = Followers(clock)
         self.views = Views(lambda: replica.network)
+        self.moves: Counter[Mode] = Counter()
+        """Records that claims have moved here, by mode."""
+        self.writes = Writes(clock)
         self._store = store
         self._replica = replica
         self._limits = limits
@@ -83,7 +109,7 @@ class Authority:
         """
         self._must_know()
         began = self._clock()
-        with self._reporting(principal, f"claim of {vsid}/{mac} at {pa}"):
+        with self._reporting(principal, f"claim of {vsid}/{mac} at {pa}", vsid):
             try:
                 owner = self._claimant(principal, host, pa, mode, vsid, mac, addresses)
             except Unacceptable:
@@ -96,10 +122,12 @@ class Authority:
             self._check_room(owner.name, {*(record.ca for record in before), *addresses}, vsid)
         claim = Claim(vsid, mac, pa, owner.name, mode, self._now(), addresses, self._limits)
         try:
-            entries = await self._store.claim(claim)
+            with self.writes.timed():
+                entries = await self._store.claim(claim)
         except Refused as refused:
             if refused.reason is Reason.FROZEN:
-                self.alerts.tell(AlertKind.FROZEN, f"{owner.name} claims {vsid}/{mac}, which is frozen")
+                words = f"{owner.name} claims {vsid}/{mac}, which is frozen"
+                self.alerts.tell(AlertKind.FROZEN, words, self._tenant_of(vsid))
             raise
         await self._seen(entries)
         return await self._learned(claim, before, entries, wait, wait_seconds, began)
@@ -137,7 +165,9 @@ class Authority:
             # Where any epoch is as good, it is the one that has just been read.
             as_read = current.epoch if expected is Expect.ANY and current is not None else expected
             try:
-                return await self._written(await self._store.put(key, value, as_read))
+                with self.writes.timed():
+                    entry = await self._store.put(key, value, as_read)
+                return await self._written(entry)
             except Conflict:
                 if expected is not Expect.ANY or attempt == ATTEMPTS - 1:
                     raise
@@ -153,7 +183,8 @@ class Authority:
         if current is None or current.value is None:
             raise NoRecord(f"there is no {key}")
         _check_pin(current)
-        gone = await self._store.delete(key, expected)
+        with self.writes.timed():
+            gone = await self._store.delete(key, expected)
         if gone is not None:
             await self._seen([gone])
 
@@ -165,7 +196,9 @@ class Authority:
             if current is None or not isinstance(current.value, Placement):
                 raise NoRecord(f"there is no {key}")
             try:
-                return await self._written(await self._store.put(key, unfrozen(current.value), current.epoch))
+                with self.writes.timed():
+                    entry = await self._store.put(key, unfrozen(current.value), current.epoch)
+                return await self._written(entry)
             except Conflict:
                 if attempt == ATTEMPTS - 1:
                     raise
@@ -193,7 +226,7 @@ class Authority:
         Raises Forbidden, and StoreUnavailable before anything is known here.
         """
         self._must_know()
-        with self._reporting(principal, f"hint for {host}"):
+        with self._reporting(principal, f"hint for {host}", vsid):
             if principal.role is Role.READER:
                 raise Forbidden("a reader gives no hints")
             if principal.role is Role.HOST and principal.name != host:
@@ -226,22 +259,22 @@ class Authority:
         await self._replica.reached(revision, OWN_REPLICA_SECONDS)
         self.acknowledge(principal, revision, is_local=False)
 
-    def refuse(self, principal: Principal, what: str, reason: str) -> Forbidden:
+    def refuse(self, principal: Principal, what: str, reason: str, tenant: str = "") -> Forbidden:
         """Count and report that somebody asked for what they may not have; return what is to be raised."""
-        self.alerts.tell(AlertKind.REFUSED, f"{principal.role} {principal.name}: {what}: {reason}")
+        self.alerts.tell(AlertKind.REFUSED, f"{principal.role} {principal.name}: {what}: {reason}", tenant)
         return Forbidden(reason)
 
     @contextmanager
-    def _reporting(self, principal: Principal, what: str) -> Iterator[None]:
+    def _reporting(self, principal: Principal, what: str, vsid: Vsid) -> Iterator[None]:
         """Report what is forbidden; to a host, what it claims and cannot be so is forbidden too."""
         try:
             yield
         except Forbidden as error:
-            raise self.refuse(principal, what, str(error)) from None
+            raise self.refuse(principal, what, str(error), self._tenant_of(vsid)) from None
         except Unacceptable as error:
             if principal.role is not Role.HOST:
                 raise
-            raise self.refuse(principal, what, str(error)) from None
+            raise self.refuse(principal, what, str(error), self._tenant_of(vsid)) from None
 
     def _must_know(self) -> None:
         """Judge nobody by a network that has not been read yet; another node may have read it."""
@@ -298,6 +331,13 @@ class Authority:
                     return tenant, subnet
         raise Unacceptable(f"no virtual subnet has VSID {vsid}")
 
+    def _tenant_of(self, vsid: Vsid) -> str:
+        """Return whose a virtual subnet is, or nothing where there is none."""
+        try:
+            return self._subnet(vsid)[0].name
+        except Unacceptable:
+            return ""
+
     def _check_tenant(self, host: ProviderHost, tenant: Tenant) -> None:
         if tenant.name not in host.tenants:
             # A host is not told whose the virtual subnets of others are.
@@ -339,9 +379,11 @@ class Authority:
         old = {record.ca: record for record in before}
         records = tuple(record for entry in entries if (record := entry.record) is not None)
         moved = [each for each in records if (was := old.get(each.ca)) is not None and was.host != each.host]
+        self.moves[claim.mode] += len(moved)
         for entry in entries:
             if moved and isinstance(entry.value, Placement) and entry.value.frozen:
-                self.alerts.tell(AlertKind.FROZEN, f"{entry.key} has moved too often, last to {claim.host}")
+                words = f"{entry.key} has moved too often, last to {claim.host}"
+                self.alerts.tell(AlertKind.FROZEN, words, self._tenant_of(claim.vsid))
         if wait is None:
             both = {claim.host, *(record.host for record in before)}
             wait = both if claim.mode is Mode.ORCHESTRATE else ()
@@ -349,6 +391,8 @@ class Authority:
         revision = max((record.revision for record in records), default=0)
         named = frozenset(wait)
         learning = self.followers.learn(revision, keys, began if moved else None, named)
+        if moved:
+            self._replica.movements.claimed(claim.mode, learning, claim.vsid, claim.mac)
         learned = await learning.wait(named, min(wait_seconds, LONGEST_WAIT_SECONDS))
         return ClaimAnswer(records, learned)
 

@@ -185,6 +185,11 @@ class Contents:
         start = 0 if after is None else bisect.bisect_right(order, after)
         return [segment.by_ca[ca] for ca in order[start : start + limit]]
 
+    def count(self, vsid: Vsid) -> int:
+        """Return how many records a virtual subnet has."""
+        segment = self._segments.get(vsid)
+        return len(segment.by_ca) if segment is not None else 0
+
     def vsids(self) -> list[Vsid]:
         """Return the virtual subnets with records, in order."""
         return sorted(self._segments)

@@ -7,6 +7,7 @@ lookup node: so a claim can say who has learned of it, wherever it is made and w
 from __future__ import annotations
 
 import asyncio
+import logging
 import statistics
 import time
 import weakref
@@ -16,9 +17,12 @@ from typing import Protocol
 
 import msgspec
 
+from gateway.http.measures import Histogram
 from gateway.http.principals import Principal
 from gateway.lookup.entries import RecordKey
 from policies.model import Role
+
+log = logging.getLogger("isthmus.lookup")
 
 MOVES_KEPT = 1000
 MOVES_PENDING = 1000
@@ -103,6 +107,10 @@ class Learning:
         self.elsewhere = elsewhere
         self.present = present
         self.began = began
+        self.told = len(remaining) + len(elsewhere)
+        """How many were to learn of it."""
+        self.seconds: float | None = None
+        """From when it began until all of those who watch here had learned."""
         self._waiting: list[tuple[frozenset[str], asyncio.Future[None]]] = []
 
     async def wait(self, names: Iterable[str], timeout: float) -> dict[str, bool]:
@@ -146,6 +154,8 @@ class Followers:
         # Each for as long as its claim waits for it.
         self._awaited: weakref.WeakSet[Learning] = weakref.WeakSet()
         self._moves: deque[float] = deque(maxlen=MOVES_KEPT)
+        self.convergences = Histogram()
+        """From a move's claim to the last acknowledgement of it, since the start."""
 
     def connect(self, principal: Principal, watch: Interest) -> None:
         """A watch of a host or a gateway has begun."""
@@ -155,6 +165,7 @@ class Followers:
             known = self._elsewhere.pop(principal.name, None)
             if known is not None:
                 follower.acknowledged = known.acknowledged
+            _say(principal, "node-follows", "follows")
         follower.watches.append(watch)
 
     def disconnect(self, principal: Principal, watch: Interest) -> None:
@@ -166,6 +177,7 @@ class Followers:
         if follower.watches or follower.is_local:
             return
         del self._followers[principal.name]
+        _say(principal, "node-gone", "has gone")
         for learning in self._learning:
             learning.leave(principal.name)
         self._settle()
@@ -245,7 +257,7 @@ class Followers:
             if len(self._learning) > MOVES_PENDING:
                 self._learning.popleft()
         elif began is not None:
-            self._moves.append(self._clock() - began)
+            self._converged(began)
         return learning
 
     def teach(self, host: str, key: RecordKey) -> None:
@@ -307,4 +319,14 @@ class Followers:
         for learning in done:
             self._learning.remove(learning)
             if learning.began is not None:
-                self._moves.append(self._clock() - learning.began)
+                self._converged(learning.began)
+
+    def _converged(self, began: float) -> None:
+        took = self._clock() - began
+        self._moves.append(took)
+        self.convergences.tell(took)
+
+
+def _say(principal: Principal, event: str, what: str) -> None:
+    about = {"event": event, "host": principal.name, "what": principal.role.value}
+    log.info("the %s %s %s", principal.role.value, principal.name, what, extra=about)

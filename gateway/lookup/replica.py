@@ -21,6 +21,8 @@ from gateway.lookup.entries import NAMED_KINDS, Event, Key, Kind, NamedKey, Reco
 from gateway.lookup.follow import closing
 from gateway.lookup.history import History
 from gateway.lookup.journal import Journal, Snapshot
+from gateway.lookup.movements import Movements
+from gateway.lookup.moved import Mover
 from gateway.lookup.network import assemble
 from gateway.lookup.resync import Resync
 from gateway.lookup.store import StoreError, StoreUnavailable
@@ -79,8 +81,10 @@ class Replica:
         self._patience = patience
         self._delay = _FIRST_DELAY
         self._contents = Contents()
+        self._mover = Mover()
         self.find = self._contents.find
         """Return a record as readers see it: the contents' own method, since batches call it most."""
+        self.movements = Movements(lambda: self.network)
         self._history = History(history)
         # From here the source goes on. A change says nothing of those before it: of a claim's, which
         # share a revision, some may follow, and what is found gone by a Reset has that of the Reset.
@@ -137,6 +141,10 @@ class Replica:
     def records(self, vsid: Vsid, after: CustomerAddress | None, limit: int) -> list[LookupRecord]:
         """Return some of a virtual subnet's records in the order of keys, from behind an address."""
         return self._contents.records(vsid, after, limit)
+
+    def count(self, vsid: Vsid) -> int:
+        """Return how many records a virtual subnet has."""
+        return self._contents.count(vsid)
 
     def vsids(self) -> list[Vsid]:
         """Return the virtual subnets with records, in order."""
@@ -258,8 +266,12 @@ class Replica:
 
     def _change(self, entry: Stored) -> None:
         key, revision = entry.key, entry.revision
+        before = self._contents.find(key.vsid, key.ca) if isinstance(key, RecordKey) else None
         self._changes.append(entry)
-        self._kept.append(self._contents.put(entry))
+        record = self._contents.put(entry)
+        self._kept.append(record)
+        if before is not None and record is not None and before.host != record.host:
+            self._mover.moved(before, record, self.network)
         if entry.value is None:
             self._tombstones[key] = revision
         elif self._tombstones:
