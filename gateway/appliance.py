@@ -9,15 +9,17 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
 from functools import partial
+from pathlib import Path
 
 import msgspec
 import trio
 
 from gateway import control, privileges, signals
 from gateway.aio import EventLoop, event_loop
+from gateway.asked import Asked
 from gateway.datapath import Builtin, DataPath
 from gateway.forwarding.directory import Directory, configured_directory
 from gateway.forwarding.drops import Drops
@@ -26,12 +28,14 @@ from gateway.host.openvswitch.driver import OpenVswitchDriver
 from gateway.host.uses import WatchedDirectory
 from gateway.membership import Membership
 from gateway.operating import events, logs, status, tracing
+from gateway.operating.capture import Captures
 from gateway.operating.commands import Commands
 from gateway.operating.events import Events
 from gateway.operating.report import Report
 from gateway.output import standard_output
-from gateway.reload import Reload
+from gateway.reload import OwnFile, Reload
 from gateway.service_manager import ServiceManager
+from gateway.sites.policies import Keyring
 from gateway.stopping import HASTENED, WITHIN, LastResort
 from gateway.underlay.interfaces import Attachment, check_ports, choose, read_links
 from policies.errors import ConfigurationError, Problem
@@ -42,13 +46,16 @@ log = logging.getLogger("isthmus")
 # Seconds between two looks at what has been dropped: a flood makes one line, not one a packet.
 WATCH_EVERY = 10.0
 
+# Seconds that a stop waits for what is not confirmed to be undone in a store.
+LEAVE_WITHIN = 1.5
+
 NOBODY = ServiceManager()
 
 
-def main(appliance: Appliance, reread: Callable[[], Appliance]) -> int:
+def main(appliance: Appliance, read: Callable[[Path | None], Appliance]) -> int:
     """Run an appliance until it is told to stop, and return the process's exit code.
 
-    `reread` reads the configuration once more, when a reload is asked for.
+    `read` reads a configuration, or for None the appliance's own once more, when that is asked for.
     """
     with closing(standard_output()) as output:
         lines = logs.writing(output.write, appliance.log, time.monotonic)
@@ -56,14 +63,14 @@ def main(appliance: Appliance, reread: Callable[[], Appliance]) -> int:
         if sys.stderr is not None:
             faulthandler.enable()  # it says what hung, when the service manager ends us by SIGABRT for that
         last_resort = LastResort(output.close)
-        trio.run(run, appliance, output.write, reread, ServiceManager.from_environment(), last_resort.within)
+        trio.run(run, appliance, output.write, read, ServiceManager.from_environment(), last_resort.within)
     return 0
 
 
 async def run(
     appliance: Appliance,
     write: Callable[[str], None],
-    reread: Callable[[], Appliance],
+    read: Callable[[Path | None], Appliance],
     manager: ServiceManager = NOBODY,
     end_within: Callable[[float], None] = lambda _seconds: None,
     *,
@@ -83,7 +90,7 @@ async def run(
     with trio.open_signal_receiver(*signals.heeded()) as received, events.kept(time.monotonic) as happenings:
         signals.release()
         path = await _prepare(appliance) if forwards else None
-        async with trio.open_nursery() as watchers, _lookup_thread(appliance) as loop:
+        async with trio.open_nursery() as watchers, _asyncio_thread(appliance) as loop:
             async with trio.open_nursery() as traffic:
 
                 def print_report() -> None:
@@ -93,9 +100,16 @@ async def run(
                 async def stop() -> None:
                     manager.stopping("stopping")
                     end_within(WITHIN)
+                    if reload is not None:
+                        with trio.move_on_after(LEAVE_WITHIN):
+                            await reload.leave()
                     if path is not None:
                         await path.say_goodbye()
                     traffic.cancel_scope.cancel()
+
+                def read_again() -> None:
+                    if reload is not None:
+                        reload.ask()
 
                 def hasten() -> None:
                     end_within(HASTENED)
@@ -104,20 +118,34 @@ async def run(
                 def in_words() -> str:
                     return _state_in_words(appliance, path)
 
-                async def take(wanted: Appliance) -> None:
+                @contextmanager
+                def reloading() -> Iterator[None]:
                     manager.reloading()
                     try:
-                        await take_over(wanted)
+                        yield
                     finally:
                         manager.ready(in_words())
 
-                watchers.start_soon(_heed_signals, received, print_report, stop, hasten)
+                reload: Reload | None = None  # there is none before the start is over
+                watchers.start_soon(_heed_signals, received, print_report, read_again, stop, hasten)
                 watchers.start_soon(logs.tell_left_out)
                 if path is not None:
                     await path.start(traffic, appliance)
-                take_over = await _start_source(traffic, appliance, path, loop)
-                reload = Reload(appliance, reread, take, takes_part=appliance.takes_part)
-                await _open_control(traffic, appliance, _commands(appliance, path, reload, happenings))
+                keyring = Keyring()
+                source = _source(appliance, path, loop, keyring)
+                reload = Reload(source, read, keyring, wall_clock=time.time, around=reloading)
+                commands = _commands(appliance, path, reload, happenings)
+                asked = (
+                    Asked(loop, appliance.api, commands, lambda: source.appliance.network) if loop else None
+                )
+                if isinstance(source, OwnFile):
+                    await source.start()
+                else:
+                    await source.start(traffic, asked.beside if asked is not None else None)
+                if asked is not None and appliance.api is not None:
+                    await traffic.start(asked.run, appliance.api)
+                watchers.start_soon(reload.run)
+                await _open_control(traffic, appliance, commands)
                 if path is not None:
                     watchers.start_soon(_watch_drops, path.drops)
                 log.info("ready: %s", _in_words(appliance, path), extra={"event": "ready"})
@@ -158,31 +186,23 @@ def _attach(appliance: Appliance) -> Attachment:
 
 
 @asynccontextmanager
-async def _lookup_thread(appliance: Appliance) -> AsyncIterator[EventLoop | None]:
-    if not appliance.takes_part:
+async def _asyncio_thread(appliance: Appliance) -> AsyncIterator[EventLoop | None]:
+    if not appliance.takes_part and appliance.api is None:
         yield None
         return
     async with event_loop() as loop:
         yield loop
 
 
-async def _start_source(
-    nursery: trio.Nursery, appliance: Appliance, path: DataPath | None, loop: EventLoop | None
-) -> Callable[[Appliance], Awaitable[None]]:
-    """Have the network and its records come from where they are; return what takes a changed file over."""
-    if loop is not None:
-        membership = Membership(appliance, loop, path)
-        await membership.start(nursery)
-        return membership.take
+def _source(
+    appliance: Appliance, path: DataPath | None, loop: EventLoop | None, keyring: Keyring
+) -> Membership | OwnFile:
+    """Where the network and its records come from, and what takes a changed file over."""
+    if appliance.takes_part and loop is not None:
+        return Membership(appliance, loop, path, keyring)
     if path is None:
         raise ConfigurationError([Problem("", "nothing to run")])
-
-    async def adopt(wanted: Appliance) -> None:
-        if refused := await path.adopt(wanted):
-            raise ConfigurationError(refused)
-
-    await adopt(appliance)
-    return adopt
+    return OwnFile(appliance, path, keyring)
 
 
 def _commands(appliance: Appliance, path: DataPath | None, reload: Reload, happenings: Events) -> Commands:
@@ -190,6 +210,7 @@ def _commands(appliance: Appliance, path: DataPath | None, reload: Reload, happe
     return {
         **status.commands(appliance, path, time.time()),
         **tracing.commands(path.explain if path is not None else None),
+        **(Captures(path, time.time).commands() if path is not None else {}),
         **happenings.commands(),
         **reload.commands(),
     }
@@ -206,14 +227,23 @@ async def _open_control(nursery: trio.Nursery, appliance: Appliance, commands: C
 async def _heed_signals(
     received: AsyncIterator[int],
     print_report: Callable[[], None],
+    read_again: Callable[[], None],
     stop: Callable[[], Awaitable[None]],
     hasten: Callable[[], None],
 ) -> None:
     is_stopping = False
+    terminal = signals.Terminal()
     async with trio.open_nursery() as nursery:
         async for number in received:
             if number == signal.SIGUSR1:
                 print_report()
+            elif number == signal.SIGHUP:
+                if terminal.has_just_closed():
+                    log.warning(
+                        "the terminal is closed, and nothing else changes: SIGTERM stops, SIGHUP reloads"
+                    )
+                elif not is_stopping:
+                    read_again()
             elif is_stopping:
                 log.info("stopping at once: %s", signal.Signals(number).name)
                 hasten()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from cyclopts import App
 
-from gateway import operating_cli, records_cli, trace_cli
-from gateway.command_line import CHANGE, LAB, MISCONFIGURED, RUN, ask, load
+from gateway import capture_cli, firewall_cli, operating_cli, records_cli, reload_cli, trace_cli
+from gateway.command_line import LAB, MISCONFIGURED, RUN, load
 from policies.errors import ConfigurationError, Unanswered
 
 app = App(
@@ -18,15 +18,18 @@ app = App(
 )
 
 operating_cli.register(app)
+reload_cli.register(app)
+firewall_cli.register(app)
 trace_cli.register(app)
+capture_cli.register(app)
 records_cli.register(app)
 
 
 @app.command(group=RUN)
 def run(file: Path) -> int:
-    """Run the roles that FILE gives this machine, in the foreground, until SIGTERM, SIGHUP or Ctrl-C.
+    """Run the roles that FILE gives this machine, in the foreground, until SIGTERM or Ctrl-C.
 
-    SIGUSR1 prints the counters as one line of JSON.
+    SIGHUP has it read FILE again, as `isthmus reload` does; SIGUSR1 prints the counters as one line of JSON.
 
     Parameters
     ----------
@@ -41,7 +44,7 @@ def run(file: Path) -> int:
     configuration = load(file)
     if privileges.give_up(configuration, file):
         configuration = load(file)  # what a reload could not read any more is said now
-    return appliance.main(configuration, lambda: load(file))
+    return appliance.main(configuration, lambda other: load(other or file))
 
 
 @app.command(group=RUN)
@@ -65,24 +68,6 @@ def check(file: Path) -> int:
         f"{file}: sound: {configuration.name}, {len(network.tenants)} tenants,"
         f" {subnets} virtual subnets, {sites} sites, {len(network.hosts)} hosts"
     )
-    return 0
-
-
-@app.command(group=CHANGE)
-def reload(file: Path) -> int:
-    """Have the appliance that runs by FILE read it again: sites, routes and access rules.
-
-    One that serves or follows lookup records takes all of the network, the host's ports and
-    who may ask, too. A site whose secret, certificate or settings have changed
-    authenticates again; one that is gone is deleted at its peer; the others are left alone.
-    Whatever is wrong is listed, and then nothing has changed.
-
-    Parameters
-    ----------
-    file
-        The configuration, appliance.toml.
-    """
-    print(ask(file, "reload"))
     return 0
 
 

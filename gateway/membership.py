@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -17,10 +18,22 @@ from gateway.host.agent import Agent
 from gateway.lookup.answers import Hint
 from gateway.lookup.asking import Asking
 from gateway.lookup.claims import Mode
+from gateway.lookup.http.service import Beside
 from gateway.lookup.replica import Replica
-from gateway.lookup.roles import Following, Serving, follow_records, serve_records
+from gateway.lookup.roles import (
+    REACHED_WITHIN,
+    TRY_AGAIN,
+    Following,
+    Serving,
+    StoreAway,
+    TakenOver,
+    follow_records,
+    serve_records,
+)
 from gateway.lookup.store import StoreUnavailable
 from gateway.operating import logs
+from gateway.reload import Undo
+from gateway.sites.policies import Keyring
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.errors import ConfigurationError, Problem
 from policies.model import Appliance, Network
@@ -33,40 +46,142 @@ T = TypeVar("T")
 class Membership:
     """Feeds the data path, if there is one, and speaks for it to the lookup service."""
 
-    def __init__(self, appliance: Appliance, loop: EventLoop, path: DataPath | None) -> None:
+    def __init__(
+        self, appliance: Appliance, loop: EventLoop, path: DataPath | None, keyring: Keyring
+    ) -> None:
         self._appliance = appliance
         self._loop = loop
         self._path = path
+        self._keyring = keyring
         self._agent: Agent | None = None
         self._serving: Serving | None = None
+        self._replica: Replica | None = None
         self._refused: tuple[Problem, ...] = ()
+        self._applied = 0
+        self._has_applied = trio.Event()
+        self._nursery: trio.Nursery | None = None
         self._one_at_a_time = trio.Lock()
+        self.outlasts_us = appliance.lookup is not None
+        """Whether what is taken is still there when this process has ended: in the store."""
 
-    async def start(self, nursery: trio.Nursery) -> None:
-        """Serve or follow in the nursery until that is cancelled. Raises ConfigurationError."""
-        appliance = self._appliance
+    @property
+    def appliance(self) -> Appliance:
+        """The configuration in force, with the network that is decided by."""
+        return self._appliance
+
+    async def start(self, nursery: trio.Nursery, beside: Beside | None = None) -> None:
+        """Serve or follow in the nursery until that is cancelled. Raises ConfigurationError.
+
+        `beside` records, a node that serves them answers what that says.
+        """
+        appliance, self._nursery = self._appliance, nursery
         side: Serving | Following
         if appliance.lookup is not None:
-            side = self._serving = await nursery.start(self._until_cancelled, serve_records, appliance)
+            side = self._serving = await nursery.start(
+                self._until_cancelled, partial(serve_records, beside=beside), appliance
+            )
         else:
             side = await nursery.start(self._until_cancelled, follow_records, appliance)
+        self._replica = side.replica
         if self._path is not None:
             self._feed(nursery, self._path, side.replica, side.asking(appliance))
 
-    async def take(self, wanted: Appliance) -> None:
-        """Take a changed file over: its network goes to the store, and comes back from there."""
-        async with self._one_at_a_time:
+    async def compared(self, wanted: Appliance) -> tuple[Appliance, Appliance]:
+        """Return what runs, and what would if a file was taken: with the store's network, where we serve it.
+
+        Raises ConfigurationError where the store is away.
+        """
+        before = after = self._appliance.network
+        if self._serving is not None:
+            try:
+                before, after = await self._loop.run(self._serving.compared, wanted.network)
+            except StoreUnavailable as error:
+                raise _away(str(error)) from None
+        replace = msgspec.structs.replace
+        return replace(self._appliance, network=before), replace(wanted, network=after)
+
+    async def take(self, wanted: Appliance, keyring: Keyring) -> Undo:
+        """Take a changed file over: its network goes to the store, and comes back from there.
+
+        Returns what puts back what was. Raises ConfigurationError, and then what was goes on: of the
+        store too, at once or as soon as it can be written again.
+        """
+        before = self._appliance, self._keyring
+        refused = frozenset(self._refused)
+        taken: TakenOver | None = None
+
+        async def undo() -> list[str]:
+            left = await self._undo_here(*before)
+            return left if taken is None else left + await self._undo_in_store(taken)
+
+        await self._adopt_file(wanted, keyring)
+        try:
             if self._serving is not None:
-                try:
-                    await self._loop.run(self._serving.take, wanted)
-                except StoreUnavailable as error:
-                    raise ConfigurationError([Problem("lookup", f"the store is away: {error}")]) from None
-            appliance = msgspec.structs.replace(wanted, network=self._appliance.network)
-            await self._adopt(appliance)
+                taken = await self._loop.run(self._serving.take, wanted)
+                await self._until_applied()
+            if new := [problem for problem in self._refused if problem not in refused]:
+                raise ConfigurationError(new)
+        except StoreAway as away:
+            taken = away.taken
+            left = await undo()
+            raise _away(str(away), *left) from None
+        except ConfigurationError as error:
+            left = await undo()
+            raise ConfigurationError([*error.problems, *(Problem("", words) for words in left)]) from None
+        return undo
+
+    async def _adopt_file(self, wanted: Appliance, keyring: Keyring) -> None:
+        async with self._one_at_a_time:
+            before, self._keyring = self._keyring, keyring
+            try:
+                await self._adopt(msgspec.structs.replace(wanted, network=self._appliance.network))
+            except ConfigurationError:
+                self._keyring = before
+                raise
+
+    async def _undo_here(self, appliance: Appliance, keyring: Keyring) -> list[str]:
+        try:
+            await self._adopt_file(appliance, keyring)
+        except ConfigurationError as error:
+            return [str(problem) for problem in error.problems]
+        return []
+
+    async def _undo_in_store(self, taken: TakenOver) -> list[str]:
+        """Undo what has been written; where the store is away, as soon as it is there again."""
+        try:
+            left = await self._loop.run(taken.undo)
+        except StoreUnavailable as error:
+            if self._nursery is not None:
+                self._nursery.start_soon(self._undo_when_possible, taken)
+            return [f"the store is away ({error}): what was written is undone as soon as it is there again"]
+        await self._until_applied()
+        return left
+
+    async def _undo_when_possible(self, taken: TakenOver) -> None:
+        while True:
+            await trio.sleep(TRY_AGAIN)
+            try:
+                left = await self._loop.run(taken.undo)
+            except StoreUnavailable as error:
+                log.warning("what was written to the store cannot be undone yet: %s", error)
+            else:
+                log.warning("undone in the store, which is there again", extra={"event": "rolled-back"})
+                for words in left:
+                    log.error("not undone: %s", words, extra={"event": "rolled-back"})
+                return
+
+    async def _until_applied(self) -> None:
+        """Wait until the data path has all that this node's replica has, or for a while."""
+        if self._path is None or self._replica is None:
+            return
+        revision = self._replica.revision
+        with trio.move_on_after(REACHED_WITHIN):
+            while self._applied < revision:
+                await self._has_applied.wait()
 
     async def _adopt(self, appliance: Appliance) -> None:
         if self._path is not None:
-            refused = await self._path.adopt(appliance)
+            refused = await self._path.adopt(appliance, self._keyring)
             for problem in refused:
                 if problem not in self._refused:
                     about = {"event": "not-served", **logs.concerned(problem)}
@@ -95,7 +210,13 @@ class Membership:
             async with self._one_at_a_time:
                 await self._adopt(msgspec.structs.replace(self._appliance, network=network))
 
-        feed = Feed(apply, adopt, agent.applied)
+        def applied(revision: int) -> None:
+            agent.applied(revision)
+            self._applied = revision
+            self._has_applied.set()
+            self._has_applied = trio.Event()
+
+        feed = Feed(apply, adopt, applied)
         nursery.start_soon(agent.run)
         nursery.start_soon(feed.run)
         self._loop.call_soon(replica.subscribe, lambda batch: self._loop.to_trio(feed.take, batch))
@@ -133,3 +254,7 @@ class AcrossThreads(Asking):
 
     async def acknowledge(self, revision: int) -> None:
         await self._loop.run(self._asking.acknowledge, revision)
+
+
+def _away(why: str, *more: str) -> ConfigurationError:
+    return ConfigurationError([Problem("lookup", "; ".join((f"the store is away: {why}", *more)))])

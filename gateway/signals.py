@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
-# A closed terminal sends SIGHUP. To die of it would leave every port and offload as we set it.
+# To die of one would leave every port and offload as we set it.
 _HELD = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 # Whoever starts a process with these ignored means it to outlive the terminal: nohup, or a shell's `&`.
@@ -26,3 +27,27 @@ def hold() -> None:
 def release() -> None:
     """Let them come, those that waited first."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
+
+
+class Terminal:
+    """The terminal that this process was started from, if it was from one.
+
+    The kernel and the shell send SIGHUP when it closes, which asks for no reload: whoever's connection
+    has broken may have been in the midst of changing the file.
+    """
+
+    def __init__(self) -> None:
+        self._is_open = _has_terminal()
+
+    def has_just_closed(self) -> bool:
+        """Whether it was open when this was last asked, and no longer is."""
+        was_open, self._is_open = self._is_open, self._is_open and _has_terminal()
+        return was_open and not self._is_open
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True

@@ -49,6 +49,7 @@ class AccessRules:
     """A tenant's rules in order. `place` tells which subnet or site an address belongs to."""
 
     def __init__(self, rules: Sequence[AccessRule], place: Place) -> None:
+        self.configured = tuple(rules)
         self._rules = tuple(
             _Rule(
                 rule.protocol,

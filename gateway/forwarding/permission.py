@@ -16,7 +16,7 @@ class Permission:
     def __init__(
         self, tables: Tables, explain: Explain | None = None, before: Permission | None = None
     ) -> None:
-        """Judge by tables. A bucket of `before` stays as it is if its tenant's limits do."""
+        """Judge by tables. What `before` keeps of a tenant stays as long as the limits or the rules do."""
         self._explain = explain
         self.limits = {
             domain.name: domain.limits for domain in tables.domains.values() if domain.limits is not None
@@ -27,8 +27,16 @@ class Permission:
             else TokenBucket.of(limits)
             for name, limits in self.limits.items()
         }
-        self.first_fragments = {
-            domain.name: FirstFragments() for domain in tables.domains.values() if domain.access
+        self._rules = {
+            domain.name: (domain.access.configured, dict(domain.routes))
+            for domain in tables.domains.values()
+            if domain.access
+        }
+        self.first_fragments: dict[str, FirstFragments] = {
+            name: before.first_fragments[name]
+            if before is not None and before._rules.get(name) == rules  # noqa: SLF001 - it is one of us
+            else FirstFragments()
+            for name, rules in self._rules.items()
         }
 
     def refusal(self, domain: RoutingDomain, facts: PacketFacts, now: float) -> DropReason | None:

@@ -15,6 +15,7 @@ from gateway.lookup.store import Conflict, Expect, Expected, LookupStore, StoreU
 from policies.addresses import Vsid
 from policies.model import (
     CustomerRoute,
+    LookupRecord,
     Network,
     ProviderGateway,
     ProviderHost,
@@ -28,6 +29,8 @@ Named = TypeVar("Named", ProviderHost, ProviderGateway, Tenant)
 
 # So often the store may change between our reading and our writing before we give up.
 _ATTEMPTS = 20
+
+_BUSY = "others change the network's configuration all the while"
 
 # Writes under way together.
 _AT_ONCE = 64
@@ -82,6 +85,46 @@ def assemble(values: Iterable[Value]) -> Network:
         gateways=gateways,
         tenants=tuple(_sound(tenant, gateway_names, clear) for tenant in tenants),
     )
+
+
+def network_of(found: Mapping[Key, Value]) -> Network:
+    """Put a network together from all of its entries, in the order of names: the inverse of `entries_of`."""
+    values = list(found.values())
+    pinned: dict[Vsid, list[LookupRecord]] = {}
+    for key in sorted(key for key in found if isinstance(key, RecordKey)):
+        value = found[key]
+        if isinstance(value, Placement) and value.pinned:
+            record = LookupRecord(key.vsid, key.ca, value.mac, value.pa, value.host, value.translation)
+            pinned.setdefault(key.vsid, []).append(record)
+    return Network(
+        hosts=_by_name(values, ProviderHost),
+        gateways=_by_name(values, ProviderGateway),
+        tenants=tuple(
+            msgspec.structs.replace(
+                tenant, records=tuple(record for vsid in _vsids(tenant) for record in pinned.get(vsid, ()))
+            )
+            for tenant in _by_name(values, Tenant)
+        ),
+    )
+
+
+def without(current: Network, before: Network, after: Network) -> tuple[Network, list[Key]]:
+    """Return a network without what led from one to another, and the keys of that which has changed since.
+
+    What others have changed since is left as they have made it.
+    """
+    old, new, target = entries_of(before), entries_of(after), entries_of(current)
+    kept: list[Key] = []
+    for key in old.keys() | new.keys():
+        if old.get(key) == new.get(key) or target.get(key) == old.get(key):
+            continue
+        if target.get(key) != new.get(key):
+            kept.append(key)
+        elif key in old:
+            target[key] = old[key]
+        else:
+            del target[key]
+    return network_of(target), sorted(kept, key=str)
 
 
 def phases(wanted: Network, current: Iterable[Stored]) -> list[list[Step]]:
@@ -148,13 +191,39 @@ async def apply(store: LookupStore, network: Network, *, dry_run: bool = False) 
         wanted = phases(network, await _read(store, network))
         if dry_run or not any(wanted):
             return taken + [step for phase in wanted for step in phase]
-        try:
-            for phase in wanted:
-                for some in _batches(phase):
-                    await _take(store, some, taken)
-        except Conflict:
-            continue
-    raise StoreUnavailable("others change the network's configuration all the while")
+        if await _are_taken(store, wanted, taken):
+            return taken
+    raise StoreUnavailable(_BUSY)
+
+
+async def stored(store: LookupStore) -> Network:
+    """Return the network that is in a store, with its static records. Raises StoreUnavailable."""
+    found = {entry.key: entry.value async for entry in entries(store, *NAMED_KINDS, Kind.RECORD)}
+    return network_of({key: value for key, value in found.items() if value is not None})
+
+
+async def take_back(store: LookupStore, before: Network, after: Network) -> list[Key]:
+    """Undo in a store what led from one network to another, and return what others have changed since.
+
+    That is left as they have made it, also where they do it meanwhile: every write is a comparison, too.
+    Raises StoreUnavailable, with a part undone perhaps: undoing it again does the rest.
+    """
+    for _ in range(_ATTEMPTS):
+        target, kept = without(await stored(store), before, after)
+        if await _are_taken(store, phases(target, await _read(store, target)), []):
+            return kept
+    raise StoreUnavailable(_BUSY)
+
+
+async def _are_taken(store: LookupStore, wanted: Iterable[Sequence[Step]], taken: list[Step]) -> bool:
+    """Take phases, and say whether all of them could be, or somebody else has written meanwhile."""
+    try:
+        for phase in wanted:
+            for some in _batches(phase):
+                await _take(store, some, taken)
+    except Conflict:
+        return False
+    return True
 
 
 def _batches(steps: Sequence[Step]) -> Iterator[Sequence[Step]]:

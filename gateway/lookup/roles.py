@@ -11,6 +11,7 @@ import logging
 import stat
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -25,13 +26,13 @@ from gateway.lookup.authority import Authority
 from gateway.lookup.claims import FlapLimits, Mode
 from gateway.lookup.client import LookupClient
 from gateway.lookup.client.remote import remote
-from gateway.lookup.entries import Kind
-from gateway.lookup.follow import follow
-from gateway.lookup.http.service import serve
+from gateway.lookup.entries import Kind, Placement, RecordKey, Stored
+from gateway.lookup.follow import entries, follow, latest_revision
+from gateway.lookup.http.service import Beside, serve
 from gateway.lookup.journal import Journal
 from gateway.lookup.outcomes import Forbidden
 from gateway.lookup.replica import Replica
-from gateway.lookup.store import LookupStore, Prefix, StoreUnavailable
+from gateway.lookup.store import Conflict, Expect, LookupStore, Prefix, StoreUnavailable
 from gateway.lookup.stores.etcd import EtcdStore
 from gateway.lookup.stores.sqlite import SqliteStore
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
@@ -44,6 +45,8 @@ LAST_KNOWN_GOOD = "last-known-good"
 
 # How long the store's history is kept for whoever was away, and how often it is cut, in seconds.
 HISTORY_SECONDS = 600.0
+# How long a node waits for its own replica to have what it has written, in seconds.
+REACHED_WITHIN = 5.0
 # Between two attempts at a store that is away.
 TRY_AGAIN = 2.0
 
@@ -95,14 +98,31 @@ class Serving(msgspec.Struct, frozen=True):
         gateway = Principal(appliance.name, Role.GATEWAY) if appliance.gateway else None
         return Local(self.authority, host, gateway)
 
-    async def take(self, wanted: Appliance) -> None:
-        """Take a changed file over: the tokens in its files, and its network.
+    async def compared(self, wanted: Network) -> tuple[Network, Network]:
+        """Return the store's network, and what it would be if a changed file's was written.
 
-        Raises ConfigurationError, for what is wrong with a token, and StoreUnavailable.
+        Raises StoreUnavailable.
         """
-        if wanted.lookup is not None:
-            self.door.credentials = Credentials.load(wanted.lookup.credentials)
-        await self.write(wanted.network)
+        before = await network.stored(self.store)
+        if not self._is_to_be_written(wanted):
+            return before, before
+        return before, network.network_of(network.entries_of(wanted))
+
+    async def take(self, wanted: Appliance) -> TakenOver:
+        """Take a changed file over: the tokens in its files, and its network; return what undoes that.
+
+        Raises ConfigurationError for what is wrong with a token, and then has changed nothing; and StoreAway
+        where the store goes meanwhile: what has been written by then is to be undone.
+        """
+        known = None if wanted.lookup is None else Credentials.load(wanted.lookup.credentials)
+        taken = TakenOver(self, self.door.credentials)
+        try:
+            await taken.write(wanted.network)
+        except StoreUnavailable as error:
+            raise StoreAway(str(error), taken) from None
+        if known is not None:
+            self.door.credentials = known
+        return taken
 
     async def write_at_start(self, wanted: Network) -> None:
         """Write a file's network to the store, also to one that has been made anew since this node wrote."""
@@ -116,20 +136,31 @@ class Serving(msgspec.Struct, frozen=True):
         So a node that comes back with an old file does not undo what others have changed since.
         A file without tenants and hosts changes nothing. Returns whether anything was to be written.
         """
-        if not (wanted.tenants or wanted.hosts):
-            return False
-        mark = self._mark
-        digest = hashlib.sha256(msgspec.json.encode(forms.form(wanted), order="sorted")).hexdigest()
-        if mark.exists() and mark.read_text().strip() == digest:
+        if not self._is_to_be_written(wanted):
             return False
         steps = await network.apply(self.store, wanted)
         about = {"event": "network-written"}
         log.info("the file's network is written to the store: %d changes", len(steps), extra=about)
-        part = mark.with_suffix(".part")
+        self.remember(_digest(wanted))
+        return True
+
+    @property
+    def written_last(self) -> str | None:
+        """What tells the network that this node has written last from others; None if it never has."""
+        return self._mark.read_text().strip() if self._mark.exists() else None
+
+    def remember(self, digest: str | None) -> None:
+        """Keep which network is the last that this node has written."""
+        if digest is None:
+            self._mark.unlink(missing_ok=True)
+            return
+        part = self._mark.with_suffix(".part")
         part.touch(mode=0o600)
         part.write_text(digest + "\n")
-        part.replace(mark)
-        return True
+        part.replace(self._mark)
+
+    def _is_to_be_written(self, wanted: Network) -> bool:
+        return bool(wanted.tenants or wanted.hosts) and self.written_last != _digest(wanted)
 
     @property
     def _mark(self) -> Path:
@@ -140,6 +171,82 @@ class Serving(msgspec.Struct, frozen=True):
             if (await self.store.page(Prefix(kind), None, 1)).entries:
                 return True
         return False
+
+
+class TakenOver:
+    """What a node that serves records has taken over of a changed file, and what was before."""
+
+    def __init__(self, serving: Serving, credentials: Credentials) -> None:
+        self._serving = serving
+        self._credentials = credentials
+        self._written_last = serving.written_last
+        self._networks: tuple[Network, Network] | None = None
+        self._lost: list[Stored] = []
+
+    async def write(self, wanted: Network) -> None:
+        """Write a network to the store, and wait until our replica has it. Raises StoreUnavailable."""
+        store = self._serving.store
+        before, after = await self._serving.compared(wanted)
+        if before == after:
+            await self._serving.write(wanted)
+            return
+        self._lost = await _lost_records(store, before, after)
+        self._networks = before, after
+        await self._serving.write(wanted)
+        await self._serving.replica.reached(await latest_revision(store), REACHED_WITHIN)
+
+    async def undo(self) -> list[str]:
+        """Put back what was, but for what others have changed since: return in words what that is.
+
+        Raises StoreUnavailable: then it is to be called again.
+        """
+        serving = self._serving
+        serving.door.credentials = self._credentials
+        if self._networks is None:
+            return []
+        kept = await network.take_back(serving.store, *self._networks)
+        for entry in self._lost:
+            # Its host may have registered it anew.
+            with suppress(Conflict):
+                if entry.value is not None:
+                    await serving.store.put(entry.key, entry.value, Expect.ABSENT)
+        serving.remember(self._written_last)
+        self._networks = None
+        await serving.replica.reached(await latest_revision(serving.store), REACHED_WITHIN)
+        return [f"{key} has been changed by others since, and is left as it is" for key in kept]
+
+
+class StoreAway(Exception):
+    """The store went while a changed file was taken over. The message says why, in words for an operator."""
+
+    def __init__(self, why: str, taken: TakenOver) -> None:
+        super().__init__(why)
+        self.taken = taken
+
+
+async def _lost_records(store: LookupStore, before: Network, after: Network) -> list[Stored]:
+    """What VMs' records go with virtual subnets that go, or go to another tenant."""
+    owners = {subnet.vsid: tenant.name for tenant in after.tenants for subnet in tenant.subnets}
+    lost = {
+        subnet.vsid
+        for tenant in before.tenants
+        for subnet in tenant.subnets
+        if owners.get(subnet.vsid) != tenant.name
+    }
+    if not lost:
+        return []
+    return [
+        entry
+        async for entry in entries(store, Kind.RECORD)
+        if isinstance(entry.key, RecordKey)
+        and entry.key.vsid in lost
+        and isinstance(entry.value, Placement)
+        and not entry.value.pinned
+    ]
+
+
+def _digest(wanted: Network) -> str:
+    return hashlib.sha256(msgspec.json.encode(forms.form(wanted), order="sorted")).hexdigest()
 
 
 def _own(state: Path) -> None:
@@ -154,8 +261,10 @@ def _own(state: Path) -> None:
         raise ConfigurationError([Problem("appliance.state", message)])
 
 
-async def serve_records(appliance: Appliance, started: Callable[[Serving], None]) -> None:
-    """Serve records: the store, its replica, and whoever asks by HTTP.
+async def serve_records(
+    appliance: Appliance, started: Callable[[Serving], None], beside: Beside | None = None
+) -> None:
+    """Serve records: the store, its replica, and whoever asks by HTTP, of records or `beside` them.
 
     `started` is told once requests are answered. Raises ConfigurationError for what is
     wrong with the files, the address or the store.
@@ -181,7 +290,9 @@ async def serve_records(appliance: Appliance, started: Callable[[Serving], None]
             tasks.create_task(replica.run())
             tasks.create_task(_write_when_possible(serving, appliance.network))
             tasks.create_task(_compact(store, replica))
-            await serve(settings, authority, replica, door, started=lambda _port: started(serving))
+            await serve(
+                settings, authority, replica, door, started=lambda _port: started(serving), beside=beside
+            )
     finally:
         await store.close()
 

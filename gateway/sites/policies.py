@@ -12,25 +12,43 @@ from policies.model import Appliance, IkeIdentity, Site, SiteHop, Tenant
 from policies.selectors import Selectors, TrafficSelector
 from tunnels.effects import SiteKey
 from tunnels.ike import credentials
+from tunnels.ike.credentials import Credentials
 from tunnels.ike.identities import Identity
 from tunnels.ike.policy import ChildPolicy, PeerPolicy
 
 _EVERYTHING: dict[int, Prefix] = {4: ipaddress.ip_network("0.0.0.0/0"), 6: ipaddress.ip_network("::/0")}
 
 
-def peer_policies(appliance: Appliance) -> tuple[PeerPolicy, ...]:
-    """What the peers of the sites are held to whose gateway this appliance is, with their credentials read.
+class Keyring:
+    """What has been read of sites' files. Each is read once: what is in it later is for another keyring.
+
+    So a reload takes changed secrets and a change of the network does not, and who goes back to an earlier
+    keyring has the earlier secrets.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[IkeIdentity, Credentials] = {}
+
+    def credentials(self, ike: IkeIdentity) -> Credentials:
+        """Return what a site's files hold. Raises ConfigurationError, and then reads them again next time."""
+        if ike not in self._held:
+            self._held[ike] = credentials.load(ike)
+        return self._held[ike]
+
+
+def peer_policies(appliance: Appliance, keyring: Keyring | None = None) -> tuple[PeerPolicy, ...]:
+    """What the peers of the sites are held to whose gateway this appliance is, with their credentials.
 
     Raises ConfigurationError with everything that is wrong with their files.
     """
-    policies, problems = readable_policies(appliance, {})
+    policies, problems = readable_policies(appliance, {}, keyring)
     if problems:
         raise ConfigurationError(problems)
     return policies
 
 
 def readable_policies(
-    appliance: Appliance, known: Mapping[SiteKey, PeerPolicy]
+    appliance: Appliance, known: Mapping[SiteKey, PeerPolicy], keyring: Keyring | None = None
 ) -> tuple[tuple[PeerPolicy, ...], tuple[Problem, ...]]:
     """The same where a file that cannot be read concerns its site alone: that stays as it is `known`.
 
@@ -38,6 +56,7 @@ def readable_policies(
     """
     if not appliance.gateway:
         return (), ()
+    keyring = keyring or Keyring()
     problems: list[Problem] = []
     policies: list[PeerPolicy] = []
     for tenant in appliance.network.tenants:
@@ -45,7 +64,7 @@ def readable_policies(
             if site.gateway != appliance.name:
                 continue
             try:
-                policies.append(_policy(appliance, tenant, site))
+                policies.append(_policy(appliance, tenant, site, keyring))
             except ConfigurationError as error:
                 problems.extend(error.problems)
                 if (tenant.name, site.name) in known:
@@ -89,7 +108,7 @@ def children(tenant: Tenant, site: Site) -> tuple[ChildPolicy, ...]:
             return (ChildPolicy("all", Selectors(ours, theirs)),) if families else ()
 
 
-def _policy(appliance: Appliance, tenant: Tenant, site: Site) -> PeerPolicy:
+def _policy(appliance: Appliance, tenant: Tenant, site: Site, keyring: Keyring) -> PeerPolicy:
     path = f"tenant[{tenant.name}].site[{site.name}].ike"
     problems: list[Problem] = []
     identities: list[Identity] = []
@@ -99,7 +118,7 @@ def _policy(appliance: Appliance, tenant: Tenant, site: Site) -> PeerPolicy:
         except ValueError as error:
             problems.append(Problem(f"{path}.{key}", str(error)))
     try:
-        loaded = credentials.load(site.ike)
+        loaded = keyring.credentials(site.ike)
     except ConfigurationError as error:
         problems += (_at_its_key(each, path, site.ike) for each in error.problems)
         raise ConfigurationError(problems) from error

@@ -13,6 +13,7 @@ import trio
 from gateway.datapath import Builtin
 from gateway.forwarding.directory import Directory
 from gateway.membership import Membership
+from gateway.sites.policies import Keyring
 from gateway.underlay.interfaces import Attachment
 from policies.errors import ConfigurationError, Problem
 from policies.model import Appliance, Engine, HostPort, HostRole, Port, Underlay
@@ -67,7 +68,7 @@ def run(test: Callable[[Builtin, set[str]], Awaitable[None]], monkeypatch: pytes
 def test_port_that_is_refused_keeps_none_of_the_others_from_service(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(path: Builtin, refused: set[str]) -> None:
         refused.add("vm-b")
-        problems = await path.adopt(appliance("vm-a", "vm-b", "vm-c"))
+        problems = await path.adopt(appliance("vm-a", "vm-b", "vm-c"), Keyring())
         assert [problem.path for problem in problems] == ["vm-b"]
         assert served(path) == ["vm-a", "vm-c"]
 
@@ -77,9 +78,9 @@ def test_port_that_is_refused_keeps_none_of_the_others_from_service(monkeypatch:
 def test_port_that_was_refused_is_tried_again_at_the_next_change(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(path: Builtin, refused: set[str]) -> None:
         refused.add("vm-b")
-        await path.adopt(appliance("vm-a", "vm-b"))
+        await path.adopt(appliance("vm-a", "vm-b"), Keyring())
         refused.clear()
-        assert await path.adopt(appliance("vm-a", "vm-b", "vm-c")) == ()
+        assert await path.adopt(appliance("vm-a", "vm-b", "vm-c"), Keyring()) == ()
         assert served(path) == ["vm-a", "vm-b", "vm-c"]
 
     run(test, monkeypatch)
@@ -92,10 +93,10 @@ def test_why_a_port_is_refused_is_logged_once(
         refused.add("vm-b")
         wanted = appliance("vm-a", "vm-b")
         loop: Any = None
-        membership = Membership(wanted, loop, path)
+        membership = Membership(wanted, loop, path, Keyring())
         with caplog.at_level(logging.ERROR):
-            await membership.take(wanted)
-            await membership.take(wanted)
+            await membership._adopt(wanted)
+            await membership._adopt(wanted)
         assert [record.getMessage() for record in caplog.records] == [
             "not served until the next change: vm-b: is served by another isthmus already"
         ]

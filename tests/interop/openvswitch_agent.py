@@ -17,6 +17,7 @@ from gateway.forwarding.directory import Put, configured_directory
 from gateway.forwarding.happenings import Happening, Heard
 from gateway.forwarding.verdicts import PortKey
 from gateway.host.openvswitch.driver import OpenVswitchDriver
+from gateway.sites.policies import Keyring
 from policies import config
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.model import LookupRecord
@@ -50,7 +51,7 @@ async def main(file: Path, records: Path) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
         async with trio.open_nursery() as nursery:
             await driver.start(nursery, appliance)
-            await driver.adopt(appliance)
+            await driver.adopt(appliance, Keyring())
             nursery.start_soon(follow, trio.Path(records), driver)
             log.info("ready")
             async for _ in received:

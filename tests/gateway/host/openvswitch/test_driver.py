@@ -20,9 +20,10 @@ from gateway.forwarding.verdicts import PortKey
 from gateway.host.openvswitch.bridge import LISTENER, TUNNELS, Bridge, BridgeError
 from gateway.host.openvswitch.driver import OpenVswitchDriver
 from gateway.operating.report import BridgeReport
+from gateway.sites.policies import Keyring
 from policies.addresses import CustomerAddress, ProviderAddress
 from policies.errors import ConfigurationError
-from policies.model import Appliance, Engine, HostPort, HostRole, Underlay
+from policies.model import Appliance, Engine, HostPort, HostRole, LookupAccess, Underlay
 from tests import networks as n
 
 P = ParamSpec("P")
@@ -110,6 +111,7 @@ def appliance(*, gateway: bool = False) -> Appliance:
         lookup=None,
         host=HostRole("hv1", (port,), driver="openvswitch"),
         network=n.network(),
+        lookup_access=LookupAccess(("https://192.0.2.254:7637",)),
     )
 
 
@@ -120,7 +122,7 @@ async def running(bridge: FakeBridge, listener: Listener | None = None) -> Async
         driver.tell(listener)
     async with trio.open_nursery() as nursery:
         await driver.start(nursery, appliance())
-        await driver.adopt(appliance())
+        await driver.adopt(appliance(), Keyring())
         await trio.sleep(0.2)
         yield driver
         nursery.cancel_scope.cancel()

@@ -1,0 +1,485 @@
+"""What differs between two configurations, where, and what becomes of tunnels and VMs by it.
+
+Each difference stands at the key of appliance.toml that it concerns. A secret is never shown: of a file
+whose content has changed only that is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from policies.ipsec import Lifetimes, SiteStart
+from policies.model import (
+    AccessRule,
+    ApiSettings,
+    Appliance,
+    Credential,
+    CustomerRoute,
+    Etcd,
+    HostPort,
+    HostRole,
+    IkeIdentity,
+    Limits,
+    LookupAccess,
+    LookupRecord,
+    LookupSettings,
+    Network,
+    OpenVswitch,
+    PortRange,
+    ProviderGateway,
+    ProviderHost,
+    ServerTls,
+    Site,
+    Tenant,
+    Underlay,
+    VirtualSubnet,
+)
+from tunnels.effects import SiteKey
+from tunnels.ike.credentials import Credentials
+from tunnels.ike.policy import PeerPolicy
+
+NOTHING = "nothing is interrupted"
+RESTART = "needs a restart"
+AGAIN = "its tunnel is authenticated again"
+ENDS = "its tunnel is deleted, and its peer dials again"
+DELETED = "its tunnel is deleted at its peer"
+
+
+class Turn(StrEnum):
+    """What has become of a key."""
+
+    ADDED = "added"
+    REMOVED = "removed"
+    CHANGED = "changed"
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """One key that differs, and what comes of it."""
+
+    path: str
+    change: Turn
+    old: str | None = None
+    new: str | None = None
+    effect: str = NOTHING
+    needs_restart: bool = False
+    tenant: str = ""
+    """Whose it is; empty where it is nobody's alone."""
+    site: str = ""
+
+    def __str__(self) -> str:
+        mark = {Turn.ADDED: "+", Turn.REMOVED: "-", Turn.CHANGED: "~"}[self.change]
+        values = " -> ".join(value for value in (self.old, self.new) if value is not None)
+        return f"{mark} {self.path}{f': {values}' if values else ''}"
+
+
+def differences(
+    before: Appliance,
+    after: Appliance,
+    policies_before: Iterable[PeerPolicy] = (),
+    policies_after: Iterable[PeerPolicy] = (),
+) -> list[Difference]:
+    """Return everything that differs, in the order of the file: nothing where both are equal.
+
+    The policies are those of the sites that each dials, with their credentials read.
+    """
+    old = {policy.site: policy for policy in policies_before}
+    new = {policy.site: policy for policy in policies_after}
+    walk = _Walk(before, after, old, new)
+    found = list(walk.appliance())
+    told = {(each.tenant, each.site) for each in found if each.effect in (AGAIN, ENDS)}
+    for site in sorted(old.keys() & new.keys()):
+        if old[site] != new[site]:
+            found += _unwritten(old[site], new[site], walk.ike_of(site), is_told=site in told)
+    return found
+
+
+def authenticated_again(before: Iterable[PeerPolicy], after: Iterable[PeerPolicy]) -> list[SiteKey]:
+    """Return the sites whose peers are held to something else: see `tunnels.ike.peer`."""
+    known = {policy.site: policy for policy in before}
+    return sorted(policy.site for policy in after if policy.site in known and known[policy.site] != policy)
+
+
+# The kinds that a file lists, each by the name of its table and by what tells one from another.
+_LISTED: Mapping[type, tuple[Callable[[Any], str], Callable[[Any], object]]] = {
+    ProviderHost: (lambda _: "provider_host", lambda each: each.name),
+    ProviderGateway: (lambda _: "provider_gateway", lambda each: each.name),
+    Tenant: (lambda _: "tenant", lambda each: each.name),
+    VirtualSubnet: (lambda _: "subnet", lambda each: each.name),
+    LookupRecord: (lambda _: "record", lambda each: each.ca),
+    CustomerRoute: (lambda _: "route", lambda each: each.prefix),
+    Site: (lambda _: "site", lambda each: each.name),
+    AccessRule: (lambda _: "access", lambda each: each.name),
+    HostPort: (lambda _: "port", lambda each: each.interface),
+    Credential: (
+        lambda each: "token" if each.token_file is not None else "certificate",
+        lambda each: each.name,
+    ),
+}
+
+# The kinds that are tables of their own, so that each of their keys is told.
+_TABLES = (
+    Underlay,
+    LookupSettings,
+    ApiSettings,
+    LookupAccess,
+    HostRole,
+    OpenVswitch,
+    ServerTls,
+    Etcd,
+    Limits,
+    IkeIdentity,
+    Lifetimes,
+)
+
+# Keys of the file that have another name than the field.
+_KEYS: Mapping[tuple[type, str], str] = {
+    (VirtualSubnet, "gateway_addresses"): "gateway",
+    (CustomerRoute, "next_hop"): "via",
+    (AccessRule, "source"): "from",
+    (AccessRule, "destination"): "to",
+    (Lifetimes, "ike_seconds"): "ike",
+    (Lifetimes, "child_seconds"): "child",
+    (Lifetimes, "child_bytes"): "bytes",
+    (Lifetimes, "child_packets"): "packets",
+    (LookupAccess, "nodes"): "lookup",
+    **{
+        (kind, field): key
+        for kind in (ServerTls, Etcd, LookupAccess)
+        for field, key in (
+            ("certificate_file", "cert"),
+            ("key_file", "key"),
+            ("authority_file", "ca"),
+            ("client_authority_file", "client_ca"),
+        )
+    },
+}
+
+# The sections of a file that only a start takes, but for what is listed in them.
+_NODE = ("appliance", "underlay", "gateway", "host", "lookup", "api")
+
+_CREDENTIAL_KEYS = {
+    "psk": "psk_file",
+    "certificates": "certificate_file",
+    "key": "key_file",
+    "authorities": "authority_files",
+    "revocations": "revocation_files",
+}
+
+
+class _Walk:
+    """Goes through two appliances side by side."""
+
+    def __init__(
+        self,
+        before: Appliance,
+        after: Appliance,
+        old: Mapping[SiteKey, PeerPolicy],
+        new: Mapping[SiteKey, PeerPolicy],
+    ) -> None:
+        self._before = before
+        self._after = after
+        self._old = old
+        self._new = new
+
+    def appliance(self) -> Iterator[Difference]:
+        before, after = self._before, self._after
+        for field in ("name", "state", "engine", "log"):
+            yield from self._value(f"appliance.{field}", getattr(before, field), getattr(after, field))
+        yield from self._value("underlay", before.underlay, after.underlay)
+        yield from self._value("gateway", before.gateway, after.gateway)
+        yield from self._value("gateway.site_addresses", before.site_addresses, after.site_addresses)
+        yield from self._value("lookup", before.lookup, after.lookup)
+        yield from self._value("api", before.api, after.api)
+        yield from self._value("host", before.host, after.host)
+        asking = "host" if after.host is not None else "gateway"
+        # Both keys say it, and stand in the section of whoever asks.
+        if (before.lookup_access is None) != (after.lookup_access is None):
+            yield from self._value(f"{asking}.lookup", before.lookup_access, after.lookup_access)
+        else:
+            yield from self._value(asking, before.lookup_access, after.lookup_access)
+        for field in Network.__struct_fields__:
+            yield from self._listed("", getattr(before.network, field), getattr(after.network, field))
+
+    def ike_of(self, site: SiteKey) -> IkeIdentity | None:
+        """The identity and the files of a site, if those are the same in both."""
+        found = {
+            each.ike
+            for appliance in (self._before, self._after)
+            for tenant in appliance.network.tenants
+            for each in tenant.sites
+            if (tenant.name, each.name) == site
+        }
+        return found.pop() if len(found) == 1 else None
+
+    def _value(
+        self, path: str, old: object, new: object, owner: object = None, site: SiteKey | None = None
+    ) -> Iterator[Difference]:
+        if old == new:
+            return
+        if isinstance(old, _TABLES) and type(old) is type(new):
+            yield from self._fields(path, old, new, site)
+        elif _is_listed(old) or _is_listed(new):
+            yield from self._listed(path.rpartition(".")[0], old, new)
+        else:
+            turn = Turn.ADDED if old in (None, ()) else Turn.REMOVED if new in (None, ()) else Turn.CHANGED
+            yield self._told(path, turn, old, new, owner, site)
+
+    def _fields(
+        self, path: str, old: object, new: object, site: SiteKey | None = None
+    ) -> Iterator[Difference]:
+        kind = type(old)
+        for field in kind.__struct_fields__:  # type: ignore[attr-defined]
+            key = _KEYS.get((kind, field), field)
+            yield from self._value(f"{path}.{key}", getattr(old, field), getattr(new, field), old, site)
+
+    def _listed(self, path: str, old: object, new: object) -> Iterator[Difference]:
+        before, after = _by_path(path, old), _by_path(path, new)
+        for each, value in before.items():
+            if each not in after:
+                yield self._told(each, Turn.REMOVED, value, None, value, self._site_at(each, value))
+        for each, value in after.items():
+            site = self._site_at(each, value)
+            if each not in before:
+                yield self._told(each, Turn.ADDED, None, value, value, site)
+            else:
+                yield from self._fields(each, before[each], value, site)
+        kept = [each for each in before if each in after]
+        again = [each for each in after if each in before]
+        if kept != again:
+            where = kept[0].rpartition("[")[0]
+            yield self._told(where, Turn.CHANGED, _order(kept, where), _order(again, where))
+
+    def _site_at(self, path: str, value: object) -> SiteKey | None:
+        return (_named(path, "tenant"), value.name) if isinstance(value, Site) else None
+
+    def _told(
+        self,
+        path: str,
+        turn: Turn,
+        old: object,
+        new: object,
+        owner: object = None,
+        site: SiteKey | None = None,
+    ) -> Difference:
+        needs_restart = _needs_restart(path)
+        effect = RESTART if needs_restart else self._effect(path, turn, owner, site)
+        return Difference(
+            path=path,
+            change=turn,
+            old=None if turn is Turn.ADDED else _words(old),
+            new=None if turn is Turn.REMOVED else _words(new),
+            effect=effect,
+            needs_restart=needs_restart,
+            tenant=_named(path, "tenant"),
+            site=site[1] if site is not None else "",
+        )
+
+    def _effect(self, path: str, turn: Turn, owner: object, site: SiteKey | None) -> str:
+        if site is not None:
+            return self._effect_on_site(path, turn, site)
+        if path.endswith(("].access", "].route", "].site", "].subnet", "].record")) or "[" not in path:
+            return "the first rule that matches decides" if path.endswith(".access") else NOTHING
+        return _effect(turn, owner, path.rpartition(".")[2])
+
+    def _effect_on_site(self, path: str, turn: Turn, site: SiteKey) -> str:
+        old, new = self._old.get(site), self._new.get(site)
+        if old is None and new is None:
+            return "another gateway dials it" if turn is not Turn.CHANGED else NOTHING
+        if new is None:
+            return DELETED
+        if old is None:
+            return _BEGINS[new.start]
+        if old == new or path.endswith("].mtu"):
+            return NOTHING
+        return AGAIN if _may_dial(new) else ENDS
+
+
+_BEGINS = {
+    SiteStart.START: "it is dialled at once",
+    SiteStart.TRAP: "it is dialled when the first packet wants to go there",
+    SiteStart.RESPOND: "it waits for its peer to dial",
+}
+
+
+def _unwritten(
+    old: PeerPolicy, new: PeerPolicy, ike: IkeIdentity | None, *, is_told: bool
+) -> Iterator[Difference]:
+    """What differs for a site without a key of its own that does: its files' content, and what follows."""
+    tenant, site = old.site
+    path = f"tenant[{tenant}].site[{site}]"
+    effect = AGAIN if _may_dial(new) else ENDS
+
+    def told(where: str, before: str | None, after: str) -> Difference:
+        return Difference(
+            path=where,
+            change=Turn.CHANGED,
+            old=before,
+            new=after,
+            effect=effect,
+            tenant=tenant,
+            site=site,
+        )
+
+    if ike is not None:
+        for field in Credentials.__struct_fields__:
+            if getattr(old.credentials, field) != getattr(new.credentials, field):
+                key = _CREDENTIAL_KEYS[field]
+                named = _words(getattr(ike, key))
+                words = f"the secret in {named} has changed" if key == "psk_file" else f"{named} has changed"
+                yield told(f"{path}.ike.{key}", None, words)
+                is_told = True
+    if not is_told:
+        yield told(path, _carried(old), _carried(new))
+
+
+def _carried(policy: PeerPolicy) -> str:
+    return "; ".join(str(child.selectors) for child in policy.children) or "nothing"
+
+
+def _may_dial(policy: PeerPolicy) -> bool:
+    return policy.remote_address is not None and policy.start is not SiteStart.RESPOND
+
+
+def _needs_restart(path: str) -> bool:
+    section = path.partition(".")[0].partition("[")[0]
+    rest = path.removeprefix(section)
+    return section in _NODE and not rest.startswith((".port", ".token", ".certificate"))
+
+
+def _effect(turn: Turn, owner: object, key: str) -> str:
+    """What comes of a difference in something that is listed, but for sites."""
+    match owner, turn:
+        case (Limits(), _) | (Tenant(), _) if key in ("limits", "rate", "burst"):
+            return "its packets are held to that rate from now on"
+        case Tenant(), Turn.ADDED:
+            return "it is carried from now on"
+        case Tenant(), Turn.REMOVED:
+            return "its packets are dropped, its records and counters forgotten"
+        case VirtualSubnet(), Turn.REMOVED:
+            return "its VMs are cut off, its records and counters forgotten"
+        case VirtualSubnet(), Turn.CHANGED if key == "vsid":
+            return "its VMs' packets are carried by another VSID, and its counters begin anew"
+        case VirtualSubnet(), Turn.ADDED:
+            return "it is carried from now on"
+        case HostPort(), Turn.ADDED:
+            return "its VM is served"
+        case HostPort(), Turn.REMOVED:
+            return "its VM is cut off, and its interface put back as it was"
+        case HostPort(), _:
+            return "its port is closed and opened anew"
+        case Credential(), Turn.ADDED:
+            return "it may ask from now on"
+        case Credential(), Turn.REMOVED:
+            return "it may not ask any more, and what it watches ends"
+        case Credential(), _:
+            return "it may ask by that from now on"
+        case LookupRecord(), Turn.REMOVED:
+            return "packets to it are dropped"
+        case LookupRecord(), _:
+            return "packets to it go there from now on"
+        case CustomerRoute(), _:
+            return "packets go by it from now on" if turn is not Turn.REMOVED else "packets go elsewhere"
+        case AccessRule(), _:
+            return "packets are judged by the rules as they are then, those of open connections too"
+        case ((ProviderHost() | ProviderGateway()), Turn.REMOVED):
+            return "nothing is taken from it any more"
+        case ((ProviderHost() | ProviderGateway()), _):
+            return "packets are sent to and taken from it as that says"
+    return NOTHING
+
+
+def _is_listed(value: object) -> bool:
+    return isinstance(value, tuple) and bool(value) and type(value[0]) in _LISTED
+
+
+def _by_path(path: str, values: object) -> dict[str, object]:
+    """What is listed, by its path; what has a name that was there before has a number besides."""
+    found: dict[str, object] = {}
+    if not isinstance(values, Sequence):
+        return found
+    for value in values:
+        table, name = _LISTED[type(value)]
+        at = f"{path}.{table(value)}" if path else table(value)
+        unique, count = f"{at}[{name(value)}]", 1
+        while unique in found:
+            count += 1
+            unique = f"{at}[{name(value)}#{count}]"
+        found[unique] = value
+    return found
+
+
+def _order(paths: Iterable[str], where: str) -> str:
+    return ", ".join(path.removeprefix(where).strip("[]") for path in paths)
+
+
+def _named(path: str, table: str) -> str:
+    """The name in a path of whatever it begins with."""
+    if not path.startswith(f"{table}["):
+        return ""
+    return path[len(table) + 1 :].partition("]")[0]
+
+
+def _words(value: object) -> str:
+    """A value as an operator would write it, of a whole table the gist."""
+    match value:
+        case None | ():
+            return "none"
+        case bool():
+            return "true" if value else "false"
+        case float():
+            return f"{value:g}"
+        case StrEnum():
+            return value.value
+        case tuple():
+            return ", ".join(map(_words, value))
+        case PortRange(first, last):
+            return str(first) if first == last else f"{first}-{last}"
+        case Tenant(subnets=subnets, sites=sites):
+            return f"{_count(len(subnets), 'virtual subnet')}, {_count(len(sites), 'site')}"
+        case VirtualSubnet(vsid=vsid, prefixes=prefixes):
+            return f"VSID {vsid}, {_words(prefixes)}"
+        case Site(prefixes=prefixes, peer=peer, gateway=gateway):
+            return f"{_words(prefixes)} at {peer if peer is not None else 'any'}, by {gateway}"
+        case LookupRecord(mac=mac, pa=pa, host=host):
+            return f"{mac} on {host}, {pa}"
+        case CustomerRoute(next_hop=hop):
+            return f"via {hop}"
+        case AccessRule():
+            return _rule(value)
+        case ProviderHost(provider_addresses=addresses, tenants=tenants):
+            return f"{_words(addresses)}, tenants {_words(tenants)}"
+        case ProviderGateway(provider_addresses=addresses):
+            return _words(addresses)
+        case HostPort(tenant=tenant, subnet=subnet, mac=mac, addresses=addresses):
+            return f"{tenant}/{subnet}, {mac}, {_words(addresses)}"
+        case Credential(role=role):
+            return role.value
+        case Limits(rate=rate, burst=burst):
+            return f"{rate} bit/s, burst {burst} octets"
+        case LookupAccess(nodes=nodes):
+            return _words(nodes)
+        case LookupSettings(listen=listen) | ApiSettings(listen=listen):
+            return f"on {listen}"
+        case Underlay(provider_addresses=addresses):
+            return _words(addresses)
+        case HostRole(name=name):
+            return str(name)
+        case ServerTls(certificate_file=file):
+            return str(file)
+        case Etcd(endpoints=endpoints):
+            return _words(endpoints)
+    return str(value)
+
+
+def _rule(rule: AccessRule) -> str:
+    protocol = "any protocol" if rule.protocol is None else f"protocol {rule.protocol}"
+    ports = f" port {_words(rule.ports)}" if rule.ports else ""
+    return f"{rule.action.value} {rule.source} to {rule.destination}, {protocol}{ports}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
