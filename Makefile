@@ -2,10 +2,13 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# What is installed for good runs by the machine's own Python.
+SYSTEM_PYTHON ?= /usr/bin/python3
+PREFIX ?= /usr/local
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs format peers interop soak bench clean
+.PHONY: help demo test check docs format peers interop soak bench install uninstall deb container clean
 
 # Tests that make network namespaces need privileges. An ordinary user has them inside a user
 # namespace, with a network and mounts of its own, where the machine allows that. LOGNAME keeps
@@ -68,6 +71,19 @@ soak: .venv/installed ## run the long tests: ten million mutated inputs, thoroug
 
 bench: .venv/installed ## measure, print a table and write build/bench.json
 	@$(BIN)/python -m tests.bench
+
+install: ## install for this machine's own Python (PREFIX=/usr/local, DESTDIR); needs a package index
+	@packaging/install '$(abspath $(DESTDIR))' $(PREFIX) $(SYSTEM_PYTHON)
+
+uninstall: ## take away what `make install` put there
+	@packaging/uninstall '$(abspath $(DESTDIR))' $(PREFIX)
+
+deb: ## build build/isthmus_VERSION_ARCHITECTURE.deb; needs a package index
+	@packaging/deb $(SYSTEM_PYTHON)
+
+container: ## build the image isthmus by packaging/Containerfile, with podman or docker
+	@engine=$$(command -v podman || command -v docker) || { echo 'There is neither podman nor docker here'; exit 1; }; \
+		$$engine build --tag isthmus --file packaging/Containerfile .
 
 clean: ## remove whatever was made here
 	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
