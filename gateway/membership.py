@@ -18,7 +18,9 @@ from gateway.host.agent import Agent
 from gateway.lookup.answers import Hint
 from gateway.lookup.asking import Asking
 from gateway.lookup.claims import Mode
+from gateway.lookup.figures import LookupReport, figures
 from gateway.lookup.http.service import Beside
+from gateway.lookup.movements import Move
 from gateway.lookup.replica import Replica
 from gateway.lookup.roles import (
     REACHED_WITHIN,
@@ -32,6 +34,7 @@ from gateway.lookup.roles import (
 )
 from gateway.lookup.store import StoreUnavailable
 from gateway.operating import logs
+from gateway.operating.health import LookupStatus
 from gateway.reload import Undo
 from gateway.sites.policies import Keyring
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
@@ -85,6 +88,30 @@ class Membership:
         self._replica = side.replica
         if self._path is not None:
             self._feed(nursery, self._path, side.replica, side.asking(appliance))
+
+    async def moves(self) -> list[Move]:
+        """Return the last moves of records that this node has seen, the newest first."""
+        return [] if self._replica is None else await self._loop.run(self._replica.movements.latest)
+
+    async def in_short(self) -> LookupStatus | None:
+        """Return how good what is known of the network and its records is; None before the start."""
+        replica, serving = self._replica, self._serving
+        if replica is None:
+            return None
+
+        async def look() -> LookupReport:
+            return figures(replica, serving.authority if serving is not None else None)
+
+        found = await self._loop.run(look)
+        followers = found.followers
+        return LookupStatus(
+            serves=serving is not None,
+            is_synced=found.is_synced,
+            stale_seconds=found.stale_seconds,
+            revision=found.revision,
+            followers=sum(followers.nodes.values()) if followers is not None else 0,
+            most_behind=followers.most_behind if followers is not None else 0.0,
+        )
 
     async def compared(self, wanted: Appliance) -> tuple[Appliance, Appliance]:
         """Return what runs, and what would if a file was taken: with the store's network, where we serve it.

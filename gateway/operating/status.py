@@ -3,33 +3,59 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
 from importlib.metadata import version
 from typing import Protocol
 
 import msgspec
 
+from gateway.operating import health
+from gateway.operating.certificates import CertificateReport
 from gateway.operating.commands import Asker, Command, Commands, Nothing
-from gateway.operating.report import Report
+from gateway.operating.configuration import Configuration
+from gateway.operating.health import Finding, LookupStatus
+from gateway.operating.report import DropReport, LoopReport, Report, SiteReport, SubnetReport
 from gateway.sites.status import SiteStatus
 from policies.model import Appliance
 
 
-class Status(msgspec.Struct, frozen=True):
-    """One appliance, in short. Times are in seconds since 1970, UTC."""
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """One appliance, in short, as far as the asker may see it. Times are in seconds since 1970, UTC."""
 
     name: str
     version: str
     process: int
     roles: list[str]
+    at: float
+    """Now."""
     started_at: float
     engine: str
     """What decides packets; empty where none are carried."""
     attached: str
     """Where it is attached to the underlay, in words."""
+    provider_addresses: list[str]
     records: int
     sites_up: int
     sites: int
+    health: list[Finding]
+    """What is not as it should be, the worst first."""
+    drops: list[DropReport]
+    """Of the last minute."""
+    configuration: Configuration | None = None
+    """For who sees every tenant, as the next three."""
+    lookup: LookupStatus | None = None
+    loops: list[LoopReport] = []
+    certificates: list[CertificateReport] = []
+
+
+class Traffic(msgspec.Struct, frozen=True, kw_only=True):
+    """What has been carried and dropped so far, as far as the asker may see it."""
+
+    at: float
+    """In seconds, of a clock that is never set back."""
+    subnets: list[SubnetReport]
+    sites: list[SiteReport]
+    drops: list[DropReport]
 
 
 class Reporting(Protocol):
@@ -43,39 +69,99 @@ class Reporting(Protocol):
     def in_words(self) -> str: ...
 
 
-def commands(appliance: Appliance, path: Reporting | None, started_at: float) -> Commands:
-    """Return what can be asked of how an appliance is. It started at a time in seconds since 1970."""
+class Running(msgspec.Struct, frozen=True, eq=False, kw_only=True):
+    """What is asked of a running appliance's parts."""
+
+    appliance: Appliance
+    started_at: float
+    """In seconds since 1970, as the wall clock's."""
+    wall_clock: Callable[[], float]
+    clock: Callable[[], float]
+    path: Reporting | None
+    """None where no packets are carried."""
+    report: Callable[[], Report]
+    last_minute: Callable[[], list[DropReport]] = list
+    configuration: Callable[[], Configuration] | None = None
+    lookup: Callable[[], Awaitable[LookupStatus | None]] | None = None
+
+
+def commands(running: Running) -> Commands:
+    """Return what can be asked of how an appliance is."""
+    path = running.path
     sites: Callable[[], list[SiteStatus]] = path.sites if path is not None else list
 
     def seen(asker: Asker) -> list[SiteStatus]:
         return [site for site in sites() if asker.sees(site.tenant)]
 
     async def status(asker: Asker, _wanted: Nothing) -> Status:
-        visible = seen(asker)
-        return Status(
-            name=appliance.name,
-            version=version("isthmus"),
-            process=os.getpid(),
-            roles=roles(appliance),
-            started_at=started_at,
-            engine="python" if path is not None else "",
-            attached=path.in_words if path is not None else "",
-            records=path.report().records if path is not None else 0,
-            sites_up=sum(site.state == "up" for site in visible),
-            sites=len(visible),
-        )
+        lookup = await running.lookup() if running.lookup is not None else None
+        return _status(running, asker, seen(asker), lookup)
 
     async def list_sites(asker: Asker, _wanted: Nothing) -> list[SiteStatus]:
         return seen(asker)
 
+    async def traffic(asker: Asker, _wanted: Nothing) -> Traffic:
+        report = running.report()
+        return Traffic(
+            at=running.clock(),
+            subnets=[each for each in report.meters if asker.sees(each.tenant)],
+            sites=[each for each in report.sites if asker.sees(each.tenant)],
+            drops=[each for each in report.drops if asker.sees(each.tenant)],
+        )
+
     async def report(_asker: Asker, _wanted: Nothing) -> Report:
-        return path.report() if path is not None else Report(node=appliance.name)
+        return running.report()
 
     return {
         "status": Command(status),
         "sites": Command(list_sites),
+        "traffic": Command(traffic),
         "report": Command(report, for_operators=True),
     }
+
+
+def _status(running: Running, asker: Asker, sites: list[SiteStatus], lookup: LookupStatus | None) -> Status:
+    appliance, path, now = running.appliance, running.path, running.wall_clock()
+    sees_all = asker.tenants is None
+    report = running.report()
+    drops = [drop for drop in running.last_minute() if asker.sees(drop.tenant)]
+    certificates = [each for each in report.certificates if asker.sees(each.tenant)]
+    configuration = running.configuration() if running.configuration is not None and sees_all else None
+    loops = report.loops if sees_all else []
+
+    def findings() -> Iterator[Finding]:
+        yield from health.of_sites(sites)
+        yield from health.of_drops(drops)
+        yield from health.of_loops(loops)
+        yield from health.of_certificates(certificates, now)
+        if configuration is not None:
+            yield from health.of_configuration(configuration)
+        if lookup is not None and sees_all:
+            yield from health.of_lookup(lookup)
+        if sees_all and report.bridge is not None and report.bridge.trouble:
+            words = f"the Open vSwitch bridge is waited for: {report.bridge.trouble}"
+            yield Finding(level="bad", words=words)
+
+    return Status(
+        name=appliance.name,
+        version=version("isthmus"),
+        process=os.getpid(),
+        roles=roles(appliance),
+        at=now,
+        started_at=running.started_at,
+        engine="python" if path is not None else "",
+        attached=path.in_words if path is not None else "",
+        provider_addresses=_provider_addresses(appliance),
+        records=report.records,
+        sites_up=sum(site.state == "up" for site in sites),
+        sites=len(sites),
+        health=health.sorted_by_gravity(findings()),
+        drops=drops,
+        configuration=configuration,
+        lookup=lookup if sees_all else None,
+        loops=loops,
+        certificates=certificates,
+    )
 
 
 def roles(appliance: Appliance) -> list[str]:
@@ -86,3 +172,8 @@ def roles(appliance: Appliance) -> list[str]:
         "host": appliance.host is not None,
     }
     return [role for role, is_there in there.items() if is_there]
+
+
+def _provider_addresses(appliance: Appliance) -> list[str]:
+    underlay = appliance.underlay
+    return [str(address) for address in underlay.provider_addresses] if underlay is not None else []

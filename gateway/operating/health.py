@@ -1,0 +1,162 @@
+"""What is not as it should be, each thing in words and with what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from gateway.forwarding.drops import DropReason
+from gateway.operating.certificates import SOON, CertificateReport
+from gateway.operating.configuration import Configuration
+from gateway.operating.report import DropReport, LoopReport
+from gateway.sites.status import SiteStatus
+
+LATE = 0.5
+"""Seconds that an event loop may be late before it is told."""
+STALE = 10.0
+"""Seconds that the lookup service may be away before it is told."""
+BEHIND = 30.0
+"""Seconds that a follower may owe an acknowledgement before it is told."""
+WORTH_A_WORD = 30
+"""Packets dropped in a minute for one of the reasons below, from which on it is told."""
+
+LEVELS = ("bad", "warning", "note")
+
+SERIOUS = {
+    DropReason.SPOOFED_SOURCE.value: "somebody sends by addresses that are not its own, or a record is old",
+    DropReason.LOOP.value: "two nodes send packets to each other: look at their provider addresses",
+    DropReason.QUEUE_FULL.value: "this node is sent more than it can carry",
+    DropReason.SEND_FAILED.value: "the kernel refuses packets: look at the interfaces and the firewall",
+    DropReason.HOLD_FULL.value: "a moving VM's frames were more than are held for it",
+    DropReason.NO_PROVIDER_ADDRESS.value: "this node lacks the family of a host's provider address",
+    DropReason.SITE_DOWN.value: "packets for a site that has no tunnel",
+}
+"""Why packets are dropped that no guest can help, and what to do."""
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that is not as it should be."""
+
+    level: str
+    """bad: somebody's packets do not arrive. warning: they might not, soon. note: worth knowing."""
+    words: str
+    advice: str = ""
+    since: float | None = None
+    """In seconds since 1970, UTC."""
+    tenant: str = ""
+    site: str = ""
+
+
+class LookupStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What an appliance has of the lookup service."""
+
+    serves: bool
+    """Else it follows."""
+    is_synced: bool
+    """Whether everything has been told at least once since the start."""
+    stale_seconds: float
+    """For how long what is known may be out of date; 0 while it is not."""
+    revision: int
+    followers: int = 0
+    most_behind: float = 0.0
+    """For how many seconds a follower has owed an acknowledgement."""
+
+
+def sorted_by_gravity(findings: Iterable[Finding]) -> list[Finding]:
+    """Return what is worst first, and of that what began first."""
+    return sorted(findings, key=lambda finding: (LEVELS.index(finding.level), finding.since or 0.0))
+
+
+def of_sites(sites: Iterable[SiteStatus]) -> Iterator[Finding]:
+    """Tell of the sites that are not up."""
+    for site in sites:
+        if site.state != "up":
+            yield of_site(site)
+
+
+def of_site(site: SiteStatus) -> Finding:
+    """Tell of a site that is not up."""
+    name = f"{site.tenant}/{site.site}"
+    why = f": {site.last_error.why}" if site.last_error is not None else ""
+    if site.state == "waiting" and site.retry_in is None:
+        waits = "the first packet" if site.start == "trap" else "its device to dial"
+        level = "note" if site.last_error is None else "bad"
+        words = f"site {name} is down and waits for {waits}{why}"
+    else:
+        attempts = f", {site.failures} attempts have failed" if site.failures > 1 else ""
+        level, words = "bad", f"site {name} is down{attempts}{why}"
+    return Finding(level=level, words=words, since=site.since, tenant=site.tenant, site=site.site)
+
+
+def of_configuration(configuration: Configuration) -> Iterator[Finding]:
+    """Tell what is unfinished of the configuration."""
+    if configuration.rolls_back_in is not None:
+        yield Finding(
+            level="warning",
+            words=f"what was reloaded is not confirmed, and is undone in {configuration.rolls_back_in:.0f} s",
+            advice="`isthmus confirm FILE` keeps it",
+            since=configuration.taken_at,
+        )
+    elif configuration.differs_since is not None:
+        yield Finding(
+            level="warning",
+            words=f"the file is not what runs: {configuration.why or 'it has changed'}",
+            advice="`isthmus diff FILE` shows it, `isthmus reload FILE` takes it over",
+            since=configuration.differs_since,
+        )
+
+
+def of_lookup(lookup: LookupStatus) -> Iterator[Finding]:
+    """Tell how good what is known of the network is."""
+    source = "the store" if lookup.serves else "the lookup service"
+    if not lookup.is_synced:
+        words = f"{source} has not been heard of since the start"
+        yield Finding(level="bad", words=words, advice="what is known is the last known good copy, if any")
+    elif lookup.stale_seconds >= STALE:
+        words = f"{source} has been away for {lookup.stale_seconds:.0f} s"
+        advice = "traffic goes on by what is known; moves and changes are not heard of"
+        yield Finding(level="warning", words=words, advice=advice)
+    if lookup.most_behind >= BEHIND:
+        words = f"a follower has not acknowledged changes for {lookup.most_behind:.0f} s"
+        yield Finding(level="warning", words=words, advice="`isthmus nodes FILE` says which")
+
+
+def of_loops(loops: Iterable[LoopReport]) -> Iterator[Finding]:
+    """Tell of the event loops that were late."""
+    for loop in loops:
+        if loop.most_late >= LATE:
+            yield Finding(
+                level="warning",
+                words=f"the {loop.name} loop was up to {loop.most_late:.1f} s late in the last minute",
+                advice="this node has more to do than it can: `isthmus top FILE` says what it carries",
+            )
+
+
+def of_certificates(certificates: Iterable[CertificateReport], now: float) -> Iterator[Finding]:
+    """Tell of the certificates that have expired, or do so soon."""
+    for certificate in certificates:
+        left = certificate.expires_at - now
+        if left < SOON:
+            whose = f" of {certificate.tenant}/{certificate.site}" if certificate.site else ""
+            ends = f"expires in {left / 86400:.0f} days" if left > 0 else "has expired"
+            yield Finding(
+                level="warning" if left > 0 else "bad",
+                words=f"the certificate {certificate.use}{whose} {ends}",
+                tenant=certificate.tenant,
+                site=certificate.site,
+            )
+
+
+def of_drops(last_minute: Iterable[DropReport]) -> Iterator[Finding]:
+    """Tell of the packets that were dropped in the last minute for a reason that is not a guest's own."""
+    for drop in last_minute:
+        advice = SERIOUS.get(drop.reason)
+        if advice is not None and drop.packets >= WORTH_A_WORD:
+            whose = f" of {drop.tenant}" if drop.tenant else ""
+            yield Finding(
+                level="warning",
+                words=f"{drop.packets} packets{whose} were dropped in the last minute: {drop.reason}",
+                advice=advice,
+                tenant=drop.tenant,
+            )
