@@ -1,4 +1,4 @@
-"""The commands that ask a lookup service: `apply`, `records …`, `migrate`, `nodes` and `alerts`."""
+"""The commands that ask a lookup service: `apply`, `records …`, `migrate`, `moves`, `nodes` and `alerts`."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ records = App(name="records", group=LOOKUP, help="Show and change the records of
 def register(app: App) -> None:
     """Add these commands to the command line."""
     app.command(records)
-    for command in (apply, migrate, nodes, alerts):
+    for command in (apply, migrate, moves, nodes, alerts):
         app.command(command, group=LOOKUP)
 
 
@@ -421,6 +421,34 @@ def alerts(file: Path | None = None, *, json: bool = False, service: Service = N
     from gateway.lookup.client import commands
 
     return commands.run(_access(file, service), lambda client: commands.alerts(client, json=json))
+
+
+def moves(file: Path, *, json: bool = False) -> int:
+    """Show the last moves of records that the appliance which runs by FILE has seen, the newest first.
+
+    Parameters
+    ----------
+    file
+        The configuration, appliance.toml.
+    json
+        Print one JSON array.
+    """
+    import msgspec
+
+    from gateway.command_line import ask, say_json
+    from gateway.lookup.movements import Move, in_words
+
+    answer = ask(file, "moves")
+    if json:
+        say_json(answer)
+        return 0
+    found = msgspec.convert(answer, list[Move])
+    for move in found:
+        for line in in_words(move):
+            print(line)
+    if not found:
+        print("no record has moved since this appliance started")
+    return 0
 
 
 def with_contents(

@@ -256,8 +256,8 @@ class Followers:
             self._learning.insert(at, learning)
             if len(self._learning) > MOVES_PENDING:
                 self._learning.popleft()
-        elif began is not None:
-            self._converged(began)
+        else:
+            self._converged(learning)
         return learning
 
     def teach(self, host: str, key: RecordKey) -> None:
@@ -318,13 +318,13 @@ class Followers:
         done = [learning for learning in self._learning if not learning.remaining]
         for learning in done:
             self._learning.remove(learning)
-            if learning.began is not None:
-                self._converged(learning.began)
+            self._converged(learning)
 
-    def _converged(self, began: float) -> None:
-        took = self._clock() - began
-        self._moves.append(took)
-        self.convergences.tell(took)
+    def _converged(self, learning: Learning) -> None:
+        if learning.began is not None:
+            learning.seconds = self._clock() - learning.began
+            self._moves.append(learning.seconds)
+            self.convergences.tell(learning.seconds)
 
 
 def _say(principal: Principal, event: str, what: str) -> None:

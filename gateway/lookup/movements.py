@@ -10,7 +10,8 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -167,3 +168,16 @@ class Movements:
                 extra=about,
             )
         self._unsaid.clear()
+
+
+def in_words(move: Move) -> Iterator[str]:
+    """Yield lines that say of a move when and where, and who knows."""
+    at = datetime.fromtimestamp(move.at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    whose = f"{move.tenant}/{move.subnet}" if move.tenant else f"VSID {move.vsid}"
+    way = f"from {move.was} at {move.was_pa} to {move.host} at {move.pa}"
+    mode = f", {move.mode}" if move.mode is not None else ""
+    yield f"{at}  {whose}  {' '.join(move.addresses)}  {way}, epoch {move.epoch}{mode}"
+    if move.seconds is not None:
+        yield f"    known to all {move.learned} after {move.seconds * 1000:.1f} ms"
+    elif move.waiting:
+        yield f"    known to {move.learned}, and not yet to {', '.join(move.waiting)}"

@@ -22,7 +22,6 @@ from gateway.lookup.follow import closing
 from gateway.lookup.history import History
 from gateway.lookup.journal import Journal, Snapshot
 from gateway.lookup.movements import Movements
-from gateway.lookup.moved import Mover
 from gateway.lookup.network import assemble
 from gateway.lookup.resync import Resync
 from gateway.lookup.store import StoreError, StoreUnavailable
@@ -81,7 +80,6 @@ class Replica:
         self._patience = patience
         self._delay = _FIRST_DELAY
         self._contents = Contents()
-        self._mover = Mover()
         self.find = self._contents.find
         """Return a record as readers see it: the contents' own method, since batches call it most."""
         self.movements = Movements(lambda: self.network)
@@ -266,12 +264,14 @@ class Replica:
 
     def _change(self, entry: Stored) -> None:
         key, revision = entry.key, entry.revision
-        before = self._contents.find(key.vsid, key.ca) if isinstance(key, RecordKey) else None
-        self._changes.append(entry)
+        before = None
+        if isinstance(key, RecordKey) and not self._is_loading:
+            before = self._contents.find(key.vsid, key.ca)
         record = self._contents.put(entry)
+        self._changes.append(entry)
         self._kept.append(record)
-        if before is not None and record is not None and before.host != record.host:
-            self._mover.moved(before, record, self.network)
+        if before is not None and record is not None:
+            self.movements.changed(before, record)
         if entry.value is None:
             self._tombstones[key] = revision
         elif self._tombstones:
