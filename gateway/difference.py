@@ -332,7 +332,7 @@ def _unwritten(
                 words = f"the secret in {named} has changed" if key == "psk_file" else f"{named} has changed"
                 yield told(f"{path}.ike.{key}", None, words)
                 is_told = True
-    if not is_told:
+    if not is_told and old.children != new.children:
         yield told(path, _carried(old), _carried(new))
 
 
