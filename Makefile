@@ -51,7 +51,7 @@ format: .venv/installed ## put format and order of imports right
 
 PEERS := charon-systemd etcd-client etcd-server ethtool iperf3 iproute2 iputils-ping iputils-tracepath \
 	libcharon-extra-plugins libstrongswan-extra-plugins nftables openvswitch-switch strongswan-swanctl \
-	tcpdump traceroute tshark udhcpc
+	tcpdump traceroute tshark udhcpc wrk
 
 peers: ## install the real peers and tools that tests use (Debian or Ubuntu, as root)
 	@[ "$$(id -u)" = 0 ] || { echo 'Installing packages needs root: sudo make peers'; exit 1; }

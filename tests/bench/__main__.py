@@ -11,6 +11,7 @@ from rich.console import Console
 from gateway.lab.namespaces import LabError
 from gateway.lab.userns import ensure_privileged
 from tests.bench import (
+    api_load,
     esp,
     handshakes,
     live,
@@ -41,6 +42,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "lookup-replica": lookup_replica.benchmark,
     "lookup-disk": lookup_disk.benchmark,
     "lookup-etcd": lookup_etcd.benchmark,
+    "api-load": api_load.benchmark,
 }
 
 REPORT = Path("build/bench.json")
