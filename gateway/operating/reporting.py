@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Protocol
 
 import msgspec
+import trio
 
+from gateway.aio import EventLoop
 from gateway.operating.certificates import CertificateReport, Certificates
-from gateway.operating.commands import Asker, Command, Commands, Nothing
 from gateway.operating.lag import Lag
 from gateway.operating.report import LoopReport, Report
 from policies.model import Appliance
@@ -22,43 +24,48 @@ class Counting(Protocol):
 
 
 class Reporter:
-    """Puts the report together, whenever it is asked for. It started at a time in seconds since 1970."""
+    """Puts the report together, whenever it is asked for.
+
+    The wall clock counts from 1970, and says now when the appliance has started; `clock` is never set back.
+    """
 
     def __init__(
         self,
         appliance: Appliance,
         path: Counting | None,
-        started_at: float,
-        loops: Mapping[str, Lag],
-        certificates: Certificates,
+        wall_clock: Callable[[], float],
+        clock: Callable[[], float],
     ) -> None:
         self._name = appliance.name
-        self._version = version("isthmus")
         self._path = path
-        self._started_at = started_at
-        self._loops = loops
-        self._certificates = certificates
+        self._version = version("isthmus")
+        self._clock = clock
+        self.started_at = wall_clock()
+        self._loops: dict[str, Lag] = {}
+        self._certificates = Certificates(appliance, self._of_sites, wall_clock)
 
     def report(self) -> Report:
-        """Return the report. Of a thousand tenants it takes some milliseconds."""
+        """Return the report."""
         counted = self._path.report() if self._path is not None else Report(node=self._name)
         return msgspec.structs.replace(
             counted,
             version=self._version,
-            started_at=self._started_at,
+            started_at=self.started_at,
             loops=[LoopReport(name, lag.most, lag.mean) for name, lag in self._loops.items()],
             certificates=[*self._certificates.own, *counted.certificates],
         )
 
-    def commands(self) -> Commands:
-        """What can be asked of it."""
+    async def watch(self, loop: EventLoop | None) -> None:
+        """Measure how late the loops are, and look after certificates, for ever."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._certificates.watch)
+            nursery.start_soon(self._lag("trio").measure, trio.current_time, trio.sleep)
+            if loop is not None:
+                nursery.start_soon(loop.run, self._lag("asyncio").measure, self._clock, asyncio.sleep)
 
-        async def report(_asker: Asker, _wanted: Nothing) -> Report:
-            return self.report()
+    def _lag(self, name: str) -> Lag:
+        self._loops[name] = Lag()
+        return self._loops[name]
 
-        return {"report": Command(report, for_operators=True)}
-
-
-def sites_certificates(path: Counting | None) -> list[CertificateReport]:
-    """Return those that sites are dialled with."""
-    return path.report().certificates if path is not None else []
+    def _of_sites(self) -> list[CertificateReport]:
+        return self._path.report().certificates if self._path is not None else []
