@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
+from prometheus_client.parser import text_string_to_metric_families as parse_plain
+
+from gateway.api.families import FAMILIES, Kind
+from gateway.api.measured import Listener, Scrape
+from gateway.api.metrics import metrics_of, text_of
+from gateway.forwarding.drops import DropReason
+from gateway.http.door import Door
+from gateway.http.measures import BUCKETS, Histogram, Measures
+from gateway.lookup.figures import FollowersReport, LookupReport
+from gateway.operating.certificates import CertificateReport
+from gateway.operating.commands import OWNER, Asker
+from gateway.operating.report import (
+    BridgeReport,
+    DropReport,
+    EspDropReport,
+    LoopReport,
+    Report,
+    SiteReport,
+    SubnetReport,
+    TunnelReport,
+    TunnelsReport,
+)
+from tunnels.effects import Cause
+from tunnels.esp.drops import EspDrop
+
+NAMES = {"red": "seattle", "blue": 'o"slo\\\n'}
+
+
+def histogram(*took: float) -> Histogram:
+    found = Histogram()
+    for seconds in took:
+        found.tell(seconds)
+    return found
+
+
+def site(tenant: str, *, is_up: bool, here: bool = True) -> SiteReport:
+    tunnel = TunnelReport(
+        is_up=is_up,
+        since=1_700_000_000.0,
+        turns_down=3,
+        ike_rekeys=1,
+        child_rekeys=2,
+        failures={cause.value: 0 for cause in Cause} | {"authentication": 7},
+        drops={reason.value: 0 for reason in EspDrop if reason is not EspDrop.UNKNOWN_SPI} | {"replayed": 4},
+    )
+    return SiteReport(
+        tenant=tenant,
+        site=NAMES[tenant] if here else "elsewhere",
+        mtu=1400 if is_up else None,
+        sent_packets=2,
+        sent_octets=168,
+        received_packets=3,
+        received_octets=252,
+        too_big=5,
+        tunnel=tunnel if here else None,
+    )
+
+
+def everything() -> Scrape:
+    """A node with all that there can be."""
+    report = Report(
+        node="edge-1",
+        version="1.2",
+        started_at=1_700_000_000.0,
+        engine="python",
+        loops=[LoopReport("trio", 0.2, 0.01), LoopReport("asyncio", 0.1, 0.02)],
+        certificates=[CertificateReport("api.tls", 1_800_000_000.0)],
+        records=8,
+        drops=[DropReport("no-record", "red", 9), DropReport("loop", "", 1)],
+        meters=[SubnetReport(tenant="red", subnet="web", vsid=5001, sent_packets=1, sent_octets=84)],
+        sites=[site("red", is_up=True), site("blue", is_up=False), site("blue", is_up=False, here=False)],
+        sources_elsewhere={"red": 6},
+        tunnels=TunnelsReport(
+            esp_drops=[EspDropReport("unknown-spi", "", 2), EspDropReport("replayed", "red/seattle", 4)],
+            ike_drops={"ike-malformed": 3},
+            unsent={"ENETUNREACH": 1},
+        ),
+        bridge=BridgeReport(flows=12, ports=["vnet1"], trouble=""),
+    )
+    followers = FollowersReport(
+        watches=2,
+        nodes={"host": 2, "gateway": 1},
+        most_behind=0.5,
+        moves={"register": 0, "announce": 3, "orchestrate": 1},
+        alerts={"refused": 0, "unknown": 2, "frozen": 1},
+        convergence=histogram(0.002, 0.004, 20.0),
+        writes=histogram(0.001),
+        failed_writes=0,
+    )
+    lookup = LookupReport(41, True, 0.0, {"red": 4, "blue": 4}, followers)
+    measures = Measures()
+    measures.answered("GET", "/v1/status", 200, 0.003)
+    measures.answered("", "", 404, 0.001)
+    listeners = {"lookup": Listener(measures, Door()), "api": Listener(measures, Door())}
+    return Scrape(report, lookup, listeners)
+
+
+def scraped(scrape: Scrape, asker: Asker = OWNER, *, is_open: bool = False) -> str:
+    text = b"".join(text_of(metric, is_open=is_open) for metric in metrics_of(scrape, asker))
+    return (text + (b"# EOF\n" if is_open else b"")).decode()
+
+
+Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def series(scrape: Scrape, asker: Asker = OWNER, *, is_open: bool = False) -> Series:
+    parse = parse_open if is_open else parse_plain
+    found: Series = {}
+    for family in parse(scraped(scrape, asker, is_open=is_open)):
+        for sample in family.samples:
+            key = (sample.name, frozenset(sample.labels.items()))
+            assert key not in found
+            found[key] = sample.value
+    return found
+
+
+def value(found: Series, name: str, **labels: str) -> float:
+    return found[name, frozenset(labels.items())]
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_site_that_is_down_is_a_series_with_0_and_not_a_missing_one(is_open: bool) -> None:
+    found = series(everything(), is_open=is_open)
+
+    assert value(found, "isthmus_site_up", tenant="red", site="seattle") == 1
+    assert value(found, "isthmus_site_up", tenant="blue", site=NAMES["blue"]) == 0
+    assert not [key for key in found if ("site", "elsewhere") in key[1]]
+
+
+def test_everything_that_can_happen_to_a_site_is_there_before_it_happens() -> None:
+    found = series(everything())
+    of_blue = {"tenant": "blue", "site": NAMES["blue"]}
+
+    for cause in Cause:
+        labels = {**of_blue, "cause": cause.value}
+        assert value(found, "isthmus_handshake_failures_total", **labels) in {0, 7}
+    assert value(found, "isthmus_esp_drops_total", reason="replayed", tenant="red", site="seattle") == 4
+    assert value(found, "isthmus_esp_drops_total", reason="unknown-spi", tenant="", site="") == 2
+    assert value(found, "isthmus_site_rekeys_total", **of_blue, what="ike") == 1
+    assert value(found, "isthmus_site_too_big_total", **of_blue) == 5
+
+
+def test_all_reasons_for_a_drop_are_there_from_the_start() -> None:
+    found = series(everything())
+
+    for reason in DropReason:
+        assert value(found, "isthmus_drops_total", reason=reason.value, tenant="") == (reason.value == "loop")
+    assert value(found, "isthmus_drops_total", reason="no-record", tenant="red") == 9
+
+
+def test_histogram_has_cumulative_buckets_and_its_sum() -> None:
+    found = series(everything(), is_open=True)
+
+    assert value(found, "isthmus_lookup_convergence_seconds_bucket", le="0.0025") == 1
+    assert value(found, "isthmus_lookup_convergence_seconds_bucket", le=str(BUCKETS[-1])) == 2
+    assert value(found, "isthmus_lookup_convergence_seconds_bucket", le="+Inf") == 3
+    assert value(found, "isthmus_lookup_convergence_seconds_count") == 3
+    assert value(found, "isthmus_lookup_convergence_seconds_sum") == pytest.approx(20.006)
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_every_metric_that_is_described_is_in_a_scrape_with_just_those_labels(is_open: bool) -> None:
+    parts = ("_bucket", "_count", "_sum")
+    found: dict[str, set[frozenset[str]]] = {}
+    for name, labels in series(everything(), is_open=is_open):
+        base = next((name.removesuffix(part) for part in parts if name.removesuffix(part) in FAMILIES), name)
+        found.setdefault(base, set()).add(frozenset(label for label, _ in labels if label != "le"))
+
+    assert found == {name: {frozenset(family.labels)} for name, family in FAMILIES.items()}
+
+
+def test_names_are_as_open_metrics_wants_them() -> None:
+    for name, family in FAMILIES.items():
+        assert name.startswith("isthmus_")
+        assert name.endswith("_total") == (family.kind is Kind.COUNTER)
+        assert name.endswith("_info") == (family.kind is Kind.INFO)
+        if family.kind is Kind.HISTOGRAM:
+            assert name.endswith("_seconds")
+
+
+def test_reader_sees_the_series_of_its_tenants_and_nothing_else() -> None:
+    found = series(everything(), Asker("red's", False, frozenset({"red"})))
+
+    assert value(found, "isthmus_site_up", tenant="red", site="seattle") == 1
+    assert value(found, "isthmus_lookup_records", tenant="red") == 4
+    assert {dict(labels)["tenant"] for _, labels in found} == {"red"}
+
+
+def test_node_that_carries_nothing_tells_of_itself_alone() -> None:
+    found = series(Scrape(Report(node="lookup-1", version="1.2")))
+
+    names = {name for name, _ in found}
+    assert "isthmus_build_info" in names
+    assert not [name for name in names if name.startswith(("isthmus_site", "isthmus_drops"))]
+
+
+def test_open_metrics_says_which_metric_is_of_which_type() -> None:
+    text = scraped(everything(), is_open=True)
+
+    assert "# TYPE isthmus_drops counter\n" in text
+    assert "# TYPE isthmus_engine info\n" in text
+    assert "# TYPE isthmus_lookup_request_seconds histogram\n" in text
+    assert text.endswith("# EOF\n")
+    assert text.count("# EOF") == 1
