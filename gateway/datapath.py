@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import trio
@@ -61,6 +61,10 @@ class DataPath(Protocol):
 
     def find(self, vsid: Vsid, ca: CustomerAddress) -> LookupRecord | None:
         """Return a record as it is known here."""
+        ...
+
+    def held(self) -> Mapping[tuple[int, str], int]:
+        """How many records each host holds in each virtual subnet, by VSID and name."""
         ...
 
     def in_use(self) -> Iterable[tuple[Vsid, CustomerAddress]]:
@@ -206,6 +210,10 @@ class Builtin:
     def find(self, vsid: Vsid, ca: CustomerAddress) -> LookupRecord | None:
         """Return a record as it is known here."""
         return self.forwarder.directory.find(vsid, ca)
+
+    def held(self) -> Mapping[tuple[int, str], int]:
+        """How many records each host holds in each virtual subnet, by VSID and name."""
+        return self.forwarder.directory.held()
 
     def in_use(self) -> Iterable[tuple[Vsid, CustomerAddress]]:
         """Return the records that have been used since this was last asked."""

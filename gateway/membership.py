@@ -35,6 +35,7 @@ from gateway.lookup.roles import (
 from gateway.lookup.store import StoreUnavailable
 from gateway.operating import logs
 from gateway.operating.health import LookupStatus
+from gateway.operating.overview import Inventory
 from gateway.reload import Undo
 from gateway.sites.policies import Keyring
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
@@ -89,9 +90,28 @@ class Membership:
         if self._path is not None:
             self._feed(nursery, self._path, side.replica, side.asking(appliance))
 
+    @property
+    def replica(self) -> Replica | None:
+        """What is known of the records, on the asyncio thread; None before the start."""
+        return self._replica
+
     async def moves(self) -> list[Move]:
         """Return the last moves of records that this node has seen, the newest first."""
         return [] if self._replica is None else await self._loop.run(self._replica.movements.latest)
+
+    async def inventory(self) -> Inventory:
+        """Return what is in the network, where no packets are carried and so nothing is adopted."""
+        replica = self._replica
+        if replica is None:
+            return Inventory(self._appliance.network, {}, {}, None)
+
+        async def look() -> Inventory:
+            network = replica.network
+            by_subnet = {int(vsid): replica.count(vsid) for vsid in replica.vsids()}
+            by_host = {host.name: replica.held_by(host.name) for host in network.hosts}
+            return Inventory(network, by_subnet, by_host, None)
+
+        return await self._loop.run(look)
 
     async def in_short(self) -> LookupStatus | None:
         """Return how good what is known of the network and its records is; None before the start."""

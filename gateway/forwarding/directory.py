@@ -160,6 +160,14 @@ class Directory:
             for host, addresses in segment.hosts.items():
                 yield host, tuple(addresses)
 
+    def held(self) -> dict[tuple[int, str], int]:
+        """How many records each host holds in each virtual subnet where it holds any, by VSID and name."""
+        return {
+            (vsid, host): sum(addresses.values())
+            for vsid, segment in self._segments.items()
+            for host, addresses in segment.hosts.items()
+        }
+
 
 def changes_between(before: Directory, after: Directory) -> list[Change]:
     """Return what turns one directory's records into another's."""

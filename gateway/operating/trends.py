@@ -84,6 +84,8 @@ class Trend(msgspec.Struct, frozen=True):
     watched_since: float
     fine: Series
     coarse: Series
+    status: SiteStatus | None
+    """Of a site whose tunnel is here: all of it."""
     turns: list[TurnOfSite]
     """Of a site: its state when it was seen first, and each time that changed, oldest first."""
 
@@ -239,6 +241,7 @@ class Trends:
             coarse=history.coarse.series(
                 LOOK_EVERY * FINE_POINTS_IN_A_COARSE_ONE, self._last_point - coarse_ago
             ),
+            status=next((each for each in self.look().sites if _is_of(each, key)), None),
             turns=list(history.turns),
         )
 
@@ -266,6 +269,10 @@ def commands(trends: Trends | None) -> Commands:
         return found
 
     return {"trends": Command(answer, TrendWanted)}
+
+
+def _is_of(site: SiteStatus, key: Key) -> bool:
+    return (site.tenant, site.site) == (key.tenant, key.site)
 
 
 def _carried(report: Report) -> dict[Key, Carried]:

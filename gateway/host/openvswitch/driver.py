@@ -129,6 +129,10 @@ class OpenVswitchDriver:
         """Return a record as it is known here."""
         return self.forwarder.directory.find(vsid, ca)
 
+    def held(self) -> Mapping[tuple[int, str], int]:
+        """How many records each host holds in each virtual subnet, by VSID and name."""
+        return self.forwarder.directory.held()
+
     def in_use(self) -> Iterable[tuple[Vsid, CustomerAddress]]:
         """Return the records that have been used since this was last asked: flows do not say."""
         return ()
