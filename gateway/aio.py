@@ -27,7 +27,7 @@ log = logging.getLogger("isthmus.aio")
 
 T = TypeVar("T")
 
-MOST_TOLD = 256
+MOST_TOLD = 32
 """Things that wait for whoever follows a function; the teller then waits, too."""
 
 UNHEARD = "functions failed that nobody waits for"

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 import trio
 
 from gateway.aio import EventLoop
 from gateway.api.interface import interface, serve
-from gateway.api.operating import Operating
+from gateway.api.measured import Listener, Scrape
+from gateway.api.operating import Operating, told
 from gateway.http.door import Door
 from gateway.http.interface import Interface
 from gateway.http.measures import Measures
 from gateway.http.principals import Credentials
+from gateway.lookup.figures import LookupReport, figures
 from gateway.lookup.http.calls import Node
-from gateway.operating.commands import Asker, Commands, carry_out
+from gateway.lookup.replica import Replica
+from gateway.operating.capture import CaptureFile
+from gateway.operating.commands import OWNER, Asker, Commands, carry_out
 from policies.model import ApiSettings, Appliance, Network
 
 
@@ -28,49 +33,78 @@ class Asked:
         settings: ApiSettings | None,
         commands: Commands,
         network: Callable[[], Network],
+        replica: Callable[[], Replica | None] = lambda: None,
     ) -> None:
-        """`settings` are None where the lookup service's listener is used, if there is one."""
+        """`settings` are None where the lookup service's listener is used, if there is one.
+
+        The network and the replica of who follows the lookup service are asked for on the asyncio thread.
+        """
         self._loop = loop
         self._settings = settings
         self._commands = commands
         self._network = network
+        self._replica = replica
         self._door = Door()
-        self._measures = Measures()
         self._node: Node | None = None
+        self._listeners: dict[str, Listener] = {}
 
     def beside(self, node: Node) -> Interface:
         """Return what a lookup node answers besides its own paths. For the asyncio thread."""
         self._node = node
+        self._listeners["lookup"] = Listener(node.measures, node.door)
         if self._settings is not None:
             return Interface((), {}, {})
-        return interface(self._operating(node.door, node.measures, node))
+        return self._interface(node.door, node)
 
     async def run(
-        self, settings: ApiSettings, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        self, settings: ApiSettings, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Answer at [api] until cancelled; started once that is open. Raises ConfigurationError."""
-        operating = self._operating(self._door, self._measures, None)
+        """Answer at [api] until cancelled; started with the port once it is open.
+
+        Raises ConfigurationError.
+        """
+        measures = Measures()
+        self._listeners["api"] = Listener(measures, self._door)
         await self._loop.run(
-            serve, settings, operating, lambda _port: self._loop.to_trio(task_status.started)
+            serve,
+            settings,
+            self._interface(self._door, None),
+            self._door,
+            measures,
+            lambda port: self._loop.to_trio(task_status.started, port),
         )
 
-    def take(self, wanted: Appliance) -> Callable[[], None]:
-        """Take over who may ask at [api], and return what undoes that. Raises ConfigurationError.
+    async def take(self, wanted: Appliance) -> Callable[[], Awaitable[list[str]]]:
+        """Take over who may ask at [api], and return what puts back who might. Raises ConfigurationError.
 
         Who may ask at [lookup] is the lookup service's to take over.
         """
-        door, before = self._door, self._door.credentials
+        before = self._door.credentials
         if wanted.api is not None:
-            door.credentials = Credentials.load(wanted.api.credentials, "api")
+            load = partial(Credentials.load, wanted.api.credentials, "api")
+            self._door.credentials = await trio.to_thread.run_sync(load)
 
-        def undo() -> None:
-            door.credentials = before
+        async def undo() -> list[str]:
+            self._door.credentials = before
+            return []
 
         return undo
 
-    def _operating(self, door: Door, measures: Measures, beside: Node | None) -> Operating:
+    def _interface(self, door: Door, beside: Node | None) -> Interface:
         asking = _Across(self._loop, self._commands)
-        return Operating(asking, self._commands, self._network, door, measures, beside)
+
+        async def gather() -> Scrape:
+            report = await told(asking.ask(OWNER, "report", {}))
+            return Scrape(report, self._lookup_figures(), self._listeners)
+
+        operating = Operating(asking, self._commands, self._network, door, CaptureFile, beside)
+        return interface(operating, gather)
+
+    def _lookup_figures(self) -> LookupReport | None:
+        if self._node is not None:
+            return figures(self._node.replica, self._node.authority, self._node.watches)
+        replica = self._replica()
+        return figures(replica) if replica is not None else None
 
 
 class _Across:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
-from gateway.api.operating import Operating, asker_of, told
-from gateway.api.streams import follow
+from gateway.api.operating import Operating, Written, asker_of, told
+from gateway.api.streams import Lines, follow
 from gateway.api.table import Form, Operation
 from gateway.http.calls import Call, answer
 from gateway.http.problems import HttpProblem
@@ -18,6 +19,10 @@ from gateway.lookup.forms import form
 from gateway.sites.status import SiteStatus
 from policies.model import Role
 
+LONGEST_FRAME = 65_535 + 14
+"""In octets."""
+
+_LENGTH = re.compile(r"[0-9]{1,5}")
 _OBJECT = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -35,8 +40,10 @@ def handler_of(operating: Operating, operation: Operation) -> Handler:
 
 async def _by_command(operating: Operating, operation: Operation, call: Call) -> web.StreamResponse:
     arguments = await _arguments(operating, operation, call)
-    if operation.form is Form.CAPTURE or (operation.form is Form.LINES and _wants_more(arguments)):
-        return await follow(operating, operation, call, arguments, json_lines)
+    if operation.form is Form.CAPTURE:
+        return await follow(operating, operation, call, arguments, _capture_file(operating, arguments))
+    if operation.form is Form.LINES and _wants_more(arguments):
+        return await follow(operating, operation, call, arguments, Lines())
     if operation.form is Form.LINES:
         return _json(await told(_list(operating, operation, call, arguments)))
     return _json(await _ask(operating, operation, call, arguments))
@@ -103,9 +110,9 @@ def _wants_more(arguments: dict[str, Any]) -> bool:
     return str(arguments.get("follow", "false")).lower() in {"true", "1"}
 
 
-def json_lines(things: list[Any]) -> bytes:
-    """Return a line of JSON for each thing."""
-    return b"".join(msgspec.json.encode(thing) + b"\n" for thing in things)
+def _capture_file(operating: Operating, arguments: dict[str, Any]) -> Written:
+    snaplen = str(arguments.get("snaplen", ""))
+    return operating.capture_file(int(snaplen) if _LENGTH.fullmatch(snaplen) else LONGEST_FRAME)
 
 
 def _json(value: Any) -> web.Response:

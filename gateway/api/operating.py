@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
 from gateway.http.door import Door
-from gateway.http.measures import Measures
 from gateway.http.principals import Principal
 from gateway.http.problems import HttpProblem
 from gateway.operating.commands import Asker, Commands, NotAllowed
@@ -35,6 +34,22 @@ class Asking(Protocol):
         ...
 
 
+class Written(Protocol):
+    """How things that are told are written one after another."""
+
+    def begin(self) -> bytes:
+        """The first octets."""
+        ...
+
+    def add(self, thing: Any, /) -> bytes:
+        """The octets of one thing."""
+        ...
+
+    def end(self) -> bytes:
+        """The last octets, if it comes to its end."""
+        ...
+
+
 class Beside(Protocol):
     """The lookup node that is asked at the same listener. Raises HttpProblem while it knows nothing."""
 
@@ -56,16 +71,18 @@ class Operating:
         commands: Commands,
         network: Callable[[], Network],
         door: Door,
-        measures: Measures,
+        capture_file: Callable[[int], Written],
         beside: Beside | None = None,
     ) -> None:
-        """`commands` says what there is to be asked; `network` is called on the asyncio thread."""
+        """`commands` says what there is to be asked; `network` is called on the asyncio thread.
+
+        `capture_file` makes a file of captured packets, of so many octets each.
+        """
         self.asking = asking
         self.commands = commands
         self.door = door
-        self.measures = measures
+        self.capture_file = capture_file
         self.beside = beside
-        self.is_closing = False
         self._network = network
         self._streams: Counter[str] = Counter()
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
-from gateway.api.operating import Operating, asker_of, problem_of
+from gateway.api.operating import Operating, Written, asker_of, problem_of
 from gateway.api.table import Form, Operation
 from gateway.http.calls import Call
 from gateway.http.connections import Connection
@@ -31,11 +31,25 @@ SOON = 0.25
 TICK_SECONDS = 5.0
 """Between two looks at whether a reader is still known; and, of lines, two signs of life."""
 
-Encode = Callable[[list[Any]], bytes]
+
+class Lines:
+    """A line of JSON for each thing."""
+
+    def begin(self) -> bytes:
+        """Nothing."""
+        return b""
+
+    def add(self, thing: Any, /) -> bytes:
+        """The line."""
+        return msgspec.json.encode(thing) + b"\n"
+
+    def end(self) -> bytes:
+        """Nothing."""
+        return b""
 
 
 async def follow(
-    operating: Operating, operation: Operation, call: Call, arguments: dict[str, Any], encode: Encode
+    operating: Operating, operation: Operation, call: Call, arguments: dict[str, Any], written: Written
 ) -> web.StreamResponse:
     """Write what a stream tells. Raises HttpProblem where it does not begin."""
     response = web.StreamResponse(headers={"Content-Type": operation.form.value})
@@ -45,7 +59,7 @@ async def follow(
     name = call.principal.name
     operating.enter(name)
     try:
-        await _Following(operating, operation, call, arguments, encode, response).run()
+        await _Following(operating, operation, call, arguments, written, response).run()
     finally:
         operating.leave(name)
     return response
@@ -60,14 +74,14 @@ class _Following:
         operation: Operation,
         call: Call,
         arguments: dict[str, Any],
-        encode: Encode,
+        written: Written,
         response: web.StreamResponse,
     ) -> None:
         self._operating = operating
         self._operation = operation
         self._call = call
         self._arguments = arguments
-        self._encode = encode
+        self._written = written
         self._response = response
         self._credentials = operating.door.credentials
         self._beginning = asyncio.Lock()
@@ -101,17 +115,22 @@ class _Following:
         async with aclosing(asked) as told:
             async for things in told:
                 await self._begin()
-                await self._response.write(self._encode(things))
+                if octets := b"".join(map(self._written.add, things)):
+                    await self._response.write(octets)
 
     async def _begin(self) -> None:
         async with self._beginning:
             if not self._response.prepared:
                 await self._response.prepare(self._call.request)
+                if octets := self._written.begin():
+                    await self._response.write(octets)
 
     async def _end(self, telling: asyncio.Task[None]) -> None:
         error = None if telling.cancelled() else telling.exception()
         if error is None and not telling.cancelled():
             await self._begin()
+            if octets := self._written.end():
+                await self._response.write(octets)
             return
         if not self._response.prepared and isinstance(error, (ConfigurationError, NotAllowed)):
             raise problem_of(error)

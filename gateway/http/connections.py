@@ -41,6 +41,15 @@ class Server(web.Server):
         self.measures = measures
         self._answering = answering
 
+    async def leave(self, patience: float) -> None:
+        """Let what is being answered end within so many seconds, then cut whoever has not read it."""
+        transports = [connection.transport for connection in self.connections]
+        self.pre_shutdown()
+        await self.shutdown(patience)
+        for transport in transports:
+            if transport is not None:
+                transport.abort()
+
     async def _asked(self, request: web.BaseRequest) -> web.StreamResponse:
         if isinstance(request.protocol, Connection):
             request.protocol.has_asked = True

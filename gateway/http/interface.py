@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 from aiohttp import web
 
 from gateway.http.calls import Call, answer
+from gateway.http.openapi import Schema
 from gateway.http.routes import Route
-
-Schema = dict[str, Any]
 
 
 class Interface(msgspec.Struct, frozen=True, eq=False):
@@ -33,13 +30,13 @@ def joined(title: str, *interfaces: Interface) -> tuple[Route, ...]:
 
 
 def document(title: str, *interfaces: Interface) -> bytes:
-    """Return the OpenAPI document of some interfaces, as JSON."""
+    """Return the OpenAPI document of some interfaces, as JSON. Of schemas with one name the first counts."""
     paths: Schema = {}
     schemas: Schema = {}
     for interface in interfaces:
         for path, item in interface.paths.items():
             paths[path] = {**paths.get(path, {}), **item}
-        schemas |= interface.schemas
+        schemas = interface.schemas | schemas
     return msgspec.json.encode(
         {
             "openapi": "3.1.0",

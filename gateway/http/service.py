@@ -25,7 +25,7 @@ log = logging.getLogger("isthmus.http")
 
 BACKLOG = 1024
 HANDSHAKE_SECONDS = 10.0
-STOPPING_SECONDS = 2.0
+STOPPING_SECONDS = 1.0
 TLS_BUFFER = 1 << 15
 """What asyncio reads into on each TLS connection, idle ones too; its own would be eight times as much."""
 
@@ -77,8 +77,7 @@ async def listening(
         opened.close()
         if leaving is not None:
             leaving()
-        server.pre_shutdown()
-        await server.shutdown(STOPPING_SECONDS)
+        await server.leave(STOPPING_SECONDS)
         await opened.wait_closed()
 
 

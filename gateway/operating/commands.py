@@ -58,6 +58,8 @@ class Stream(msgspec.Struct, frozen=True, eq=False):
     tell: Callable[[Asker, Any, Tell], Awaitable[None]]
     arguments: type[msgspec.Struct] = Nothing
     for_operators: bool = False
+    told: type[msgspec.Struct] = Nothing
+    """What each thing is that it tells."""
 
 
 Commands = Mapping[str, Command | Stream]

@@ -92,7 +92,7 @@ class Events:
 
     def commands(self) -> Commands:
         """What can be asked of what has happened."""
-        return {"events": Stream(self.tell, EventsWanted)}
+        return {"events": Stream(self.tell, EventsWanted, told=Event)}
 
     def _take(self, record: logging.LogRecord) -> None:
         details = fields(record)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import msgspec
 
+from gateway.http.openapi import TEXT, object_of, problem, ref
 from gateway.http.openapi_forms import ADDRESS, MAC, VSID, Schema, form_schema
 from gateway.lookup.alerts import Alert
 from gateway.lookup.claims import Reason
@@ -17,7 +18,6 @@ from gateway.lookup.limits import LARGEST_NUMBER, MOST_HINTS, MOST_RESOLVED
 from policies.model import Network, Site, Translation
 
 REVISION: Schema = {"type": "integer", "minimum": 0, "maximum": LARGEST_NUMBER}
-TEXT: Schema = {"type": "string"}
 
 _BODIES = {
     "Wanted": Annotated[list[Wanted], msgspec.Meta(max_length=MOST_RESOLVED)],
@@ -29,21 +29,6 @@ _BODIES = {
 _ANSWERS = (Alert, Convergence, NodeStatus)
 # What of the bodies is an address, which msgspec knows as text only.
 _ADDRESSES = {"Wanted": "ca", "HintBody": "ca", "RecordBody": "pa", "ClaimBody": "pa"}
-
-
-def ref(name: str) -> Schema:
-    """Refer to a schema."""
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def object_of(**properties: Schema) -> Schema:
-    """An object with these properties and no others."""
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
 
 
 def components() -> dict[str, Schema]:
@@ -76,18 +61,10 @@ def components() -> dict[str, Schema]:
         epoch=REVISION,
         revision=REVISION,
     )
-    found["Problem"] = {
-        "type": "object",
-        "properties": {
-            "type": TEXT,
-            "title": TEXT,
-            "status": {"type": "integer"},
-            "detail": TEXT,
-            "reason": {"type": "string", "enum": [each.value for each in Reason]},
-            "current": {"anyOf": [ref("Record"), {"type": "null"}]},
-        },
-        "required": ["type", "title", "status", "detail"],
-    }
+    found["Problem"] = problem(
+        reason={"type": "string", "enum": [each.value for each in Reason]},
+        current={"anyOf": [ref("Record"), {"type": "null"}]},
+    )
     found["Status"] = {
         "type": "object",
         "properties": {
