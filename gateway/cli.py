@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cyclopts import App
 
-from gateway import capture_cli, firewall_cli, operating_cli, records_cli, reload_cli, trace_cli
+from gateway import capture_cli, firewall_cli, operating_cli, records_cli, reload_cli, top_cli, trace_cli
 from gateway.command_line import LAB, MISCONFIGURED, RUN, load
 from policies.errors import ConfigurationError, Unanswered
 
@@ -20,6 +20,7 @@ app = App(
 operating_cli.register(app)
 reload_cli.register(app)
 firewall_cli.register(app)
+top_cli.register(app)
 trace_cli.register(app)
 capture_cli.register(app)
 records_cli.register(app)

@@ -145,7 +145,7 @@ class Captures:
 
     def commands(self) -> Commands:
         """What can be asked of it. Whoever sees packets sees what is in them: operators alone."""
-        return {"capture": Stream(self._tell, arguments=Wanted, for_operators=True)}
+        return {"capture": Stream(self._tell, arguments=Wanted, told=Told, for_operators=True)}
 
     async def _tell(self, _asker: Asker, wanted: Wanted, tell: Tell) -> None:
         capture = _Capture(wanted, _filter(wanted, self._path.tables))

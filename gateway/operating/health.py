@@ -77,16 +77,21 @@ def of_sites(sites: Iterable[SiteStatus]) -> Iterator[Finding]:
 
 def of_site(site: SiteStatus) -> Finding:
     """Tell of a site that is not up."""
-    name = f"{site.tenant}/{site.site}"
     why = f": {site.last_error.why}" if site.last_error is not None else ""
-    if site.state == "waiting" and site.retry_in is None:
-        waits = "the first packet" if site.start == "trap" else "its device to dial"
+    level, more = "bad", f", {site.failures} attempts have failed" if site.failures > 1 else ""
+    if site.state == "connecting":
+        more += f", and {site.peer} is being dialled"
+    elif site.state == "waiting" and site.retry_in is None:
+        more += f", and waits for {'the first packet' if site.start == 'trap' else 'its device to dial'}"
         level = "note" if site.last_error is None else "bad"
-        words = f"site {name} is down and waits for {waits}{why}"
-    else:
-        attempts = f", {site.failures} attempts have failed" if site.failures > 1 else ""
-        level, words = "bad", f"site {name} is down{attempts}{why}"
-    return Finding(level=level, words=words, since=site.since, tenant=site.tenant, site=site.site)
+    return Finding(
+        level=level,
+        words=f"site {site.tenant}/{site.site} is down{more}{why}",
+        advice=f"`isthmus sites FILE {site.tenant}/{site.site}` tells more",
+        since=site.since,
+        tenant=site.tenant,
+        site=site.site,
+    )
 
 
 def of_configuration(configuration: Configuration) -> Iterator[Finding]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol
 
 import msgspec
@@ -38,7 +38,7 @@ class Reporter:
     ) -> None:
         self._name = appliance.name
         self._path = path
-        self._version = version("isthmus")
+        self._version = _version()
         self._clock = clock
         self.started_at = wall_clock()
         self._loops: dict[str, Lag] = {}
@@ -69,3 +69,11 @@ class Reporter:
 
     def _of_sites(self) -> list[CertificateReport]:
         return self._path.report().certificates if self._path is not None else []
+
+
+def _version() -> str:
+    """Return the version that is installed; a checkout that is run as it is has none."""
+    try:
+        return version("isthmus")
+    except PackageNotFoundError:
+        return "unpackaged"

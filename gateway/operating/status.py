@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Iterator
-from importlib.metadata import version
 from typing import Protocol
 
 import msgspec
 
 from gateway.operating import health
 from gateway.operating.certificates import CertificateReport
-from gateway.operating.commands import Asker, Command, Commands, Nothing
+from gateway.operating.commands import Asker, Command, Nothing
 from gateway.operating.configuration import Configuration
 from gateway.operating.health import Finding, LookupStatus
 from gateway.operating.report import DropReport, LoopReport, Report, SiteReport, SubnetReport
@@ -26,20 +25,20 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     process: int
     roles: list[str]
-    at: float
-    """Now."""
     started_at: float
     engine: str
     """What decides packets; empty where none are carried."""
     attached: str
     """Where it is attached to the underlay, in words."""
-    provider_addresses: list[str]
     records: int
     sites_up: int
     sites: int
-    health: list[Finding]
+    at: float = 0.0
+    """Now."""
+    provider_addresses: list[str] = []
+    health: list[Finding] = []
     """What is not as it should be, the worst first."""
-    drops: list[DropReport]
+    drops: list[DropReport] = []
     """Of the last minute."""
     configuration: Configuration | None = None
     """For who sees every tenant, as the next three."""
@@ -85,7 +84,7 @@ class Running(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     lookup: Callable[[], Awaitable[LookupStatus | None]] | None = None
 
 
-def commands(running: Running) -> Commands:
+def commands(running: Running) -> dict[str, Command]:
     """Return what can be asked of how an appliance is."""
     path = running.path
     sites: Callable[[], list[SiteStatus]] = path.sites if path is not None else list
@@ -144,7 +143,7 @@ def _status(running: Running, asker: Asker, sites: list[SiteStatus], lookup: Loo
 
     return Status(
         name=appliance.name,
-        version=version("isthmus"),
+        version=report.version,
         process=os.getpid(),
         roles=roles(appliance),
         at=now,
