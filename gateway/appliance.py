@@ -144,6 +144,7 @@ async def run(
                     await source.start(traffic, asked.beside if asked is not None else None)
                 if asked is not None and appliance.api is not None:
                     await traffic.start(asked.run, appliance.api)
+                    reload.also(asked.take)
                 watchers.start_soon(reload.run)
                 await _open_control(traffic, appliance, commands)
                 if path is not None:
