@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from gateway.lookup.entries import Key, Kind, NamedKey, Placement, RecordKey, Stored, Value
 from gateway.lookup.follow import entries
-from gateway.lookup.network import Step, apply, assemble, entries_of, phases
+from gateway.lookup.network import Step, apply, assemble, entries_of, network_of, phases, take_back, without
+from gateway.lookup.network import stored as stored_network
 from gateway.lookup.store import Expect, Expected, StoreUnavailable
 from gateway.lookup.stores.memory import MemoryStore
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
@@ -245,3 +246,89 @@ def test_who_is_always_overtaken_gives_up() -> None:
             await apply(Contended(1000), Network(gateways=(ProviderGateway("edge-1", (pa(201),)),)))
 
     asyncio.run(main())
+
+
+# --- back again
+
+
+def named(*names: str) -> Network:
+    """Tenants by name, each with a virtual subnet of its own and a static record."""
+    host = ProviderHost("hv1", (pa(1),), names)
+    return Network(
+        hosts=(host,),
+        tenants=tuple(
+            Tenant(name, (), (subnet(vsid),), records=(static(vsid, 5, "hv1"),))
+            for name, vsid in zip(names, VSIDS, strict=False)
+        ),
+    )
+
+
+def test_what_entries_take_apart_is_put_together_again() -> None:
+    network = named("blue", "red")
+
+    assert network_of(entries_of(network)) == network
+
+
+def test_change_taken_back_leaves_what_others_have_changed_since() -> None:
+    before, after = named("blue"), named("blue", "red")
+    theirs = msgspec.structs.replace(after.tenants[0], rdid="0c1d7e4a-0000-0000-0000-000000000001")
+    current = msgspec.structs.replace(after, tenants=(theirs, after.tenants[1]))
+
+    back, kept = without(current, before, after)
+
+    assert back == msgspec.structs.replace(before, tenants=(theirs,))
+    assert kept == []
+
+
+def test_change_that_others_have_changed_on_is_left_and_named() -> None:
+    before, after = named("blue"), named("blue", "red")
+    theirs = msgspec.structs.replace(after.tenants[1], rdid="0c1d7e4a-0000-0000-0000-000000000001")
+    current = msgspec.structs.replace(after, tenants=(after.tenants[0], theirs))
+
+    back, kept = without(current, before, after)
+
+    assert [str(key) for key in kept] == ["tenant red"]
+    assert back.tenants[1].rdid == theirs.rdid
+
+
+@given(st.data())
+def test_taking_back_undoes_exactly_what_was_changed(data: st.DataObject) -> None:
+    names = st.lists(st.sampled_from(("blue", "green", "red")), unique=True, max_size=3)
+    before, after = named(*data.draw(names)), named(*data.draw(names))
+
+    back, kept = without(after, before, after)
+
+    assert network_of(entries_of(back)) == network_of(entries_of(before))
+    assert kept == []
+
+
+def test_store_is_taken_back_also_where_somebody_writes_in_the_midst_of_it() -> None:
+    before, after = named("blue"), named("blue", "red")
+
+    rdid = "0c1d7e4a-0000-0000-0000-000000000001"
+
+    class Disturbed(MemoryStore):
+        """Somebody else changes Red just before it is deleted."""
+
+        is_disturbed = False
+
+        async def delete(self, key: Key, expected: Expected) -> Stored | None:
+            if self.is_disturbed and key == NamedKey(Kind.TENANT, "red"):
+                self.is_disturbed = False
+                red = await self.get(key)
+                assert red is not None
+                assert isinstance(red.value, Tenant)
+                await self.put(key, msgspec.structs.replace(red.value, rdid=rdid), red.epoch)
+            return await super().delete(key, expected)
+
+    async def test() -> None:
+        store = Disturbed()
+        await apply(store, before)
+        await apply(store, after)
+        store.is_disturbed = True
+        kept = await take_back(store, before, after)
+        left = await stored_network(store)
+        assert [str(key) for key in kept] == ["tenant red"]
+        assert [(tenant.name, tenant.rdid) for tenant in left.tenants] == [("blue", None), ("red", rdid)]
+
+    asyncio.run(test())

@@ -13,11 +13,11 @@ import msgspec
 import pytest
 
 from gateway.http.principals import Unauthenticated
-from gateway.lookup.entries import Kind
+from gateway.lookup.entries import Key, Kind, Placement, RecordKey, Stored, Value
 from gateway.lookup.network import apply
-from gateway.lookup.roles import Serving, serve_records
-from gateway.lookup.store import Prefix
-from policies.addresses import Vsid
+from gateway.lookup.roles import Serving, StoreAway, serve_records
+from gateway.lookup.store import Expect, Expected, Prefix, StoreUnavailable
+from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.errors import ConfigurationError
 from policies.model import (
     Appliance,
@@ -139,6 +139,84 @@ def test_reload_takes_a_changed_token(tmp_path: Path) -> None:
             assert known.identify("Bearer the-second-token-long-enough").name == "operator"
             with pytest.raises(Unauthenticated):
                 known.identify("Bearer the-first-token-long-enough")
+
+    asyncio.run(test())
+
+
+async def rest(node: Serving) -> set[str]:
+    """The addresses of all records."""
+    return {str(entry.key) for entry in (await node.store.page(Prefix(Kind.RECORD), None, 100)).entries}
+
+
+def test_what_was_taken_over_is_undone_with_the_tokens_and_the_vms_that_were_lost(tmp_path: Path) -> None:
+    token = tmp_path / "operator.token"
+    token.touch(mode=0o600)
+    token.write_text("the-first-token-long-enough")
+    credentials = (Credential("operator", Role.OPERATOR, token_file=token),)
+    before = appliance(tmp_path / "state", network("red", "blue"), credentials=credentials)
+    after = appliance(tmp_path / "state", network("red"), credentials=credentials)
+    vm = RecordKey(Vsid(5002), CustomerAddress.parse("10.0.1.5"))
+    place = Placement(MacAddress(b"\x02\0\0\0\0\x05"), ProviderAddress.parse("198.51.100.11"), "hv1")
+
+    async def test() -> None:
+        async with serving(before) as node:
+            await until_written(node, {"red", "blue"})
+            await node.store.put(vm, place, Expect.ABSENT)
+            mark = node.written_last
+            token.write_text("the-second-token-long-enough")
+
+            taken = await node.take(after)
+            assert await tenants(node) == {"red"}
+            assert await rest(node) == set()
+
+            assert await taken.undo() == []
+            assert await tenants(node) == {"red", "blue"}
+            assert await rest(node) == {str(vm)}
+            assert node.door.credentials.identify("Bearer the-first-token-long-enough").name == "operator"
+            assert node.written_last == mark
+            assert await node.write(network("red")), "the file is written again at the next start"
+
+    asyncio.run(test())
+
+
+def test_store_that_goes_in_the_midst_is_undone_when_it_is_there_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = appliance(tmp_path, network("red", "blue", "green"))
+
+    async def test() -> None:
+        async with serving(appliance(tmp_path, network("red"))) as node:
+            await until_written(node, {"red"})
+            put, calls, is_away = node.store.put, 0, True
+
+            async def fail_at_the_second(key: Key, value: Value, expected: Expected) -> Stored:
+                nonlocal calls
+                calls += 1
+                if is_away and calls > 1:
+                    raise StoreUnavailable("the disk is full")
+                return await put(key, value, expected)
+
+            monkeypatch.setattr(node.store, "put", fail_at_the_second)
+            with pytest.raises(StoreAway, match="the disk is full") as away:
+                await node.take(wanted)
+            assert len(await tenants(node)) == 2, "half of it is written"
+            is_away = False
+            assert await away.value.taken.undo() == []
+            assert await tenants(node) == {"red"}
+
+    asyncio.run(test())
+
+
+def test_file_that_this_node_has_written_last_differs_in_nothing(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with serving(appliance(tmp_path, network("red"))) as node:
+            await until_written(node, {"red"})
+            await apply(node.store, network("red", "green"))
+            before, after = await node.compared(network("red"))
+            assert before == after
+            before, after = await node.compared(network("red", "blue"))
+            assert [tenant.name for tenant in before.tenants] == ["green", "red"]
+            assert [tenant.name for tenant in after.tenants] == ["blue", "red"]
 
     asyncio.run(test())
 
