@@ -50,15 +50,15 @@ format: .venv/installed ## put format and order of imports right
 	@$(BIN)/python -m ruff format .
 
 PEERS := charon-systemd etcd-client etcd-server ethtool iperf3 iproute2 iputils-ping iputils-tracepath \
-	libcharon-extra-plugins libstrongswan-extra-plugins nftables openvswitch-switch strongswan-swanctl \
+	libcharon-extra-plugins libstrongswan-extra-plugins nftables openvswitch-switch prometheus strongswan-swanctl \
 	tcpdump traceroute tshark udhcpc wrk
 
 peers: ## install the real peers and tools that tests use (Debian or Ubuntu, as root)
 	@[ "$$(id -u)" = 0 ] || { echo 'Installing packages needs root: sudo make peers'; exit 1; }
 	@command -v apt-get >/dev/null || { echo 'This is not Debian or Ubuntu; install by other means: $(PEERS)'; exit 1; }
 	apt-get -qq update
-	@# strongSwan and etcd come with services that would take their ports. Whoever had one already keeps it.
-	@new=; for service in strongswan etcd; do \
+	@# strongSwan, etcd and Prometheus come with services that would take their ports. Whoever had one already keeps it.
+	@new=; for service in strongswan etcd prometheus; do \
 		[ ! -d /run/systemd/system ] || systemctl cat $$service.service >/dev/null 2>&1 || new="$$new $$service.service"; done; \
 	DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends $(PEERS) </dev/null && \
 	{ [ -z "$$new" ] || systemctl disable --quiet --now $$new; }
