@@ -61,6 +61,10 @@ STARTED = _gauge("start_time_seconds", "When the appliance started, in seconds s
 LAG = _gauge("loop_lag_seconds", "How late an event loop got to what was due: the most in a minute", "loop")
 MEAN_LAG = _gauge("loop_lag_mean_seconds", "The same, the mean over a minute", "loop")
 EXPIRY = _gauge("certificate_expiry_seconds", "When a certificate ends, in seconds since 1970", "use", *_SITE)
+TAKEN = _gauge("configuration_taken_time_seconds", "Since when the configuration runs, in seconds since 1970")
+UNCONFIRMED = _gauge("configuration_unconfirmed", "Whether it is undone unless somebody confirms it: 1 or 0")
+DIFFERS = _gauge("configuration_differs", "Whether its file is known to hold something else: 1 or 0")
+RELOADS = _counter("configuration_reloads", "Reloads: taken, refused or rolled-back", "outcome")
 RECORDS = _gauge("records", "Records by which packets are forwarded here")
 
 DROPS = _counter("drops", "Packets dropped, each under one reason: see docs/drops.md", "reason", "tenant")

@@ -64,6 +64,17 @@ def _node(report: Report) -> Iterator[tuple[Family, Found]]:
     yield families.MEAN_LAG, [((loop.name,), loop.mean_late) for loop in report.loops]
     certificates = [((each.use, each.tenant, each.site), each.expires_at) for each in report.certificates]
     yield families.EXPIRY, certificates
+    configuration = report.configuration
+    if configuration is not None:
+        yield families.TAKEN, _one(configuration.taken_at)
+        yield families.UNCONFIRMED, _one(configuration.rolls_back_in is not None)
+        yield families.DIFFERS, _one(configuration.differs_since is not None)
+        outcomes = {
+            "taken": configuration.reloads,
+            "refused": configuration.failures,
+            "rolled-back": configuration.rollbacks,
+        }
+        yield families.RELOADS, [((outcome,), count) for outcome, count in outcomes.items()]
 
 
 def _drops(report: Report) -> Iterator[tuple[Family, Found]]:

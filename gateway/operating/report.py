@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from gateway.operating.certificates import CertificateReport
+from gateway.operating.configuration import Configuration
 
 
 class DropReport(msgspec.Struct, frozen=True):
@@ -146,6 +147,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What decides packets; empty where none are carried."""
     loops: list[LoopReport] = []
     certificates: list[CertificateReport] = []
+    configuration: Configuration | None = None
     records: int = 0
     drops: list[DropReport] = []
     meters: list[SubnetReport] = []

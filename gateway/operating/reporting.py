@@ -12,6 +12,7 @@ import trio
 
 from gateway.aio import EventLoop
 from gateway.operating.certificates import CertificateReport, Certificates
+from gateway.operating.configuration import Configuration
 from gateway.operating.lag import Lag
 from gateway.operating.report import LoopReport, Report
 from policies.model import Appliance
@@ -41,6 +42,8 @@ class Reporter:
         self._version = _version()
         self._clock = clock
         self.started_at = wall_clock()
+        self.configuration: Callable[[], Configuration] | None = None
+        """Says by which configuration the node goes, once it goes by one."""
         self._loops: dict[str, Lag] = {}
         self._certificates = Certificates(appliance, self._of_sites, wall_clock)
 
@@ -52,6 +55,7 @@ class Reporter:
             version=self._version,
             started_at=self.started_at,
             loops=[LoopReport(name, lag.most, lag.mean) for name, lag in self._loops.items()],
+            configuration=self.configuration() if self.configuration is not None else None,
             certificates=[*self._certificates.own, *counted.certificates],
         )
 

@@ -13,6 +13,7 @@ from gateway.http.measures import BUCKETS, Histogram, Measures
 from gateway.lookup.figures import FollowersReport, LookupReport
 from gateway.operating.certificates import CertificateReport
 from gateway.operating.commands import OWNER, Asker
+from gateway.operating.configuration import Configuration
 from gateway.operating.report import (
     BridgeReport,
     DropReport,
@@ -69,6 +70,7 @@ def everything() -> Scrape:
         engine="python",
         loops=[LoopReport("trio", 0.2, 0.01), LoopReport("asyncio", 0.1, 0.02)],
         certificates=[CertificateReport("api.tls", 1_800_000_000.0)],
+        configuration=Configuration(taken_at=1_700_000_000.0, rolls_back_in=30.0, reloads=2, failures=1),
         records=8,
         drops=[DropReport("no-record", "red", 9), DropReport("loop", "", 1)],
         meters=[SubnetReport(tenant="red", subnet="web", vsid=5001, sent_packets=1, sent_octets=84)],
