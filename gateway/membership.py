@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -163,11 +163,11 @@ class Membership:
 
         await self._adopt_file(wanted, keyring)
         try:
+            self._check_served(refused)
             if self._serving is not None:
                 taken = await self._loop.run(self._serving.take, wanted)
                 await self._until_applied()
-            if new := [problem for problem in self._refused if problem not in refused]:
-                raise ConfigurationError(new)
+                self._check_served(refused)
         except StoreAway as away:
             taken = away.taken
             left = await undo()
@@ -176,6 +176,11 @@ class Membership:
             left = await undo()
             raise ConfigurationError([*error.problems, *(Problem("", words) for words in left)]) from None
         return undo
+
+    def _check_served(self, refused: Collection[Problem]) -> None:
+        """Refuse a file by which something is not served now, besides what was `refused` before it."""
+        if new := [problem for problem in self._refused if problem not in refused]:
+            raise ConfigurationError(new)
 
     async def _adopt_file(self, wanted: Appliance, keyring: Keyring) -> None:
         async with self._one_at_a_time:

@@ -85,6 +85,7 @@ class Forwarder:
         )
         self._explain = explain
         self._permission: Permission | None = None
+        self.tables = tables
         self.replace_tables(tables, node.ports)
 
     def replace_tables(self, tables: Tables, ports: Mapping[PortKey, Port] | None = None) -> None:
@@ -93,11 +94,18 @@ class Forwarder:
         What was decided by the old ones is forgotten. What was learned and counted
         stays, for tenants, subnets, sites and ports that are still there.
         """
+        owners = {vsid: entry.domain.name for vsid, entry in self.tables.subnets.items()}
         self.tables = tables
         if ports is not None:
             self.node = msgspec.structs.replace(self.node, ports=dict(ports))
             self.moves.residence.replace_ports(self.node.ports)
-        self.meters = {vsid: self.meters.get(vsid) or Meter() for vsid in tables.subnets}
+            for gone in self.port_mtus.keys() - ports.keys():
+                del self.port_mtus[gone]
+        # A VSID that goes from one tenant to another leaves its counts behind.
+        self.meters = {
+            vsid: (self.meters.get(vsid) if owners.get(vsid) == entry.domain.name else None) or Meter()
+            for vsid, entry in tables.subnets.items()
+        }
         self.site_meters = {
             key: self.site_meters.get(key) or Meter()
             for domain in tables.domains.values()
