@@ -143,11 +143,11 @@ def of_certificates(certificates: Iterable[CertificateReport], now: float) -> It
     for certificate in certificates:
         left = certificate.expires_at - now
         if left < SOON:
-            whose = f" of {certificate.tenant}/{certificate.site}" if certificate.site else ""
+            whose = f"site {certificate.tenant}/{certificate.site}, " if certificate.site else ""
             ends = f"expires in {left / 86400:.0f} days" if left > 0 else "has expired"
             yield Finding(
                 level="warning" if left > 0 else "bad",
-                words=f"the certificate {certificate.use}{whose} {ends}",
+                words=f"the certificate of {whose}{certificate.use}: {ends}",
                 tenant=certificate.tenant,
                 site=certificate.site,
             )

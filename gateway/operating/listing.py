@@ -63,10 +63,10 @@ def _facts(status: Status) -> Iterator[tuple[str, str]]:
         yield f"{loop.name} loop", f"{late}, {loop.mean_late * 1000:.1f} ms in the mean"
     yield "dropped", _drops(status)
     for certificate in status.certificates:
-        whose = f" of {certificate.tenant}/{certificate.site}" if certificate.site else ""
+        whose = f"site {certificate.tenant}/{certificate.site}, " if certificate.site else ""
         left = certificate.expires_at - now
         ends = f"for {duration(left)}, until" if left > 0 else "EXPIRED"
-        yield "certificate", f"{certificate.use}{whose}: {ends} {moment(certificate.expires_at)}"
+        yield "certificate", f"{whose}{certificate.use}: {ends} {moment(certificate.expires_at)}"
 
 
 def _configuration(status: Status) -> str:

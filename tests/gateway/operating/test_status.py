@@ -1,0 +1,296 @@
+"""What `isthmus status` finds wrong, whom it tells, and in which order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+import trio.testing
+
+from gateway.forwarding.drops import DropReason, Drops
+from gateway.operating import health
+from gateway.operating.certificates import CertificateReport
+from gateway.operating.commands import OWNER, Asker, carry_out
+from gateway.operating.configuration import Configuration
+from gateway.operating.health import LookupStatus
+from gateway.operating.listing import is_well, status_lines
+from gateway.operating.recent import RecentDrops
+from gateway.operating.report import BridgeReport, DropReport, LoopReport, Report, SubnetReport
+from gateway.operating.status import Running, Status, Traffic, commands
+from gateway.sites.status import Moment, SiteStatus
+from policies.model import Appliance, Engine, Underlay
+from tests.networks import network, pa
+
+NOW = 1_795_364_648.0
+DAY = 86_400.0
+APPLIANCE = Appliance(
+    name="edge-1",
+    state=Path("/nowhere"),
+    engine=Engine.AUTO,
+    underlay=Underlay((pa("edge-1"),)),
+    gateway=True,
+    lookup=None,
+    host=None,
+    network=network(),
+)
+UP = SiteStatus(
+    tenant="red",
+    site="seattle",
+    state="up",
+    since=NOW - 60,
+    start="start",
+    peer="203.0.113.7",
+    local_id="edge-1.example",
+    remote_id="seattle.example",
+    prefixes=["172.16.0.0/16"],
+    path=None,
+    ike_suite=None,
+    children=[],
+    sent_packets=0,
+    sent_octets=0,
+    received_packets=0,
+    received_octets=0,
+    ike_rekeys=0,
+    child_rekeys=0,
+    failures=0,
+    retry_in=None,
+    last_error=None,
+    history=[],
+)
+DOWN = msgspec.structs.replace(
+    UP,
+    tenant="blue",
+    state="waiting",
+    failures=4,
+    retry_in=3.0,
+    last_error=Moment(NOW - 1, "trouble", "the peer accepted none of our proposals"),
+)
+WELL = Report(node="edge-1", version="1.2", records=8, loops=[LoopReport("trio", 0.002, 0.001)])
+CONFIGURATION = Configuration(taken_at=NOW - 100)
+FOLLOWS = LookupStatus(serves=False, is_synced=True, stale_seconds=0.0, revision=7)
+READER = Asker("a customer", is_operator=False, tenants=frozenset({"red"}))
+
+
+class FakePath:
+    in_words = "(eth1, MTU 1500), engine python"
+
+    def __init__(self, report: Report, sites: list[SiteStatus]) -> None:
+        self._report, self._sites = report, sites
+
+    def report(self) -> Report:
+        return self._report
+
+    def sites(self) -> list[SiteStatus]:
+        return self._sites
+
+
+def ask(
+    command: str,
+    report: Report = WELL,
+    sites: list[SiteStatus] | None = None,
+    asker: Asker = OWNER,
+    *,
+    drops: list[DropReport] | None = None,
+    configuration: Configuration = CONFIGURATION,
+    lookup: LookupStatus | None = FOLLOWS,
+) -> Any:
+    path = FakePath(report, sites if sites is not None else [UP])
+
+    async def of_lookup() -> LookupStatus | None:
+        return lookup
+
+    running = Running(
+        appliance=APPLIANCE,
+        started_at=NOW - 3600,
+        wall_clock=lambda: NOW,
+        clock=lambda: 5.0,
+        path=path,
+        report=path.report,
+        last_minute=lambda: drops or [],
+        configuration=lambda: configuration,
+        lookup=of_lookup,
+    )
+    return trio.run(carry_out, commands(running), asker, command, {}, _never)
+
+
+async def _never(_: Any) -> None:
+    raise AssertionError("it answers once")
+
+
+def found(**parts: Any) -> list[tuple[str, str]]:
+    status: Status = ask("status", **parts)
+    return [(finding.level, finding.words) for finding in status.health]
+
+
+def test_appliance_that_is_well_says_so() -> None:
+    status: Status = ask("status")
+    assert status.health == []
+    assert is_well(status)
+    assert (status.sites_up, status.sites, status.records, status.version) == (1, 1, 8, "1.2")
+    lines = list(status_lines(status))
+    assert lines[0] == "edge-1: all is well"
+    assert "sites          1 of 1 up" in lines
+    assert "lookup         follows, revision 7, up to date" in lines
+
+
+def test_what_is_wrong_comes_first_and_the_worst_of_it_before_all() -> None:
+    status: Status = ask(
+        "status",
+        sites=[UP, DOWN],
+        configuration=Configuration(taken_at=NOW - 10, rolls_back_in=42.0),
+        drops=[DropReport("spoofed-source", "red", 100), DropReport("hop-limit", "red", 1000)],
+    )
+    lines = list(status_lines(status))
+    assert lines[:4] == [
+        "edge-1: 3 things are wrong",
+        (
+            "  !! site blue/seattle is down, 4 attempts have failed: the peer accepted none of our proposals"
+            " (for 1 min 0 s)"
+        ),
+        "       `isthmus sites FILE blue/seattle` tells more",
+        "  !  100 packets of red were dropped in the last minute: spoofed-source",
+    ]
+    assert not is_well(status)
+
+
+@pytest.mark.parametrize(
+    ("parts", "level", "words"),
+    [
+        ({"lookup": msgspec.structs.replace(FOLLOWS, is_synced=False)}, "bad", "has not been heard of"),
+        (
+            {"lookup": msgspec.structs.replace(FOLLOWS, stale_seconds=75.0)},
+            "warning",
+            "the lookup service has been away for 75 s",
+        ),
+        (
+            {"lookup": msgspec.structs.replace(FOLLOWS, serves=True, most_behind=45.0)},
+            "warning",
+            "a follower has not acknowledged changes for 45 s",
+        ),
+        (
+            {"configuration": Configuration(taken_at=NOW, differs_since=NOW - 5, why="it was rolled back")},
+            "warning",
+            "the file is not what runs: it was rolled back",
+        ),
+        (
+            {"report": msgspec.structs.replace(WELL, loops=[LoopReport("trio", 1.2, 0.3)])},
+            "warning",
+            "the trio loop was up to 1.2 s late",
+        ),
+        (
+            {
+                "report": msgspec.structs.replace(
+                    WELL, certificates=[CertificateReport("api.tls", NOW + 3 * DAY)]
+                )
+            },
+            "warning",
+            "the certificate of api.tls: expires in 3 days",
+        ),
+        (
+            {
+                "report": msgspec.structs.replace(
+                    WELL, certificates=[CertificateReport("site", NOW - DAY, "red", "seattle")]
+                )
+            },
+            "bad",
+            "the certificate of site red/seattle, site: has expired",
+        ),
+        (
+            {"report": msgspec.structs.replace(WELL, bridge=BridgeReport(0, [], "no such bridge"))},
+            "bad",
+            "no such bridge",
+        ),
+        (
+            {
+                "sites": [
+                    msgspec.structs.replace(DOWN, failures=0, last_error=None, retry_in=None, start="trap")
+                ]
+            },
+            "note",
+            "waits for the first packet",
+        ),
+        (
+            {"sites": [msgspec.structs.replace(DOWN, state="connecting", failures=0, last_error=None)]},
+            "bad",
+            "203.0.113.7 is being dialled",
+        ),
+    ],
+)
+def test_each_thing_that_is_wrong_is_told(parts: dict[str, Any], level: str, words: str) -> None:
+    ((told_level, told),) = found(**parts)
+    assert told_level == level
+    assert words in told
+
+
+def test_little_things_are_not_told() -> None:
+    assert (
+        found(
+            lookup=msgspec.structs.replace(FOLLOWS, stale_seconds=1.0),
+            drops=[DropReport("spoofed-source", "red", health.WORTH_A_WORD - 1)],
+            report=msgspec.structs.replace(
+                WELL,
+                certificates=[CertificateReport("api.tls", NOW + 90 * DAY)],
+                loops=[LoopReport("trio", 0.1, 0.01)],
+            ),
+        )
+        == []
+    )
+
+
+def test_what_waits_as_configured_is_worth_knowing_and_not_wrong() -> None:
+    waits = msgspec.structs.replace(DOWN, failures=0, last_error=None, retry_in=None, start="respond")
+    assert is_well(ask("status", sites=[waits]))
+
+
+def test_reader_hears_of_no_other_tenant_and_nothing_of_the_machine() -> None:
+    report = msgspec.structs.replace(
+        WELL,
+        loops=[LoopReport("trio", 9.0, 9.0)],
+        certificates=[
+            CertificateReport("api.tls", NOW - DAY),
+            CertificateReport("site", NOW - DAY, "blue", "seattle"),
+        ],
+        meters=[
+            SubnetReport(tenant=tenant, subnet="web", vsid=vsid)
+            for tenant, vsid in (("red", 5001), ("blue", 6001))
+        ],
+        drops=[DropReport("hop-limit", tenant, 5) for tenant in ("red", "blue", "")],
+    )
+    drops = [DropReport("site-down", tenant, 50) for tenant in ("blue", "")]
+
+    status: Status = ask("status", report, [UP, DOWN], READER, drops=drops)
+    traffic: Traffic = ask("traffic", report, [UP, DOWN], READER)
+
+    assert status.health == []
+    assert (status.sites, status.drops, status.certificates, status.loops) == (1, [], [], [])
+    assert status.configuration is None
+    assert status.lookup is None
+    assert [each.tenant for each in traffic.subnets] == ["red"]
+    assert [each.tenant for each in traffic.drops] == ["red"]
+    assert b"blue" not in msgspec.json.encode(status)
+
+
+def test_drops_of_the_last_minute_are_forgotten_after_it() -> None:
+    async def main() -> None:
+        drops = Drops()
+        drops.count(DropReason.LOOP)
+        recent = RecentDrops(drops)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(recent.watch)
+            drops.count(DropReason.HOP_LIMIT, "red")
+            drops.count(DropReason.HOP_LIMIT, "red")
+            drops.count(DropReason.TOO_BIG, "red")
+            assert recent.last_minute() == [
+                DropReport("hop-limit", "red", 2),
+                DropReport("too-big", "red", 1),
+            ]
+            await trio.sleep(50)
+            assert len(recent.last_minute()) == 2
+            await trio.sleep(15)
+            assert recent.last_minute() == []
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
