@@ -215,7 +215,8 @@ class Membership:
             try:
                 left = await self._loop.run(taken.undo)
             except StoreUnavailable as error:
-                log.warning("what was written to the store cannot be undone yet: %s", error)
+                words = "what was written to the store cannot be undone yet: %s"
+                log.warning(words, error, extra={"event": "rolled-back"})
             else:
                 log.warning("undone in the store, which is there again", extra={"event": "rolled-back"})
                 for words in left:

@@ -45,6 +45,7 @@ class LastResort:
             while self._deadline is not None and (left := self._deadline - time.monotonic()) > 0:
                 self._changed.wait(left)
         waiting = sorted(thread.name for thread in threading.enumerate() if thread.name != "last resort")
-        log.error("something hangs, so this ends without it; threads: %s", ", ".join(waiting))
+        words = "something hangs, so this ends without it; threads: %s"
+        log.error(words, ", ".join(waiting), extra={"event": "hangs"})
         self._before()
         self._end(FAILED)

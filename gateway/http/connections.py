@@ -148,7 +148,7 @@ class Connection(web.RequestHandler):
         """Answer what could not be read, or what we have failed at."""
         del request, message
         if status >= 500:
-            log.error("a request failed", exc_info=exc)
+            log.error("a request failed", exc_info=exc, extra={"event": "fault"})
         detail = "this is not HTTP as it should be" if status < 500 else "this is a fault of the service"
         response = problem_answer(HttpProblem(status, detail))
         response.force_close()

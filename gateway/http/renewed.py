@@ -45,7 +45,8 @@ class Renewed(Generic[T]):
             try:
                 self._value = self._make()
             except (OSError, ValueError) as error:
-                log.warning("%s: what was there before goes on: %s", self._key, self._in_words(error))
+                words = "%s: what was there before goes on: %s"
+                log.warning(words, self._key, self._in_words(error), extra={"event": "file-refused"})
         return self._value
 
     def _look(self) -> _Seen:

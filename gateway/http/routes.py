@@ -91,7 +91,7 @@ class Routes:
             raise
         except Exception:
             # A fault of ours ends one request, not the service; the answer says nothing of it.
-            log.exception("%s %s failed", request.method[:16], path[:256])
+            log.exception("%s %s failed", request.method[:16], path[:256], extra={"event": "fault"})
             response = problem_answer(HttpProblem(500, "this is a fault of the service"))
         took: float | None = None
         if not response.prepared:

@@ -74,7 +74,7 @@ def _answering(node: Node, handler: Answering) -> Handler:
         except NoRecord as error:
             raise HttpProblem(404, str(error)) from None
         except StoreUnavailable as error:
-            log.warning("the store is not available: %s", error)
+            log.warning("the store is not available: %s", error, extra={"event": "store-failed"})
             raise HttpProblem(503, "the store is not available", headers={"Retry-After": "1"}) from None
 
     return answered
