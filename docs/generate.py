@@ -7,11 +7,34 @@ import tomllib
 from enum import Enum
 from pathlib import Path
 
+import msgspec
+import trio
+
+from gateway.aio import event_loop
+from gateway.api.interface import TITLE
+from gateway.api.openapi import described
+from gateway.api.reference import reference
+from gateway.appliance import commands_of
+from gateway.datapath import Builtin
+from gateway.forwarding.directory import Directory
+from gateway.http import interface as interfaces
+from gateway.http.interface import Interface
+from gateway.lookup.http import openapi as lookup_openapi
+from gateway.lookup.http.openapi_schemas import components
+from gateway.membership import Membership
+from gateway.operating import events
+from gateway.operating.reporting import Reporter
+from gateway.operating.trends import Trends
+from gateway.reload import Reload
+from gateway.sites.policies import Keyring
+from gateway.underlay.interfaces import Attachment
 from policies.config.schema import KeySchema, TableSchema, tables
+from policies.model import Appliance, Engine, LookupSettings, Network
 
 HERE = Path(__file__).parent
 CONFIGURATION = HERE / "configuration.md"
 MEANINGS = HERE / "keys.toml"
+HTTP = HERE / "http.md"
 
 Meanings = dict[str, dict[str, dict[str, str]]]
 
@@ -22,6 +45,7 @@ ASKERS = ("gateway", "host")
 # The operating interface has the same tables as the lookup service.
 ALIKE = {f"api.{table}": f"lookup.{table}" for table in ("tls", "token", "certificate")}
 
+_MARKED_CALLS = re.compile(r"(<!-- calls -->\n).*?(<!-- end of calls -->)", re.DOTALL)
 _MARKED = re.compile(r"(<!-- keys: ([\w. ]+) -->\n).*?(<!-- end of keys -->)", re.DOTALL)
 
 
@@ -76,9 +100,40 @@ def _row(prefix: str, key: KeySchema, words: dict[str, str]) -> str:
     return f"| `{prefix}{key.name}` | {words['meaning']} | {default} | `{words['example']}` |"
 
 
+def http(document: str) -> str:
+    """Return the HTTP reference with its calls and values as they are now."""
+    found = msgspec.json.decode(everything_by_http())
+    return _MARKED_CALLS.sub(lambda match: f"{match[1]}{reference(found)}{match[2]}", document)
+
+
+def everything_by_http() -> bytes:
+    """Return the OpenAPI document of an appliance that has all roles, as JSON."""
+    return trio.run(_everything_by_http)
+
+
+async def _everything_by_http() -> bytes:
+    network, state = Network(), Path("/var/lib/isthmus")
+    appliance = Appliance("edge-1", state, Engine.PYTHON, None, True, LookupSettings(), None, network)
+    path = Builtin(appliance, Attachment((), 1500), Directory())
+    async with event_loop() as loop:
+        source = Membership(appliance, loop, path, Keyring())
+        reload = Reload(source, lambda _file: appliance, Keyring(), wall_clock=float)
+        with events.kept(float) as happenings:
+            reporter = Reporter(appliance, path, float, float)
+            trends = Trends(path, float, float)
+            commands = commands_of(appliance, path, reload, happenings, source, None, reporter, trends)
+    paths, schemas = described(commands, is_beside=True)
+    return interfaces.document(
+        TITLE,
+        Interface((), lookup_openapi.paths(), components()),
+        Interface((), paths, schemas),
+    )
+
+
 def main() -> None:
     """Write the documents anew."""
     CONFIGURATION.write_text(configuration(CONFIGURATION.read_text(), meanings()))
+    HTTP.write_text(http(HTTP.read_text()))
 
 
 if __name__ == "__main__":

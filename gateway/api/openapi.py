@@ -25,6 +25,7 @@ from policies.model import Site
 
 # The names of others' schemas may be the same.
 _PREFIX = "api."
+_READERS = "operators, and for readers of what is their tenants'"
 _TEMPLATE = f"#/components/schemas/{_PREFIX}{{name}}"
 
 
@@ -44,22 +45,26 @@ def described(commands: Commands, *, is_beside: bool) -> tuple[Schema, Schema]:
         answered, wanted = schemas[2 * number : 2 * number + 2]
         item = paths.setdefault(each.path, {})
         content = _SHAPES.get(each.path, _as_it_is)(answered, found, is_beside)
-        item[each.method.lower()] = _operation(each, content, _resolved(wanted, components))
-    return paths | ({} if is_beside else _open_paths()), found
+        who = _who(each, commands)
+        item[each.method.lower()] = _operation(each, who, content, _resolved(wanted, components))
+    return paths | _OTHER_PATHS | ({} if is_beside else _open_paths()), found
 
 
-def _operation(each: Operation, answered: Schema, wanted: Schema) -> Schema:
+def _operation(each: Operation, who: str, answered: Schema, wanted: Schema) -> Schema:
     fields = {name: schema for name, schema in wanted["properties"].items() if name not in each.hidden}
     required = wanted.get("required", [])
     answers = {200: _answer(each, answered)}
     if each.method == "GET":
         parameters = [
-            query_parameter(
-                name, _plain(schema), description=each.about.get(name, ""), required=name in required
-            )
+            {
+                **query_parameter(
+                    name, _plain(schema), description=each.about.get(name, ""), required=name in required
+                ),
+                **({"example": each.example[name]} if name in each.example else {}),
+            }
             for name, schema in fields.items()
         ]
-        return operation(each.summary, answers, 422, parameters=parameters)
+        return operation(each.summary, answers, 422, parameters=parameters, who=who)
     described = {
         name: {**schema, "description": each.about[name]} if name in each.about else schema
         for name, schema in fields.items()
@@ -67,7 +72,21 @@ def _operation(each: Operation, answered: Schema, wanted: Schema) -> Schema:
     body: Schema = {"type": "object", "properties": described, "additionalProperties": False}
     if required:
         body["required"] = required
-    return operation(each.summary, answers, 422, body=body, needs_body=bool(required))
+    return operation(
+        each.summary,
+        answers,
+        422,
+        body=body,
+        needs_body=bool(required),
+        who=who,
+        example=each.example or None,
+    )
+
+
+def _who(each: Operation, commands: Commands) -> str:
+    if commands[each.command].for_operators:
+        return "operators"
+    return f"{_READERS}, and for hosts and gateways" if each.for_hosts else _READERS
 
 
 def _answer(each: Operation, schema: Schema) -> Schema:
@@ -127,6 +146,30 @@ def _sites(_answered: Schema, components: Schema, _is_beside: bool) -> Schema:
 
 
 _SHAPES = {"/v1/status": _status, "/v1/sites": _sites}
+
+
+_OTHER_PATHS = {
+    "/metrics": {
+        "get": operation(
+            "Read the metrics, for Prometheus.",
+            {
+                200: {
+                    "description": "Prometheus' text, or OpenMetrics if that is accepted.",
+                    "content": {
+                        "text/plain": {"schema": TEXT},
+                        "application/openmetrics-text": {"schema": TEXT},
+                    },
+                }
+            },
+            who=_READERS,
+        )
+    },
+    "/": {
+        "get": open_operation(
+            "Open the dashboard, which asks for a token.", says("A page.", TEXT, kind="text/html")
+        )
+    },
+}
 
 
 def _open_paths() -> Schema:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
+from typing import Any
 
 import msgspec
 
@@ -35,6 +36,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     hidden: frozenset[str] = frozenset()
     """Arguments that are not taken by HTTP."""
     form: Form = Form.JSON
+    example: Mapping[str, Any] = {}
+    """Of its arguments."""
     for_hosts: bool = False
     """Whether it is for the lookup service's hosts, too."""
 
@@ -65,6 +68,13 @@ OPERATIONS = (
     ),
     Operation(
         method="GET",
+        path="/v1/traffic",
+        command="traffic",
+        summary="Read what each virtual subnet and site has carried, and what was dropped.",
+        says="Counters since the start.",
+    ),
+    Operation(
+        method="GET",
         path="/v1/events",
         command="events",
         summary="Read what has happened lately, or follow it.",
@@ -77,6 +87,7 @@ OPERATIONS = (
             "last": "So many of those that have happened already, at most.",
             "follow": "Whether to go on with what happens from now on.",
         },
+        example={"follow": True},
         form=Form.LINES,
     ),
     Operation(
@@ -93,6 +104,7 @@ OPERATIONS = (
         summary="Read what a site or a virtual subnet has carried lately.",
         says="Series.",
         about={"tenant": "Whose it is.", "site": "The site.", "subnet": "The virtual subnet."},
+        example={"tenant": "red", "site": "seattle"},
     ),
     Operation(
         method="POST",
@@ -100,6 +112,20 @@ OPERATIONS = (
         command="trace",
         summary="Ask what would become of a packet, without sending one.",
         says="Each step, and the end.",
+        about={
+            "from": "The customer address that sends.",
+            "to": "The customer address that it is for.",
+            "tenant": "Whose addresses these are; or its virtual subnet is named.",
+            "vsid": "The virtual subnet that it is sent in.",
+            "protocol": "tcp, udp or icmp.",
+            "port": "Its destination's.",
+            "size": "Of the IP packet, in octets.",
+            "fragment": "Whether it may be fragmented.",
+            "established": "Whether it belongs to a TCP connection that stands.",
+            "via": "The provider address that it comes from.",
+            "from_site": "The site that it comes from.",
+        },
+        example={"tenant": "red", "from": "10.0.1.5", "to": "172.16.0.9", "protocol": "tcp", "port": 443},
     ),
     Operation(
         method="GET",
@@ -109,13 +135,18 @@ OPERATIONS = (
         says="Packets, until the bound is reached or you leave.",
         about={
             "tenant": "Only of this tenant.",
-            "site": "Only to and from this site.",
-            "address": "Only to or from this customer address.",
+            "site": "Only to and from this site: TENANT/SITE.",
+            "vsid": "Only of this virtual subnet.",
+            "address": "Only to or from this customer address, or one of this prefix.",
+            "host": "Only to or from this host, gateway or provider address.",
             "side": "inner: customers' packets; outer: as they are on the underlay; or both.",
+            "dropped": "Only those that are dropped.",
             "frames": "So many at most.",
-            "seconds": "For so long at most.",
+            "seconds": "For so many seconds at most.",
+            "octets": "So many octets in all, at most.",
             "snaplen": "So many octets of each.",
         },
+        example={"tenant": "red", "seconds": 10},
         form=Form.CAPTURE,
     ),
     Operation(
@@ -134,6 +165,7 @@ OPERATIONS = (
         says="What has changed.",
         about={"confirm": "Go back by itself after so many seconds, unless confirmed."},
         hidden=frozenset({"file"}),
+        example={"confirm": 60},
     ),
     Operation(
         method="POST",

@@ -55,20 +55,32 @@ def operation(
     body: Schema | None = None,
     needs_body: bool = True,
     parameters: list[Schema] | None = None,
+    who: str = "everybody who is known",
+    example: object = None,
 ) -> Schema:
-    """What is answered to those who may ask."""
+    """What is answered to those who may ask: `who` they are, and an `example` of a body."""
     statuses = {*_ALWAYS, *_BEHIND_CREDENTIALS, *problems, *(_WITH_BODY if body is not None else ())}
-    found: Schema = {"summary": summary, "responses": _responses(answers, statuses)}
+    found: Schema = {
+        "summary": summary,
+        "description": f"For {who}.",
+        "responses": _responses(answers, statuses),
+    }
     if parameters:
         found["parameters"] = parameters
     if body is not None:
-        found["requestBody"] = {"required": needs_body, "content": {"application/json": {"schema": body}}}
+        content = {"schema": body} if example is None else {"schema": body, "example": example}
+        found["requestBody"] = {"required": needs_body, "content": {"application/json": content}}
     return found
 
 
 def open_operation(summary: str, said: Schema, *more: int) -> Schema:
     """What is answered without a credential."""
-    return {"summary": summary, "security": [], "responses": _responses({200: said}, {*_ALWAYS, *more})}
+    return {
+        "summary": summary,
+        "description": "For everybody, without a credential.",
+        "security": [],
+        "responses": _responses({200: said}, {*_ALWAYS, *more}),
+    }
 
 
 def says(

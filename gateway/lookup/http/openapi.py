@@ -20,9 +20,15 @@ from gateway.lookup.entries import Kind
 from gateway.lookup.http.openapi_schemas import REVISION
 from gateway.lookup.limits import MOST_LISTED, MOST_RESOLVED
 
+_OPERATORS = "operators"
+
+_CHOOSING = [
+    query_parameter("tenant", TEXT, description="Only of this tenant."),
+    query_parameter("vsid", VSID, description="Only of this virtual subnet."),
+]
 _KEY = [
-    {"name": "vsid", "in": "path", "required": True, "schema": VSID},
-    {"name": "ca", "in": "path", "required": True, "schema": ADDRESS},
+    {"name": "vsid", "in": "path", "required": True, "schema": VSID, "example": 5001},
+    {"name": "ca", "in": "path", "required": True, "schema": ADDRESS, "example": "10.0.1.7"},
 ]
 _MATCH = {
     "name": "If-Match",
@@ -69,23 +75,27 @@ def _record_paths() -> dict[str, Any]:
                 *(409, 412, 422, 428),
                 body=ref("RecordRequest"),
                 parameters=[_MATCH, _NONE_MATCH],
+                who=_OPERATORS,
+                example={"mac": "02:00:00:00:01:07", "pa": "198.51.100.12", "host": "hv2"},
             ),
             "delete": operation(
                 "Delete a record, if it is as expected.",
                 {204: says_nothing("It is gone.")},
                 *(404, 409, 412, 428),
                 parameters=[_MATCH],
+                who=_OPERATORS,
             ),
         },
         "/v1/records/{vsid}/{ca}/unfreeze": {
             "parameters": _KEY,
-            "post": operation("Let a record move again.", {200: record}, 404, 412),
+            "post": operation("Let a record move again.", {200: record}, 404, 412, who=_OPERATORS),
         },
         "/v1/resolve": {
             "post": operation(
                 f"Read up to {MOST_RESOLVED} records.",
                 {200: says("Records, or null.", found)},
                 body=ref("WantedRequest"),
+                example=[{"vsid": 5001, "ca": "10.0.1.5"}],
             ),
         },
         "/v1/records": {
@@ -93,12 +103,13 @@ def _record_paths() -> dict[str, Any]:
                 "List records, page by page.",
                 {200: says("A page; `continue` asks for the next.", page)},
                 parameters=[
-                    query_parameter("tenant", TEXT),
-                    query_parameter("vsid", VSID),
-                    query_parameter("limit", {"type": "integer", "minimum": 1, "maximum": MOST_LISTED}),
+                    *_CHOOSING,
                     query_parameter(
-                        "continue", {"type": "string", "description": "As the page before this said."}
+                        "limit",
+                        {"type": "integer", "minimum": 1, "maximum": MOST_LISTED},
+                        description="Records of a page, at most.",
                     ),
+                    query_parameter("continue", TEXT, description="As the page before this said."),
                 ],
             ),
         },
@@ -115,6 +126,8 @@ def _claim_paths() -> dict[str, Any]:
                 {200: says("Its records, and who has learned of them.", claimed)},
                 *(409, 422),
                 body=ref("ClaimRequest"),
+                who="hosts, at their own addresses, and operators",
+                example={"vsid": 5001, "mac": "02:00:00:00:01:05", "pa": "198.51.100.11", "host": "hv1"},
             ),
         },
         "/v1/hints": {
@@ -122,6 +135,8 @@ def _claim_paths() -> dict[str, Any]:
                 "Have hosts taught that watch here, or not any more: tell every node.",
                 {202: says("They will be.", object_of(status=TEXT))},
                 body=ref("HintsRequest"),
+                who="gateways and operators, and hosts about their neighbours and what they use",
+                example={"host": "hv1", "vsid": 5001, "ca": "10.0.1.5"},
             ),
         },
         "/v1/acknowledgements": {
@@ -129,6 +144,8 @@ def _claim_paths() -> dict[str, Any]:
                 "Say what has been applied, to every node: one without your watch forgets it after 60 s.",
                 {204: says_nothing("It is noted.")},
                 body=ref("AcknowledgementRequest"),
+                who="hosts and gateways",
+                example={"revision": 17},
             ),
         },
         "/v1/watch": {
@@ -142,11 +159,20 @@ def _claim_paths() -> dict[str, Any]:
                 },
                 429,
                 parameters=[
-                    query_parameter("tenant", TEXT),
-                    query_parameter("vsid", VSID),
-                    query_parameter("kind", {"type": "string", "enum": [each.value for each in Kind]}),
-                    query_parameter("only", {"type": "string", "enum": ["used"]}),
-                    query_parameter("from", REVISION),
+                    *_CHOOSING,
+                    query_parameter(
+                        "kind",
+                        {"type": "string", "enum": [each.value for each in Kind]},
+                        description="Only entries of this kind.",
+                    ),
+                    query_parameter(
+                        "only",
+                        {"type": "string", "enum": ["used"]},
+                        description="Of a host: only the records that it uses.",
+                    ),
+                    query_parameter(
+                        "from", REVISION, description="The revision of the last progress line, to go on from."
+                    ),
                 ],
             ),
         },
@@ -165,7 +191,15 @@ def _network_paths() -> dict[str, Any]:
                 {200: says("What that changes.", object_of(changes=list_of("Change")))},
                 *(412, 422),
                 body=ref("Network"),
-                parameters=[query_parameter("dry_run", {"type": "boolean"})],
+                parameters=[
+                    query_parameter(
+                        "dry_run",
+                        {"type": "boolean"},
+                        description="Only tell what it would change.",
+                    )
+                ],
+                who=_OPERATORS,
+                example={"hosts": [], "gateways": [], "tenants": []},
             ),
         },
         "/v1/tenants": {"get": operation("Read the tenants.", {200: says("Tenants.", list_of("Tenant"))})},
@@ -178,7 +212,9 @@ def _node_paths() -> dict[str, Any]:
     return {
         "/v1/nodes": {
             "get": operation(
-                "Read who follows this node.", {200: says("Hosts, gateways.", list_of("NodeStatus"))}
+                "Read who follows this node.",
+                {200: says("Hosts, gateways.", list_of("NodeStatus"))},
+                who="operators and gateways; a host sees itself",
             )
         },
         "/v1/status": {"get": operation("Read how this node is.", {200: says("Figures.", ref("Status"))})},
