@@ -93,7 +93,10 @@ def differences(
     told = {(each.tenant, each.site) for each in found if each.effect in (AGAIN, ENDS)}
     for site in sorted(old.keys() & new.keys()):
         if old[site] != new[site]:
-            found += _unwritten(old[site], new[site], walk.ike_of(site), is_told=site in told)
+            more = _unwritten(old[site], new[site], walk.ike_of(site), is_told=site in told)
+            of_tenant = (number for number, each in enumerate(found, 1) if each.tenant == site[0])
+            place = max(of_tenant, default=len(found))
+            found[place:place] = more
     return found
 
 
@@ -387,8 +390,12 @@ def _effect(turn: Turn, owner: object, key: str) -> str:
             return "packets are judged by the rules as they are then, those of open connections too"
         case ((ProviderHost() | ProviderGateway()), Turn.REMOVED):
             return "nothing is taken from it any more"
-        case ((ProviderHost() | ProviderGateway()), _):
-            return "packets are sent to and taken from it as that says"
+        case ((ProviderHost() | ProviderGateway()), Turn.ADDED):
+            return "packets are sent to it and taken from it"
+        case (_, _) if key == "tenants":
+            return "it may hold VMs of those from now on"
+        case (_, _) if key == "provider_addresses":
+            return "packets are sent there and taken from there from now on"
     return NOTHING
 
 

@@ -7,7 +7,7 @@ import pty
 import subprocess
 import sys
 from contextlib import closing
-from typing import TextIO
+from typing import IO
 
 # What is started takes the terminal that is its input for its own, as a login shell does.
 CHILD = """
@@ -32,7 +32,7 @@ def started(terminal: int) -> subprocess.Popen[str]:
     )
 
 
-def said(output: TextIO | None) -> str:
+def said(output: IO[str] | None) -> str:
     assert output is not None
     return output.readline().strip()
 
