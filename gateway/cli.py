@@ -7,19 +7,37 @@ from pathlib import Path
 
 from cyclopts import App
 
-from gateway import capture_cli, firewall_cli, operating_cli, records_cli, reload_cli, top_cli, trace_cli
+from gateway import (
+    capture_cli,
+    doctor_cli,
+    firewall_cli,
+    operating_cli,
+    records_cli,
+    reload_cli,
+    top_cli,
+    trace_cli,
+)
 from gateway.command_line import LAB, MISCONFIGURED, RUN, load
 from policies.errors import ConfigurationError, Unanswered
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("isthmus")
+
 
 app = App(
     name="isthmus",
     help="Joins tenants' virtual networks over NVGRE: a gateway, a host's virtual switch, and their tools.",
+    version=_version,
     version_flags=["--version"],
 )
 
 operating_cli.register(app)
 reload_cli.register(app)
 firewall_cli.register(app)
+doctor_cli.register(app)
 top_cli.register(app)
 trace_cli.register(app)
 capture_cli.register(app)
@@ -43,7 +61,7 @@ def run(file: Path) -> int:
     from gateway import appliance, privileges
 
     configuration = load(file)
-    if privileges.give_up(configuration, file):
+    if privileges.give_up(configuration, file) and file.is_file():  # a pipe cannot be read twice
         configuration = load(file)  # what a reload could not read any more is said now
     return appliance.main(configuration, lambda other: load(other or file))
 

@@ -9,10 +9,10 @@ import threading
 from contextlib import suppress
 
 # Lines and reports that wait for a slow reader. What is more is dropped, so the memory is bounded.
-MOST_WAITING = 256
+MOST_WAITING = 4096
 
 # How long the end may wait for room for its mark, and then for the last lines to leave, in seconds.
-GRACE = 0.5
+GRACE = 0.25
 
 
 class Output:
@@ -24,10 +24,13 @@ class Output:
         self._thread = threading.Thread(target=self._write_all, name="output", daemon=True)
         self._thread.start()
 
-    def write(self, text: str) -> None:
-        """Write whole lines soon, or drop them if too many wait already."""
-        with suppress(queue.Full):
+    def write(self, text: str) -> bool:
+        """Write whole lines soon, or drop them if too many wait already; say which."""
+        try:
             self._waiting.put_nowait(text.encode(errors="backslashreplace"))
+        except queue.Full:
+            return False
+        return True
 
     def flush(self) -> None:
         """Do nothing: what is written is on its way."""

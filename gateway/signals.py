@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from types import FrameType
 
 # To die of one would leave every port and offload as we set it.
 _HELD = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -22,6 +23,12 @@ def heeded() -> tuple[signal.Signals, ...]:
 def hold() -> None:
     """Have them wait, where they would end a process that has not set itself up."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+
+
+def outlast() -> None:
+    """Have them do nothing where nobody heeds them any more: at the end, when the last lines leave."""
+    for each in heeded():
+        signal.signal(each, _do_nothing)
 
 
 def release() -> None:
@@ -51,3 +58,7 @@ def _has_terminal() -> bool:
     except OSError:
         return False
     return True
+
+
+def _do_nothing(_number: int, _frame: FrameType | None) -> None:
+    """Unlike SIG_IGN, this is not inherited by the commands that we start."""
