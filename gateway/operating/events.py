@@ -94,7 +94,7 @@ class Events:
         """What can be asked of what has happened."""
         return {"events": Stream(self.tell, EventsWanted, told=Event)}
 
-    def _take(self, record: logging.LogRecord) -> None:
+    def _take(self, record: logging.LogRecord) -> bool:
         details = fields(record)
         self._kept.append(
             Event(
@@ -111,6 +111,7 @@ class Events:
         with suppress(trio.RunFinishedError):
             # However many come at once, they are one waking.
             self._token.run_sync_soon(self._wake, idempotent=True)
+        return True
 
     def _since(self, position: int) -> tuple[list[Event], int]:
         """Return what has come since a position, and the next one. Other threads wait meanwhile."""

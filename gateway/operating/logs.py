@@ -41,7 +41,9 @@ RATE, BURST = 5.0, 50.0
 RATE_OF_ALL, BURST_OF_ALL = 200.0, 2000.0
 # Kinds of lines about one thing that are told apart; what is more shares one account.
 MOST_KINDS = 4096
-# Seconds between two lines that say how many were left out.
+# Kinds of which it is told one by one how many lines were left out.
+MOST_TOLD = 20
+# Seconds between two times that this is told.
 TELL_EVERY = 10.0
 
 Key = tuple[str, str, str, str]
@@ -88,22 +90,29 @@ class Limit:
         account.left_out += 1
         return False
 
-    def take_left_out(self) -> dict[Key, int]:
-        """Return how many lines of each kind were left out since this was last called."""
-        left_out = {}
-        for key, account in self._accounts.items():
-            if account.left_out:
-                left_out[key] = account.left_out
-                account.left_out = 0
+    def leave_out(self, record: logging.LogRecord) -> None:
+        """Count a line that was allowed, and for which there was no room."""
+        account = self._accounts.get(_key(record)) or self._accounts.setdefault(_OTHERS, _Account())
+        account.left_out += 1
+
+    def left_out(self) -> dict[Key, int]:
+        """Return how many lines of each kind were left out since that was told."""
         if len(self._accounts) >= MOST_KINDS:
-            self._accounts.clear()
-        return left_out
+            self._accounts = {key: account for key, account in self._accounts.items() if account.left_out}
+        return {key: account.left_out for key, account in self._accounts.items() if account.left_out}
+
+    def told(self, key: Key) -> None:
+        """Take note that it has been told how many of a kind were left out."""
+        self._accounts[key].left_out = 0
 
 
 class Limited(logging.Handler):
-    """Gives lines to `take`, unless there are too many of a kind. It neither blocks nor fails."""
+    """Gives lines to `take`, unless there are too many of a kind. It neither blocks nor fails.
 
-    def __init__(self, take: Callable[[logging.LogRecord], object], clock: Callable[[], float]) -> None:
+    `take` returns whether there was room for the line.
+    """
+
+    def __init__(self, take: Callable[[logging.LogRecord], bool], clock: Callable[[], float]) -> None:
         super().__init__()
         self._take = take
         self._clock = clock
@@ -112,27 +121,42 @@ class Limited(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Take a line, or count it as left out."""
         try:
-            if self._limit.allows(record, self._clock()):
-                self._take(record)
+            if self._limit.allows(record, self._clock()) and not self._take(record):
+                self._limit.leave_out(record)
         except Exception:
             self.handleError(record)
 
     def tell_left_out(self) -> None:
-        """Say how many lines were left out, if any were."""
+        """Say how many lines were left out, if any were: the kinds with the most, and the rest in one line."""
         self.acquire()
         try:
-            for (name, what, tenant, site), count in self._limit.take_left_out().items():
-                record = logging.LogRecord(
-                    name, logging.WARNING, "", 0, "left out %d lines like %s", (count, what or "these"), None
-                )
-                record.event, record.tenant, record.site = "left-out", tenant, site
-                self._take(record)
+            left_out = sorted(self._limit.left_out().items(), key=lambda each: each[1], reverse=True)
+            for key, count in left_out[:MOST_TOLD]:
+                if self._take(_left_out(key, "left out %d lines like %s", count, key[1] or "these")):
+                    self._limit.told(key)
+            rest = left_out[MOST_TOLD:]
+            count = sum(count for _, count in rest)
+            if rest and self._take(
+                _left_out(_OTHERS, "left out %d lines of %d other kinds", count, len(rest))
+            ):
+                for key, _ in rest:
+                    self._limit.told(key)
         finally:
             self.release()
 
 
-def writing(write: Callable[[str], object], form: LogFormat, clock: Callable[[], float]) -> Limited:
-    """Return a handler that writes lines in a form. `write` must neither block nor fail."""
+def _left_out(key: Key, words: str, *values: object) -> logging.LogRecord:
+    name, _, tenant, site = key
+    record = logging.LogRecord(name, logging.WARNING, "", 0, words, values, None)
+    record.event, record.tenant, record.site = "left-out", tenant, site
+    return record
+
+
+def writing(write: Callable[[str], bool], form: LogFormat, clock: Callable[[], float]) -> Limited:
+    """Return a handler that writes lines in a form.
+
+    `write` must neither block nor fail, and returns whether there was room for the line.
+    """
     formatter = _JsonLines() if form is LogFormat.JSON else _ConsoleLines()
     return Limited(lambda record: write(formatter.format(record) + "\n"), clock)
 

@@ -17,12 +17,16 @@ class Journal:
 
     def __init__(self, form: LogFormat) -> None:
         self.text = ""
+        self.has_room = True
         self.now = 0.0
         self.handler = logs.writing(self._write, form, lambda: self.now)
         self.log = logging.getLogger("isthmus.sites")
 
-    def _write(self, text: str) -> None:
+    def _write(self, text: str) -> bool:
+        if not self.has_room:
+            return False
         self.text += text
+        return True
 
     @property
     def lines(self) -> list[str]:
@@ -148,11 +152,29 @@ def test_lines_without_an_event_are_limited_by_what_their_words_are_made_of(cons
     assert len(console.lines) == logs.BURST
 
 
+def test_lines_that_nobody_reads_in_time_are_counted_too(console: Journal) -> None:
+    console.has_room = False
+    for _ in range(3):
+        console.log.warning("down", extra=ABOUT)
+    console.handler.tell_left_out()
+    console.has_room = True
+    console.handler.tell_left_out()
+    console.handler.tell_left_out()
+
+    [said] = console.lines
+    assert said.endswith("tenant red site seattle: left out 3 lines like site-down")
+
+
 def test_many_tenants_at_once_are_limited_together(console: Journal) -> None:
     for number in range(10_000):
         console.log.warning("down", extra={"event": "site-down", "tenant": f"t{number}", "site": "hq"})
 
     assert len(console.lines) == logs.BURST_OF_ALL
+    console.handler.tell_left_out()
+    assert len(console.lines) == logs.BURST_OF_ALL + logs.MOST_TOLD + 1
+    assert console.lines[-1].endswith("lines of 2077 other kinds")
+    console.handler.tell_left_out()
+    assert len(console.lines) == logs.BURST_OF_ALL + logs.MOST_TOLD + 1
 
 
 def test_what_the_limit_remembers_is_bounded() -> None:
@@ -161,15 +183,18 @@ def test_what_the_limit_remembers_is_bounded() -> None:
         limit.allows(logging.LogRecord("isthmus", logging.INFO, "", 0, f"words {number}", (), None), 0.0)
 
     assert len(limit._accounts) <= logs.MOST_KINDS + 1
-    assert sum(limit.take_left_out().values()) >= 2 * logs.MOST_KINDS
-    limit.take_left_out()
-    assert not limit._accounts
+    left_out = limit.left_out()
+    assert sum(left_out.values()) >= logs.MOST_KINDS
+    for key in left_out:
+        limit.told(key)
+    limit.left_out()
+    assert len(limit._accounts) < logs.MOST_KINDS
 
 
 def test_line_that_cannot_be_written_is_no_failure_of_whoever_says_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def refuse(_text: str) -> None:
+    def refuse(_text: str) -> bool:
         raise OSError("full")
 
     monkeypatch.setattr(logging, "raiseExceptions", False)
