@@ -61,7 +61,8 @@ def run(file: Path) -> int:
     from gateway import appliance, privileges
 
     configuration = load(file)
-    if privileges.give_up(configuration, file) and file.is_file():  # a pipe cannot be read twice
+    is_pipe = not file.is_file()
+    if privileges.give_up(configuration, file) and not is_pipe:
         configuration = load(file)  # what a reload could not read any more is said now
     return appliance.main(configuration, lambda other: load(other or file))
 

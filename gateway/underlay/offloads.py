@@ -76,3 +76,18 @@ def _ethtool(control: socket.socket, interface: str, command: int, word: int) ->
     value = array.array("I", [command, word])  # struct ethtool_value
     fcntl.ioctl(control, SIOCETHTOOL, _IFREQ.pack(interface.encode(), value.buffer_info()[0]))
     return value[1]
+
+
+def merging(interface: str) -> list[str]:
+    """Return which of GRO and LRO are on at an interface. Raises OSError where there is no such interface."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        return [offload.name for offload in (GRO, LRO) if _is_on(control, interface, offload)]
+
+
+def _is_on(control: socket.socket, interface: str, offload: _Offload) -> bool:
+    try:
+        return bool(_ethtool(control, interface, offload.read, 0) & offload.bit)
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP:  # the interface has no such offload
+            return False
+        raise
