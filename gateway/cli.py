@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -110,7 +111,14 @@ def demo(*, keep: bool = False, pcap: Path | None = None) -> int:
 def main() -> None:
     """Run one command, and exit with its code."""
     try:
-        sys.exit(app())
+        try:
+            sys.exit(app())
+        finally:
+            sys.stdout.flush()
+    except* BrokenPipeError:
+        # Whoever reads us, such as `head`, has had enough. Python would flush once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except* Unanswered as unanswered:
         print(f"isthmus: {unanswered.exceptions[0]}", file=sys.stderr)
         sys.exit(1)
