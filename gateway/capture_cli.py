@@ -45,7 +45,7 @@ def capture(
     seconds: Seconds | None = None,
     octets: Positive | None = None,
     snaplen: Snaplen = WHOLE,
-    write: str | None = None,
+    write: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
     """Show packets of the appliance that runs by FILE, one a line, or write them for Wireshark.
