@@ -142,13 +142,14 @@ class Captures:
         self._path = path
         self._clock = clock
         self._running: list[_Capture] = []
+        self._sightings = Sightings(lambda: path.tables, self._offer)
 
     def commands(self) -> Commands:
         """What can be asked of it. Whoever sees packets sees what is in them: operators alone."""
         return {"capture": Stream(self._tell, arguments=Wanted, told=Told, for_operators=True)}
 
     async def _tell(self, _asker: Asker, wanted: Wanted, tell: Tell) -> None:
-        capture = _Capture(wanted, _filter(wanted, self._path.tables))
+        capture = _Capture(wanted, *_filter(wanted, self._path.tables))
         deadline = trio.current_time() + (wanted.seconds or math.inf)
         with self._observed(capture):
             # Whoever reads it knows by this that nothing more is missed.
@@ -164,14 +165,21 @@ class Captures:
         if len(self._running) >= MOST_AT_ONCE:
             raise ConfigurationError([Problem("", f"{MOST_AT_ONCE} captures run already")])
         if not self._running:
-            self._path.observe(Sightings(lambda: self._path.tables, self._offer))
+            self._path.observe(self._sightings)
         self._running.append(capture)
+        self._sightings.tenants = self._tenants()
         try:
             yield
         finally:
             self._running.remove(capture)
+            self._sightings.tenants = self._tenants()
             if not self._running:
                 self._path.observe(None)
+
+    def _tenants(self) -> frozenset[str] | None:
+        """Whose packets somebody may want; None: everybody's."""
+        named = {capture.tenant for capture in self._running}
+        return None if None in named else frozenset(name for name in named if name is not None)
 
     def _offer(self, seen: Seen) -> None:
         for capture in self._running:
@@ -181,7 +189,8 @@ class Captures:
 class _Capture:
     """One capture: what it wants, and what waits for its reader."""
 
-    def __init__(self, wanted: Wanted, matches: Callable[[Seen], bool]) -> None:
+    def __init__(self, wanted: Wanted, tenant: str | None, matches: Callable[[Seen], bool]) -> None:
+        self.tenant = tenant
         self.lost = 0
         self._wanted = wanted
         self._matches = matches
@@ -253,8 +262,11 @@ class _Capture:
         self._has_come.set()
 
 
-def _filter(wanted: Wanted, tables: Tables) -> Callable[[Seen], bool]:
-    """Return what tells the wanted packets from others. Raises ConfigurationError for unknown names."""
+def _filter(wanted: Wanted, tables: Tables) -> tuple[str | None, Callable[[Seen], bool]]:
+    """Return whose packets are wanted, and what tells them from others.
+
+    Raises ConfigurationError for names that are unknown.
+    """
     tenant, site = _tenant_and_site(wanted, tables)
     if wanted.vsid is not None and wanted.vsid not in tables.subnets:
         raise _unknown("vsid", str(wanted.vsid), tables.subnets)
@@ -271,7 +283,7 @@ def _filter(wanted: Wanted, tables: Tables) -> Callable[[Seen], bool]:
             and (within is None or any(map(within, seen.addresses())))
         )
 
-    return matches
+    return tenant, matches
 
 
 def _tenant_and_site(wanted: Wanted, tables: Tables) -> tuple[str | None, str | None]:

@@ -105,6 +105,8 @@ class Sightings:
     def __init__(self, tables: Callable[[], Tables], offer: Callable[[Seen], None]) -> None:
         self._tables = tables
         self._offer = offer
+        self.tenants: frozenset[str] | None = None
+        """Whose packets alone are offered; None: everybody's."""
         self._came_by: tuple[bytes, ...] = ()
 
     def underlay_in(self, outer: OuterHeader, payload: bytes, verdict: Verdict) -> None:
@@ -113,6 +115,8 @@ class Sightings:
         tenant, place = self._subnet(vsid)
         if payload[:1] != nvgre.encode(0)[:1]:  # no key, so nobody's
             tenant = ""
+        if self._is_unwanted(tenant):
+            return
         self._offer(
             Seen(
                 tenant=tenant,
@@ -136,6 +140,8 @@ class Sightings:
 
     def underlay_out(self, packet: ToUnderlay, lost: OSError | None) -> None:
         """NVGRE has been sent, or could not be."""
+        if self._is_unwanted(packet.tenant):
+            return
         _, place = self._subnet(packet.vsid)
         self._offer(
             Seen(
@@ -170,6 +176,8 @@ class Sightings:
     def site_in(self, site: SiteKey, packet: bytes, verdict: Verdict) -> None:
         """A site's tunnel has brought a packet."""
         tenant, name = site
+        if self._is_unwanted(tenant):
+            return
         self._offer(
             Seen(
                 tenant=tenant,
@@ -186,6 +194,8 @@ class Sightings:
     def site_out(self, site: SiteKey, packet: bytes, sealed: Sealed | EspDrop) -> None:
         """A packet has been encrypted to a site, or why not."""
         tenant, name = site
+        if self._is_unwanted(tenant):
+            return
         outer = None
         if isinstance(sealed, Sealed):
             # RFC 6040 section 4.1: the outer header has the ECN field of the inner.
@@ -210,6 +220,8 @@ class Sightings:
     ) -> None:
         """An ESP packet has come, and been decrypted, or why not."""
         tenant, name = site if site is not None else ("", None)
+        if self._is_unwanted(tenant):
+            return
         outer = _esp(path, packet, ecn, is_inbound=True, in_udp=path.remote.port != 0)
         self._came_by = outer.source, outer.destination
         is_dropped = isinstance(opened, EspDrop) and opened is not EspDrop.DUMMY
@@ -226,7 +238,12 @@ class Sightings:
             )
         )
 
+    def _is_unwanted(self, tenant: str) -> bool:
+        return self.tenants is not None and tenant not in self.tenants
+
     def _at_port(self, port: Port, frame: bytes, dropped: str, *, is_inbound: bool) -> None:
+        if self._is_unwanted(port.tenant):
+            return
         _, place = self._subnet(port.vsid)
         self._offer(
             Seen(

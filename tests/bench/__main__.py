@@ -15,6 +15,7 @@ from tests.bench import (
     esp,
     handshakes,
     live,
+    looked_at,
     lookup_disk,
     lookup_etcd,
     lookup_http,
@@ -30,6 +31,7 @@ from tests.bench.results import Benchmark, CannotMeasure, Result, to_json, to_ta
 
 BENCHMARKS: dict[str, Benchmark] = {
     "pipeline": pipeline.benchmark,
+    "looked-at": looked_at.benchmark,
     "esp": esp.benchmark,
     "handshakes": handshakes.benchmark,
     "records": records.benchmark,
