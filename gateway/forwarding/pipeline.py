@@ -160,10 +160,13 @@ class Forwarder:
     def advertise_router(self, port: PortKey, now: float) -> ToPort | None:
         """Return what tells a VM of its IPv6 router, which it forgets unless it is told again.
 
-        None where there is no such virtual subnet now, or none that advertises.
+        None where there is no such virtual subnet now, or none that advertises, or where the VM is not at
+        its port: the frame would wait for it there, and then follow it to where it is advertised already.
         """
         entry = self.tables.subnets.get(port[0])
-        return self.decisions.guests.advertise_router(entry, port, now) if entry is not None else None
+        if entry is None or self.moves.residence.is_closed(port):
+            return None
+        return self.decisions.guests.advertise_router(entry, port, now)
 
     def from_underlay(self, outer: OuterHeader, payload: bytes, now: float) -> Verdict:
         """Decide an NVGRE packet: `payload` is what follows the outer IP header, GRE first."""

@@ -334,6 +334,16 @@ def test_router_is_advertised_unasked_as_it_is_to_who_asks() -> None:
     assert off.advertise_router(n.port(*WEB5), now=600.0) is None
 
 
+def test_router_is_not_advertised_at_a_port_whose_vm_is_elsewhere() -> None:
+    host, port = n.host("hv1"), n.port(*WEB5)
+
+    host.moves.port_closed(port)
+    assert host.advertise_router(port, now=600.0) is None
+
+    host.moves.port_opened(port, now=601.0)
+    assert host.advertise_router(port, now=602.0) is not None
+
+
 def test_host_hands_over_the_gateways_advertisement() -> None:
     emission, _ = n.to_underlay(n.receive(n.gateway(), solicit()))
 
