@@ -64,10 +64,29 @@ NETWORK = Network(
 
 def site_status(tenant: str, name: str) -> SiteStatus:
     """A site that is up."""
-    counts = (0,) * 7
     return SiteStatus(
-        *(tenant, name, "up", 1.0, "start", "203.0.113.7", f"{tenant}.example", f"{name}.example"),
-        *(["172.16.0.0/16"], None, None, [], *counts, None, None, []),
+        tenant=tenant,
+        site=name,
+        state="up",
+        since=1.0,
+        start="start",
+        peer="203.0.113.7",
+        local_id=f"{tenant}.example",
+        remote_id=f"{name}.example",
+        prefixes=["172.16.0.0/16"],
+        path=None,
+        ike_suite=None,
+        children=[],
+        sent_packets=0,
+        sent_octets=0,
+        received_packets=0,
+        received_octets=0,
+        ike_rekeys=0,
+        child_rekeys=0,
+        failures=0,
+        retry_in=None,
+        last_error=None,
+        history=[],
     )
 
 
