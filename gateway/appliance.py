@@ -8,7 +8,6 @@ import logging
 import signal
 import sys
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from functools import partial
@@ -22,16 +21,18 @@ from gateway.aio import EventLoop, event_loop
 from gateway.asked import Asked
 from gateway.datapath import Builtin, DataPath
 from gateway.forwarding.directory import Directory, configured_directory
-from gateway.forwarding.drops import Drops
 from gateway.forwarding.pmtu import LOWEST_IPV6, OVERHEAD_IPV4, OVERHEAD_IPV6
 from gateway.host.openvswitch.driver import OpenVswitchDriver
 from gateway.host.uses import WatchedDirectory
 from gateway.membership import Membership
-from gateway.operating import events, logs, status, tracing
+from gateway.operating import events, logs, losses, moves, overview, status, tracing
+from gateway.operating import trends as looked_back
 from gateway.operating.capture import Captures
 from gateway.operating.commands import Commands
 from gateway.operating.events import Events
-from gateway.operating.report import Report
+from gateway.operating.recent import RecentDrops
+from gateway.operating.reporting import Reporter
+from gateway.operating.trends import Trends
 from gateway.output import standard_output
 from gateway.reload import OwnFile, Reload
 from gateway.service_manager import ServiceManager
@@ -42,9 +43,6 @@ from policies.errors import ConfigurationError, Problem
 from policies.model import Appliance, RecordsKept
 
 log = logging.getLogger("isthmus")
-
-# Seconds between two looks at what has been dropped: a flood makes one line, not one a packet.
-WATCH_EVERY = 10.0
 
 # Seconds that a stop waits for what is not confirmed to be undone in a store.
 LEAVE_WITHIN = 1.5
@@ -62,6 +60,7 @@ def main(appliance: Appliance, read: Callable[[Path | None], Appliance]) -> int:
         logging.basicConfig(handlers=[lines], level=logging.INFO)
         if sys.stderr is not None:
             faulthandler.enable()  # it says what hung, when the service manager ends us by SIGABRT for that
+        signals.outlast()
         last_resort = LastResort(output.close)
         trio.run(run, appliance, output.write, read, ServiceManager.from_environment(), last_resort.within)
     return 0
@@ -69,7 +68,7 @@ def main(appliance: Appliance, read: Callable[[Path | None], Appliance]) -> int:
 
 async def run(
     appliance: Appliance,
-    write: Callable[[str], None],
+    write: Callable[[str], object],
     read: Callable[[Path | None], Appliance],
     manager: ServiceManager = NOBODY,
     end_within: Callable[[float], None] = lambda _seconds: None,
@@ -94,8 +93,7 @@ async def run(
             async with trio.open_nursery() as traffic:
 
                 def print_report() -> None:
-                    counters = path.report() if path is not None else Report(node=appliance.name)
-                    write(msgspec.json.encode(counters).decode() + "\n")
+                    write(msgspec.json.encode(reporter.report()).decode() + "\n")
 
                 async def stop() -> None:
                     manager.stopping("stopping")
@@ -129,15 +127,22 @@ async def run(
                 reload: Reload | None = None  # there is none before the start is over
                 watchers.start_soon(_heed_signals, received, print_report, read_again, stop, hasten)
                 watchers.start_soon(logs.tell_left_out)
+                reporter = Reporter(appliance, path, time.time, time.monotonic)
+                watchers.start_soon(reporter.watch, loop)
                 if path is not None:
                     await path.start(traffic, appliance)
                 keyring = Keyring()
                 source = _source(appliance, path, loop, keyring)
                 reload = Reload(source, read, keyring, wall_clock=time.time, around=reloading)
-                commands = _commands(appliance, path, reload, happenings)
-                asked = (
-                    Asked(loop, appliance.api, commands, lambda: source.appliance.network) if loop else None
-                )
+                reporter.configuration = lambda: reload.configuration
+                recent = RecentDrops(path.drops) if path is not None else None
+                if recent is not None:
+                    watchers.start_soon(recent.watch)
+                trends = Trends(path, trio.current_time, time.time) if path is not None else None
+                if trends is not None:
+                    watchers.start_soon(trends.run)
+                commands = commands_of(appliance, path, reload, happenings, source, recent, reporter, trends)
+                asked = _asked(loop, appliance, commands, source) if loop is not None else None
                 if isinstance(source, OwnFile):
                     await source.start()
                 else:
@@ -145,12 +150,12 @@ async def run(
                 if asked is not None and appliance.api is not None:
                     await traffic.start(asked.run, appliance.api)
                     reload.also(asked.take)
-                watchers.start_soon(reload.run)
+                await traffic.start(reload.run)
                 await _open_control(traffic, appliance, commands)
                 if path is not None:
-                    watchers.start_soon(_watch_drops, path.drops)
+                    watchers.start_soon(losses.watch, path)
                 log.info("ready: %s", _in_words(appliance, path), extra={"event": "ready"})
-                log.info("privileges: %s", privileges.in_words())
+                log.info("privileges: %s", privileges.in_words(), extra={"event": "privileges"})
                 manager.ready(in_words())
                 watchers.start_soon(manager.keep_told, in_words, partial(_answers, loop))
                 task_status.started(traffic.cancel_scope)
@@ -206,15 +211,60 @@ def _source(
     return OwnFile(appliance, path, keyring)
 
 
-def _commands(appliance: Appliance, path: DataPath | None, reload: Reload, happenings: Events) -> Commands:
+def commands_of(
+    appliance: Appliance,
+    path: DataPath | None,
+    reload: Reload,
+    happenings: Events,
+    source: Membership | OwnFile,
+    recent: RecentDrops | None,
+    reporter: Reporter,
+    trends: Trends | None,
+) -> Commands:
     """Everything that this appliance can be asked, by the command line and by HTTP."""
+    how_it_is = status.commands(
+        status.Running(
+            appliance=appliance,
+            started_at=reporter.started_at,
+            wall_clock=time.time,
+            clock=time.monotonic,
+            path=path,
+            report=reporter.report,
+            last_minute=recent.last_minute if recent is not None else list,
+            configuration=lambda: reload.configuration,
+            lookup=source.in_short if isinstance(source, Membership) else None,
+        )
+    )
+
+    async def inventory() -> overview.Inventory:
+        if path is None and isinstance(source, Membership):
+            return await source.inventory()
+        return overview.Inventory.of(source.appliance.network, path.held() if path is not None else {})
+
+    shown = overview.Running(
+        appliance=appliance, inventory=inventory, status=how_it_is["status"], clock=time.monotonic
+    )
     return {
-        **status.commands(appliance, path, time.time()),
+        **how_it_is,
+        **overview.commands(shown, trends),
+        **looked_back.commands(trends),
         **tracing.commands(path.explain if path is not None else None),
         **(Captures(path, time.time).commands() if path is not None else {}),
         **happenings.commands(),
         **reload.commands(),
+        **moves.commands(source.moves if isinstance(source, Membership) else None),
     }
+
+
+def _asked(loop: EventLoop, appliance: Appliance, commands: Commands, source: Membership | OwnFile) -> Asked:
+    """What answers by HTTP."""
+    return Asked(
+        loop,
+        appliance.api,
+        commands,
+        network=lambda: source.appliance.network,
+        replica=lambda: source.replica if isinstance(source, Membership) else None,
+    )
 
 
 async def _open_control(nursery: trio.Nursery, appliance: Appliance, commands: Commands) -> None:
@@ -241,12 +291,13 @@ async def _heed_signals(
             elif number == signal.SIGHUP:
                 if terminal.has_just_closed():
                     log.warning(
-                        "the terminal is closed, and nothing else changes: SIGTERM stops, SIGHUP reloads"
+                        "the terminal is closed, and nothing else changes: SIGTERM stops, SIGHUP reloads",
+                        extra={"event": "terminal-closed"},
                     )
                 elif not is_stopping:
                     read_again()
             elif is_stopping:
-                log.info("stopping at once: %s", signal.Signals(number).name)
+                log.info("stopping at once: %s", signal.Signals(number).name, extra={"event": "stopping"})
                 hasten()
             else:
                 is_stopping = True
@@ -258,18 +309,6 @@ async def _answers(loop: EventLoop | None) -> None:
     """Come back once every thread has that does our work."""
     if loop is not None:
         await loop.run(asyncio.sleep, 0)
-
-
-async def _watch_drops(drops: Drops) -> None:
-    """Say what has been dropped since the last look: one line a reason and tenant."""
-    seen = Counter(drops.counts)
-    while True:
-        await trio.sleep(WATCH_EVERY)
-        counts = Counter(drops.counts)
-        for (reason, tenant), packets in sorted((counts - seen).items()):
-            about = {"event": "dropped", "tenant": tenant, "cause": reason.value}
-            log.warning("dropped %d packets: %s", packets, reason.value, extra=about)
-        seen = counts
 
 
 def _warn_of_small_mtu(appliance: Appliance, mtu: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -145,6 +145,7 @@ class Reload:
         self._deadline = math.inf
         self._is_asked = False
         self._woken = trio.Event()
+        self._nursery: trio.Nursery | None = None
         self._is_file = Configuration(taken_at=wall_clock())
 
     def also(self, take: Take) -> None:
@@ -182,21 +183,22 @@ class Reload:
         self._is_asked = True
         self._woken.set()
 
-    async def run(self) -> None:
-        """Roll back what nobody confirms in time, and reload when asked to, for ever."""
-        while True:
-            with trio.move_on_at(self._deadline):
-                await self._woken.wait()
-            self._woken = trio.Event()
-            if self._is_asked:
-                self._is_asked = False
-                try:
-                    await self._reload(None, confirms=False)
-                except ConfigurationError:
-                    continue  # it is logged, and nobody else has asked
-            async with self._one_at_a_time:
-                if trio.current_time() >= self._deadline:
-                    await self._roll_back("nobody has confirmed it")
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Carry out what is asked, and roll back what nobody confirms in time, for ever."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            while True:
+                with trio.move_on_at(self._deadline):
+                    await self._woken.wait()
+                self._woken = trio.Event()
+                if self._is_asked:
+                    self._is_asked = False
+                    with suppress(ConfigurationError):  # it is logged, and nobody else has asked
+                        await self._reload(None, confirms=False)
+                async with self._one_at_a_time:
+                    if trio.current_time() >= self._deadline:
+                        await self._roll_back("nobody has confirmed it")
 
     async def differences(self, file: Path | None = None) -> list[Difference]:
         """Return what a file would change of what runs. Raises ConfigurationError with all that is wrong."""
@@ -232,15 +234,24 @@ class Reload:
                 await self._roll_back("the appliance stops, and nobody has confirmed it")
 
     async def _reload(self, confirm: int | None, *, confirms: bool) -> ReloadReport:
+        """Have it done: to its end, also where whoever has asked goes away meanwhile."""
+        if self._nursery is None:
+            raise RuntimeError("a configuration is taken over only while `run` runs")
+        job = _Job(confirm, confirms=confirms)
+        self._nursery.start_soon(self._carry_out, job)
+        await job.done.wait()
+        return job.result()
+
+    async def _carry_out(self, job: _Job) -> None:
         async with self._one_at_a_time:
-            try:
-                with self._around():
-                    report = await self._take(confirm, confirms=confirms)
-            except ConfigurationError as error:
-                self._failed(error)
-                raise
+            with self._around():
+                try:
+                    job.report = await self._take(job.confirm, confirms=job.confirms)
+                except ConfigurationError as error:
+                    self._failed(error)
+                    job.error = error
         self._woken.set()
-        return report
+        job.done.set()
 
     async def _take(self, confirm: int | None, *, confirms: bool) -> ReloadReport:
         wanted, keyring = await self._read_in_thread(None), Keyring()
@@ -348,6 +359,25 @@ class Reload:
         log.warning("rolled back: %s", why, extra={"event": "rolled-back"})
         for words in left:
             log.error("not rolled back: %s", words, extra={"event": "rolled-back"})
+
+
+class _Job:
+    """One reload, and what has come of it."""
+
+    def __init__(self, confirm: int | None, *, confirms: bool) -> None:
+        self.confirm = confirm
+        self.confirms = confirms
+        self.done = trio.Event()
+        self.report: ReloadReport | None = None
+        self.error: ConfigurationError | None = None
+
+    def result(self) -> ReloadReport:
+        """Return or raise what has come of it."""
+        if self.error is not None:
+            raise self.error
+        if self.report is None:
+            raise RuntimeError("it is not done")
+        return self.report
 
 
 def _in_words(found: list[Difference]) -> str:

@@ -137,6 +137,7 @@ class SiteTunnels:
         self._trapped = frozenset(
             key for key, policy in self._policies.items() if policy.start is SiteStart.TRAP
         )
+        self._wanted_at = {key: at for key, at in self._wanted_at.items() if key in self._trapped}
         self._ledger.configure(self._sites, _wall_clock())
         self._ike.configure(self._policies.values())
         self.associations.keep_only(self._sites)

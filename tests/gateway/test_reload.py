@@ -136,7 +136,7 @@ class World:
 async def world() -> AsyncIterator[World]:
     made = World()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(made.reload.run)
+        await nursery.start(made.reload.run)
         yield made
         nursery.cancel_scope.cancel()
 
@@ -238,6 +238,30 @@ async def test_what_could_not_be_put_back_is_told_with_the_refusal() -> None:
 
         with pytest.raises(ConfigurationError, match="not put back: port vnet0 is taken"):
             await made.reload.reload()
+
+
+@in_trio
+async def test_reload_is_done_to_its_end_also_where_whoever_has_asked_goes_away() -> None:
+    async with world() as made:
+        goes_on = trio.Event()
+
+        async def slow(_: Appliance) -> Undo:
+            asker.cancel()
+            await goes_on.wait()
+
+            async def undo() -> list[str]:
+                return []
+
+            return undo
+
+        made.reload.also(slow)
+        made.file = appliance("blue")
+        with trio.CancelScope() as asker:
+            await made.reload.reload()
+        assert asker.cancelled_caught
+        goes_on.set()
+        await until(lambda: made.reload.configuration.reloads == 1)
+        assert made.tenants == ["blue"]
 
 
 # --- for a time
