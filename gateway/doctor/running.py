@@ -24,8 +24,6 @@ class Trouble(msgspec.Struct, frozen=True):
     level: str
     words: str
     advice: str = ""
-    tenant: str = ""
-    site: str = ""
 
 
 class Running(msgspec.Struct, frozen=True):
@@ -65,8 +63,7 @@ def judge(found: Running | str) -> Iterator[Finding]:
         yield Finding(AREA, Level.OK, f"version {found.version} runs, process {found.process}")
     for trouble in found.health:
         level = _LEVELS.get(trouble.level, Level.WARN)
-        whose = f"{trouble.tenant}/{trouble.site}: " if trouble.site else ""
-        yield Finding(AREA, level, f"{whose}{trouble.words}", trouble.advice)
+        yield Finding(AREA, level, trouble.words, trouble.advice)
     if found.sites and found.sites_up == found.sites:
         yield Finding(AREA, Level.OK, f"all {found.sites} sites are up")
 

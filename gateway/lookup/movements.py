@@ -178,6 +178,6 @@ def in_words(move: Move) -> Iterator[str]:
     mode = f", {move.mode}" if move.mode is not None else ""
     yield f"{at}  {whose}  {' '.join(move.addresses)}  {way}, epoch {move.epoch}{mode}"
     if move.seconds is not None:
-        yield f"    known to all {move.learned} after {move.seconds * 1000:.1f} ms"
+        yield f"    all {move.learned} who follow knew after {move.seconds * 1000:.1f} ms"
     elif move.waiting:
-        yield f"    known to {move.learned}, and not yet to {', '.join(move.waiting)}"
+        yield f"    {move.learned} know; not yet: {', '.join(move.waiting)}"

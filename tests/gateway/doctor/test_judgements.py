@@ -340,11 +340,11 @@ def test_a_neighbour_that_nobody_is_behind_is_said_to_refuse() -> None:
 
 def test_a_running_appliance_is_told_with_its_own_troubles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "_own_version", lambda: "2.0")
-    trouble = running.Trouble("bad", "is down", "look at its peer", "red", "seattle")
+    trouble = running.Trouble("bad", "site red/seattle is down", "look at its peer")
     found = list(running.judge(running.Running("1.0", 7, health=[trouble])))
     assert [(each.level, each.what) for each in found] == [
         (WARN, "version 1.0 runs (process 7), and 2.0 is installed"),
-        (FAIL, "red/seattle: is down"),
+        (FAIL, "site red/seattle is down"),
     ]
     well = running.Running("2.0", 7, sites=2, sites_up=2)
     assert levels(running.judge(well)) == [OK, OK]

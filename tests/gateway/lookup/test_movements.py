@@ -193,6 +193,6 @@ def test_a_move_is_shown_with_when_it_was_and_who_knows() -> None:
         "2023-11-14 22:13:20 UTC  red/web  10.0.1.5 fd00:1::5  from hv1 at 198.51.100.11"
         " to hv2 at 198.51.100.12, epoch 8, orchestrate"
     )
-    assert second == "    known to all 3 after 21.3 ms"
+    assert second == "    all 3 who follow knew after 21.3 ms"
     late = msgspec.structs.replace(move, seconds=None, learned=1, waiting=["hv1", "hv2"])
-    assert list(in_words(late))[1] == "    known to 1, and not yet to hv1, hv2"
+    assert list(in_words(late))[1] == "    1 know; not yet: hv1, hv2"
