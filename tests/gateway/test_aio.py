@@ -8,13 +8,14 @@ import logging
 import random
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
-from gateway.aio import EventLoop, event_loop
+from gateway.aio import MOST_TOLD, EventLoop, event_loop
 
 
 def in_loop(body: Callable[[EventLoop], Awaitable[Any]], **settings: Any) -> None:
@@ -527,3 +528,88 @@ def test_leaving_the_block_ends_what_asyncio_awaits_of_trio() -> None:
 
     in_loop(body)
     assert ended == [True]
+
+
+async def _count(to: int, tell: Callable[[int], Awaitable[None]]) -> None:
+    for number in range(to):
+        await tell(number)
+
+
+@pytest.mark.parametrize("count", [0, 1, 10 * MOST_TOLD])
+def test_all_that_trio_tells_is_followed_in_its_order(count: int) -> None:
+    async def follow(loop: EventLoop) -> list[int]:
+        return [thing async for things in loop.follow(_count, count) for thing in things]
+
+    async def body(loop: EventLoop) -> None:
+        assert await loop.run(follow, loop) == list(range(count))
+
+    in_loop(body)
+
+
+def test_trio_waits_for_whoever_follows_slowly() -> None:
+    told: list[int] = []
+
+    async def tell_much(tell: Callable[[int], Awaitable[None]]) -> None:
+        for number in range(100 * MOST_TOLD):
+            await tell(number)
+            told.append(number)
+
+    async def follow(loop: EventLoop) -> None:
+        following = loop.follow(tell_much)
+        first = await anext(following)
+        await loop.ask(trio.testing.wait_all_tasks_blocked)
+        assert len(told) <= len(first) + MOST_TOLD
+        await following.aclose()
+
+    async def body(loop: EventLoop) -> None:
+        await loop.run(follow, loop)
+
+    in_loop(body)
+    assert len(told) < 100 * MOST_TOLD
+
+
+def test_whoever_no_longer_follows_ends_what_trio_does_and_waits_for_that() -> None:
+    ended = False
+
+    async def tell_for_ever(tell: Callable[[str], Awaitable[None]]) -> None:
+        nonlocal ended
+        try:
+            await tell("one")
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.lowlevel.checkpoint()
+            ended = True
+
+    async def follow(loop: EventLoop) -> None:
+        following = loop.follow(tell_for_ever)
+        assert await anext(following) == ["one"]
+        await following.aclose()
+        assert ended
+
+    async def body(loop: EventLoop) -> None:
+        await loop.run(follow, loop)
+
+    in_loop(body)
+
+
+def test_what_is_followed_raises_after_all_that_it_has_told() -> None:
+    class Refused(Exception):
+        pass
+
+    async def tell_and_raise(tell: Callable[[int], Awaitable[None]]) -> None:
+        await tell(1)
+        raise Refused
+
+    async def follow(loop: EventLoop) -> None:
+        found: list[int] = []
+        with suppress(Refused):
+            async for things in loop.follow(tell_and_raise):
+                found += things
+            pytest.fail("it has not raised")
+        assert found == [1]
+
+    async def body(loop: EventLoop) -> None:
+        await loop.run(follow, loop)
+
+    in_loop(body)

@@ -7,9 +7,11 @@ from prometheus_client.parser import text_string_to_metric_families as parse_pla
 from gateway.api.families import FAMILIES, Kind
 from gateway.api.measured import Listener, Scrape
 from gateway.api.metrics import metrics_of, text_of
+from gateway.api.operating import asker_of
 from gateway.forwarding.drops import DropReason
 from gateway.http.door import Door
 from gateway.http.measures import BUCKETS, Histogram, Measures
+from gateway.http.principals import Principal
 from gateway.lookup.figures import FollowersReport, LookupReport
 from gateway.operating.certificates import CertificateReport
 from gateway.operating.commands import OWNER, Asker
@@ -25,6 +27,7 @@ from gateway.operating.report import (
     TunnelReport,
     TunnelsReport,
 )
+from policies.model import ALL_TENANTS, Role
 from tunnels.effects import Cause
 from tunnels.esp.drops import EspDrop
 
@@ -208,3 +211,10 @@ def test_open_metrics_says_which_metric_is_of_which_type() -> None:
     assert "# TYPE isthmus_lookup_request_seconds histogram\n" in text
     assert text.endswith("# EOF\n")
     assert text.count("# EOF") == 1
+
+
+def test_reader_of_all_tenants_sees_the_node_too() -> None:
+    everybodys = asker_of(Principal("prometheus", Role.READER, frozenset({ALL_TENANTS})))
+
+    assert not everybodys.is_operator
+    assert series(everything(), everybodys) == series(everything())

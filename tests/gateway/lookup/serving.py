@@ -20,7 +20,7 @@ from gateway.lookup.authority import Authority
 from gateway.lookup.claims import FlapLimits
 from gateway.lookup.entries import Kind, Placement, RecordKey
 from gateway.lookup.follow import follow
-from gateway.lookup.http.service import serve
+from gateway.lookup.http.service import Beside, serve
 from gateway.lookup.network import apply
 from gateway.lookup.replica import Replica
 from gateway.lookup.store import Expect, Prefix
@@ -118,10 +118,11 @@ async def lookup_node(
     network: Network = NETWORK,
     history: int = 65536,
     beside: Serving | None = None,
+    answering: Beside | None = None,
 ) -> AsyncIterator[Serving]:
     """A lookup node on a port of its own. Without settings of the caller's, the tokens are those above.
 
-    `beside` another, it has the same store.
+    `beside` another, it has the same store. `answering` says what else it answers.
     """
     store = beside.store if beside is not None else MemoryStore()
     await apply(store, network)
@@ -132,7 +133,11 @@ async def lookup_node(
     tasks = [asyncio.create_task(replica.run())]
     assert await replica.reached((await store.page(Prefix(Kind.HOST), None, 1)).revision, 5)
     listening = settings or LookupSettings(listen="127.0.0.1:0")
-    tasks.append(asyncio.create_task(serve(listening, authority, replica, door, started=port.set_result)))
+    tasks.append(
+        asyncio.create_task(
+            serve(listening, authority, replica, door, started=port.set_result, beside=answering)
+        )
+    )
     ready: list[asyncio.Future[Any]] = [port, tasks[1]]
     await asyncio.wait(ready, return_when=asyncio.FIRST_COMPLETED)
     if not port.done():
