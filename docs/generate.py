@@ -11,6 +11,7 @@ import msgspec
 import trio
 
 from gateway.aio import event_loop
+from gateway.api.families import FAMILIES
 from gateway.api.interface import TITLE
 from gateway.api.openapi import described
 from gateway.api.reference import reference
@@ -35,6 +36,7 @@ HERE = Path(__file__).parent
 CONFIGURATION = HERE / "configuration.md"
 MEANINGS = HERE / "keys.toml"
 HTTP = HERE / "http.md"
+MONITORING = HERE / "monitoring.md"
 
 Meanings = dict[str, dict[str, dict[str, str]]]
 
@@ -46,6 +48,7 @@ ASKERS = ("gateway", "host")
 ALIKE = {f"api.{table}": f"lookup.{table}" for table in ("tls", "token", "certificate")}
 
 _MARKED_CALLS = re.compile(r"(<!-- calls -->\n).*?(<!-- end of calls -->)", re.DOTALL)
+_MARKED_METRICS = re.compile(r"(<!-- metrics -->\n).*?(<!-- end of metrics -->)", re.DOTALL)
 _MARKED = re.compile(r"(<!-- keys: ([\w. ]+) -->\n).*?(<!-- end of keys -->)", re.DOTALL)
 
 
@@ -100,6 +103,16 @@ def _row(prefix: str, key: KeySchema, words: dict[str, str]) -> str:
     return f"| `{prefix}{key.name}` | {words['meaning']} | {default} | `{words['example']}` |"
 
 
+def metrics(document: str) -> str:
+    """Return the guide to monitoring with the table of metrics as they are now."""
+    header = "| metric | labels | meaning |\n| --- | --- | --- |\n"
+    rows = "".join(
+        f"| `{each.name}` | {', '.join(f'`{label}`' for label in each.labels)} | {each.help} |\n"
+        for each in FAMILIES.values()
+    )
+    return _MARKED_METRICS.sub(lambda match: f"{match[1]}{header}{rows}{match[2]}", document)
+
+
 def http(document: str) -> str:
     """Return the HTTP reference with its calls and values as they are now."""
     found = msgspec.json.decode(everything_by_http())
@@ -134,6 +147,7 @@ def main() -> None:
     """Write the documents anew."""
     CONFIGURATION.write_text(configuration(CONFIGURATION.read_text(), meanings()))
     HTTP.write_text(http(HTTP.read_text()))
+    MONITORING.write_text(metrics(MONITORING.read_text()))
 
 
 if __name__ == "__main__":

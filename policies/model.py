@@ -267,6 +267,10 @@ class Underlay(msgspec.Struct, frozen=True):
     mtu: int | None = None
 
 
+ALL_TENANTS = "*"
+"""What a reader sees who sees the records of all tenants, of those to come too."""
+
+
 class Role(StrEnum):
     """What whoever asks the lookup service may do."""
 

@@ -11,7 +11,7 @@ from gateway.http.principals import Principal
 from gateway.http.problems import HttpProblem
 from gateway.operating.commands import Asker, Commands, NotAllowed
 from policies.errors import ConfigurationError
-from policies.model import Network, Role
+from policies.model import ALL_TENANTS, Network, Role
 
 T = TypeVar("T")
 
@@ -113,7 +113,8 @@ class Operating:
 
 def asker_of(principal: Principal) -> Asker:
     """Return somebody as the appliance's commands know them. A host sees no tenant here."""
-    tenants = None if principal.role in {Role.OPERATOR, Role.GATEWAY} else principal.tenants
+    sees_all = principal.role in {Role.OPERATOR, Role.GATEWAY} or ALL_TENANTS in principal.tenants
+    tenants = None if sees_all else principal.tenants
     return Asker(principal.name, principal.role is Role.OPERATOR, tenants)
 
 

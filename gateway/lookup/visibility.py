@@ -9,7 +9,7 @@ import msgspec
 from gateway.http.principals import Principal
 from gateway.lookup.entries import Kind, NamedKey, RecordKey, Stored
 from policies.addresses import Vsid
-from policies.model import IkeIdentity, Network, ProviderHost, Role, Tenant
+from policies.model import ALL_TENANTS, IkeIdentity, Network, ProviderHost, Role, Tenant
 
 HIDDEN = IkeIdentity(local_id="", remote_id="")
 """What is shown of how a site's peer is known, to those who do not dial it."""
@@ -96,7 +96,10 @@ def view(principal: Principal, network: Network) -> View:
     if principal.role in {Role.OPERATOR, Role.GATEWAY}:
         return EVERYTHING
     if principal.role is Role.READER:
-        return _narrow(network, principal.tenants, frozenset(), gateways=False)
+        tenants = principal.tenants
+        if ALL_TENANTS in tenants:
+            tenants = frozenset(tenant.name for tenant in network.tenants)
+        return _narrow(network, tenants, frozenset(), gateways=False)
     own = next((host for host in network.hosts if host.name == principal.name), None)
     tenants = frozenset(own.tenants) if own is not None else frozenset()
     hosts = {host.name for host in network.hosts if not tenants.isdisjoint(host.tenants)}

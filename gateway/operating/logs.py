@@ -127,7 +127,7 @@ class Limited(logging.Handler):
             self.handleError(record)
 
     def tell_left_out(self) -> None:
-        """Say how many lines were left out, if any were: the kinds with the most, and the rest in one line."""
+        """Say how many lines were left out, if any: the kinds with the most, and the rest in one line."""
         self.acquire()
         try:
             left_out = sorted(self._limit.left_out().items(), key=lambda each: each[1], reverse=True)

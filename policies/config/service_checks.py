@@ -9,7 +9,7 @@ from policies.config.network_checks import unknown, used_twice
 from policies.config.node_tables import File
 from policies.config.service_tables import ApiTable, CredentialTable, ServiceTable
 from policies.errors import Problem
-from policies.model import Role
+from policies.model import ALL_TENANTS, Role
 
 
 def api_problems(file: File) -> Iterator[Problem]:
@@ -92,7 +92,7 @@ def credential_problems(credential: CredentialTable, file: File) -> Iterator[Pro
             )
         for index, name in enumerate(credential.tenants):
             item = f"[#{index + 1}]" if len(credential.tenants) > 1 else ""
-            if file.tenants:
+            if file.tenants and name != ALL_TENANTS:
                 yield from unknown(f"{credential.path}.tenants{item}", "tenant", name, file.tenant_names)
         return
     if credential.tenants:

@@ -50,7 +50,7 @@ class CredentialTable(Table, frozen=True):
             path=keys.path,
             name=keys.required("name", values.name),
             role=keys.required("role", values.member(Role)),
-            tenants=keys.optional_list("tenants", values.name),
+            tenants=keys.optional_list("tenants", values.name_or_all),
             token_file=keys.required("token_file", values.path_from(keys.base)),
             unsound=keys.finish(),
         )
@@ -63,7 +63,7 @@ class CredentialTable(Table, frozen=True):
             subject=subject,
             name=keys.optional("name", values.name, subject),
             role=keys.required("role", values.member(Role)),
-            tenants=keys.optional_list("tenants", values.name),
+            tenants=keys.optional_list("tenants", values.name_or_all),
             unsound=keys.finish(),
         )
 

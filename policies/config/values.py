@@ -27,7 +27,7 @@ from policies.addresses import (
 )
 from policies.config.reader import MeantAs, Parse, close_match, listed, shown
 from policies.facts import ICMP, ICMPV6, TCP, UDP
-from policies.model import AddressHop, Endpoint, PortRange, SiteHop
+from policies.model import ALL_TENANTS, AddressHop, Endpoint, PortRange, SiteHop
 
 E = TypeVar("E", bound=StrEnum)
 A = TypeVar("A", bound=Address)
@@ -122,6 +122,11 @@ def name(value: object) -> str:
             "with a letter or digit at both ends"
         )
     return text(value)
+
+
+def name_or_all(value: object) -> str:
+    """A tenant's name, or what stands for all of them."""
+    return ALL_TENANTS if value == ALL_TENANTS else name(value)
 
 
 def title(value: object) -> str:

@@ -24,6 +24,7 @@ from policies.ipsec import (
     SiteStart,
 )
 from policies.model import (
+    ALL_TENANTS,
     AccessRule,
     Action,
     AddressHop,
@@ -473,3 +474,14 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text('[appliance]\nname = "a"\n[lookup]\n', encoding="utf-8-sig")
 
     assert load(tmp_path / "a.toml").name == "a"
+
+
+def test_reader_may_see_all_tenants_whichever_there_are() -> None:
+    token = '[lookup]\n[[lookup.token]]\nname = "prometheus"\nrole = "reader"\ntenants = ["*"]\ntoken_file = "t"\n'
+    tenant = (
+        '[[tenant]]\nname = "red"\n[[tenant.subnet]]\nname = "web"\nvsid = 5001\nprefixes = ["10.0.1.0/24"]\n'
+    )
+    appliance = parse(f'[appliance]\nname = "lookup-1"\n{token}{tenant}')
+
+    assert appliance.lookup is not None
+    assert appliance.lookup.credentials[0].tenants == (ALL_TENANTS,)

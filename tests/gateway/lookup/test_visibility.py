@@ -6,7 +6,7 @@ import pytest
 from gateway.http.principals import Principal
 from gateway.lookup.entries import Kind, NamedKey, Placement, RecordKey, Stored
 from gateway.lookup.visibility import HIDDEN, Views, view
-from policies.model import Network, Role, Tenant
+from policies.model import ALL_TENANTS, Network, Role, Tenant
 from tests.gateway.lookup.serving import (
     BLUE,
     DB,
@@ -36,6 +36,14 @@ def names(network: Network) -> tuple[set[str], set[str], set[str]]:
 def test_operators_and_gateways_see_everything() -> None:
     for principal in (OPERATOR, GATEWAY):
         assert view(principal, NETWORK).network(NETWORK) == NETWORK
+
+
+def test_reader_of_all_tenants_sees_those_to_come_too_and_neither_hosts_nor_gateways() -> None:
+    everybodys = Principal("prometheus", Role.READER, frozenset({ALL_TENANTS}))
+    network = msgspec.structs.replace(NETWORK, tenants=(*NETWORK.tenants, Tenant("green", (), ())))
+
+    assert names(view(everybodys, NETWORK).network(NETWORK)) == (set(), set(), {"red", "blue"})
+    assert names(view(everybodys, network).network(network)) == (set(), set(), {"red", "blue", "green"})
 
 
 def test_host_sees_its_tenants_all_gateways_and_the_hosts_that_share_a_tenant() -> None:
