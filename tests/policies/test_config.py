@@ -477,11 +477,22 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
 
 
 def test_reader_may_see_all_tenants_whichever_there_are() -> None:
-    token = '[lookup]\n[[lookup.token]]\nname = "prometheus"\nrole = "reader"\ntenants = ["*"]\ntoken_file = "t"\n'
-    tenant = (
-        '[[tenant]]\nname = "red"\n[[tenant.subnet]]\nname = "web"\nvsid = 5001\nprefixes = ["10.0.1.0/24"]\n'
-    )
-    appliance = parse(f'[appliance]\nname = "lookup-1"\n{token}{tenant}')
+    appliance = parse("""
+        [appliance]
+        name = "lookup-1"
+        [lookup]
+        [[lookup.token]]
+        name = "prometheus"
+        role = "reader"
+        tenants = ["*"]
+        token_file = "prometheus.token"
+        [[tenant]]
+        name = "red"
+        [[tenant.subnet]]
+        name = "web"
+        vsid = 5001
+        prefixes = ["10.0.1.0/24"]
+    """)
 
     assert appliance.lookup is not None
     assert appliance.lookup.credentials[0].tenants == (ALL_TENANTS,)
