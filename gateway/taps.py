@@ -51,6 +51,10 @@ class Observer(Protocol):
         """An ESP packet has come, for a site's SA or for none, and been decrypted, or why not."""
         ...
 
+    def ike(self, site: SiteKey | None, path: Path, message: bytes, *, is_inbound: bool) -> None:
+        """A message of the key exchange has come, or is sent, for a site as far as that is known."""
+        ...
+
 
 class Deciding(Protocol):
     """What decides packets: the forwarder, or an observed one."""

@@ -9,6 +9,8 @@ from policies.errors import MalformedPacket
 from policies.facts import ICMP, ICMPV6, TCP, UDP, PacketFacts
 from tunnels.effects import IKE_PORT, NAT_PORT
 from tunnels.esp import wire as esp
+from tunnels.ike.constants import ExchangeType
+from tunnels.sockets import NON_ESP_MARKER
 
 _NAMES = {ICMP: "icmp", ICMPV6: "icmp6", TCP: "tcp", UDP: "udp"}
 _TCP_FLAGS = ((0x02, "S"), (0x01, "F"), (0x04, "R"), (0x08, "P"), (0x20, "U"), (0x10, "."))
@@ -27,8 +29,9 @@ _MESSAGES = {
     (ICMPV6, 135): "neighbour solicitation",
     (ICMPV6, 136): "neighbour advertisement",
 }
+_IKE_HEADER_LENGTH = 28
+_IKE_RESPONSE = 0x20
 _NEEDS_FRAGMENTATION = (ICMP, 3, 4)
-_NON_ESP_MARKER = bytes(4)
 
 
 def of_frame_untrusted(frame: bytes) -> str:
@@ -116,9 +119,18 @@ def _gre(payload: bytes) -> str:
 def _tunnel(facts: PacketFacts, payload: bytes) -> str:
     message = payload[8:]
     shared = NAT_PORT in (facts.source_port, facts.destination_port)
-    if shared and not message.startswith(_NON_ESP_MARKER):
+    if shared and not message.startswith(NON_ESP_MARKER):
         return _esp(message) + " in UDP"
-    return f"IKE, {len(message)} octets"
+    return _ike(message.removeprefix(NON_ESP_MARKER) if shared else message)
+
+
+def _ike(message: bytes) -> str:
+    if len(message) < _IKE_HEADER_LENGTH:
+        return f"IKE, {len(message)} octets are too short"
+    kind, is_response = message[18], message[19] & _IKE_RESPONSE
+    name = ExchangeType(kind).name if kind in set(ExchangeType) else f"exchange {kind}"
+    way = "response" if is_response else "request"
+    return f"IKE {name} {way} {int.from_bytes(message[20:24])}, {len(message)} octets"
 
 
 def _esp(packet: bytes) -> str:

@@ -18,9 +18,10 @@ from policies.addresses import CustomerAddress, Vsid
 from policies.facts import UDP
 from policies.model import Port
 from policies.tables import Tables
-from tunnels.effects import Path, SiteKey
+from tunnels.effects import NAT_PORT, Path, SiteKey
 from tunnels.esp.associations import Opened, Sealed
 from tunnels.esp.drops import EspDrop
+from tunnels.sockets import NON_ESP_MARKER
 
 GRE, ESP = 47, 50
 
@@ -200,7 +201,7 @@ class Sightings:
         if isinstance(sealed, Sealed):
             # RFC 6040 section 4.1: the outer header has the ECN field of the inner.
             ecn = (packet[1] if packet[0] >> 4 == 4 else packet[1] >> 4) & 3
-            outer = _esp(sealed.path, sealed.packet, ecn, is_inbound=False, in_udp=sealed.in_udp)
+            outer = _datagram(sealed.path, sealed.packet, ecn, is_inbound=False, in_udp=sealed.in_udp)
         self._offer(
             Seen(
                 tenant=tenant,
@@ -222,7 +223,7 @@ class Sightings:
         tenant, name = site if site is not None else ("", None)
         if self._is_unwanted(tenant):
             return
-        outer = _esp(path, packet, ecn, is_inbound=True, in_udp=path.remote.port != 0)
+        outer = _datagram(path, packet, ecn, is_inbound=True, in_udp=path.remote.port != 0)
         self._came_by = outer.source, outer.destination
         is_dropped = isinstance(opened, EspDrop) and opened is not EspDrop.DUMMY
         self._offer(
@@ -237,6 +238,17 @@ class Sightings:
                 nodes=self._came_by,
             )
         )
+
+    def ike(self, site: SiteKey | None, path: Path, message: bytes, *, is_inbound: bool) -> None:
+        """A message of the key exchange has come, or is sent."""
+        tenant, name = site if site is not None else ("", None)
+        if self._is_unwanted(tenant):
+            return
+        shares_port = path.local.port == NAT_PORT
+        payload = NON_ESP_MARKER + message if shares_port else message
+        outer = _datagram(path, payload, 0, is_inbound=is_inbound, in_udp=True)
+        nodes = outer.source, outer.destination
+        self._offer(Seen(tenant=tenant, is_inbound=is_inbound, site=name, outer=outer, nodes=nodes))
 
     def _is_unwanted(self, tenant: str) -> bool:
         return self.tenants is not None and tenant not in self.tenants
@@ -262,7 +274,7 @@ class Sightings:
         return (entry.domain.name, f"{entry.domain.name}/{entry.name}") if entry is not None else ("", "")
 
 
-def _esp(path: Path, packet: bytes, ecn: int, *, is_inbound: bool, in_udp: bool) -> Outer:
+def _datagram(path: Path, packet: bytes, ecn: int, *, is_inbound: bool, in_udp: bool) -> Outer:
     local, remote = path.local, path.remote
     source, destination = (remote, local) if is_inbound else (local, remote)
     return Outer(

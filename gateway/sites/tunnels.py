@@ -70,6 +70,7 @@ class SiteTunnels:
         self._decide: Deciding = forwarder
         self._seal: Seal = self.associations.seal
         self._open: Open = self._open_untrusted
+        self._observer: Observer | None = None
         self._ledger = Ledger()
         self._ike = IkeService(self._traffic_of, self._perform)
         self._forwarder = forwarder
@@ -118,6 +119,7 @@ class SiteTunnels:
 
     def observe(self, observer: Observer | None, decide: Deciding) -> None:
         """Show someone the packets from now on, or nobody, and have `decide` decide them."""
+        self._observer = observer
         self._decide, self._seal, self._open = decide, self.associations.seal, self._open_untrusted
         if observer is not None:
             self._seal = observed_sealing(self._seal, observer)
@@ -179,7 +181,20 @@ class SiteTunnels:
         self.sockets.flush()
 
     def _receive_ike(self, path: Path, message: bytes, _now: float) -> None:
+        if self._observer is not None:
+            self._observer.ike(self._site_at(path), path, message, is_inbound=True)
         self._ike.receive_untrusted(path, message)
+
+    def _site_at(self, path: Path) -> SiteKey | None:
+        """The one site whose peer is, or is configured to be, at the other end of a path."""
+        address = path.remote.address
+        found = {
+            key
+            for key, site in self._sites.items()
+            if site.peer == address
+            or ((session := self._ike.endpoint.peers[key].session) is not None and session.path == path)
+        }
+        return next(iter(found)) if len(found) == 1 else None
 
     def _open_untrusted(self, path: Path, packet: bytes, _ecn: int, now: float) -> Opened | EspDrop:
         opened = self.associations.open_untrusted(path, packet, now)
@@ -212,6 +227,8 @@ class SiteTunnels:
         """Carry out what the key exchange asks for."""
         match effect:
             case SendDatagram(path=path, message=message):
+                if self._observer is not None:
+                    self._observer.ike(self._site_at(path), path, message, is_inbound=False)
                 self.sockets.send_ike(path, message)
             case SendKeepalive(path=path):
                 self.sockets.send_keepalive(path)

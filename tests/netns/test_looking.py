@@ -119,6 +119,12 @@ def test_capture_of_what_is_dropped_says_why(world: Looking) -> None:
     assert all(re.search(rf"blue/web in +{VM} > {SERVER}: .* DROPPED site-down$", line) for line in lines)
 
 
+def test_capture_shows_that_a_peer_does_not_answer(world: Looking) -> None:
+    said = ended(world.looking("--site", "blue/oslo", "--side", "outer", "--frames", "1", "--seconds", "15"))
+    ends = rf"192\.0\.2\.254\.500 > {re.escape(NOBODY)}\.500"
+    assert re.search(rf"underlay 192\.0\.2\.254 out {ends} IKE IKE_SA_INIT request 0", said), said
+
+
 def test_capture_that_is_written_is_read_by_others_and_holds_one_tenant(
     world: Looking, require_tools: Callable[..., None]
 ) -> None:

@@ -307,6 +307,25 @@ def test_esp_that_is_not_decrypted_is_its_sites_where_its_spi_is_known() -> None
     assert captured(world, happen, side="both", site="red/seattle") == [everything[0], everything[2]]
 
 
+def test_key_exchange_is_on_the_outer_side_of_the_site_that_it_is_for() -> None:
+    world = World(connected())
+
+    def happen() -> None:
+        assert world.observer is not None
+        world.observer.ike(("red", "seattle"), SEATTLES_PATH, bytes(28), is_inbound=True)
+        world.observer.ike(None, SEATTLES_PATH, bytes(28), is_inbound=True)
+
+    (ours,) = captured(world, happen, tenant="red", side="outer")
+    datagram = IP(ours.octets)
+    assert (datagram.src, datagram[UDP].dport, bytes(datagram[UDP].payload)) == (
+        "203.0.113.7",
+        4500,
+        bytes(4 + 28),
+    )
+    assert len(captured(world, happen, side="outer")) == 2
+    assert captured(world, happen) == []
+
+
 def test_capture_ends_with_its_last_packet() -> None:
     world = World(gateway())
 

@@ -52,11 +52,32 @@ MAC = "02:00:00:00:01:05"
             "192.0.2.254.4500 > 198.51.100.11.4500 ESP SPI c0000001 seq 9, 48 octets in UDP",
         ),
         (
-            OUTER / UDP(sport=500, dport=500) / Raw(bytes(28)),
-            "192.0.2.254.500 > 198.51.100.11.500 IKE, 28 octets",
+            OUTER / UDP(sport=500, dport=500) / Raw(bytes(18) + b"\x22\x20" + bytes(3) + b"\x07" + bytes(8)),
+            "192.0.2.254.500 > 198.51.100.11.500 IKE IKE_SA_INIT response 7, 32 octets",
+        ),
+        (
+            OUTER / UDP(sport=4500, dport=4500) / Raw(bytes(4 + 18) + b"\xf0\x08" + bytes(8)),
+            "192.0.2.254.4500 > 198.51.100.11.4500 IKE exchange 240 request 0, 28 octets",
+        ),
+        (
+            OUTER / UDP(sport=500, dport=500) / Raw(bytes(27)),
+            "192.0.2.254.500 > 198.51.100.11.500 IKE, 27 octets are too short",
         ),
     ],
-    ids=["syn", "push", "udp6", "echo", "needed", "too big", "fragment", "nvgre", "esp", "ike"],
+    ids=[
+        "syn",
+        "push",
+        "udp6",
+        "echo",
+        "needed",
+        "too big",
+        "fragment",
+        "nvgre",
+        "esp",
+        "ike",
+        "ike in 4500",
+        "short ike",
+    ],
 )
 def test_packet_is_told_in_one_line(packet: Packet, words: str) -> None:
     assert of_packet_untrusted(bytes(packet)) == words
