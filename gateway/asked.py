@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
@@ -24,6 +25,9 @@ from gateway.operating.commands import OWNER, Asker, Commands, carry_out
 from policies.model import ApiSettings, Appliance, Network
 
 
+log = logging.getLogger("isthmus.http")
+
+
 class Asked:
     """What is asked of an appliance by HTTP: at [api], or beside the lookup service at [lookup]."""
 
@@ -44,7 +48,7 @@ class Asked:
         self._commands = commands
         self._network = network
         self._replica = replica
-        self._door = Door()
+        self._door = Door(stranger=_unknown)
         self._node: Node | None = None
         self._listeners: dict[str, Listener] = {}
 
@@ -105,6 +109,10 @@ class Asked:
             return figures(self._node.replica, self._node.authority, self._node.watches)
         replica = self._replica()
         return figures(replica) if replica is not None else None
+
+
+def _unknown(words: str) -> None:
+    log.warning("nobody known asks at [api]: %s", words, extra={"event": "unknown-asker"})
 
 
 class _Across:
