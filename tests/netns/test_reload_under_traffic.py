@@ -10,8 +10,6 @@ red-web1 .. green-web1, then violet-web1                  seattle-server, boston
 from __future__ import annotations
 
 import json
-import re
-import signal
 import socket
 import subprocess
 import sys
@@ -24,11 +22,11 @@ import pytest
 
 from gateway import control
 from gateway.lab import nodes, premises
-from gateway.lab.namespaces import Namespace
 from gateway.lab.premises import Internet, Premises
 from gateway.lab.processes import Process
 from gateway.lab.topology import Datacenter, Plan, Site, standard_plan
 from gateway.sites.status import SiteStatus
+from tests.netns.pings import Pings, lost
 
 pytestmark = pytest.mark.netns
 
@@ -37,7 +35,6 @@ SITES = {"red": "seattle", "blue": "boston", "green": "genoa"}
 UNCHANGED = ("seattle", "boston")
 NEW = "violet"
 VM, OTHER_VM = "10.0.1.5", "10.0.1.6"
-PING_EVERY = 0.01
 MISCONFIGURED = 2
 
 
@@ -144,35 +141,19 @@ class Traffic:
     """Pings by the hundred between VMs, and between VMs and sites, each way and in the background."""
 
     def __init__(self, world: World, without: str = "") -> None:
-        self._flows: dict[str, Process] = {}
+        self._flows: dict[str, Pings] = {}
         for tenant, name in SITES.items():
             vm = world.vm(f"{tenant}-web1")
-            self._ping(world, f"{tenant}-web1 to {tenant}-web2", vm, OTHER_VM)
+            self._flows[f"{tenant}-web1 to {tenant}-web2"] = Pings(world, vm, OTHER_VM)
             if name != without:
-                self._ping(world, f"{tenant}-web1 to {name}", vm, premises.SERVER[0])
-                self._ping(world, f"{name} to {tenant}-web1", world.premises[name].server, VM)
+                self._flows[f"{tenant}-web1 to {name}"] = Pings(world, vm, premises.SERVER[0])
+                self._flows[f"{name} to {tenant}-web1"] = Pings(world, world.premises[name].server, VM)
         time.sleep(1)
-
-    def _ping(self, world: World, flow: str, source: Namespace, target: str) -> None:
-        argv = ("ping", "-n", "-q", "-i", f"{PING_EVERY:g}", "-W", "2", target)
-        self._flows[flow] = world.start("ping", source, *argv)
 
     def end(self) -> dict[str, tuple[int, int]]:
-        """End it, and return how many packets each flow sent and lost: the last may be on its way yet."""
+        """End it, and return how many packets each flow has sent and lost."""
         time.sleep(1)
-        found = {}
-        for flow, process in self._flows.items():
-            process.send_signal(signal.SIGINT)
-            process.wait(10)
-            counts = re.search(r"(\d+) packets transmitted, (\d+) received", process.output())
-            assert counts is not None, process.output()
-            sent, received = int(counts[1]), int(counts[2])
-            found[flow] = sent, max(0, sent - received - 1)
-        return found
-
-
-def lost(counts: dict[str, tuple[int, int]]) -> dict[str, int]:
-    return {flow: missing for flow, (_, missing) in counts.items() if missing}
+        return {flow: pings.end() for flow, pings in self._flows.items()}
 
 
 def tell(what: str, counts: dict[str, tuple[int, int]], **figures: object) -> None:
@@ -306,4 +287,5 @@ def test_reload_that_adds_a_tenant_and_changes_one_site_of_three_loses_no_packet
         counts,
         SPIs=f"of the others unchanged {world.spis(*UNCHANGED)}",
         genoa=f"{spis['genoa']} -> {world.spis('genoa')['genoa']}",
+        lost=lost(counts),
     )
