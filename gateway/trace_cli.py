@@ -113,7 +113,7 @@ def trace(
     try:
         _ask_running(file, packet, json=json)
     except Unanswered as unanswered:
-        print(f"{unanswered}; so by the file", file=sys.stderr)
+        print(f"{unanswered}\nthe file is asked instead", file=sys.stderr)
         return _by_file(file, packet, service, json=json)
     return 0
 
