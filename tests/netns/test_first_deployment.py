@@ -93,7 +93,7 @@ class Machine:
             self._where = Path(line.removeprefix("cd "))
             return ""
         if line.startswith("apt install"):
-            # The command is on our path: tests of the package install it. Its users are made as it makes them.
+            # The command is on our path: tests of the package install it. Its users are made as there.
             line = f"systemd-sysusers {USERS} && chgrp isthmus /etc/isthmus && chmod 750 /etc/isthmus"
         if line == "systemctl enable --now isthmus":
             log = self._folder.with_name(f"{self.name}-isthmus.log")
