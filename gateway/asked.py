@@ -24,7 +24,6 @@ from gateway.operating.capture import CaptureFile
 from gateway.operating.commands import OWNER, Asker, Commands, carry_out
 from policies.model import ApiSettings, Appliance, Network
 
-
 log = logging.getLogger("isthmus.http")
 
 

@@ -36,7 +36,7 @@ def interface(operating: Operating, scrape: Callable[[], Awaitable[Scrape]]) -> 
     paths, schemas = described(operating.commands, is_beside=operating.beside is not None)
     own = _open_routes() if operating.beside is None else ()
     routes += [metrics_route(scrape), *dashboard.routes(), *own]
-    return Interface(tuple(routes), paths, schemas)
+    return Interface(tuple(routes), paths, schemas, operating.leaving.set)
 
 
 async def serve(
@@ -51,7 +51,8 @@ async def serve(
     Raises ConfigurationError where this would open the appliance to everybody, and where a file
     or the address is not as it should be.
     """
-    async with listening(settings, SECTION, joined(TITLE, asked), door, measures=measures) as port:
+    routes = joined(TITLE, asked)
+    async with listening(settings, SECTION, routes, door, measures=measures, leaving=asked.leaving) as port:
         started(port)
         await asyncio.get_running_loop().create_future()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any, Protocol, TypeVar
@@ -83,6 +84,8 @@ class Operating:
         self.door = door
         self.capture_file = capture_file
         self.beside = beside
+        self.leaving = asyncio.Event()
+        """Set when streams are to end. Of the asyncio thread."""
         self._network = network
         self._streams: Counter[str] = Counter()
 

@@ -93,18 +93,19 @@ class _Following:
         left = asyncio.create_task(
             connection.left.wait() if isinstance(connection, Connection) else asyncio.Event().wait()
         )
-        both: set[asyncio.Task[Any]] = {telling, left}
+        leaving = asyncio.create_task(self._operating.leaving.wait())
+        ends: set[asyncio.Task[Any]] = {telling, left, leaving}
         try:
-            await asyncio.wait(both, timeout=SOON, return_when=asyncio.FIRST_COMPLETED)
-            while not telling.done() and not left.done() and self._is_known():
+            await asyncio.wait(ends, timeout=SOON, return_when=asyncio.FIRST_COMPLETED)
+            while not any(task.done() for task in ends) and self._is_known():
                 await self._begin()
                 if self._operation.form is Form.LINES:
                     await self._response.write(b"\n")
-                await asyncio.wait(both, timeout=TICK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(ends, timeout=TICK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in both:
+            for task in ends:
                 task.cancel()
-            await asyncio.wait(both)
+            await asyncio.wait(ends)
         if not left.done() or left.cancelled():
             await self._end(telling)
 
@@ -137,7 +138,7 @@ class _Following:
         if not self._response.prepared and error is None:
             raise HttpProblem(401, "the credential is no longer known")
         if error is not None and not isinstance(error, ConnectionError):
-            log.warning("%s ends early: %s", self._operation.path, error)
+            log.warning("%s ends early: %s", self._operation.path, error, extra={"event": "stream-cut"})
         # A reader must not take what is cut short for the whole.
         transport = self._call.request.transport
         if transport is not None:

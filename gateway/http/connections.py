@@ -16,7 +16,7 @@ from gateway.http.problems import HttpProblem, problem_answer
 log = logging.getLogger("isthmus.http")
 
 MOST_CONNECTIONS = 8192
-MOST_STRANGERS = 128
+MOST_STRANGERS = 512
 """Connections from one address that have not yet shown who they are. Those of known clients are not
 counted, so that many may share an address, and nobody takes theirs from them."""
 IDLE_SECONDS = 75.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 from aiohttp import web
 
@@ -16,6 +18,8 @@ class Interface(msgspec.Struct, frozen=True, eq=False):
     routes: tuple[Route, ...]
     paths: Schema
     schemas: Schema
+    leaving: Callable[[], None] = lambda: None
+    """Called when no further request is taken, so that what never ends by itself may end."""
 
 
 def joined(title: str, *interfaces: Interface) -> tuple[Route, ...]:

@@ -41,10 +41,15 @@ async def serve(
     watches, measures = Watches(replica), Measures()
     door.stranger = lambda words: authority.alerts.tell(AlertKind.UNKNOWN, words)
     node = Node(authority, replica, watches, door, measures)
-    interfaces = [Interface(lookup_routes(node), paths(), components())]
+    interfaces = [Interface(lookup_routes(node), paths(), components(), watches.close)]
     if beside is not None:
         interfaces.append(beside(node))
+
+    def leave() -> None:
+        for each in interfaces:
+            each.leaving()
+
     routes = joined(TITLE, *interfaces)
-    async with listening(settings, SECTION, routes, door, measures=measures, leaving=watches.close) as port:
+    async with listening(settings, SECTION, routes, door, measures=measures, leaving=leave) as port:
         started(port)
         await watches.run()

@@ -85,10 +85,13 @@ async def everything(folder: Path) -> AsyncIterator[tuple[Commands, Network]]:
     trends = Trends(path, trio.current_time, trio.current_time)
     trends.add_point()
     log = logging.getLogger("isthmus.test")
-    with events.kept(trio.current_time) as happenings:
-        for tenant, site, vsid in (("red", "seattle", 5001), ("blue", SITE, int(BLUE))):
-            about = {"event": "site-down", "tenant": tenant, "site": site}
-            log.warning("%s/%s is down", tenant, site, extra=about)
-            log.warning("a VM of %s", tenant, extra={"event": "moved", "tenant": tenant, "vsid": vsid})
-        recent = RecentDrops(path.drops)
-        yield commands_of(appliance, path, reload, happenings, source, recent, reporter, trends), network
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reload.run)
+        with events.kept(trio.current_time) as happenings:
+            for tenant, site, vsid in (("red", "seattle", 5001), ("blue", SITE, int(BLUE))):
+                about = {"event": "site-down", "tenant": tenant, "site": site}
+                log.warning("%s/%s is down", tenant, site, extra=about)
+                log.warning("a VM of %s", tenant, extra={"event": "moved", "tenant": tenant, "vsid": vsid})
+            recent = RecentDrops(path.drops)
+            yield commands_of(appliance, path, reload, happenings, source, recent, reporter, trends), network
+        nursery.cancel_scope.cancel()

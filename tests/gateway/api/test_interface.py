@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import time
 from pathlib import Path
 
 import aiohttp
@@ -192,6 +194,21 @@ def test_follower_who_is_told_nothing_yet_knows_that_it_follows_and_sees_signs_o
             assert [await response.content.readline() for _ in range(3)] == [b"\n"] * 3
 
     asked(test)
+
+
+def test_appliance_that_stops_waits_for_no_follower() -> None:
+    async def test(node: Served, _ask: Asker) -> None:
+        held.append(socket.create_connection(("127.0.0.1", node.port)))
+        held[0].sendall(b"GET /v1/events?follow=true HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await asyncio.sleep(0.1)
+        assert held[0].recv(4) == b"HTTP"
+        began.append(time.monotonic())
+
+    held: list[socket.socket] = []
+    began: list[float] = []
+    asked(test)
+    assert time.monotonic() - began[0] < 1.5
+    held[0].close()
 
 
 def test_what_is_wrong_with_what_is_to_be_followed_is_a_problem() -> None:
