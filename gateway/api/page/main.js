@@ -73,7 +73,7 @@ function show() {
   morph(view, fresh);
   if (shownRoute !== at) {
     if (shownRoute !== null) arrive();
-    shownRoute = at;
+    shownRoute = view.dataset.shown = at;
     nameThePage();
   }
 }
@@ -103,7 +103,12 @@ function arrive() {
 }
 
 function nameThePage() {
-  const heading = view.querySelector("h1")?.textContent ?? "";
+  // A title is of what is looked at, not of how that is.
+  const heading = [...(view.querySelector("h1")?.childNodes ?? [])]
+    .filter((node) => !node.classList?.contains("badge"))
+    .map((node) => node.textContent)
+    .join("")
+    .trim();
   const name = state.overview?.status.name ?? "";
   document.title = [heading, name, "Isthmus"].filter(Boolean).join(" · ");
   const [what = "network"] = route();
@@ -274,8 +279,7 @@ async function askMoves(run) {
   try {
     const found = await ask("/v1/moves");
     if (run !== asking) return;
-    const list = Array.isArray(found) ? found : (found.moves ?? []);
-    state.moves = list.map((move, at) => ({ ...move, key: `${move.at}-${move.vsid}-${move.ca ?? at}` }));
+    state.moves = found.map((move) => ({ ...move, key: `${move.vsid}-${move.mac}-${move.epoch}` }));
     state.movesProblem = "";
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;
@@ -335,6 +339,9 @@ $("leave").addEventListener("click", () => {
   askForToken(new Problem(401, ""));
 });
 view.addEventListener("click", (event) => {
+  // For whoever points at the picture; the tables below it have the same as links.
+  const led = event.target.closest("[data-go]");
+  if (led) location.hash = led.dataset.go;
   const button = event.target.closest("button[data-range], button[data-level]");
   if (button?.dataset.range) state.range = button.dataset.range;
   if (button?.dataset.level) state.level = button.dataset.level;

@@ -3,13 +3,14 @@
 // heavy as its traffic and moves the way that goes; a tunnel that is down is broken, crossed, and says so.
 
 import { h, s } from "./dom.js";
-import { duration, many, rate } from "./format.js";
+import { brief, duration, many, rate } from "./format.js";
 import { flowing, packets, shape, siteLink, stateOf, table, tenantLink, to } from "./words.js";
 
 const MOST_ROWS = 60; // of subnets or sites, before each tenant becomes one row
 const MOST_LANES = 60;
 const MOST_HOSTS = 40;
 const NARROW = 720;
+const LEAST = 12.5; // octets a second, from which on something is said to move
 
 const total = (rates) => rates.sent_octets + rates.received_octets;
 
@@ -59,12 +60,12 @@ function planned(overview, width) {
 }
 
 function hostsOf(overview) {
-  const hosts = overview.hosts.map((host) => ({ name: host.name, records: host.records, held: Object.values(host.records).reduce((a, b) => a + b, 0) }));
+  const hosts = overview.hosts.map((host) => ({ name: host.name, records: host.records, held: host.held }));
   if (hosts.length <= MOST_HOSTS) return hosts;
   const records = {};
   let held = 0;
   for (const host of hosts) {
-    held += host.held;
+    held += host.held ?? 0;
     for (const [vsid, number] of Object.entries(host.records)) records[vsid] = (records[vsid] ?? 0) + number;
   }
   return [{ name: many(hosts.length, "host"), records, held }];
@@ -106,13 +107,16 @@ function drawing(plan, overview, context) {
   const row = collapsed ? 30 : narrow ? 44 : 46;
   const head = narrow || collapsed ? 22 : 26;
   const bars = overview.gateways.length ? overview.gateways : [{ name: "no gateway", is_here: false, addresses: [] }];
-  const spread = Math.min(narrow ? 16 : 34, (narrow ? 64 : 180) / bars.length);
+  const longest = Math.max(...bars.map((each) => each.name.length)) * 8 + 14;
+  const spread = narrow ? Math.min(16, 64 / bars.length) : Math.min(Math.max(34, longest), 260 / bars.length);
   const hostsWide = !narrow && plan.hosts.length > 0;
   const left = hostsWide ? Math.round(W * 0.27) : 10;
   const right = W - 10;
   const mid = Math.round(left + (right - left) * 0.52);
   const barX = new Map(bars.map((bar, at) => [bar.name, mid + (at - (bars.length - 1) / 2) * spread]));
   const bar = (name) => barX.get(name) ?? barX.values().next().value;
+  const first = Math.min(...barX.values());
+  const last = Math.max(...barX.values());
   const back = [];
   const lines = [];
   const front = [];
@@ -135,9 +139,9 @@ function drawing(plan, overview, context) {
       front.push(s("circle", { cx: left, cy: base(at), r: 4, class: "end", "data-key": key }));
       docks.push([x, base(at)]);
       for (const vsid of subnet.vsids) ends.set(vsid, base(at));
-      labels.push(label(key, left + 10, base(at) - 7, name, x - left - (narrow ? 92 : 130), narrow ? 12.5 : 13.5, "what", "start"));
-      labels.push(rates(key, x - 12, base(at) - 7, subnet.rates, context, { out: "▸", back: "◂" }));
-      if (subnet.caption && !collapsed) labels.push(label(`${key}-caption`, left + 10, base(at) + 15, subnet.caption, x - left - 24, 11, "caption", "start"));
+      labels.push(label(key, left + 10, base(at) - 7, name, first - left - (narrow ? 100 : 210), narrow ? 12.5 : 13.5, "what", "start"));
+      labels.push(rates(key, first - 12, base(at) - 7, subnet.rates, context, { out: "▸", back: "◂" }, "end", narrow));
+      if (subnet.caption && !collapsed) labels.push(label(`${key}-caption`, left + 10, base(at) + 15, subnet.caption, first - left - 24, 11, "caption", "start"));
     });
     lane.sites.forEach((site, at) => {
       const key = `site-${lane.tenant.name}-${at}`;
@@ -146,17 +150,21 @@ function drawing(plan, overview, context) {
       lines.push(line(key, `M${x} ${base(at)}H${end}`, site.rates, context, `site is-${site.state}`));
       docks.push([x, base(at)]);
       front.push(mark(site.state, end, base(at), key));
-      labels.push(s("a", { href: site.href, tabindex: "-1", "data-key": `${key}-link` }, label(key, end - 12, base(at) - 7, site.name, end - x - (narrow ? 88 : 130), narrow ? 12.5 : 13.5, "what", "end")));
-      if (site.state === "up" || (site.state === "elsewhere" && !context.stale)) {
-        if (site.state === "up") labels.push(rates(key, x + 12, base(at) - 7, site.rates, context, { out: "◂", back: "▸" }, "start"));
-        else labels.push(label(`${key}-state`, x + 12, base(at) - 7, `by ${site.gateway}`, (end - x) / 2, 11, "caption", "start"));
+      labels.push(s("g", { class: "leads", "data-go": site.href, "data-key": `${key}-link` }, label(key, end - 12, base(at) - 7, site.name, end - last - (narrow ? 24 : 210), narrow ? 12.5 : 13.5, "what", "end")));
+      // On a phone there is no room beside the name: what a site carries, or that it does not, is below the line.
+      const beside = narrow && !collapsed ? [end - 12, base(at) + 15, "end"] : [last + 12, base(at) - 7, "start"];
+      if (site.state === "up") {
+        labels.push(rates(key, beside[0], beside[1], site.rates, context, { out: "◂", back: "▸" }, beside[2], narrow));
+      } else if (site.state === "elsewhere") {
+        labels.push(label(`${key}-state`, beside[0], beside[1], `by ${site.gateway}`, (end - last) * 0.6, 11, "caption", beside[2]));
       } else {
-        const centre = (x + end) / 2;
+        const centre = (last + end) / 2;
         lines.push(s("path", { d: `M${centre - 5} ${base(at) - 5}l10 10m0 -10l-10 10`, class: `cross is-${site.state}`, "data-key": `${key}-cross` }));
-        const word = site.word || `${site.state}${site.since === undefined ? "" : ` ${duration(context.now - site.since)}`}`;
-        labels.push(s("text", { x: x + 12, y: base(at) - 7, class: `state is-${site.state}`, "data-key": `${key}-state` }, context.stale ? `was ${site.state}` : word));
+        const ago = site.since === undefined ? "" : ` ${narrow ? brief(context.now - site.since) : duration(context.now - site.since)}`;
+        const word = context.stale ? `was ${site.state}` : site.word || `${site.state}${ago}`;
+        labels.push(s("text", { x: beside[0], y: beside[1], class: `state is-${site.state}`, "text-anchor": beside[2], "data-key": `${key}-state` }, word));
       }
-      if (site.caption && !collapsed) labels.push(label(`${key}-caption`, end - 12, base(at) + 15, site.caption, end - x - 24, 11, "caption", "end"));
+      if (site.caption && !collapsed && !narrow) labels.push(label(`${key}-caption`, end - 12, base(at) + 15, site.caption, end - last - 24, 11, "caption", "end"));
     });
     if (lane.subnets.length === 0 && lane.sites.length === 0) {
       labels.push(label(`none-${lane.tenant.name}`, left + 10, base(0), collapsed ? `${lane.tenant.name}: nothing in it` : "nothing in it yet", mid - left, 12, "caption", "start"));
@@ -176,10 +184,15 @@ function drawing(plan, overview, context) {
   bars.forEach((each, at) => {
     const x = bar(each.name);
     across.push(s("rect", { x: x - 5, y: top - 6, width: 10, height: bottom - top + 8, rx: 5, class: each.is_here ? "bar here" : "bar", "data-key": `bar-${each.name}` }));
-    // Where bars stand close together, their names take turns in height.
-    const up = narrow ? 12 : bars.length > 1 && at % 2 ? 28 : 14;
-    const room = bars.length === 1 ? W : spread * 2 - 6;
-    across.push(s("text", { x, y: top - up, class: each.is_here ? "gateway here" : "gateway", "text-anchor": "middle", "data-key": `bar-${each.name}` }, bars.length > 1 && narrow ? cut(each.name, spread * 2, 11) : cut(each.name, room, 13)));
+    const name = { class: each.is_here ? "gateway here" : "gateway", y: top - 14, "data-key": `bar-name-${each.name}` };
+    if (!narrow || bars.length === 1) {
+      const room = bars.length === 1 ? 2 * (mid - 10) : spread;
+      across.push(s("text", { ...name, x, "text-anchor": "middle" }, cut(each.name, room, 13), s("title", {}, each.name)));
+    } else if (at === 0 || at === bars.length - 1) {
+      // Bars stand close together on a phone: the outer ones are named, to either side.
+      const side = at === 0 ? { x: x + 5, "text-anchor": "end" } : { x: x - 5, "text-anchor": "start" };
+      across.push(s("text", { ...name, ...side }, cut(each.name, mid - 30, 12)));
+    }
   });
   docks.forEach(([x, at], number) => across.push(s("circle", { cx: x, cy: at, r: 3.2, class: "dock", "data-key": `dock-${number}` })));
   if (hostsWide) drawHosts(plan, { left, top, bottom, ends, lines, front, labels });
@@ -241,11 +254,12 @@ function line(key, d, carried, context, kind) {
   const bits = context.stale ? 0 : total(carried) * 8;
   const weight = 1.5 + Math.min(5.5, Math.max(0, Math.log10(1 + bits / 1000) * 1.05));
   const parts = [s("path", { d, class: `line ${kind}`, "stroke-width": weight.toFixed(1), "data-key": "base" })];
+  const both = carried.sent_octets >= LEAST && carried.received_octets >= LEAST;
   const moving = (octets, way) => {
-    if (context.stale || octets * 8 < 100) return;
-    const pace = octets * 8 < 1e5 ? "slow" : octets * 8 < 1e7 ? "steady" : "fast";
-    const aside = (carried.sent_octets * 8 >= 100 && carried.received_octets * 8 >= 100 ? 1 : 0) * (way === "there" ? -1.6 : 1.6);
-    parts.push(s("path", { d, class: `moves ${way} ${pace}`, transform: `translate(0 ${aside})`, "data-key": way }));
+    if (context.stale || octets < LEAST) return;
+    const pace = octets < 12_500 ? "slow" : octets < 1_250_000 ? "steady" : "fast";
+    const aside = both ? (way === "there" ? -weight : weight) / 4 : 0;
+    parts.push(s("path", { d, class: `moves ${way} ${pace}`, "stroke-width": Math.max(1, both ? weight / 4 : weight / 3).toFixed(1), transform: `translate(0 ${aside.toFixed(1)})`, "data-key": way }));
   };
   // A line is drawn from left to right: from a subnet its sender is on the left, from a site on the right.
   const isSite = kind.startsWith("site");
@@ -254,14 +268,15 @@ function line(key, d, carried, context, kind) {
   return s("g", { "data-key": key }, parts);
 }
 
-function rates(key, x, y, carried, context, arrows, anchor = "end") {
+function rates(key, x, y, carried, context, arrows, anchor, narrow) {
   const words = [];
   if (!context.stale && context.carries) {
-    if (carried.sent_octets >= 12.5) words.push(`${arrows.out} ${rate(carried.sent_octets)}`);
-    if (carried.received_octets >= 12.5) words.push(`${arrows.back} ${rate(carried.received_octets)}`);
+    if (carried.sent_octets >= LEAST) words.push([carried.sent_octets, `${arrows.out} ${rate(carried.sent_octets)}`]);
+    if (carried.received_octets >= LEAST) words.push([carried.received_octets, `${arrows.back} ${rate(carried.received_octets)}`]);
   }
-  const busiest = carried.sent_octets >= carried.received_octets ? words[0] : words.at(-1);
-  return s("text", { x, y, class: "rates", "text-anchor": anchor, "data-key": `${key}-rates` }, words.length > 1 ? [s("tspan", { "data-key": "busiest" }, busiest)] : words[0]);
+  // Where there is room for one, it is the greater.
+  if (narrow) words.sort((a, b) => b[0] - a[0]).splice(1);
+  return s("text", { x, y, class: "rates", "text-anchor": anchor, "data-key": `${key}-rates` }, words.map(([, word]) => word).join("\u2002"));
 }
 
 function label(key, x, y, text, room, height, kind, anchor) {
@@ -285,6 +300,11 @@ export function inWords(overview, context) {
   return `${when}${many(overview.hosts.length, "host")}, ${many(subnets, "virtual subnet")} of ${many(overview.tenants.length, "tenant")}, ${many(overview.gateways.length, "gateway")}, ${many(sites.length, "site")}${how.length ? `: ${how.join(", ")}` : ""}. The tables below say the same.`;
 }
 
+function placesOf(host, names) {
+  const places = Object.entries(host.records).map(([vsid, number]) => `${names.get(Number(vsid)) ?? vsid}: ${number}`);
+  return places.join(", ") || (host.held === null ? "not known here" : host.held ? String(host.held) : "none");
+}
+
 function tables(overview, context) {
   const names = new Map(overview.tenants.flatMap((tenant) => tenant.subnets.map((subnet) => [subnet.vsid, `${tenant.name}/${subnet.name}`])));
   const subnets = overview.tenants.flatMap((tenant) => tenant.subnets.map((subnet) => ({ tenant, subnet })));
@@ -293,7 +313,7 @@ function tables(overview, context) {
     table("Hosts", [
       ["Host", (host) => host.name],
       ["Provider addresses", (host) => host.addresses.join(" ")],
-      ["Records", (host) => Object.entries(host.records).map(([vsid, number]) => `${names.get(Number(vsid)) ?? vsid}: ${number}`).join(", ") || "none"],
+      ["Records", (host) => placesOf(host, names)],
     ], overview.hosts, { empty: "No hosts that you may see." }),
     table("Virtual subnets", [
       ["Subnet", ({ subnet }) => subnet.name],
@@ -306,7 +326,7 @@ function tables(overview, context) {
     table("Gateways", [
       ["Gateway", (gateway) => gateway.name],
       ["Provider addresses", (gateway) => gateway.addresses.join(" ")],
-      ["", (gateway) => (gateway.is_here ? "this one" : "")],
+      ["Where", (gateway) => (gateway.is_here ? "here" : "elsewhere")],
     ], overview.gateways, { empty: "No gateways." }),
     table("Sites", [
       ["Site", ({ tenant, site }) => siteLink(tenant.name, site.name)],

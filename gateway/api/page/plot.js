@@ -1,9 +1,9 @@
 // Plots over time: what was carried each way, and when a site was up. Each says in words what it shows.
 
 import { h, s } from "./dom.js";
-import { duration, moment, rate } from "./format.js";
+import { brief, duration, moment, rate } from "./format.js";
 
-const LEFT = 66; // room for the numbers at the axis
+const LEFT = 70; // room for the numbers at the axis
 const BELOW = 22;
 const HIGH = 168;
 
@@ -11,7 +11,7 @@ const HIGH = 168;
 export function throughput(series, names, values, context, width, key) {
   const [first, second] = values;
   const points = first.length;
-  const span = series.step * Math.max(1, series.most - 1);
+  const span = series.step * series.most;
   const W = Math.max(280, width);
   const highest = Math.max(125, ...first, ...second);
   const top = nice(highest * 8) / 8;
@@ -24,13 +24,13 @@ export function throughput(series, names, values, context, width, key) {
       "g",
       { "data-key": `y${part}` },
       s("path", { d: `M${LEFT} ${y(top * part)}H${W - 8}`, class: part ? "grid" : "axis" }),
-      s("text", { x: LEFT - 8, y: y(top * part) + 4, "text-anchor": "end", class: "tick" }, part ? rate(top * part) : "0"),
+      s("text", { x: LEFT - 8, y: y(top * part) + 4, "text-anchor": "end", class: "tick" }, part ? rate(top * part).replace(/(\.\d*?)0+ /, "$1 ").replace(". ", " ") : "0"),
     ),
   );
   const ticks = [0, 1, 2, 3].map((at) => {
     const ago = (span * (3 - at)) / 3;
     const centre = LEFT + ((W - LEFT - 8) * at) / 3;
-    return s("text", { x: centre, y: HIGH - 4, "text-anchor": at === 3 ? "end" : at === 0 ? "start" : "middle", class: "tick", "data-key": `x${at}` }, ago < 1 ? moment(series.end, context.now).slice(-8, -3) : `−${duration(ago)}`);
+    return s("text", { x: centre, y: HIGH - 4, "text-anchor": at === 3 ? "end" : at === 0 ? "start" : "middle", class: "tick", "data-key": `x${at}` }, ago < 1 ? moment(series.end, context.now).slice(-8, -3) : `−${brief(ago)}`);
   });
   const said = names.map((name, at) => `${name}: ${summary(values[at])}`).join(". ");
   return h(
@@ -51,7 +51,7 @@ export function throughput(series, names, values, context, width, key) {
     ),
     s(
       "svg",
-      { viewBox: `0 0 ${W} ${HIGH}`, width: W, height: HIGH, role: "img", "aria-label": `Throughput of the last ${duration(span)}. ${said}.` },
+      { viewBox: `0 0 ${W} ${HIGH}`, width: W, height: HIGH, role: "img", "aria-label": `Throughput of the last ${brief(span)}. ${said}.` },
       grid,
       ticks,
       s("path", { d: area, class: "area", "data-key": "area" }),

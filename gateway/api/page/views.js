@@ -6,11 +6,12 @@ import { picture, sum } from "./picture.js";
 import { throughput, upAndDown } from "./plot.js";
 import { badge, facts, flowing, packets, part, shape, since, siteLink, stateOf, table, tenantLink, time, to } from "./words.js";
 
+const MODES = { announce: "announced by the VM", orchestrate: "orchestrated", register: "registered" };
 const LEVELS = { bad: "wrong", warning: "soon wrong", note: "to know" };
 
 /** What is wrong, first; or that nothing is. */
 export function health(overview, context) {
-  const found = overview.health;
+  const found = overview.status.health;
   const verdict = verdictOf(overview);
   return h(
     "section",
@@ -29,9 +30,9 @@ export function health(overview, context) {
               h(
                 "p",
                 {},
-                finding.site ? [siteLink(finding.tenant, finding.site, finding.words)] : finding.words,
-                finding.since ? h("span", { class: "dim" }, " for ", since(finding.since, context)) : null,
-                finding.advice ? h("span", { class: "advice" }, finding.advice) : null,
+                linked(finding),
+                finding.since ? h("span", { class: "dim" }, " (for ", since(finding.since, context), ")") : null,
+                finding.advice ? h("span", { class: "advice" }, coded(finding.advice)) : null,
               ),
             ),
           ),
@@ -41,10 +42,22 @@ export function health(overview, context) {
   );
 }
 
+/** A finding's words, with the site that they name as a link to it. */
+function linked({ words, tenant, site }) {
+  const name = `${tenant}/${site}`;
+  const at = site ? words.indexOf(name) : -1;
+  return at < 0 ? words : [words.slice(0, at), siteLink(tenant, site), words.slice(at + name.length)];
+}
+
+/** Words in which commands stand between backticks. */
+function coded(words) {
+  return words.split("`").map((each, at) => (at % 2 ? h("code", {}, each) : each));
+}
+
 /** How it is in a few words. */
 export function verdictOf(overview) {
-  const bad = overview.health.filter((finding) => finding.level === "bad").length;
-  const warnings = overview.health.filter((finding) => finding.level === "warning").length;
+  const bad = overview.status.health.filter((finding) => finding.level === "bad").length;
+  const warnings = overview.status.health.filter((finding) => finding.level === "warning").length;
   if (bad) return { level: "down", words: `${many(bad, "thing is", "things are")} wrong` };
   if (warnings) return { level: "warning", words: `${many(warnings, "thing needs", "things need")} a look` };
   return { level: "up", words: overview.sees_all ? "All is well" : "All is well with what you may see" };
@@ -66,7 +79,7 @@ export function network(state, context) {
         own.length || sites.length ? ["Sites up", h("b", {}, context.stale ? "–" : `${up}`), ` of ${own.length}`] : null,
         ["Tenants", h("b", {}, count(overview.tenants.length + overview.tenants_left_out))],
         ["Hosts", h("b", {}, count(overview.hosts.length))],
-        ["Records", h("b", {}, count(overview.hosts.reduce((sofar, host) => sofar + Object.values(host.records).reduce((a, b) => a + b, 0), 0)))],
+        ["Records", h("b", {}, count(overview.tenants.reduce((sofar, tenant) => sofar + tenant.subnets.reduce((all, subnet) => all + subnet.records, 0), 0)))],
         overview.carries ? ["From subnets", h("b", {}, flowing(subnets.sent_octets, context))] : null,
         overview.carries ? ["To sites", h("b", {}, flowing(carried.received_octets, context))] : null,
         overview.carries ? ["From sites", h("b", {}, flowing(carried.sent_octets, context))] : null,
@@ -99,8 +112,8 @@ function siteColumns(context, named) {
     ["Site", ({ tenant, site }) => siteLink(tenant.name, site.name, named ? `${tenant.name}/${site.name}` : site.name)],
     ["State", ({ site }) => badge(stateOf(site), context)],
     ["For", ({ site }) => (site.status ? since(site.status.since, context) : "–"), "number"],
-    ["From there", ({ site }) => flowing(site.rates.sent_octets, context), "number"],
-    ["To there", ({ site }) => flowing(site.rates.received_octets, context), "number"],
+    ["From there", ({ site }) => (site.status ? flowing(site.rates.sent_octets, context) : "–"), "number"],
+    ["To there", ({ site }) => (site.status ? flowing(site.rates.received_octets, context) : "–"), "number"],
     ["Gateway", ({ site }) => site.gateway],
     ["Prefixes", ({ site }) => site.prefixes.join(" ")],
     ["Last error", ({ site }) => (site.status?.last_error ? [site.status.last_error.why, h("span", { class: "dim" }, " ", time(site.status.last_error.at, context))] : "none"), "words"],
@@ -120,6 +133,8 @@ export function site(state, context, tenantName, siteName) {
     ];
   }
   const trend = state.trend?.of === `${tenantName}/${siteName}` ? state.trend.value : null;
+  // What only this view shows is not told with all sites, but with the site's own past.
+  const whole = trend?.status ?? status;
   return [
     heading,
     part(
@@ -139,7 +154,7 @@ export function site(state, context, tenantName, siteName) {
       ]),
     ),
     part("Throughput", "", plots(trend, state, context, ["to the site", "from the site"])),
-    part("Up and down", "", trend ? upAndDown(trend, context, context.width) : waitingFor(state), historyTable(status.history, context)),
+    part("Up and down", "", trend ? upAndDown(trend, context, context.width) : waitingFor(state), historyTable(whole.history, context)),
     part(
       "Tunnels",
       "",
@@ -154,7 +169,7 @@ export function site(state, context, tenantName, siteName) {
           ["Carried", (child) => (child.in_udp ? "in UDP" : "ESP")],
           ["MTU", (child) => String(child.mtu), "number"],
         ],
-        status.children,
+        whole.children,
         { key: (child) => child.inbound_spi, empty: "None: no packet can be sent there." },
       ),
     ),
@@ -372,10 +387,9 @@ export function movesTable(state, context, most) {
     "Records that changed their host, newest first",
     [
       ["When", (move) => time(move.at, context)],
-      ["Address", (move) => [h("code", {}, String(move.ca ?? "")), move.tenant ? h("span", { class: "dim" }, ` ${move.tenant}${move.subnet ? `/${move.subnet}` : ""}`) : null]],
-      ["From", (move) => move.was ?? "–"],
-      ["To", (move) => move.host ?? "–"],
-      ["Known to all", (move) => (typeof move.seconds === "number" ? `${(move.seconds * 1000).toFixed(0)} ms` : "–"), "number"],
+      ["VM", (move) => [h("code", {}, move.addresses[0] ?? move.mac), move.addresses.length > 1 ? h("span", { class: "dim" }, ` +${move.addresses.length - 1}`) : null, h("span", { class: "under" }, `${move.tenant}/${move.subnet}`)]],
+      ["From, to", (move) => [`${move.was} → `, h("b", {}, move.host), h("span", { class: "under" }, MODES[move.mode] ?? "by another node")]],
+      ["Known to all in", (move) => (move.seconds !== null ? `${(move.seconds * 1000).toFixed(0)} ms` : move.waiting.length ? h("span", { class: "why" }, `waits for ${move.waiting.join(", ")}`) : "–"), "number"],
     ],
     state.moves.slice(0, most),
     { key: (move) => move.key, hidden: true, empty: "No record has moved since this node started." },

@@ -6,7 +6,7 @@ import { duration, iso, moment, perSecond, rate } from "./format.js";
 const SHAPES = {
   up: () => s("circle", { cx: 8, cy: 8, r: 5.5 }),
   down: () => s("path", { d: "M3.5 3.5l9 9m0-9l-9 9", class: "line" }),
-  connecting: () => s("path", { d: "M8 2.5a5.5 5.5 0 0 1 0 11z M8 2.5a5.5 5.5 0 0 0 0 11", class: "half" }),
+  connecting: () => [s("circle", { cx: 8, cy: 8, r: 5, class: "line thin" }), s("path", { d: "M8 2.5a5.5 5.5 0 0 1 0 11z" })],
   waiting: () => s("circle", { cx: 8, cy: 8, r: 4.7, class: "line" }),
   elsewhere: () => s("path", { d: "M2.5 8h8m-3.5-3.5L10.5 8 7 11.5", class: "line" }),
   bad: () => s("path", { d: "M3.5 3.5l9 9m0-9l-9 9", class: "line" }),
@@ -59,20 +59,29 @@ export function packets(number, context) {
  */
 export function table(caption, columns, rows, { key = null, hidden = false, empty = "None." } = {}) {
   if (rows.length === 0) return h("p", { class: "nothing" }, empty);
-  const head = columns.map(([heading, , kind]) => h("th", { scope: "col", class: kind }, heading));
+  // On a phone each row is a block of its own (style.css). The roles keep it a table for whoever hears it.
+  const head = columns.map(([heading, , kind]) => h("th", { scope: "col", role: "columnheader", class: kind }, heading));
   const body = rows.map((row) =>
     h(
       "tr",
-      { "data-key": key === null ? null : key(row) },
+      { role: "row", "data-key": key === null ? null : key(row) },
       columns.map(([heading, cell, kind], at) =>
-        h(at === 0 ? "th" : "td", { scope: at === 0 ? "row" : null, class: kind, "data-heading": heading }, cell(row)),
+        at === 0
+          ? h("th", { scope: "row", role: "rowheader", class: kind }, cell(row))
+          : h("td", { role: "cell", class: kind, "data-heading": heading }, cell(row)),
       ),
     ),
   );
   return h(
     "div",
     { class: "scrolls", tabindex: "0", role: "group", "aria-label": caption },
-    h("table", {}, h("caption", { class: hidden ? "unseen" : null }, caption), h("thead", {}, h("tr", {}, head)), h("tbody", {}, body)),
+    h(
+      "table",
+      { role: "table" },
+      h("caption", { class: hidden ? "unseen" : null }, caption),
+      h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, head)),
+      h("tbody", { role: "rowgroup" }, body),
+    ),
   );
 }
 
