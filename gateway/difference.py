@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.configured_words import in_words
 from policies.ipsec import Lifetimes, SiteStart
 from policies.model import (
     AccessRule,
@@ -29,7 +30,6 @@ from policies.model import (
     LookupSettings,
     Network,
     OpenVswitch,
-    PortRange,
     ProviderGateway,
     ProviderHost,
     ServerTls,
@@ -273,8 +273,8 @@ class _Walk:
         return Difference(
             path=path,
             change=turn,
-            old=None if turn is Turn.ADDED else _words(old),
-            new=None if turn is Turn.REMOVED else _words(new),
+            old=None if turn is Turn.ADDED else in_words(old),
+            new=None if turn is Turn.REMOVED else in_words(new),
             effect=effect,
             needs_restart=needs_restart,
             tenant=_named(path, "tenant"),
@@ -331,7 +331,7 @@ def _unwritten(
         for field in Credentials.__struct_fields__:
             if getattr(old.credentials, field) != getattr(new.credentials, field):
                 key = _CREDENTIAL_KEYS[field]
-                named = _words(getattr(ike, key))
+                named = in_words(getattr(ike, key))
                 words = f"the secret in {named} has changed" if key == "psk_file" else f"{named} has changed"
                 yield told(f"{path}.ike.{key}", None, words)
                 is_told = True
@@ -428,65 +428,3 @@ def _named(path: str, table: str) -> str:
     if not path.startswith(f"{table}["):
         return ""
     return path[len(table) + 1 :].partition("]")[0]
-
-
-def _words(value: object) -> str:
-    """A value as an operator would write it, of a whole table the gist."""
-    match value:
-        case None | ():
-            return "none"
-        case bool():
-            return "true" if value else "false"
-        case float():
-            return f"{value:g}"
-        case StrEnum():
-            return value.value
-        case tuple():
-            return ", ".join(map(_words, value))
-        case PortRange(first, last):
-            return str(first) if first == last else f"{first}-{last}"
-        case Tenant(subnets=subnets, sites=sites):
-            return f"{_count(len(subnets), 'virtual subnet')}, {_count(len(sites), 'site')}"
-        case VirtualSubnet(vsid=vsid, prefixes=prefixes):
-            return f"VSID {vsid}, {_words(prefixes)}"
-        case Site(prefixes=prefixes, peer=peer, gateway=gateway):
-            return f"{_words(prefixes)} at {peer if peer is not None else 'any'}, by {gateway}"
-        case LookupRecord(mac=mac, pa=pa, host=host):
-            return f"{mac} on {host}, {pa}"
-        case CustomerRoute(next_hop=hop):
-            return f"via {hop}"
-        case AccessRule():
-            return _rule(value)
-        case ProviderHost(provider_addresses=addresses, tenants=tenants):
-            return f"{_words(addresses)}, tenants {_words(tenants)}"
-        case ProviderGateway(provider_addresses=addresses):
-            return _words(addresses)
-        case HostPort(tenant=tenant, subnet=subnet, mac=mac, addresses=addresses):
-            return f"{tenant}/{subnet}, {mac}, {_words(addresses)}"
-        case Credential(role=role):
-            return role.value
-        case Limits(rate=rate, burst=burst):
-            return f"{rate} bit/s, burst {burst} octets"
-        case LookupAccess(nodes=nodes):
-            return _words(nodes)
-        case LookupSettings(listen=listen) | ApiSettings(listen=listen):
-            return f"on {listen}"
-        case Underlay(provider_addresses=addresses):
-            return _words(addresses)
-        case HostRole(name=name):
-            return str(name)
-        case ServerTls(certificate_file=file):
-            return str(file)
-        case Etcd(endpoints=endpoints):
-            return _words(endpoints)
-    return str(value)
-
-
-def _rule(rule: AccessRule) -> str:
-    protocol = "any protocol" if rule.protocol is None else f"protocol {rule.protocol}"
-    ports = f" port {_words(rule.ports)}" if rule.ports else ""
-    return f"{rule.action.value} {rule.source} to {rule.destination}, {protocol}{ports}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,89 @@
+"""What is configured, in words for an operator: a value as it would be written, of a whole table the gist."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from policies.model import (
+    AccessRule,
+    ApiSettings,
+    Credential,
+    CustomerRoute,
+    Etcd,
+    HostPort,
+    HostRole,
+    Limits,
+    LookupAccess,
+    LookupRecord,
+    LookupSettings,
+    PortRange,
+    ProviderGateway,
+    ProviderHost,
+    ServerTls,
+    Site,
+    Tenant,
+    Underlay,
+    VirtualSubnet,
+)
+
+
+def in_words(value: object) -> str:
+    """Return a value as an operator would write it, of a whole table the gist."""
+    match value:
+        case None | ():
+            return "none"
+        case bool():
+            return "true" if value else "false"
+        case float():
+            return f"{value:g}"
+        case StrEnum():
+            return value.value
+        case tuple():
+            return ", ".join(map(in_words, value))
+        case PortRange(first, last):
+            return str(first) if first == last else f"{first}-{last}"
+        case Tenant(subnets=subnets, sites=sites):
+            return f"{_count(len(subnets), 'virtual subnet')}, {_count(len(sites), 'site')}"
+        case VirtualSubnet(vsid=vsid, prefixes=prefixes):
+            return f"VSID {vsid}, {in_words(prefixes)}"
+        case Site(prefixes=prefixes, peer=peer, gateway=gateway):
+            return f"{in_words(prefixes)} at {peer if peer is not None else 'any'}, by {gateway}"
+        case LookupRecord(mac=mac, pa=pa, host=host):
+            return f"{mac} on {host}, {pa}"
+        case CustomerRoute(next_hop=hop):
+            return f"via {hop}"
+        case AccessRule():
+            return _rule(value)
+        case ProviderHost(provider_addresses=addresses, tenants=tenants):
+            return f"{in_words(addresses)}, tenants {in_words(tenants)}"
+        case ProviderGateway(provider_addresses=addresses):
+            return in_words(addresses)
+        case HostPort(tenant=tenant, subnet=subnet, mac=mac, addresses=addresses):
+            return f"{tenant}/{subnet}, {mac}, {in_words(addresses)}"
+        case Credential(role=role):
+            return role.value
+        case Limits(rate=rate, burst=burst):
+            return f"{rate} bit/s, burst {burst} octets"
+        case LookupAccess(nodes=nodes):
+            return in_words(nodes)
+        case LookupSettings(listen=listen) | ApiSettings(listen=listen):
+            return f"on {listen}"
+        case Underlay(provider_addresses=addresses):
+            return in_words(addresses)
+        case HostRole(name=name):
+            return str(name)
+        case ServerTls(certificate_file=file):
+            return str(file)
+        case Etcd(endpoints=endpoints):
+            return in_words(endpoints)
+    return str(value)
+
+
+def _rule(rule: AccessRule) -> str:
+    protocol = "any protocol" if rule.protocol is None else f"protocol {rule.protocol}"
+    ports = f" port {in_words(rule.ports)}" if rule.ports else ""
+    return f"{rule.action.value} {rule.source} to {rule.destination}, {protocol}{ports}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
