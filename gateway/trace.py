@@ -94,9 +94,11 @@ def explain(appliance: Appliance, directory: Directory, question: Question) -> E
         raise _unfit("", "no packet comes to this node: it has neither [gateway] nor [host]")
     node = Node.of(appliance, appliance.underlay.mtu or _DEFAULT_MTU)
     tables = Tables.compile(appliance.network)
+    domain = _domain(tables, question)
     return _explain(
+        domain,
         lambda tell: Forwarder(node, tables, directory, explain=tell),
-        lambda forwarder, domain: _take_for_up(appliance, forwarder, domain),
+        lambda forwarder: _take_for_up(appliance, forwarder, domain),
         question,
         0.0,
     )
@@ -108,19 +110,26 @@ def explain_running(forwarder: Forwarder, question: Question, now: float) -> Exp
     It is only looked at: nothing is counted, learned or sent. Tenants' rates are not judged.
     Raises ConfigurationError where the question does not fit the network.
     """
-    return _explain(forwarder.aside, _standing, question, now)
+    domain = _domain(forwarder.tables, question)
+    return _explain(
+        domain,
+        lambda tell: forwarder.aside(domain, tell),
+        lambda aside: _standing(aside, domain),
+        question,
+        now,
+    )
 
 
 def _explain(
+    domain: RoutingDomain,
     make: Callable[[Explain], Forwarder],
-    sites_of: Callable[[Forwarder, RoutingDomain], Mapping[str, Selectors | None]],
+    sites_of: Callable[[Forwarder], Mapping[str, Selectors | None]],
     question: Question,
     now: float,
 ) -> Explanation:
     steps: list[Step] = []
     forwarder = make(lambda name, detail: steps.append(Step(name, detail)))
-    domain = _domain(forwarder.tables, question)
-    sites = sites_of(forwarder, domain)
+    sites = sites_of(forwarder)
     site = _site_of(domain, question)
     if site is not None:
         if site in sites and sites[site] is None:

@@ -50,7 +50,7 @@ from policies.addresses import CustomerAddress, Vsid
 from policies.errors import MalformedPacket
 from policies.model import Port
 from policies.selectors import Selectors
-from policies.tables import SubnetEntry, Tables
+from policies.tables import RoutingDomain, SubnetEntry, Tables
 from tunnels.effects import SiteKey
 
 _RARP = ethernet.RARP.to_bytes(2)
@@ -134,17 +134,24 @@ class Forwarder:
         self._forget_flows()
         self._site_arrivals = _site_arrivals(tables, ways, self.site_meters)
 
-    def aside(self, explain: Explain) -> Forwarder:
-        """Return a forwarder that decides as this one now would, and says why.
+    def aside(self, tenant: RoutingDomain, explain: Explain) -> Forwarder:
+        """Return a forwarder that decides one tenant's packets as this one now would, and says why.
 
-        It is for one look: what it does changes nothing here, and what changes here later it need not know.
+        It is for one look: what it does changes nothing here, and what changes here later it need not
+        know. To make it costs what the tenant is large, however many others there are.
         """
-        aside = Forwarder(self.node, self.tables, self.directory.view(), explain=explain)
+        subnets = {vsid: self.tables.subnets[vsid] for vsid in tenant.vsids}
+        tables = msgspec.structs.replace(self.tables, subnets=subnets, domains={tenant.name: tenant})
+        ports = {key: port for key, port in self.node.ports.items() if key[0] in tenant.vsids}
+        node = msgspec.structs.replace(self.node, ports=ports)
+        aside = Forwarder(node, tables, self.directory.view(), explain=explain)
         aside.paths.take_over(self.paths)
         aside.port_mtus.update(self.port_mtus)
         aside.moves.take_over(self.moves)
-        for site, state in self.sites:
-            aside.sites.site_is_up(site, state.mtu, state.selectors)
+        for site in tenant.site_gateways:
+            state = self.sites.find((tenant.name, site))
+            if state is not None:
+                aside.sites.site_is_up((tenant.name, site), state.mtu, state.selectors)
         return aside
 
     def probe(self, port: PortKey, ca: CustomerAddress) -> ToPort | None:
