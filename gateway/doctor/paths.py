@@ -53,40 +53,42 @@ async def measure(
 
 
 def judge(paths: Mapping[Named, Path | None], mtu: int) -> Iterator[Finding]:
-    """Say of each path what is wrong with it, and of the others that they are as they should be."""
+    """Say of the paths what is wrong with them: of those together that have the same."""
+    alike: dict[tuple[Path | None, int], list[Named]] = {}
+    for target, path in paths.items():
+        alike.setdefault((path, target[1].version), []).append(target)
     good: list[Named] = []
-    unmeasured: list[Named] = []
-    for (name, address), path in paths.items():
-        where = f"{address} ({name})"
+    for (path, version), named in alike.items():
+        where = _names(named)
         if path is None:
-            unmeasured.append((name, address))
+            words = f"there was no time left to measure the paths to {where}"
+            yield Finding(AREA, Level.SKIPPED, words, "ask again")
         elif path.error is not None:
             advice = "look at `ip route get`, and at the addresses of the underlay's interfaces"
             yield Finding(AREA, Level.FAIL, f"nothing can be sent to {where}: {path.error}", advice)
         elif not path.answers:
-            why = "it is down, or ICMP echo is filtered"
-            if path.router is not None:
-                why = f"{path.router} says that it cannot be reached"
-            words = f"{where} answers no ping: {why}; its path is not known"
-            advice = "see that it is up; let ICMP echo requests through between provider addresses"
-            yield Finding(AREA, Level.WARN, words, advice)
+            yield _silent(where, path.router)
         elif path.largest is not None and path.largest < mtu:
-            yield _small(where, address, path.largest, path.router, mtu)
+            yield _small(where, version, path.largest, path.router, mtu)
         else:
-            good.append((name, address))
+            good += named
     if good:
         largest_guest = mtu - (OVERHEAD_IPV4 if good[0][1].version == 4 else OVERHEAD_IPV6)
         words = f"{mtu} octets arrive unfragmented at {_names(good)}: guests' {largest_guest} fit"
         yield Finding(AREA, Level.OK, words)
-    if unmeasured:
-        words = f"there was no time left to measure the paths to {_names(unmeasured)}"
-        yield Finding(AREA, Level.SKIPPED, words, "ask again")
     if not paths:
         yield Finding(AREA, Level.SKIPPED, "the network has no other provider address")
 
 
-def _small(where: str, address: ProviderAddress, largest: int, router: str | None, mtu: int) -> Finding:
-    overhead = OVERHEAD_IPV4 if address.version == 4 else OVERHEAD_IPV6
+def _silent(where: str, router: str | None) -> Finding:
+    why = "down, or ICMP echo is filtered" if router is None else f"not to be reached, says {router}"
+    words = f"no ping is answered by {where}: {why}; what arrives there is not known"
+    advice = "see that it is up; let ICMP echo requests through between provider addresses"
+    return Finding(AREA, Level.WARN, words, advice)
+
+
+def _small(where: str, version: int, largest: int, router: str | None, mtu: int) -> Finding:
+    overhead = OVERHEAD_IPV4 if version == 4 else OVERHEAD_IPV6
     says = (
         f"{router} on the way says so"
         if router is not None
@@ -94,7 +96,7 @@ def _small(where: str, address: ProviderAddress, largest: int, router: str | Non
     )
     words = f"packets of up to {largest} octets arrive at {where}, and up to {mtu} are sent: {says}"
     advice = (
-        f"have the path to it carry {mtu}, or write mtu = {largest} in [underlay] of every node, which leaves"
+        f"have the path carry {mtu}, or write mtu = {largest} in [underlay] of every node, which leaves"
         f" guests {largest - overhead}"
     )
     return Finding(AREA, Level.FAIL, words, advice)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from typing import TypeVar
@@ -30,11 +31,13 @@ LOWEST = {4: 576, 6: 1280}
 PATIENCE = 1.0
 """Seconds for the first answer."""
 TRIES = 3
-SHORTEST_WAIT = 0.15
+SHORTEST_WAIT = 0.25
 """Seconds for the answers to what is tried at once, at least."""
 # How many paths are tried with large packets at once: their answers have to fit into the socket's buffer.
-LARGE_AT_ONCE = 16
+LARGE_AT_ONCE = 48
 SMALL_AT_ONCE = 256
+# Limits that other paths have, which are tried first: one wrong link is on the way to many.
+LIMITS_KEPT = 4
 
 _IPV6_DONTFRAG = 62
 
@@ -77,6 +80,7 @@ class Prober:
         self._said: dict[bytes, tuple[str, int]] = {}
         self._unreachable: dict[bytes, str] = {}
         self._measured: set[bytes] = set()
+        self._limits: deque[int] = deque(maxlen=LIMITS_KEPT)
         self._small = trio.CapacityLimiter(SMALL_AT_ONCE)
         self._large = trio.CapacityLimiter(LARGE_AT_ONCE)
 
@@ -101,6 +105,8 @@ class Prober:
                 while search.largest is None:
                     if heard := self._said.get(bytes(target)):
                         search.hint(heard[1])
+                    for limit in self._limits:
+                        search.hint(limit)
                     sizes = search.sizes()
                     arrived = await self._round(target, sizes, wait)
                     # What has not arrived is tried once more: one lost packet is no limit.
@@ -110,8 +116,10 @@ class Prober:
                     search.tried(sizes, arrived)
         except OSError as error:
             return Path(False, error=error.strerror or str(error))
+        if search.at_least not in self._limits:
+            self._limits.append(search.at_least)
         router = self._said.get(bytes(target))
-        return Path(True, search.largest, router[0] if router is not None else None)
+        return Path(True, search.at_least, router[0] if router is not None else None)
 
     async def listen(self, version: int) -> None:
         """Take what comes, for ever."""

@@ -134,7 +134,7 @@ def test_a_host_that_answers_no_ping_is_told_apart_from_a_small_path(world: Worl
     world.host.sysctl({"net/ipv4/icmp_echo_ignore_all": 1, "net/ipv6/icmp/echo_ignore_all": 1})
     found = of("path", examined(world))
     assert [level for level, _ in found] == [Level.WARN, Level.WARN]
-    assert all("answers no ping" in words for _, words in found)
+    assert all("no ping is answered by" in words for _, words in found)
 
 
 def test_a_jumbo_underlay_is_measured_up_to_its_mtu(world: World) -> None:

@@ -135,8 +135,8 @@ HV1, HV2 = ("hv1", pa("198.51.100.11")), ("hv2", pa("2001:db8::12"))
         ),
         (Measured(True, 1400, "192.0.2.1"), FAIL, "and up to 1500 are sent: 192.0.2.1 on the way says so"),
         (Measured(True, 1400), FAIL, "nobody on the way says so: larger ones vanish"),
-        (Measured(False), WARN, "answers no ping: it is down, or ICMP echo is filtered"),
-        (Measured(False, router="192.0.2.1"), WARN, "192.0.2.1 says that it cannot be reached"),
+        (Measured(False), WARN, "no ping is answered by 198.51.100.11 (hv1): down, or ICMP echo is filtered"),
+        (Measured(False, router="192.0.2.1"), WARN, "not to be reached, says 192.0.2.1"),
         (Measured(False, error="No route to host"), FAIL, "nothing can be sent to 198.51.100.11 (hv1)"),
         (None, SKIPPED, "no time left"),
     ],
@@ -154,10 +154,11 @@ def test_a_small_path_is_told_with_what_it_leaves_guests() -> None:
     assert v6.advice.endswith("which leaves guests 1338")
 
 
-def test_many_good_paths_are_one_finding() -> None:
-    many = {(f"hv{n}", pa(f"198.51.100.{n}")): Measured(True, 1500) for n in range(1, 101)}
+@pytest.mark.parametrize("measured", [Measured(True, 1500), Measured(True, 1400), Measured(False), None])
+def test_many_paths_with_the_same_are_one_finding(measured: Measured | None) -> None:
+    many = {(f"hv{n}", pa(f"198.51.100.{n}")): measured for n in range(1, 101)}
     (found,) = paths.judge(many, 1500)
-    assert found.what.endswith("and 94 more: guests' 1458 fit")
+    assert "198.51.100.6 (hv6) and 94 more" in found.what
 
 
 def test_everybody_elses_addresses_are_measured_and_none_of_our_own() -> None:
