@@ -19,8 +19,11 @@ from gateway.forwarding.happenings import Happening
 from gateway.forwarding.verdicts import PortKey
 from gateway.host.openvswitch.bridge import LISTENER, TUNNELS, Bridge, BridgeError
 from gateway.host.openvswitch.driver import OpenVswitchDriver
+from gateway.operating.capture import Captures
+from gateway.operating.commands import OWNER, carry_out
 from gateway.operating.report import BridgeReport
 from gateway.sites.policies import Keyring
+from gateway.trace import Question
 from policies.addresses import CustomerAddress, ProviderAddress
 from policies.errors import ConfigurationError
 from policies.model import Appliance, Engine, HostPort, HostRole, LookupAccess, Underlay
@@ -259,3 +262,27 @@ async def test_nothing_of_ours_is_left_behind() -> None:
 def test_gateway_cannot_be_on_open_vswitch() -> None:
     with pytest.raises(ConfigurationError):
         OpenVswitchDriver(appliance(gateway=True), 1500, n.directory(n.network()))
+
+
+@simulated
+async def test_packets_of_the_switch_cannot_be_captured_here_and_what_can_is_named() -> None:
+    async with running(FakeBridge()) as driver:
+        captures = Captures(driver, lambda: 0.0)
+        for _ in range(2):  # a refused one leaves nothing behind
+            with pytest.raises(ConfigurationError, match="ovs-tcpdump -i PORT on br-int"):
+                await carry_out(captures.commands(), OWNER, "capture", {}, _never)
+
+
+@simulated
+async def test_host_on_a_switch_says_what_would_happen_to_a_packet() -> None:
+    async with running(FakeBridge()) as driver:
+        question = Question(
+            CustomerAddress.parse("10.0.1.5"), CustomerAddress.parse("10.0.1.6"), tenant="red"
+        )
+        explanation = driver.explain(question)
+        assert explanation.outcome == "forwarded"
+        assert explanation.steps[0].name == "port"
+
+
+async def _never(_: object) -> None:
+    raise AssertionError("nothing is told")
