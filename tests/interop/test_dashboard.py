@@ -267,6 +267,10 @@ def test_records_are_found_by_address_and_by_anything_else(browser: Browser, ser
     with look(browser, server, "#/records") as page:
         page.wait_for_selector("text=24 records")
         page.get_by_label("Address, MAC or host").fill("10.0.1.5")
+        asked = len(server.asked)
+        expect(page.locator("#heard")).to_have_text("live")
+        while server.asked[asked:].count("/v1/overview") < 2:
+            page.wait_for_timeout(100)
         page.keyboard.press("Enter")
         page.wait_for_selector("text=2 records of 10.0.1.5")
         assert any(path == "/v1/resolve" for path in server.asked)

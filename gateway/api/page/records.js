@@ -11,6 +11,11 @@ const MOST_PAGES = 20; // looked through before whoever searches is asked whethe
 const MOST_SHOWN = 200;
 const ADDRESS = /^(\d{1,3}(\.\d{1,3}){3}|[0-9a-f]*:[0-9a-f:.]*:[0-9a-f:.]*)$/i;
 
+/** An element that is in the page already stays there, with its focus: what stands for it here is the like of it. */
+function inPlace(element) {
+  return element.isConnected ? h(element.localName, { "data-own": true, "data-key": element.dataset.key }) : element;
+}
+
 /** The view with its own state: `owners` says whose a VSID is. */
 export class Records {
   constructor() {
@@ -52,7 +57,7 @@ export class Records {
     morph(select, h("select", {}, options));
     select.value = chosen;
     if (!this.begun) this.begin();
-    return [heading, h("section", { class: "card", "data-key": "records" }, this.form, this.result)];
+    return [heading, h("section", { class: "card", "data-key": "records" }, inPlace(this.form), inPlace(this.result))];
   }
 
   async begin() {
