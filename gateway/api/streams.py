@@ -18,9 +18,9 @@ from gateway.api.operating import Operating, Written, asker_of, problem_of
 from gateway.api.table import Form, Operation
 from gateway.http.calls import Call
 from gateway.http.connections import Connection
+from gateway.http.headers import protect
 from gateway.http.principals import Unauthenticated
 from gateway.http.problems import HttpProblem
-from gateway.http.routes import protect
 from gateway.operating.commands import NotAllowed
 from policies.errors import ConfigurationError
 

@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl
 import msgspec
 from aiohttp import web
 
+from gateway.http.headers import SAFE_HEADERS
 from gateway.http.principals import Principal
 from gateway.http.problems import HttpProblem
 
@@ -27,6 +28,7 @@ class Bound(msgspec.Struct, frozen=True):
 SMALL = Bound(1 << 20, 10.0)
 
 JSON = "application/json"
+_HEADERS = {"Content-Type": JSON, **SAFE_HEADERS}
 
 _NUMBER = re.compile(r"[0-9]{1,19}")
 
@@ -112,7 +114,9 @@ def too_large(bound: Bound) -> HttpProblem:
 
 def answer(body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """Return an answer in JSON."""
-    return web.Response(status=status, body=body, headers={"Content-Type": JSON, **(headers or {})})
+    return web.Response(
+        status=status, body=body, headers=_HEADERS if headers is None else {**_HEADERS, **headers}
+    )
 
 
 def read_number(path: str, text: str, lowest: int, highest: int) -> int:

@@ -14,6 +14,7 @@ from aiohttp import web
 from gateway.http.calls import Call
 from gateway.http.connections import Connection
 from gateway.http.door import Door
+from gateway.http.headers import protect
 from gateway.http.measures import Measures
 from gateway.http.principals import ANYBODY
 from gateway.http.problems import HttpProblem, problem_answer
@@ -24,15 +25,6 @@ Handler = Callable[[Call], Awaitable[web.StreamResponse]]
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 METHODS = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE"})
-
-# What a browser may do with our answers: nothing but show them. What is a page says its own.
-SAFE_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "Server": "isthmus",
-}
 
 
 class Route(msgspec.Struct, frozen=True, eq=False):
@@ -143,14 +135,6 @@ class Routes:
                 parts = match.groups()
                 return methods, tuple(map(unquote, parts)) if "%" in path else parts
         return {}, ()
-
-
-def protect(response: web.StreamResponse) -> None:
-    """Say what a browser may do with an answer, unless that says so itself."""
-    headers = response.headers
-    for name, value in SAFE_HEADERS.items():
-        if name not in headers:
-            headers[name] = value
 
 
 def _check_host(request: web.BaseRequest) -> None:

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from aiohttp import web
 
 from gateway.http.calls import read_number
+from gateway.http.headers import protect
 from gateway.http.principals import Credentials, Unauthenticated
 from gateway.http.problems import HttpProblem
-from gateway.http.routes import protect
 from gateway.lookup.entries import NAMED_KINDS, Kind, RecordKey, Stored
 from gateway.lookup.http.calls import LookupCall, read_vsid
 from gateway.lookup.http.watches import Filter, Vsids

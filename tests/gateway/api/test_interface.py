@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from gateway.api import operating
-from gateway.http.routes import SAFE_HEADERS
+from gateway.http.headers import SAFE_HEADERS
 from policies.errors import ConfigurationError
 from tests.gateway.api.appliance import OPERATOR, READER, TOKENS, Served, asked
 from tests.gateway.lookup.http.test_service import is_problem
