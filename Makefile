@@ -49,7 +49,7 @@ format: .venv/installed ## put format and order of imports right
 	@$(BIN)/python -m ruff check --quiet --select I --fix .
 	@$(BIN)/python -m ruff format .
 
-PEERS := charon-systemd etcd-client etcd-server ethtool iperf3 iproute2 iputils-ping iputils-tracepath \
+PEERS := charon-systemd chromium etcd-client etcd-server ethtool iperf3 iproute2 iputils-ping iputils-tracepath \
 	libcharon-extra-plugins libstrongswan-extra-plugins nftables openvswitch-switch prometheus strongswan-swanctl \
 	tcpdump traceroute tshark udhcpc wrk
 
