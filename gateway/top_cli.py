@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import sys
 import time
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from gateway.operating.status import Traffic
 
 Seconds = Annotated[float, Parameter(validator=Number(gte=0.2, lte=3600))]
+# Seconds until something is shown in a terminal.
+_FIRST_LOOK = 0.5
+
 Flag = Annotated[bool, Parameter(negative=())]
 
 
@@ -149,7 +153,8 @@ def _live(looks: _Looks, order: Order) -> None:
 
     orders: dict[str, Order] = {"b": "bits", "p": "packets", "t": "tenant"}
     with _keys() as pressed, Live(screen=True, auto_refresh=False) as live:
-        rates, due = looks.next(), 0.0
+        time.sleep(min(looks.interval, _FIRST_LOOK))
+        rates, due = looks.next(), time.monotonic() + looks.interval
         while True:
             now = time.monotonic()
             if now >= due:
@@ -201,7 +206,7 @@ def _keys() -> Iterator[Any]:
 
 def _key(seconds: float) -> str:
     ready, _, _ = select.select([sys.stdin], [], [], seconds)
-    return sys.stdin.read(1) if ready else ""
+    return os.read(sys.stdin.fileno(), 1).decode(errors="replace") if ready else ""
 
 
 def _nothing(seconds: float) -> str:

@@ -7,6 +7,7 @@ of an outer header: it is made anew from what is known of it, with an identifica
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 
@@ -15,6 +16,7 @@ from gateway.forwarding.verdicts import Drop, Forward, OuterHeader, ToPort, ToUn
 from gateway.packets import ethernet, ip, nvgre
 from gateway.packets.arp import LENGTH as ARP_LENGTH
 from policies.addresses import CustomerAddress, Vsid
+from policies.errors import MalformedPacket
 from policies.facts import UDP
 from policies.model import Port
 from policies.tables import Tables
@@ -112,10 +114,10 @@ class Sightings:
 
     def underlay_in(self, outer: OuterHeader, payload: bytes, verdict: Verdict) -> None:
         """GRE has come from the underlay."""
-        vsid = Vsid(int.from_bytes(payload[4:7]))
-        tenant, place = self._subnet(vsid)
-        if payload[:1] != nvgre.encode(0)[:1]:  # no key, so nobody's
-            tenant = ""
+        vsid, tenant, place = None, "", ""
+        with suppress(MalformedPacket):  # else it is nobody's
+            vsid = Vsid(nvgre.decode_untrusted(payload).vsid)
+            tenant, place = self._subnet(vsid)
         if self._is_unwanted(tenant):
             return
         self._offer(

@@ -51,7 +51,7 @@ ike = { local_id = "edge-1.example", remote_id = "seattle.example", psk_file = "
     assert "0x12" not in result.stderr + result.stdout
 
 
-@pytest.mark.parametrize("command", ["sites", "reload"])
+@pytest.mark.parametrize("command", ["status", "top", "sites", "events", "capture", "reload"])
 def test_asking_an_appliance_that_does_not_run_says_so(tmp_path: Path, command: str) -> None:
     file = tmp_path / "appliance.toml"
     # Whoever asks may be in the midst of changing the file.

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
+import select
 import subprocess
 import sys
 import time
@@ -223,6 +225,35 @@ def test_top_shows_about_what_is_sent(world: Looking) -> None:
         assert rows[name]["from_bits"] == pytest.approx(8000 * rows[name]["from_packets"], rel=0.1)
     assert rows["seattle"]["is_up"] is True
     assert "oslo (DOWN)" in plain
+
+
+def test_top_in_a_terminal_heeds_its_keys(world: Looking) -> None:
+    ours, theirs = pty.openpty()
+    file = str(world.directory / "edge-1.toml")
+    command = world.node("edge-1").command(sys.executable, "-m", "gateway.cli", "top", file)
+    process = subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env={**environment(), "TERM": "xterm"}
+    )
+    os.close(theirs)
+
+    def wait_for(words: bytes) -> None:
+        seen, deadline = b"", time.monotonic() + 20
+        while words not in seen:
+            assert time.monotonic() < deadline, seen
+            if select.select([ours], [], [], 0.2)[0]:
+                seen += os.read(ours, 65536)
+
+    try:
+        wait_for(b"sorted by bits")
+        os.write(ours, b"t")
+        wait_for(b"sorted by tenant")
+        os.write(ours, b"q")
+        wait_for(b"\x1b[?1049l")  # the screen is as it was
+        assert process.wait(5) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
 
 
 def test_sites_in_detail_tell_what_has_happened(world: Looking) -> None:

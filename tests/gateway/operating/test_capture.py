@@ -261,10 +261,15 @@ def test_what_nobody_owns_is_shown_to_no_filter_by_tenant() -> None:
     world = World(gateway())
 
     def happen() -> None:
-        world.receive_octets(b"\x00\x00\x65\x58" + (5001 << 8).to_bytes(4) + bytes(40))
+        for header in ("00006558", "20000800", "30006558", "2000"):
+            world.receive_octets(bytes.fromhex(header) + (5001 << 8).to_bytes(4) + bytes(40))
+        world.receive_octets(b"")
 
     assert captured(world, happen, tenant="red", side="both") == []
-    assert len(captured(world, happen, side="both")) == 1
+    assert [each.dropped for each in captured(world, happen, side="both")] == [
+        *(["not-nvgre"] * 4),
+        "malformed",
+    ]
 
 
 def test_packet_that_the_kernel_refuses_is_shown_as_dropped() -> None:
