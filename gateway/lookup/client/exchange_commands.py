@@ -136,7 +136,7 @@ def _say(summary: Summary, why: str | None, *, json: bool) -> int:
         would = "would be " if summary.dry_run and why is None else ""
         print(
             f"{summary.created} {would}created, {summary.replaced} {would}replaced, {summary.same} as in the"
-            f" file already, {summary.passed_over} passed over, {len(summary.failed)} refused,"
+            f" file already, {summary.passed_over} passed over, {len(summary.failed)} failed,"
             f" {summary.untried} not tried"
         )
     if why is not None:
