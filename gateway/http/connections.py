@@ -45,7 +45,8 @@ class Server(web.Server):
         """Let what is being answered end within so many seconds, then cut whoever has not read it."""
         transports = [connection.transport for connection in self.connections]
         self.pre_shutdown()
-        await self.shutdown(patience)
+        # It waits twice for so long: for the handler, and for that to heed being told that it is over.
+        await self.shutdown(patience / 2)
         for transport in transports:
             if transport is not None:
                 transport.abort()
