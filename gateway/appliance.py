@@ -249,7 +249,7 @@ def commands_of(
         **overview.commands(shown, trends),
         **looked_back.commands(trends),
         **tracing.commands(path.explain if path is not None else None),
-        **(Captures(path, time.time).commands() if path is not None else {}),
+        **Captures(path, time.time).commands(),
         **happenings.commands(),
         **reload.commands(),
         **moves.commands(source.moves if isinstance(source, Membership) else None),

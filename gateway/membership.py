@@ -129,6 +129,7 @@ class Membership:
             is_synced=found.is_synced,
             stale_seconds=found.stale_seconds,
             revision=found.revision,
+            records=sum(found.records.values()),
             followers=sum(followers.nodes.values()) if followers is not None else 0,
             most_behind=followers.most_behind if followers is not None else 0.0,
         )

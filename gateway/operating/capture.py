@@ -137,21 +137,24 @@ class Capturing(Protocol):
 class Captures:
     """All captures that run. The data path is observed while there is one."""
 
-    def __init__(self, path: Capturing, clock: Callable[[], float]) -> None:
-        """`clock` gives the seconds since 1970."""
+    def __init__(self, path: Capturing | None, clock: Callable[[], float]) -> None:
+        """`clock` gives the seconds since 1970. Without a path, there are no packets."""
         self._path = path
         self._clock = clock
         self._running: list[_Capture] = []
-        self._sightings = Sightings(lambda: path.tables, self._offer)
+        self._sightings: Sightings | None = None
 
     def commands(self) -> Commands:
         """What can be asked of it. Whoever sees packets sees what is in them: operators alone."""
         return {"capture": Stream(self._tell, arguments=Wanted, told=Told, for_operators=True)}
 
     async def _tell(self, _asker: Asker, wanted: Wanted, tell: Tell) -> None:
-        capture = _Capture(wanted, *_filter(wanted, self._path.tables))
+        path = self._path
+        if path is None:
+            raise ConfigurationError([Problem("", "no packet comes to this appliance: it has no data path")])
+        capture = _Capture(wanted, *_filter(wanted, path.tables))
         deadline = trio.current_time() + (wanted.seconds or math.inf)
-        with self._observed(capture):
+        with self._observed(path, capture):
             # Whoever reads it knows by this that nothing more is missed.
             await tell(Told([]))
             while not capture.is_full and await capture.has_some(deadline):
@@ -161,25 +164,30 @@ class Captures:
         await tell(Told([], capture.lost))
 
     @contextmanager
-    def _observed(self, capture: _Capture) -> Iterator[None]:
+    def _observed(self, path: Capturing, capture: _Capture) -> Iterator[None]:
         if len(self._running) >= MOST_AT_ONCE:
             raise ConfigurationError([Problem("", f"{MOST_AT_ONCE} captures run already")])
         if not self._running:
-            self._path.observe(self._sightings)
+            sightings = self._sightings = Sightings(lambda: path.tables, self._offer)
+            path.observe(sightings)
         self._running.append(capture)
-        self._sightings.tenants = self._tenants()
+        self._heed()
         try:
             yield
         finally:
             self._running.remove(capture)
-            self._sightings.tenants = self._tenants()
+            self._heed()
             if not self._running:
-                self._path.observe(None)
+                path.observe(None)
 
-    def _tenants(self) -> frozenset[str] | None:
-        """Whose packets somebody may want; None: everybody's."""
+    def _heed(self) -> None:
+        """Have only those tenants' packets offered that somebody may want."""
         named = {capture.tenant for capture in self._running}
-        return None if None in named else frozenset(name for name in named if name is not None)
+        if self._sightings is not None:
+            is_all = None in named
+            self._sightings.tenants = (
+                None if is_all else frozenset(name for name in named if name is not None)
+            )
 
     def _offer(self, seen: Seen) -> None:
         for capture in self._running:

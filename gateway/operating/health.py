@@ -58,6 +58,7 @@ class LookupStatus(msgspec.Struct, frozen=True, kw_only=True):
     stale_seconds: float
     """For how long what is known may be out of date; 0 while it is not."""
     revision: int
+    records: int = 0
     followers: int = 0
     most_behind: float = 0.0
     """For how many seconds a follower has owed an acknowledgement."""

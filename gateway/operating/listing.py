@@ -54,14 +54,16 @@ def _facts(status: Status) -> Iterator[tuple[str, str]]:
         yield "underlay", f"{' '.join(status.provider_addresses)} {status.attached}"
     if status.configuration is not None:
         yield "configuration", _configuration(status)
-    yield "sites", f"{status.sites_up} of {status.sites} up" if status.sites else "none dialled here"
+    if status.engine:
+        yield "sites", f"{status.sites_up} of {status.sites} up" if status.sites else "none dialled here"
     yield "records", f"{status.records:,}"
     if status.lookup is not None:
         yield "lookup", _lookup(status.lookup)
     for loop in status.loops:
-        late = f"late by {loop.most_late * 1000:.0f} ms at most in the last minute"
+        late = f"late by {loop.most_late * 1000:.1f} ms at most in the last minute"
         yield f"{loop.name} loop", f"{late}, {loop.mean_late * 1000:.1f} ms in the mean"
-    yield "dropped", _drops(status)
+    if status.engine:
+        yield "dropped", _drops(status)
     for certificate in status.certificates:
         whose = f"site {certificate.tenant}/{certificate.site}, " if certificate.site else ""
         left = certificate.expires_at - now

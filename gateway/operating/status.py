@@ -151,7 +151,7 @@ def _status(running: Running, asker: Asker, sites: list[SiteStatus], lookup: Loo
         engine="python" if path is not None else "",
         attached=path.in_words if path is not None else "",
         provider_addresses=_provider_addresses(appliance),
-        records=report.records,
+        records=lookup.records if path is None and lookup is not None and sees_all else report.records,
         sites_up=sum(site.state == "up" for site in sites),
         sites=len(sites),
         health=health.sorted_by_gravity(findings()),
