@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 
 ROOT = Path(__file__).parents[2]
 SCREENSHOTS = ROOT / "build" / "screenshots"
 
-LAPTOP = {"width": 1360, "height": 850}
-PHONE = {"width": 390, "height": 844}
+LAPTOP: ViewportSize = {"width": 1360, "height": 850}
+PHONE: ViewportSize = {"width": 390, "height": 844}
 
 Scheme = Literal["light", "dark"]
 
@@ -35,14 +35,14 @@ def chromium(command: str | None = None) -> Iterator[Browser]:
 
 @contextmanager
 def page(
-    browser: Browser, url: str, size: dict[str, int] | None = None, scheme: Scheme = "light", **settings: Any
+    browser: Browser, url: str, size: ViewportSize | None = None, scheme: Scheme = "light", **settings: Any
 ) -> Iterator[Page]:
-    """Open a page. Whatever it complains of in the console, or throws, fails the test: a blocked script, too."""
+    """Open a page. Whatever it complains of, or throws, fails the test: a script that is blocked, too."""
     context = browser.new_context(
         viewport=size or LAPTOP,
         color_scheme=scheme,
         device_scale_factor=1,
-        **settings,  # type: ignore[arg-type]
+        **settings,
     )
     complaints: list[str] = []
     try:
@@ -73,5 +73,5 @@ def screenshot(of: Page, name: str, *, whole: bool = True) -> Path:
 
 
 def _is_complaint(text: str, kind: str) -> bool:
-    # A browser itself writes a line for each answer that is a problem, and for a lost connection; the page says both.
+    # A browser writes a line for each answer that is a problem, and for a lost connection; so does the page.
     return kind in {"error", "warning"} and "Failed to load resource" not in text

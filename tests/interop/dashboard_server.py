@@ -1,4 +1,4 @@
-"""The dashboard's own files beside canned answers, on loopback, so that a test decides what a browser is told."""
+"""The dashboard's own files beside canned answers, on loopback: a test decides what a browser is told."""
 
 from __future__ import annotations
 

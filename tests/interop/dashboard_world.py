@@ -1,4 +1,4 @@
-"""A network for the dashboard, without machines: as overviews, trends, events and moves that a node might give."""
+"""A network for the dashboard, without machines: what a node might tell of it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def network(
     gateways: tuple[str, ...] = ("edge-1",),
     elsewhere: tuple[str, ...] = (),
 ) -> Network:
-    """Tenants by name, each with the names of its subnets and sites; sites named `elsewhere` are the second gateway's."""
+    """Tenants by name, with their subnets' and sites' names; sites `elsewhere` are another gateway's."""
     made = []
     for number, (name, (subnets, sites)) in enumerate(tenants.items()):
         made.append(
@@ -159,7 +159,7 @@ class World:
         self.findings: list[Finding] = []
         self.events: list[dict[str, Any]] = []
         self.moves: list[dict[str, Any]] = []
-        self.held = {
+        self.held: dict[tuple[int, str], int] = {
             (subnet.vsid, host.name): 2 + (at + number) % 3
             for tenant in of.tenants
             for number, subnet in enumerate(tenant.subnets)

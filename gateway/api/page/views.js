@@ -144,11 +144,11 @@ export function site(state, context, tenantName, siteName) {
         [status.state === "up" ? "Up for" : "Not up for", since(status.since, context), h("span", { class: "dim" }, " since ", time(status.since, context))],
         status.last_error && status.state !== "up" ? ["Why", h("span", { class: "why" }, status.last_error.why)] : null,
         status.failures ? ["Attempts", `${count(status.failures)} failed since it was up last`] : null,
-        status.retry_in !== null ? ["Next attempt", context.stale ? "–" : `in ${duration(status.retry_in)}`] : null,
+        status.state !== "up" ? ["Now", context.stale ? "–" : doing(status)] : null,
         ["Peer", status.path ?? status.peer],
         ["Identities", `we are ${status.local_id || "not shown"}, it is ${status.remote_id || "not shown"}`],
         ["Prefixes", found.prefixes.join(" ")],
-        status.ike_suite ? ["IKE", `${status.ike_suite}, rekeyed ${many(status.ike_rekeys, "time")}; its children ${many(status.child_rekeys, "time")}`] : null,
+        status.ike_suite ? ["IKE", `${status.ike_suite}, rekeyed ${times(status.ike_rekeys)}; its children ${times(status.child_rekeys)}`] : null,
         ["From there", flowing(found.rates.sent_octets, context), ", ", packets(found.rates.sent_packets, context), h("span", { class: "dim" }, ` ${size(status.received_octets)} so far`)],
         ["To there", flowing(found.rates.received_octets, context), ", ", packets(found.rates.received_packets, context), h("span", { class: "dim" }, ` ${size(status.sent_octets)} so far`)],
       ]),
@@ -175,6 +175,18 @@ export function site(state, context, tenantName, siteName) {
     ),
     part("What has happened", "", eventList(state.events.filter((event) => event.tenant === tenantName && event.site === siteName).slice(0, 30), context)),
   ];
+}
+
+function times(number) {
+  return number === 0 ? "never" : number === 1 ? "once" : `${count(number)} times`;
+}
+
+/** What a site that is not up does about it. */
+function doing(status) {
+  if (status.state === "up") return null;
+  if (status.state === "connecting") return "is connecting";
+  if (status.retry_in !== null) return `tries again in ${duration(status.retry_in)}`;
+  return status.start === "trap" ? "waits for the first packet" : "waits for the peer to dial";
 }
 
 function plots(trend, state, context, names) {

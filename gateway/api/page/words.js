@@ -26,9 +26,13 @@ export function badge(state, context) {
   return h("span", { class: `badge is-${state}` }, shape(state), context.stale ? `was ${word}` : word);
 }
 
-/** How a site is: its own state, or that another gateway dials it. */
+/**
+ * How a site is: its own state, or that another gateway dials it. One that has failed is down, whether the next
+ * attempt is waited for or made: at three in the morning that is one thing.
+ */
 export function stateOf(site) {
-  return site.status === null ? "elsewhere" : site.status.state;
+  if (site.status === null) return "elsewhere";
+  return site.status.state !== "up" && site.status.last_error !== null ? "down" : site.status.state;
 }
 
 /** A moment, with its date for machines. */
