@@ -45,10 +45,16 @@ class Operator:
 
     def ask(self, method: str, path: str, body: object = None) -> Any:
         """Ask, and return the answer. Raises LabError with what the service says is wrong."""
-        status, answer = self._namespace.call(self._ask, method, path, body)
-        if status >= 300:
-            raise LabError(f"{method} {path}: {status} {answer.decode(errors='replace')}")
+        answer = self.text(method, path, body)
         return json.loads(answer) if answer else None
+
+    def text(self, method: str, path: str, body: object = None) -> str:
+        """Ask, and return the answer as it is. Raises LabError with what the service says is wrong."""
+        status, octets = self._namespace.call(self._ask, method, path, body)
+        answer = octets.decode(errors="replace")
+        if status >= 300:
+            raise LabError(f"{method} {path}: {status} {answer}")
+        return answer
 
     def _ask(self, method: str, path: str, body: object) -> tuple[int, bytes]:
         connection = http.client.HTTPSConnection(
