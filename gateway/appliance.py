@@ -157,7 +157,7 @@ async def run(
                 log.info("ready: %s", _in_words(appliance, path), extra={"event": "ready"})
                 log.info("privileges: %s", privileges.in_words(), extra={"event": "privileges"})
                 manager.ready(in_words())
-                watchers.start_soon(manager.keep_told, in_words, partial(_answers, loop))
+                watchers.start_soon(manager.keep_told, in_words, partial(answers, loop))
                 task_status.started(traffic.cancel_scope)
             watchers.cancel_scope.cancel()
     log.info("stopped", extra={"event": "stopped"})
@@ -305,7 +305,7 @@ async def _heed_signals(
                 nursery.start_soon(stop)
 
 
-async def _answers(loop: EventLoop | None) -> None:
+async def answers(loop: EventLoop | None) -> None:
     """Come back once every thread has that does our work."""
     if loop is not None:
         await loop.run(asyncio.sleep, 0)

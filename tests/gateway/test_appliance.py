@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import threading
 from functools import partial
 from pathlib import Path
 
 import trio
+import trio.testing
 
 from gateway import control
-from gateway.appliance import run
+from gateway.aio import EventLoop, event_loop
+from gateway.appliance import answers, run
 from policies.model import Appliance, Engine, LookupSettings, Network
 
 
@@ -28,5 +31,25 @@ def test_node_without_a_data_path_answers_that_it_has_no_sites(tmp_path: Path) -
             path = control.socket_path(appliance.state, appliance.name)
             assert await trio.to_thread.run_sync(partial(control.ask, path, "sites")) == []
             scope.cancel()
+
+    trio.run(main)
+
+
+def test_appliance_is_alive_only_while_the_asyncio_thread_is_too() -> None:
+    gate, has_answered = threading.Event(), trio.Event()
+
+    async def ask(loop: EventLoop) -> None:
+        await answers(loop)
+        has_answered.set()
+
+    async def main() -> None:
+        async with event_loop() as loop, trio.open_nursery() as nursery:
+            loop.call_soon(gate.wait)
+            nursery.start_soon(ask, loop)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not has_answered.is_set()
+            gate.set()
+            await has_answered.wait()
+        await answers(None)  # where there is no such thread, it keeps nobody waiting
 
     trio.run(main)

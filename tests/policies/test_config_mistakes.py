@@ -446,13 +446,13 @@ def test_a_secret_that_who_runs_this_could_not_read_is_refused(configuration: Pa
     configuration.write_text(with_change('name = "edge-1"', 'name = "edge-1"\nuser = "nobody"'))
 
     assert load_problems(configuration) == [
-        f"{key}: nobody may not read {configuration.with_name(name)}: chown nobody {configuration.with_name(name)}"
-        for key, name in (
-            ("lookup.tls.key", "lookup.key"),
-            ("lookup.etcd.key", "etcd.key"),
-            ("lookup.token[hv1].token_file", "hv1.token"),
-            ("lookup.token[dashboard].token_file", "dashboard.token"),
-            ("tenant[red].site[seattle].ike.psk_file", "seattle.psk"),
+        f"{key}: nobody may not read {file}: chown nobody {file}"
+        for key, file in (
+            ("lookup.tls.key", configuration.with_name("lookup.key")),
+            ("lookup.etcd.key", configuration.with_name("etcd.key")),
+            ("lookup.token[hv1].token_file", configuration.with_name("hv1.token")),
+            ("lookup.token[dashboard].token_file", configuration.with_name("dashboard.token")),
+            ("tenant[red].site[seattle].ike.psk_file", configuration.with_name("seattle.psk")),
         )
     ]
 
