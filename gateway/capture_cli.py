@@ -46,6 +46,7 @@ def capture(
     octets: Positive | None = None,
     snaplen: Snaplen = WHOLE,
     write: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    fields: Annotated[bool, Parameter(negative=())] = False,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
     """Show packets of the appliance that runs by FILE, one a line, or write them for Wireshark.
@@ -84,6 +85,8 @@ def capture(
         How many octets of each packet.
     write
         Write a pcapng file: its name, or - for a pipe.
+    fields
+        Below each packet, print every field of it.
     json
         Print one JSON object a packet.
     """
@@ -104,7 +107,7 @@ def capture(
     )
     told = _told(file, wanted)
     if write is None:
-        count, lost = _print(told, json=json)
+        count, lost = _print(told, fields=fields, json=json)
     elif write == "-":
         if sys.stdout.isatty():
             print(
@@ -138,7 +141,7 @@ def _told(file: Path, wanted: Any) -> Iterable[Told]:
         yield msgspec.convert(item, Told)
 
 
-def _print(told: Iterable[Told], *, json: bool) -> tuple[int, int]:
+def _print(told: Iterable[Told], *, fields: bool, json: bool) -> tuple[int, int]:
     from gateway.operating.packet_words import of_frame_untrusted, of_packet_untrusted
 
     count = lost = 0
@@ -152,6 +155,8 @@ def _print(told: Iterable[Told], *, json: bool) -> tuple[int, int]:
                     continue
                 describe = of_frame_untrusted if frame.is_ethernet else of_packet_untrusted
                 print(_line(frame, describe(frame.octets)), flush=True)
+                if fields:
+                    print(_fields(frame), flush=True)
     return count, lost
 
 
@@ -162,6 +167,14 @@ def _line(frame: Frame, words: str) -> str:
     way = "in " if frame.is_inbound else "out"
     why = f"  DROPPED {frame.dropped}" if frame.dropped else ""
     return f"{at} {frame.place} {way} {words}{why}"
+
+
+def _fields(frame: Frame) -> str:
+    from textwrap import indent
+
+    from gateway.operating.dissection import fields_untrusted
+
+    return indent(fields_untrusted(frame.octets, is_ethernet=frame.is_ethernet), "    ")
 
 
 def _write(told: Iterable[Told], file: BinaryIO, snaplen: int) -> tuple[int, int]:
