@@ -1,4 +1,4 @@
-"""What differs between two configurations, where, and what becomes of tunnels and VMs by it.
+"""What differs between two configurations, and where.
 
 Each difference stands at the key of appliance.toml that it concerns. A secret is never shown: of a file
 whose content has changed only that is said.
@@ -7,13 +7,14 @@ whose content has changed only that is said.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from enum import StrEnum
 from typing import Any
 
 import msgspec
 
+from gateway import consequences
 from gateway.configured_words import in_words
-from policies.ipsec import Lifetimes, SiteStart
+from gateway.consequences import Turn
+from policies.ipsec import Lifetimes
 from policies.model import (
     AccessRule,
     ApiSettings,
@@ -42,20 +43,6 @@ from tunnels.effects import SiteKey
 from tunnels.ike.credentials import Credentials
 from tunnels.ike.policy import PeerPolicy
 
-NOTHING = "nothing is interrupted"
-RESTART = "needs a restart"
-AGAIN = "its tunnel is authenticated again"
-ENDS = "its tunnel is deleted, and its peer dials again"
-DELETED = "its tunnel is deleted at its peer"
-
-
-class Turn(StrEnum):
-    """What has become of a key."""
-
-    ADDED = "added"
-    REMOVED = "removed"
-    CHANGED = "changed"
-
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
     """One key that differs, and what comes of it."""
@@ -64,7 +51,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     change: Turn
     old: str | None = None
     new: str | None = None
-    effect: str = NOTHING
+    effect: str = consequences.NOTHING
     needs_restart: bool = False
     tenant: str = ""
     """Whose it is; empty where it is nobody's alone."""
@@ -90,7 +77,8 @@ def differences(
     new = {policy.site: policy for policy in policies_after}
     walk = _Walk(before, after, old, new)
     found = list(walk.appliance())
-    told = {(each.tenant, each.site) for each in found if each.effect in (AGAIN, ENDS)}
+    interrupting = (consequences.AGAIN, consequences.ENDS)
+    told = {(each.tenant, each.site) for each in found if each.effect in interrupting}
     for site in sorted(old.keys() & new.keys()):
         if old[site] != new[site]:
             more = _unwritten(old[site], new[site], walk.ike_of(site), is_told=site in told)
@@ -161,9 +149,6 @@ _KEYS: Mapping[tuple[type, str], str] = {
     },
 }
 
-# The sections of a file that only a start takes, but for what is listed in them.
-_NODE = ("appliance", "underlay", "gateway", "host", "lookup", "api")
-
 _CREDENTIAL_KEYS = {
     "psk": "psk_file",
     "certificates": "certificate_file",
@@ -190,7 +175,7 @@ class _Walk:
 
     def appliance(self) -> Iterator[Difference]:
         before, after = self._before, self._after
-        for field in ("name", "state", "engine", "log"):
+        for field in ("name", "state", "engine", "log", "user"):
             yield from self._value(f"appliance.{field}", getattr(before, field), getattr(after, field))
         yield from self._value("underlay", before.underlay, after.underlay)
         yield from self._value("gateway", before.gateway, after.gateway)
@@ -268,8 +253,12 @@ class _Walk:
         owner: object = None,
         site: SiteKey | None = None,
     ) -> Difference:
-        needs_restart = _needs_restart(path)
-        effect = RESTART if needs_restart else self._effect(path, turn, owner, site)
+        if needs_restart := consequences.needs_restart(path):
+            effect = consequences.RESTART
+        elif site is not None:
+            effect = consequences.for_site(path, turn, self._old.get(site), self._new.get(site))
+        else:
+            effect = consequences.in_general(path, turn, owner)
         return Difference(
             path=path,
             change=turn,
@@ -281,32 +270,6 @@ class _Walk:
             site=site[1] if site is not None else "",
         )
 
-    def _effect(self, path: str, turn: Turn, owner: object, site: SiteKey | None) -> str:
-        if site is not None:
-            return self._effect_on_site(path, turn, site)
-        if path.endswith(("].access", "].route", "].site", "].subnet", "].record")) or "[" not in path:
-            return "the first rule that matches decides" if path.endswith(".access") else NOTHING
-        return _effect(turn, owner, path.rpartition(".")[2])
-
-    def _effect_on_site(self, path: str, turn: Turn, site: SiteKey) -> str:
-        old, new = self._old.get(site), self._new.get(site)
-        if old is None and new is None:
-            return "another gateway dials it" if turn is not Turn.CHANGED else NOTHING
-        if new is None:
-            return DELETED
-        if old is None:
-            return _BEGINS[new.start]
-        if old == new or path.endswith("].mtu"):
-            return NOTHING
-        return AGAIN if _may_dial(new) else ENDS
-
-
-_BEGINS = {
-    SiteStart.START: "it is dialled at once",
-    SiteStart.TRAP: "it is dialled when the first packet wants to go there",
-    SiteStart.RESPOND: "it waits for its peer to dial",
-}
-
 
 def _unwritten(
     old: PeerPolicy, new: PeerPolicy, ike: IkeIdentity | None, *, is_told: bool
@@ -314,7 +277,7 @@ def _unwritten(
     """What differs for a site without a key of its own that does: its files' content, and what follows."""
     tenant, site = old.site
     path = f"tenant[{tenant}].site[{site}]"
-    effect = AGAIN if _may_dial(new) else ENDS
+    effect = consequences.of_new_terms(new)
 
     def told(where: str, before: str | None, after: str) -> Difference:
         return Difference(
@@ -341,62 +304,6 @@ def _unwritten(
 
 def _carried(policy: PeerPolicy) -> str:
     return "; ".join(str(child.selectors) for child in policy.children) or "nothing"
-
-
-def _may_dial(policy: PeerPolicy) -> bool:
-    return policy.remote_address is not None and policy.start is not SiteStart.RESPOND
-
-
-def _needs_restart(path: str) -> bool:
-    section = path.partition(".")[0].partition("[")[0]
-    rest = path.removeprefix(section)
-    return section in _NODE and not rest.startswith((".port", ".token", ".certificate"))
-
-
-def _effect(turn: Turn, owner: object, key: str) -> str:
-    """What comes of a difference in something that is listed, but for sites."""
-    match owner, turn:
-        case (Limits(), _) | (Tenant(), _) if key in ("limits", "rate", "burst"):
-            return "its packets are held to that rate from now on"
-        case Tenant(), Turn.ADDED:
-            return "it is carried from now on"
-        case Tenant(), Turn.REMOVED:
-            return "its packets are dropped, its records and counters forgotten"
-        case VirtualSubnet(), Turn.REMOVED:
-            return "its VMs are cut off, its records and counters forgotten"
-        case VirtualSubnet(), Turn.CHANGED if key == "vsid":
-            return "its VMs' packets are carried by another VSID, and its counters begin anew"
-        case VirtualSubnet(), Turn.ADDED:
-            return "it is carried from now on"
-        case HostPort(), Turn.ADDED:
-            return "its VM is served"
-        case HostPort(), Turn.REMOVED:
-            return "its VM is cut off, and its interface put back as it was"
-        case HostPort(), _:
-            return "its port is closed and opened anew"
-        case Credential(), Turn.ADDED:
-            return "it may ask from now on"
-        case Credential(), Turn.REMOVED:
-            return "it may not ask any more, and what it watches ends"
-        case Credential(), _:
-            return "it may ask by that from now on"
-        case LookupRecord(), Turn.REMOVED:
-            return "packets to it are dropped"
-        case LookupRecord(), _:
-            return "packets to it go there from now on"
-        case CustomerRoute(), _:
-            return "packets go by it from now on" if turn is not Turn.REMOVED else "packets go elsewhere"
-        case AccessRule(), _:
-            return "packets are judged by the rules as they are then, those of open connections too"
-        case ((ProviderHost() | ProviderGateway()), Turn.REMOVED):
-            return "nothing is taken from it any more"
-        case ((ProviderHost() | ProviderGateway()), Turn.ADDED):
-            return "packets are sent to it and taken from it"
-        case (_, _) if key == "tenants":
-            return "it may hold VMs of those from now on"
-        case (_, _) if key == "provider_addresses":
-            return "packets are sent there and taken from there from now on"
-    return NOTHING
 
 
 def _is_listed(value: object) -> bool:

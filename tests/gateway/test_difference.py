@@ -6,13 +6,15 @@ import ipaddress
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.difference import Difference, Turn, authenticated_again, differences
+from gateway.consequences import Turn
+from gateway.difference import Difference, authenticated_again, differences
 from gateway.sites.policies import Keyring, peer_policies
 from policies.addresses import MacAddress, Prefix, ProviderAddress, Vsid
 from policies.config import parse
@@ -24,6 +26,7 @@ from policies.model import (
     CustomerRoute,
     Endpoint,
     Limits,
+    LookupAccess,
     PortRange,
     SiteHop,
     SubnetHop,
@@ -266,6 +269,7 @@ def test_order_of_access_rules_is_a_difference(files: Path) -> None:
     [
         ('name = "edge-1"\n[u', 'name = "edge-1"\nlog = "json"\n[u', "appliance.log"),
         ('name = "edge-1"\n[u', 'name = "edge-1"\nstate = "/srv"\n[u', "appliance.state"),
+        ('name = "edge-1"\n[u', 'name = "edge-1"\nuser = "isthmus"\n[u', "appliance.user"),
         ("[underlay]\n", "[underlay]\nmtu = 1600\n", "underlay.mtu"),
         ("[gateway]", '[gateway]\nsite_addresses = ["198.51.100.1"]', "gateway.site_addresses"),
         ("[lookup]", '[lookup]\nlisten = "127.0.0.1:9000"', "lookup.listen"),
@@ -278,6 +282,19 @@ def test_what_only_a_start_takes_says_so(files: Path, old: str, new: str, path: 
     assert found.path == path
     assert found.needs_restart
     assert found.effect == "needs a restart"
+
+
+def test_file_of_the_token_that_a_node_asks_by_is_taken_at_a_start_only() -> None:
+    asks = LookupAccess(("https://lookup-1:7637",), token_file=Path("old.token"))
+    before = msgspec.structs.replace(BASE, lookup=None, lookup_access=asks)
+    after = msgspec.structs.replace(
+        before, lookup_access=msgspec.structs.replace(asks, token_file=Path("new.token"))
+    )
+
+    (found,) = differences(before, after)
+
+    assert found.path == "host.token_file"
+    assert found.needs_restart
 
 
 @pytest.mark.parametrize(
@@ -308,6 +325,12 @@ def test_what_a_reload_takes_says_what_comes_of_it(
 
     assert effect in found[path].effect
     assert not any(each.needs_restart for each in found.values())
+
+
+def test_key_that_comes_or_goes_is_not_told_as_if_its_tenant_did(files: Path) -> None:
+    before, after = read(files), read(files, ('name = "red"\n', f'name = "red"\nrdid = "{UUID(int=1)}"\n'))
+    for found in (*differences(before, after), *differences(after, before)):
+        assert (found.path, found.effect) == ("tenant[red].rdid", "nothing is interrupted")
 
 
 GREEN = """[[tenant]]
