@@ -6,10 +6,10 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-import msgspec
 import trio
 from cryptography import x509
 
+from gateway.operating.report import CertificateReport
 from policies.model import Appliance
 
 log = logging.getLogger("isthmus.certificates")
@@ -19,18 +19,6 @@ LOOK_EVERY = 3600.0
 SOON = 14 * 86400.0
 """Seconds before the end from which on it is told."""
 TELL_EVERY = 86400.0
-
-
-class CertificateReport(msgspec.Struct, frozen=True):
-    """One certificate, or of a chain the one that ends first."""
-
-    use: str
-    """The section of the configuration: lookup.tls, api.tls, gateway.lookup or host.lookup; or of a site:
-    `site` for our own there, `site-authority` for those that vouch for its peer."""
-    expires_at: float
-    """In seconds since 1970, UTC."""
-    tenant: str = ""
-    site: str = ""
 
 
 class Certificates:

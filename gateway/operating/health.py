@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from gateway.forwarding.drops import DropReason
-from gateway.operating.certificates import SOON, CertificateReport
+from gateway.operating.certificates import SOON
 from gateway.operating.configuration import Configuration
-from gateway.operating.report import DropReport, LoopReport
+from gateway.operating.report import CertificateReport, DropReport, LoopReport
 from gateway.sites.status import SiteStatus
 
 LATE = 0.5

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from gateway.operating.certificates import CertificateReport
 from gateway.operating.configuration import Configuration
 
 
-class DropReport(msgspec.Struct, frozen=True):
+class DropReport(msgspec.Struct, frozen=True, gc=False):
     """Packets dropped for one reason; of no tenant where none was known."""
 
     reason: str
@@ -16,7 +15,7 @@ class DropReport(msgspec.Struct, frozen=True):
     packets: int
 
 
-class Carried(msgspec.Struct, frozen=True):
+class Carried(msgspec.Struct, frozen=True, gc=False):
     """What was carried, as customers' IP packets: sent from there, received there."""
 
     sent_packets: int = 0
@@ -28,7 +27,7 @@ class Carried(msgspec.Struct, frozen=True):
     """Packets to there that were dropped for their size."""
 
 
-class SubnetReport(Carried, frozen=True, kw_only=True):
+class SubnetReport(Carried, frozen=True, gc=False, kw_only=True):
     """One virtual subnet."""
 
     tenant: str
@@ -36,7 +35,7 @@ class SubnetReport(Carried, frozen=True, kw_only=True):
     vsid: int
 
 
-class TunnelReport(msgspec.Struct, frozen=True):
+class TunnelReport(msgspec.Struct, frozen=True, gc=False):
     """The tunnel of a site that this node dials, since this node has known it."""
 
     is_up: bool
@@ -52,7 +51,7 @@ class TunnelReport(msgspec.Struct, frozen=True):
     """ESP packets that came to nothing, by every `tunnels.esp.drops.EspDrop` that is of a site."""
 
 
-class SiteReport(Carried, frozen=True, kw_only=True):
+class SiteReport(Carried, frozen=True, gc=False, kw_only=True):
     """One site of a tenant that is here."""
 
     tenant: str
@@ -63,7 +62,7 @@ class SiteReport(Carried, frozen=True, kw_only=True):
     """None where another gateway dials the site."""
 
 
-class EspDropReport(msgspec.Struct, frozen=True):
+class EspDropReport(msgspec.Struct, frozen=True, gc=False):
     """ESP packets that came to nothing; the site is TENANT/SITE, or empty where none was known."""
 
     reason: str
@@ -122,6 +121,18 @@ class LoopReport(msgspec.Struct, frozen=True):
     """trio or asyncio."""
     most_late: float
     mean_late: float
+
+
+class CertificateReport(msgspec.Struct, frozen=True, gc=False):
+    """One certificate, or of a chain the one that ends first."""
+
+    use: str
+    """The section of the configuration: lookup.tls, api.tls, gateway.lookup or host.lookup; or of a site:
+    `site` for our own there, `site-authority` for those that vouch for its peer."""
+    expires_at: float
+    """In seconds since 1970, UTC."""
+    tenant: str = ""
+    site: str = ""
 
 
 class BridgeReport(msgspec.Struct, frozen=True):

@@ -11,10 +11,10 @@ import msgspec
 import trio
 
 from gateway.aio import EventLoop
-from gateway.operating.certificates import CertificateReport, Certificates
+from gateway.operating.certificates import Certificates
 from gateway.operating.configuration import Configuration
 from gateway.operating.lag import Lag
-from gateway.operating.report import LoopReport, Report
+from gateway.operating.report import CertificateReport, LoopReport, Report
 from policies.model import Appliance
 
 

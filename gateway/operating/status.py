@@ -9,11 +9,17 @@ from typing import Protocol
 import msgspec
 
 from gateway.operating import health
-from gateway.operating.certificates import CertificateReport
 from gateway.operating.commands import Asker, Command, Nothing
 from gateway.operating.configuration import Configuration
 from gateway.operating.health import Finding, LookupStatus
-from gateway.operating.report import DropReport, LoopReport, Report, SiteReport, SubnetReport
+from gateway.operating.report import (
+    CertificateReport,
+    DropReport,
+    LoopReport,
+    Report,
+    SiteReport,
+    SubnetReport,
+)
 from gateway.sites.status import SiteStatus
 from policies.model import Appliance
 

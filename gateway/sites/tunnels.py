@@ -18,7 +18,8 @@ from gateway.forwarding.drops import DropReason
 from gateway.forwarding.pipeline import Forwarder
 from gateway.forwarding.pmtu import PathMtu
 from gateway.forwarding.verdicts import ToSite, Verdict
-from gateway.operating.certificates import CertificateReport, of_site
+from gateway.operating.certificates import of_site
+from gateway.operating.report import CertificateReport
 from gateway.sites.ledger import Entry, Ledger, Turn
 from gateway.sites.policies import secrets_shared
 from gateway.sites.status import ChildStatus, Moment, SiteStatus

@@ -13,11 +13,11 @@ from gateway.http.door import Door
 from gateway.http.measures import BUCKETS, Histogram, Measures
 from gateway.http.principals import Principal
 from gateway.lookup.figures import FollowersReport, LookupReport
-from gateway.operating.certificates import CertificateReport
 from gateway.operating.commands import OWNER, Asker
 from gateway.operating.configuration import Configuration
 from gateway.operating.report import (
     BridgeReport,
+    CertificateReport,
     DropReport,
     EspDropReport,
     LoopReport,

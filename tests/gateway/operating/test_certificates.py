@@ -10,7 +10,8 @@ from cryptography import x509
 from trio.testing import MockClock
 
 from gateway.lab.certificates import CertificateAuthority
-from gateway.operating.certificates import LOOK_EVERY, SOON, CertificateReport, Certificates
+from gateway.operating.certificates import LOOK_EVERY, SOON, Certificates
+from gateway.operating.report import CertificateReport
 from policies.model import ApiSettings, Appliance, Engine, Network, ServerTls
 
 DAY = 86400.0

@@ -12,13 +12,19 @@ import trio.testing
 
 from gateway.forwarding.drops import DropReason, Drops
 from gateway.operating import health
-from gateway.operating.certificates import CertificateReport
 from gateway.operating.commands import OWNER, Asker, carry_out
 from gateway.operating.configuration import Configuration
 from gateway.operating.health import LookupStatus
 from gateway.operating.listing import is_well, status_lines
 from gateway.operating.recent import RecentDrops
-from gateway.operating.report import BridgeReport, DropReport, LoopReport, Report, SubnetReport
+from gateway.operating.report import (
+    BridgeReport,
+    CertificateReport,
+    DropReport,
+    LoopReport,
+    Report,
+    SubnetReport,
+)
 from gateway.operating.status import Running, Status, Traffic, commands
 from gateway.sites.status import Moment, SiteStatus
 from policies.model import Appliance, Engine, Underlay
