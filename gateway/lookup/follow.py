@@ -26,7 +26,7 @@ async def follow(store: LookupStore, after: int | None) -> AsyncIterator[Event]:
         if after is None:
             after = await latest_revision(store)
             yield Reset(after)
-            async with closing(entries(store, *NAMED_KINDS, Kind.RECORD)) as found:
+            async with closing(entries(store, *map(Prefix, NAMED_KINDS), Prefix(Kind.RECORD))) as found:
                 async for entry in found:
                     yield entry
             # What has changed since the first page is told again: the whole is of one moment
@@ -56,12 +56,12 @@ async def closing(events: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
             await close()
 
 
-async def entries(store: LookupStore, *kinds: Kind) -> AsyncIterator[Stored]:
-    """List all live entries of some kinds, page by page."""
-    for kind in kinds:
+async def entries(store: LookupStore, *prefixes: Prefix) -> AsyncIterator[Stored]:
+    """List all live entries with some prefixes, page by page. Raises StoreUnavailable."""
+    for prefix in prefixes:
         last: Key | None = None
         while True:
-            page = await store.page(Prefix(kind), last, _PAGE)
+            page = await store.page(prefix, last, _PAGE)
             for entry in page.entries:
                 yield entry
             if not page.more:

@@ -11,7 +11,7 @@ import msgspec
 
 from gateway.lookup.entries import NAMED_KINDS, Key, Kind, NamedKey, Placement, RecordKey, Stored, Value
 from gateway.lookup.follow import entries
-from gateway.lookup.store import Conflict, Expect, Expected, LookupStore, StoreUnavailable
+from gateway.lookup.store import Conflict, Expect, Expected, LookupStore, Prefix, StoreUnavailable
 from policies.addresses import Vsid
 from policies.model import (
     CustomerRoute,
@@ -198,8 +198,12 @@ async def apply(store: LookupStore, network: Network, *, dry_run: bool = False) 
 
 async def stored(store: LookupStore) -> Network:
     """Return the network that is in a store, with its static records. Raises StoreUnavailable."""
-    found = {entry.key: entry.value async for entry in entries(store, *NAMED_KINDS, Kind.RECORD)}
-    return network_of({key: value for key, value in found.items() if value is not None})
+    found: dict[Key, Value] = {}
+    async for entry in entries(store, *map(Prefix, NAMED_KINDS), Prefix(Kind.RECORD)):
+        # Of a large store's records hardly any is static, and the others would be sorted for nothing.
+        if entry.value is not None and (not isinstance(entry.key, RecordKey) or _is_pinned(entry)):
+            found[entry.key] = entry.value
+    return network_of(found)
 
 
 async def take_back(store: LookupStore, before: Network, after: Network) -> list[Key]:
@@ -287,10 +291,10 @@ def _is_pinned(entry: Stored) -> bool:
 
 async def _read(store: LookupStore, network: Network) -> list[Stored]:
     """Read what matters to a network: everything but the dynamic records of subnets that stay."""
-    found = [entry async for entry in entries(store, *NAMED_KINDS)]
+    found = [entry async for entry in entries(store, *map(Prefix, NAMED_KINDS))]
     target = entries_of(network)
     settled = _Owners(found, target.values()).settled
-    async for entry in entries(store, Kind.RECORD):
+    async for entry in entries(store, Prefix(Kind.RECORD)):
         key = entry.key
         is_left = isinstance(key, RecordKey) and key.vsid in settled and not _is_pinned(entry)
         if key in target or not is_left:

@@ -26,7 +26,7 @@ from gateway.lookup.authority import Authority
 from gateway.lookup.claims import FlapLimits, Mode
 from gateway.lookup.client import LookupClient
 from gateway.lookup.client.remote import remote
-from gateway.lookup.entries import Kind, Placement, RecordKey, Stored
+from gateway.lookup.entries import Kind, Placement, Stored
 from gateway.lookup.follow import entries, follow, latest_revision
 from gateway.lookup.http.service import Beside, serve
 from gateway.lookup.journal import Journal
@@ -104,7 +104,7 @@ class Serving(msgspec.Struct, frozen=True):
         Raises StoreUnavailable.
         """
         before = await network.stored(self.store)
-        if not self._is_to_be_written(wanted):
+        if not self.is_to_be_written(wanted):
             return before, before
         return before, network.network_of(network.entries_of(wanted))
 
@@ -136,7 +136,7 @@ class Serving(msgspec.Struct, frozen=True):
         So a node that comes back with an old file does not undo what others have changed since.
         A file without tenants and hosts changes nothing. Returns whether anything was to be written.
         """
-        if not self._is_to_be_written(wanted):
+        if not self.is_to_be_written(wanted):
             return False
         steps = await network.apply(self.store, wanted)
         about = {"event": "network-written"}
@@ -159,7 +159,8 @@ class Serving(msgspec.Struct, frozen=True):
         part.write_text(digest + "\n")
         part.replace(self._mark)
 
-    def _is_to_be_written(self, wanted: Network) -> bool:
+    def is_to_be_written(self, wanted: Network) -> bool:
+        """Whether a file's network says something, and something else than what this node wrote last."""
         return bool(wanted.tenants or wanted.hosts) and self.written_last != _digest(wanted)
 
     @property
@@ -185,15 +186,15 @@ class TakenOver:
 
     async def write(self, wanted: Network) -> None:
         """Write a network to the store, and wait until our replica has it. Raises StoreUnavailable."""
-        store = self._serving.store
-        before, after = await self._serving.compared(wanted)
-        if before == after:
-            await self._serving.write(wanted)
+        serving = self._serving
+        if not serving.is_to_be_written(wanted):
             return
-        self._lost = await _lost_records(store, before, after)
-        self._networks = before, after
-        await self._serving.write(wanted)
-        await self._serving.replica.reached(await latest_revision(store), REACHED_WITHIN)
+        before, after = await serving.compared(wanted)
+        if before != after:
+            self._lost = await _lost_records(serving.store, before, after)
+            self._networks = before, after
+        await serving.write(wanted)
+        await serving.replica.reached(await latest_revision(serving.store), REACHED_WITHIN)
 
     async def undo(self) -> list[str]:
         """Put back what was, but for what others have changed since: return in words what that is.
@@ -202,6 +203,7 @@ class TakenOver:
         """
         serving = self._serving
         serving.door.credentials = self._credentials
+        serving.remember(self._written_last)
         if self._networks is None:
             return []
         kept = await network.take_back(serving.store, *self._networks)
@@ -210,7 +212,6 @@ class TakenOver:
             with suppress(Conflict):
                 if entry.value is not None:
                     await serving.store.put(entry.key, entry.value, Expect.ABSENT)
-        serving.remember(self._written_last)
         self._networks = None
         await serving.replica.reached(await latest_revision(serving.store), REACHED_WITHIN)
         return [f"{key} has been changed by others since, and is left as it is" for key in kept]
@@ -233,16 +234,8 @@ async def _lost_records(store: LookupStore, before: Network, after: Network) -> 
         for subnet in tenant.subnets
         if owners.get(subnet.vsid) != tenant.name
     }
-    if not lost:
-        return []
-    return [
-        entry
-        async for entry in entries(store, Kind.RECORD)
-        if isinstance(entry.key, RecordKey)
-        and entry.key.vsid in lost
-        and isinstance(entry.value, Placement)
-        and not entry.value.pinned
-    ]
+    listed = entries(store, *(Prefix(Kind.RECORD, vsid) for vsid in lost))
+    return [entry async for entry in listed if isinstance(entry.value, Placement) and not entry.value.pinned]
 
 
 def _digest(wanted: Network) -> str:

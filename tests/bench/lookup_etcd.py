@@ -22,7 +22,7 @@ from pathlib import Path
 from gateway.lookup.claims import Write
 from gateway.lookup.entries import Kind, Placement, RecordKey, Stored
 from gateway.lookup.follow import closing, entries
-from gateway.lookup.store import Expect
+from gateway.lookup.store import Expect, Prefix
 from gateway.lookup.stores import etcd_layout
 from gateway.lookup.stores.etcd import EtcdStore
 from gateway.lookup.stores.etcd_gateway import EtcdGateway
@@ -212,7 +212,7 @@ async def _listings(store: EtcdStore, endpoint: str) -> list[Result]:
     async def list_all() -> None:
         nonlocal found
         found = 0
-        async for _ in entries(store, Kind.RECORD):
+        async for _ in entries(store, Prefix(Kind.RECORD)):
             found += 1
 
     await list_all()

@@ -30,7 +30,7 @@ from gateway.lookup.entries import (
 from gateway.lookup.follow import closing, entries, follow
 from gateway.lookup.network import assemble
 from gateway.lookup.replica import Batch, Replica
-from gateway.lookup.store import Expect, StoreError, StoreUnavailable
+from gateway.lookup.store import Expect, Prefix, StoreError, StoreUnavailable
 from gateway.lookup.stores.memory import MemoryStore
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.model import ProviderGateway, Tenant
@@ -154,7 +154,7 @@ class World:
                 self.problems.append(f"a replica has ended: {result!r}")
 
     async def _converge(self) -> None:
-        wanted = {entry.key: entry async for entry in entries(self.store, *Kind)}
+        wanted = {entry.key: entry async for entry in entries(self.store, *map(Prefix, Kind))}
         head = self.store._revision
         for _ in range(1000):
             await asyncio.sleep(1.0)

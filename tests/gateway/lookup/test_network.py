@@ -15,7 +15,7 @@ from gateway.lookup.entries import Key, Kind, NamedKey, Placement, RecordKey, St
 from gateway.lookup.follow import entries
 from gateway.lookup.network import Step, apply, assemble, entries_of, network_of, phases, take_back, without
 from gateway.lookup.network import stored as stored_network
-from gateway.lookup.store import Expect, Expected, StoreUnavailable
+from gateway.lookup.store import Expect, Expected, Prefix, StoreUnavailable
 from gateway.lookup.stores.memory import MemoryStore
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.model import (
@@ -68,7 +68,7 @@ def dynamic(owner: str) -> Placement:
 
 
 async def stored(store: MemoryStore) -> list[Stored]:
-    return [entry async for entry in entries(store, *Kind)]
+    return [entry async for entry in entries(store, *map(Prefix, Kind))]
 
 
 async def write(store: MemoryStore, step: Step) -> None:

@@ -179,6 +179,44 @@ def test_what_was_taken_over_is_undone_with_the_tokens_and_the_vms_that_were_los
     asyncio.run(test())
 
 
+def test_node_that_found_everything_written_by_another_writes_its_file_again_after_a_rollback(
+    tmp_path: Path,
+) -> None:
+    async def test() -> None:
+        async with serving(appliance(tmp_path, network("red"))) as node:
+            await until_written(node, {"red"})
+            mark = node.written_last
+            await apply(node.store, network("red", "blue"))
+
+            taken = await node.take(appliance(tmp_path, network("red", "blue")))
+            assert node.written_last != mark
+            assert await taken.undo() == []
+            assert await tenants(node) == {"red", "blue"}, "that was another's"
+            assert node.written_last == mark
+
+    asyncio.run(test())
+
+
+def test_store_is_not_listed_for_a_file_whose_network_this_node_has_written_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = appliance(tmp_path, network("red"))
+
+    async def refuse(*_: object) -> None:
+        raise StoreUnavailable("it is away")
+
+    async def test() -> None:
+        async with serving(wanted) as node:
+            await until_written(node, {"red"})
+            mark = node.written_last
+            with monkeypatch.context() as patch:
+                patch.setattr(node.store, "page", refuse)
+                await node.take(wanted)
+            assert node.written_last == mark
+
+    asyncio.run(test())
+
+
 def test_store_that_goes_in_the_midst_is_undone_when_it_is_there_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
