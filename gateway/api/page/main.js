@@ -7,6 +7,7 @@ import { Records } from "./records.js";
 import * as views from "./views.js";
 
 const ASK_EVERY = 2000; // milliseconds
+const ASK_AT_LEAST_EVERY = 4000;
 const ASK_EVERY_UNSEEN = 15000;
 const TREND_EVERY = 5000;
 const STALE_AFTER = 7; // seconds without an answer, after which nothing is shown as current
@@ -44,11 +45,16 @@ function route() {
 
 // What is known of now: how old it is, and whether it may be shown as current.
 
+function isStale() {
+  return state.problem !== null || clock() - state.heardAt > STALE_AFTER;
+}
+
 function contextNow() {
-  const age = clock() - state.heardAt;
+  const stale = isStale();
   return {
-    now: state.overview.at + age,
-    stale: state.problem !== null || age > STALE_AFTER,
+    // Of what is old, how long it has lasted is not known any more.
+    now: state.overview.at + (stale ? 0 : clock() - state.heardAt),
+    stale,
     carries: state.overview.carries,
     width: view.clientWidth - 2 * Number.parseFloat(getComputedStyle(document.documentElement).getPropertyValue("--inset")) || 320,
   };
@@ -131,7 +137,7 @@ function showHeader() {
     setText($("about"), `${overview.status.roles.join(", ")} · Isthmus ${overview.status.version} · up ${duration(overview.at + clock() - state.heardAt - overview.status.started_at)}`);
   }
   const age = clock() - state.heardAt;
-  const stale = problem !== null || age > STALE_AFTER;
+  const stale = isStale();
   if (overview === null || state.wantsToken) {
     setText($("heard"), "");
     $("banner").hidden = problem === null || state.wantsToken;
@@ -196,6 +202,7 @@ let following = null;
 
 async function askAlways(run) {
   while (run === asking) {
+    const begun = performance.now();
     try {
       const overview = await ask("/v1/overview");
       if (run !== asking) return;
@@ -222,7 +229,10 @@ async function askAlways(run) {
       state.problem = problem;
     }
     showSoon();
-    await pause(Math.max(document.hidden ? ASK_EVERY_UNSEEN : ASK_EVERY, 1000 * (state.problem?.retryAfter ?? 0)));
+    const every = document.hidden ? ASK_EVERY_UNSEEN : ASK_EVERY;
+    // Who is slow to answer, as of a large network, is asked less often.
+    const slowly = Math.min(ASK_AT_LEAST_EVERY, 10 * (performance.now() - begun));
+    await pause(Math.max(every, slowly, 1000 * (state.problem?.retryAfter ?? 0)));
   }
 }
 
@@ -347,5 +357,8 @@ view.addEventListener("click", (event) => {
   if (button?.dataset.level) state.level = button.dataset.level;
   if (button) show();
 });
-setInterval(showSoon, 1000);
+setInterval(() => {
+  showHeader();
+  if (state.overview !== null && document.body.classList.contains("stale") !== isStale()) showSoon();
+}, 1000);
 restart();
