@@ -65,6 +65,8 @@ class Membership:
         self._has_applied = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._one_at_a_time = trio.Lock()
+        self._to_undo: list[TakenOver] = []
+        self._undoing = trio.Lock()
         self.outlasts_us = appliance.lookup is not None
         """Whether what is taken is still there when this process has ended: in the store."""
 
@@ -154,6 +156,10 @@ class Membership:
         Returns what puts back what was. Raises ConfigurationError, and then what was goes on: of the
         store too, at once or as soon as it can be written again.
         """
+        try:
+            await self._undo_late()
+        except StoreUnavailable as error:
+            raise _away(str(error)) from None
         before = self._appliance, self._keyring
         refused = frozenset(self._refused)
         taken: TakenOver | None = None
@@ -201,28 +207,42 @@ class Membership:
 
     async def _undo_in_store(self, taken: TakenOver) -> list[str]:
         """Undo what has been written; where the store is away, as soon as it is there again."""
+        self._to_undo.append(taken)
         try:
-            left = await self._loop.run(taken.undo)
+            left = await self._undo_in_order()
         except StoreUnavailable as error:
-            if self._nursery is not None:
-                self._nursery.start_soon(self._undo_when_possible, taken)
+            if self._nursery is not None and len(self._to_undo) == 1:
+                self._nursery.start_soon(self._undo_when_possible)
             return [f"the store is away ({error}): what was written is undone as soon as it is there again"]
         await self._until_applied()
         return left
 
-    async def _undo_when_possible(self, taken: TakenOver) -> None:
-        while True:
+    async def _undo_in_order(self) -> list[str]:
+        """Undo what is to be, each before what was taken earlier. Raises StoreUnavailable."""
+        left: list[str] = []
+        async with self._undoing:
+            while self._to_undo:
+                left += await self._loop.run(self._to_undo[0].undo)
+                del self._to_undo[0]
+        return left
+
+    async def _undo_when_possible(self) -> None:
+        while self._to_undo:
             await trio.sleep(TRY_AGAIN)
             try:
-                left = await self._loop.run(taken.undo)
+                await self._undo_late()
             except StoreUnavailable as error:
                 words = "what was written to the store cannot be undone yet: %s"
                 log.warning(words, error, extra={"event": "rolled-back"})
-            else:
-                log.warning("undone in the store, which is there again", extra={"event": "rolled-back"})
-                for words in left:
-                    log.error("not undone: %s", words, extra={"event": "rolled-back"})
-                return
+
+    async def _undo_late(self) -> None:
+        """Undo what the store was away for, if anything: also before a file is taken, and never after."""
+        if not self._to_undo:
+            return
+        left = await self._undo_in_order()
+        log.warning("undone in the store, which is there again", extra={"event": "rolled-back"})
+        for words in left:
+            log.error("not undone: %s", words, extra={"event": "rolled-back"})
 
     async def _until_applied(self) -> None:
         """Wait until the data path has all that this node's replica has, or for a while."""

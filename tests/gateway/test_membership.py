@@ -197,6 +197,41 @@ async def test_store_that_goes_in_the_midst_is_undone_as_soon_as_it_is_there_aga
 
 
 @in_trio
+async def test_what_waits_to_be_undone_is_undone_before_the_next_file_and_never_after_it() -> None:
+    async with trio.open_nursery() as nursery:
+        made, _, store = membership(nursery)
+        store.goes_away_at_once = True
+        with pytest.raises(ConfigurationError, match="as soon as it is there again"):
+            await made.take(appliance("red", "blue"), Keyring())
+        with pytest.raises(ConfigurationError, match="the store is away: connection refused"):
+            await made.take(appliance("red", "green"), Keyring())
+        assert names(store.network) == ["red", "blue"]
+
+        store.away = store.goes_away_at_once = False
+        undo = await made.take(appliance("red", "green"), Keyring())
+        await trio.sleep(10)
+        assert names(store.network) == ["red", "green"]
+        await undo()
+        assert names(store.network) == ["red"]
+
+
+@in_trio
+async def test_several_files_are_undone_in_the_store_the_last_one_first() -> None:
+    async with trio.open_nursery() as nursery:
+        made, _, store = membership(nursery)
+        undo_first = await made.take(appliance("red", "blue"), Keyring())
+        undo_second = await made.take(appliance("red", "blue", "green"), Keyring())
+        store.away = True
+        await undo_second()
+        await undo_first()
+        assert names(store.network) == ["red", "blue", "green"]
+
+        store.away = False
+        await trio.sleep(10)
+        assert names(store.network) == ["red"]
+
+
+@in_trio
 async def test_store_that_is_away_from_the_start_changes_nothing() -> None:
     made, path, store = membership()
     store.away = True
