@@ -65,14 +65,17 @@ _REASONS = {EspDrop.NO_CHILD: DropReason.OUTSIDE_SELECTORS, EspDrop.EXHAUSTED: D
 class SiteTunnels:
     """All sites that this gateway dials."""
 
-    def __init__(self, forwarder: Forwarder) -> None:
+    def __init__(
+        self, forwarder: Forwarder, past: Mapping[SiteKey, Sequence[Turn]] | None = None
+    ) -> None:
+        """`past` is what happened to the sites before a restart."""
         self.associations = Associations()
         self.sockets = TunnelSockets()
         self._decide: Deciding = forwarder
         self._seal: Seal = self.associations.seal
         self._open: Open = self._open_untrusted
         self._observer: Observer | None = None
-        self._ledger = Ledger()
+        self._ledger = Ledger(past)
         self._ike = IkeService(self._traffic_of, self._perform)
         self._forwarder = forwarder
         self.is_serving = False
@@ -188,12 +191,12 @@ class SiteTunnels:
 
     def _site_at(self, path: Path) -> SiteKey | None:
         """The one site whose peer is, or is configured to be, at the other end of a path."""
-        address = path.remote.address
+        address, peers = path.remote.address, self._ike.endpoint.peers  # which has none left at the end
         found = {
             key
             for key, site in self._sites.items()
             if site.peer == address
-            or ((session := self._ike.endpoint.peers[key].session) is not None and session.path == path)
+            or ((peer := peers.get(key)) is not None and peer.session and peer.session.path == path)
         }
         return next(iter(found)) if len(found) == 1 else None
 

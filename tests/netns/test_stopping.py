@@ -233,6 +233,23 @@ def test_stop_takes_no_time_where_everybody_answers(world: World) -> None:
     assert (code, seconds < 1.5) == (0, True), seconds
 
 
+def test_stop_while_somebody_captures_tells_peers_as_ever(world: World) -> None:
+    devices = [world.run_node("live"), world.run_node("dead")]
+    for device in devices:
+        device.wait_for("ready")
+    edge = world.run_node("edge-1")
+    world.sites_are_up()
+    with world.connect(request("/v1/capture?side=both")) as capture:
+        assert capture.recv(65536).startswith(b"HTTP/1.1 200")
+
+        code, seconds = stop(edge)
+
+        rest(capture)
+    assert (code, seconds < 1.5) == (0, True), seconds
+    for device in devices:
+        device.wait_for(r"\bdown\b")
+
+
 def test_second_signal_waits_for_no_peer(world: World) -> None:
     dead = world.run_node("dead")
     live = world.run_node("live")
