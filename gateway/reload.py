@@ -20,7 +20,7 @@ from gateway.datapath import DataPath
 from gateway.difference import Difference, authenticated_again, differences
 from gateway.operating.commands import Asker, Command, Commands, Nothing
 from gateway.operating.configuration import Configuration, ReloadReport
-from gateway.sites.policies import Keyring, peer_policies, readable_policies
+from gateway.sites.policies import Keyring, readable_policies
 from policies.errors import ConfigurationError, Problem
 from policies.model import Appliance
 
@@ -313,8 +313,11 @@ class Reload:
         before, after = await self._source.compared(wanted)
 
         def compare() -> tuple[list[Difference], list[str]]:
-            old, _ = readable_policies(before, {}, self._keyring)
-            new = peer_policies(after, keyring)
+            old, known = readable_policies(before, {}, self._keyring)
+            new, problems = readable_policies(after, {}, keyring)
+            # A site that is not served as it is keeps nobody from changing the rest.
+            if wrong := [problem for problem in problems if problem not in known]:
+                raise ConfigurationError(wrong)
             again = [f"{tenant}/{site}" for tenant, site in authenticated_again(old, new)]
             return differences(before, after, old, new), again
 

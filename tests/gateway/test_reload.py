@@ -19,7 +19,17 @@ from gateway.operating.commands import OWNER, Asker, NotAllowed, carry_out
 from gateway.reload import Reload, Undo
 from gateway.sites.policies import Keyring
 from policies.errors import ConfigurationError, Problem
-from policies.model import Appliance, Credential, Engine, LookupSettings, Network, Role, Underlay
+from policies.model import (
+    Appliance,
+    Credential,
+    Engine,
+    IkeIdentity,
+    LookupSettings,
+    Network,
+    Role,
+    Site,
+    Underlay,
+)
 from tests.networks import pa, tenant
 
 NOW = 1_700_000_000.0
@@ -184,6 +194,34 @@ async def test_what_needs_a_restart_is_refused_with_all_of_it() -> None:
 
         assert await refused(made.reload.reload) == ["appliance.name", "appliance.engine"]
         assert made.source.taken == []
+
+
+def with_sites(wanted: Appliance, *secrets: Path) -> Appliance:
+    """The appliance, whose first tenant has a site here for each file with a secret."""
+    sites = tuple(
+        Site(file.stem, wanted.name, (), None, IkeIdentity("edge.example", "site.example", psk_file=file))
+        for file in secrets
+    )
+    first, *others = wanted.network.tenants
+    tenants = (msgspec.structs.replace(first, sites=sites), *others)
+    return msgspec.structs.replace(wanted, network=Network(tenants=tenants))
+
+
+@in_trio
+async def test_site_whose_secret_could_not_be_read_before_keeps_nothing_else_from_being_taken(
+    tmp_path: Path,
+) -> None:
+    lost, gone = tmp_path / "lost.psk", tmp_path / "gone.psk"
+    async with world() as made:
+        made.source.running = with_sites(appliance("red"), lost)
+
+        made.file = with_sites(appliance("red", "blue"), lost)
+        report = await made.reload.reload()
+        assert [each.path for each in report.differences] == ["tenant[blue]"]
+
+        made.file = with_sites(appliance("red"), lost, gone)
+        assert await refused(made.reload.reload) == ["tenant[red].site[gone].ike.psk_file"]
+        assert made.tenants == ["red", "blue"]
 
 
 @in_trio
