@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import sys
@@ -49,12 +50,12 @@ def grown(early: Sequence[Census], late: Sequence[Census]) -> dict[str, tuple[in
     return found
 
 
-def take(*roots: object) -> Census:
-    """Count what can be reached from some objects through ours."""
+def take(*roots: object, but: object = None) -> Census:
+    """Count what can be reached from some objects through ours, `but` one of them and what it alone has."""
     gc.collect()
     sizes: Counter[str] = Counter()
     instances: Counter[str] = Counter()
-    seen: set[int] = set()
+    seen = {id(but)}
     waiting: deque[tuple[str, object]] = deque(("", root) for root in roots)
     while waiting:
         name, item = waiting.popleft()
@@ -76,11 +77,18 @@ def take(*roots: object) -> Census:
         elif callable(item) and (owner := getattr(item, "__self__", None)) is not None:
             waiting.append((name, owner))
     descriptors = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - the names alone are wanted
-    return Census(sizes, instances, sys.getallocatedblocks(), sum(1 for _ in tasks()), descriptors)
+    return Census(sizes, instances, sys.getallocatedblocks(), _count_tasks(), descriptors)
 
 
-def tasks() -> Iterator[trio.lowlevel.Task]:
-    """All tasks of this run."""
+def _count_tasks() -> int:
+    """Of asyncio's loop or of trio's, whichever this is in."""
+    try:
+        return len(asyncio.all_tasks())
+    except RuntimeError:
+        return sum(1 for _ in _trio_tasks())
+
+
+def _trio_tasks() -> Iterator[trio.lowlevel.Task]:
     root = trio.lowlevel.current_root_task()
     waiting = [root] if root is not None else []
     while waiting:
