@@ -11,6 +11,7 @@ import msgspec
 
 from gateway.lookup.entries import NAMED_KINDS, Key, Kind, NamedKey, Placement, RecordKey, Stored, Value
 from gateway.lookup.follow import entries
+from gateway.lookup.soundness import faults
 from gateway.lookup.store import Conflict, Expect, Expected, LookupStore, Prefix, StoreUnavailable
 from policies.addresses import Vsid
 from policies.model import (
@@ -34,6 +35,10 @@ _BUSY = "others change the network's configuration all the while"
 
 # Writes under way together.
 _AT_ONCE = 64
+
+
+class NotTakenBack(Exception):
+    """What was before does not go with what others have changed since: the message says where."""
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -210,10 +215,14 @@ async def take_back(store: LookupStore, before: Network, after: Network) -> list
     """Undo in a store what led from one network to another, and return what others have changed since.
 
     That is left as they have made it, also where they do it meanwhile: every write is a comparison, too.
-    Raises StoreUnavailable, with a part undone perhaps: undoing it again does the rest.
+    Raises NotTakenBack where that would leave something unsound, such as a VSID with two owners, and then has
+    undone nothing; and StoreUnavailable, with a part undone perhaps: undoing it again does the rest.
     """
     for _ in range(_ATTEMPTS):
-        target, kept = without(await stored(store), before, after)
+        current = await stored(store)
+        target, kept = without(current, before, after)
+        if unsound := sorted({*faults(target)} - {*faults(current)}):
+            raise NotTakenBack(f"it does not go with what others have changed since: {unsound[0]}")
         if await _are_taken(store, phases(target, await _read(store, target)), []):
             return kept
     raise StoreUnavailable(_BUSY)

@@ -206,7 +206,11 @@ class TakenOver:
         serving.remember(self._written_last)
         if self._networks is None:
             return []
-        kept = await network.take_back(serving.store, *self._networks)
+        try:
+            kept = await network.take_back(serving.store, *self._networks)
+        except network.NotTakenBack as error:
+            self._networks = None
+            return [f"the network in the store is left as it is: {error}; apply the one that is wanted"]
         for entry in self._lost:
             # Its host may have registered it anew.
             with suppress(Conflict):

@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 
 from gateway.lookup.entries import Key, Kind, NamedKey, Placement, RecordKey, Stored, Value
 from gateway.lookup.follow import entries
-from gateway.lookup.network import Step, apply, assemble, entries_of, network_of, phases, take_back, without
+from gateway.lookup.network import (
+    NotTakenBack,
+    Step,
+    apply,
+    assemble,
+    entries_of,
+    network_of,
+    phases,
+    take_back,
+    without,
+)
 from gateway.lookup.network import stored as stored_network
 from gateway.lookup.store import Expect, Expected, Prefix, StoreUnavailable
 from gateway.lookup.stores.memory import MemoryStore
@@ -330,5 +340,20 @@ def test_store_is_taken_back_also_where_somebody_writes_in_the_midst_of_it() -> 
         left = await stored_network(store)
         assert [str(key) for key in kept] == ["tenant red"]
         assert [(tenant.name, tenant.rdid) for tenant in left.tenants] == [("blue", None), ("red", rdid)]
+
+    asyncio.run(test())
+
+
+def test_virtual_subnet_that_others_have_given_away_meanwhile_is_not_taken_back_to_two_owners() -> None:
+    before, after = named("blue", "red"), named("blue")
+    green = msgspec.structs.replace(before.tenants[1], name="green")
+    theirs = msgspec.structs.replace(after, tenants=(*after.tenants, green))
+
+    async def test() -> None:
+        store = MemoryStore()
+        await apply(store, theirs)
+        with pytest.raises(NotTakenBack, match="the VSID"):
+            await take_back(store, before, after)
+        assert await stored_network(store) == theirs
 
     asyncio.run(test())

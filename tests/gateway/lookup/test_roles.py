@@ -179,6 +179,27 @@ def test_what_was_taken_over_is_undone_with_the_tokens_and_the_vms_that_were_los
     asyncio.run(test())
 
 
+def test_rollback_gives_no_vm_of_a_lost_subnet_to_whoever_has_its_vsid_now(tmp_path: Path) -> None:
+    vm = RecordKey(Vsid(5002), CustomerAddress.parse("10.0.1.5"))
+    place = Placement(MacAddress(b"\x02\0\0\0\0\x05"), ProviderAddress.parse("198.51.100.11"), "hv1")
+
+    async def test() -> None:
+        async with serving(appliance(tmp_path, network("red", "blue"))) as node:
+            await until_written(node, {"red", "blue"})
+            await node.store.put(vm, place, Expect.ABSENT)
+            taken = await node.take(appliance(tmp_path, network("red")))
+            await apply(node.store, network("red", "green"))
+
+            (words,) = await taken.undo()
+
+            assert "left as it is" in words
+            assert "5002" in words
+            assert await tenants(node) == {"red", "green"}
+            assert await rest(node) == set()
+
+    asyncio.run(test())
+
+
 def test_node_that_found_everything_written_by_another_writes_its_file_again_after_a_rollback(
     tmp_path: Path,
 ) -> None:
