@@ -20,6 +20,7 @@ from gateway.host.ports import Ports
 from gateway.host.uses import WatchedDirectory
 from gateway.operating.report import Report
 from gateway.report import report
+from gateway.sites.ledger import Turn
 from gateway.sites.policies import Keyring, peer_policies, readable_policies
 from gateway.sites.status import SiteStatus
 from gateway.sites.tunnels import SiteTunnels
@@ -31,6 +32,7 @@ from policies.addresses import CustomerAddress, Vsid
 from policies.errors import ConfigurationError, Problem
 from policies.model import Appliance, LookupRecord, Port
 from policies.tables import Tables
+from tunnels.effects import SiteKey
 from tunnels.ike.policy import PeerPolicy
 
 log = logging.getLogger("isthmus")
@@ -121,7 +123,14 @@ class _Service(NamedTuple):
 class Builtin:
     """Carries packets by itself. It decides by a network that it adopts, and by records that it is told."""
 
-    def __init__(self, appliance: Appliance, attachment: Attachment, directory: Directory) -> None:
+    def __init__(
+        self,
+        appliance: Appliance,
+        attachment: Attachment,
+        directory: Directory,
+        past: Mapping[SiteKey, Sequence[Turn]] | None = None,
+    ) -> None:
+        """`past` is what happened to the sites before a restart."""
         self._attachment = attachment
         self.forwarder = Forwarder(
             Node.of(appliance, attachment.mtu), Tables.compile(appliance.network), directory
@@ -129,7 +138,7 @@ class Builtin:
         self._decide: Deciding = self.forwarder
         self.underlay = Underlay()
         self.ports = Ports(self.forwarder.drops)
-        self.tunnels = SiteTunnels(self.forwarder)
+        self.tunnels = SiteTunnels(self.forwarder, past)
         self._emitter = Emitter(
             self.forwarder.drops, self.underlay.send, self.ports.send, self.tunnels.send, self._hold
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -14,9 +14,21 @@ import trio
 from gateway.operating.commands import Asker, Commands, Stream, Tell
 from gateway.operating.logs import Limited, event_of, fields
 from gateway.operating.logs import clean as in_one_line
+from gateway.sites.ledger import Turn
+from tunnels.effects import SiteKey
+
+log = logging.getLogger("isthmus")
 
 KEPT = 1000
 """Events that are remembered."""
+
+# Seconds between two times that events are written down.
+WRITE_EVERY = 1.0
+# Seconds that a stop waits for the last of them to be written.
+WRITE_WITHIN = 0.5
+
+# The turns of a site: events of these names, as `Ledger` has them.
+_TURNS = {f"site-{what}": what for what in ("authenticated", "up", "down", "trouble")}
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -59,18 +71,57 @@ class EventsWanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Events:
-    """The last events. They are told on any thread, and read on the trio thread."""
+    """The last events, and those of `before`. They are told on any thread, and read on the trio thread."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], before: Iterable[Event] = ()) -> None:
         self.handler = Limited(self._take, clock)
         self._token = trio.lowlevel.current_trio_token()
-        self._kept: deque[Event] = deque(maxlen=KEPT)
-        self._count = 0
+        self._kept: deque[Event] = deque(before, maxlen=KEPT)
+        self._count = len(self._kept)
+        self._written = self._count
         self._come = trio.Event()
 
     def last(self) -> list[Event]:
         """Return all that are remembered, oldest first."""
         return self._since(0)[0]
+
+    def turns(self) -> dict[SiteKey, list[Turn]]:
+        """Return what has happened to each site, oldest first, as far as it is remembered."""
+        found: dict[SiteKey, list[Turn]] = {}
+        for event in self.last():
+            what = _TURNS.get(event.event)
+            if what is not None:
+                why = event.words.removeprefix(what).removeprefix(": ")
+                found.setdefault((event.tenant, event.site), []).append(Turn(event.at, what, why))
+        return found
+
+    async def write_down(self, write: Callable[[list[Event]], None]) -> None:
+        """Have `write`, which may block and raise OSError, take what happens until cancelled, and then all."""
+        is_failing = False
+        try:
+            while True:
+                come = self._come
+                found, position = self._since(self._written)
+                if not found:
+                    await come.wait()
+                    continue
+                try:
+                    await trio.to_thread.run_sync(write, found)
+                except OSError as error:
+                    if not is_failing:
+                        words = "what happens is not kept for after a restart: %s"
+                        log.warning(words, error, extra={"event": "events-not-kept"})
+                    is_failing = True
+                else:
+                    is_failing, self._written = False, position
+                await trio.sleep(WRITE_EVERY)
+        finally:
+            with (
+                trio.CancelScope(shield=True, deadline=trio.current_time() + WRITE_WITHIN),
+                suppress(OSError),
+            ):
+                rest, _ = self._since(self._written)
+                await trio.to_thread.run_sync(write, rest, abandon_on_cancel=True)
 
     async def tell(self, asker: Asker, wanted: EventsWanted, tell: Tell) -> None:
         """Tell the events that an asker wants and may see, oldest first; and what follows, if that is wanted.
@@ -129,9 +180,12 @@ class Events:
 
 
 @contextmanager
-def kept(clock: Callable[[], float]) -> Iterator[Events]:
-    """Remember what is logged, for as long as the block lasts. The clock is never set back, in seconds."""
-    events = Events(clock)
+def kept(clock: Callable[[], float], before: Iterable[Event] = ()) -> Iterator[Events]:
+    """Remember what is logged, for as long as the block lasts, and what was before it.
+
+    The clock is never set back, in seconds.
+    """
+    events = Events(clock, before)
     root = logging.getLogger()
     root.addHandler(events.handler)
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -43,12 +43,21 @@ class Entry(msgspec.Struct):
 class Ledger:
     """One entry a configured site, there from the start: a site that never came up is down, not missing."""
 
-    def __init__(self) -> None:
+    def __init__(self, past: Mapping[SiteKey, Sequence[Turn]] | None = None) -> None:
+        """`past` is what happened to sites before a restart, oldest first."""
         self.entries: dict[SiteKey, Entry] = {}
+        self._past = dict(past or {})
 
     def configure(self, sites: Iterable[SiteKey], now: float) -> None:
         """Keep the entries of these sites, and only these. Times are in seconds since 1970, UTC."""
-        self.entries = {site: self.entries.get(site) or Entry(since=now) for site in sites}
+        self.entries = {site: self.entries.get(site) or self._first(site, now) for site in sites}
+
+    def _first(self, site: SiteKey, now: float) -> Entry:
+        """Return the entry of a site that was not configured until now: down for as long as it has been."""
+        past = self._past.pop(site, ())
+        changes = [turn for turn in past if turn.what in ("up", "down")]
+        since = changes[-1].at if changes and changes[-1].what == "down" else now
+        return Entry(since=min(since, now), history=deque(past, maxlen=REMEMBERED))
 
     def note(self, effect: SiteUp | SiteDown | SiteTrouble | SiteRekeyed, now: float) -> Turn | None:
         """Write down what an effect says of a site, and return it if it is news."""

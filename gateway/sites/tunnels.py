@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 import trio
@@ -65,9 +65,7 @@ _REASONS = {EspDrop.NO_CHILD: DropReason.OUTSIDE_SELECTORS, EspDrop.EXHAUSTED: D
 class SiteTunnels:
     """All sites that this gateway dials."""
 
-    def __init__(
-        self, forwarder: Forwarder, past: Mapping[SiteKey, Sequence[Turn]] | None = None
-    ) -> None:
+    def __init__(self, forwarder: Forwarder, past: Mapping[SiteKey, Sequence[Turn]] | None = None) -> None:
         """`past` is what happened to the sites before a restart."""
         self.associations = Associations()
         self.sockets = TunnelSockets()
@@ -301,8 +299,11 @@ class SiteTunnels:
     async def _tick(self) -> None:
         while True:
             await trio.sleep(TICK)
-            self.associations.handle_timeout(trio.current_time())
-            self._refresh_all()
+            now = trio.current_time()
+            self.associations.handle_timeout(now)
+            self._refresh_changed()
+            if any([path.expire(now) for path in self._paths.values()]):
+                self._refresh_all()
 
     def _status(self, key: SiteKey, site: Site, now: float) -> SiteStatus:
         entry = self._ledger.entries[key]

@@ -95,3 +95,25 @@ def test_reload_keeps_what_is_known_of_sites_that_stay() -> None:
     assert book.entries[SEATTLE].since == 110
     assert OSLO not in book.entries
     assert book.note(SiteTrouble(OSLO, "late"), now=210) is None
+
+
+def test_site_that_was_down_before_a_restart_is_down_since_then_and_shows_why() -> None:
+    past = [Turn(50, "up", "all"), Turn(60, "down", "no answer"), Turn(61, "trouble", "refused")]
+    book = Ledger({SEATTLE: past})
+    book.configure([], now=99)  # who follows a lookup service hears of its sites later
+    book.configure([SEATTLE, OSLO], now=100)
+
+    assert book.entries[SEATTLE].since == 60
+    assert list(book.entries[SEATTLE].history) == past
+    assert book.entries[OSLO].since == 100
+
+    book.configure([OSLO], now=110)
+    book.configure([SEATTLE], now=120)
+    assert book.entries[SEATTLE].since == 120
+    assert not book.entries[SEATTLE].history
+
+
+def test_site_that_was_up_before_a_restart_is_down_since_the_restart() -> None:
+    book = Ledger({SEATTLE: [Turn(50, "down", "no answer"), Turn(60, "up", "all")]})
+    book.configure([SEATTLE], now=100)
+    assert book.entries[SEATTLE].since == 100
