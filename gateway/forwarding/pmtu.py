@@ -60,7 +60,11 @@ class PathMtu:
         if reported is None:
             return self.underlay_mtu
         mtu, expires = reported
-        if now < expires:
-            return mtu
-        del self._reported[destination]
-        return self.underlay_mtu
+        return mtu if now < expires else self.underlay_mtu
+
+    def expire(self, now: float) -> bool:
+        """Forget what was reported too long ago, and say whether there was anything."""
+        old = [destination for destination, (_, expires) in self._reported.items() if expires <= now]
+        for destination in old:
+            del self._reported[destination]
+        return bool(old)

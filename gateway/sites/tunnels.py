@@ -302,7 +302,8 @@ class SiteTunnels:
             now = trio.current_time()
             self.associations.handle_timeout(now)
             self._refresh_changed()
-            if any([path.expire(now) for path in self._paths.values()]):
+            aged = [path.expire(now) for path in self._paths.values()]
+            if any(aged):
                 self._refresh_all()
 
     def _status(self, key: SiteKey, site: Site, now: float) -> SiteStatus:

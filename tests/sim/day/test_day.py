@@ -13,11 +13,13 @@ from trio.testing import MockClock
 import gateway.datapath
 from gateway.forwarding.drops import DropReason
 from gateway.sites.ledger import REMEMBERED
+from policies.addresses import ProviderAddress
 from policies.model import Network
 from tests.sim.day.census import Census, grown
 from tests.sim.day.guests import discover, solicit
-from tests.sim.day.plan import STREAMS, TENANTS
+from tests.sim.day.plan import PROVIDER, STREAMS, TENANTS
 from tests.sim.day.world import World, in_memory
+from tunnels.effects import Endpoint
 
 __all__ = ["in_memory"]
 
@@ -45,6 +47,8 @@ FILLS = {
 # What the interpreter may have allocated in the end, as a share of what it had: these censuses are of it.
 MOST_BLOCKS = 1.02
 
+RED = ("red", "office")
+
 Act = Callable[["Day", int], Awaitable[None]]
 
 
@@ -56,7 +60,7 @@ class Day:
         self.step = step
         self.censuses: list[Census] = []
         self.rekeys: list[tuple[int, int]] = []
-        self.asked = 0
+        self.full_mtu = 0
 
     async def live(self, hours: int) -> None:
         """Let them pass."""
@@ -204,6 +208,26 @@ async def packets_are_lost(day: Day, hour: int) -> None:
     await day._until(trio.current_time() + 60)
 
 
+async def path_shrinks(day: Day, hour: int) -> None:
+    """A router on the way to a site's device says that it carries less."""
+    world, edge = day.world, day.world.nodes["edge-1"].path
+    full = edge.forwarder.sites.find(RED)
+    spi = int(world.site("edge-1", RED).children[0].outbound_spi, 16)
+    device = Endpoint(ProviderAddress.parse(PROVIDER["device-red"]), 0)
+    edge.tunnels._path_mtu_reported(device, spi, 1300, trio.current_time())
+    shrunk = edge.forwarder.sites.find(RED)
+    if full is None or shrunk is None or shrunk.mtu >= full.mtu:
+        world.problems.append(f"hour {hour}: {shrunk} was {full} before its path shrank")
+    day.full_mtu = full.mtu if full is not None else 0
+
+
+async def path_is_forgotten_to_have_shrunk(day: Day, hour: int) -> None:
+    """Twelve minutes later that is believed no longer."""
+    state = day.world.nodes["edge-1"].path.forwarder.sites.find(RED)
+    if state is None or state.mtu != day.full_mtu:
+        day.world.problems.append(f"hour {hour}: {state} is not {day.full_mtu} again")
+
+
 async def too_much_is_sent(day: Day, hour: int) -> None:
     """Blue sends more than its rate."""
     world = day.world
@@ -237,8 +261,10 @@ PLAN: dict[int, tuple[int, Act]] = {
     20: (1, remove_it),
     25: (3, device_restarts),
     35: (4, packets_are_lost),
+    42: (1, path_shrinks),
     45: (1, too_much_is_sent),
     50: (1, strangers_call),
+    54: (1, path_is_forgotten_to_have_shrunk),
 }
 
 _GREEN = """[[tenant]]
