@@ -29,6 +29,12 @@ log = logging.getLogger("isthmus")
 LONGEST_TRIAL = 86400
 """Seconds that a configuration may wait to be confirmed."""
 
+READ_WITHIN = 30.0
+"""Seconds for a file to be read: nothing is rolled back, confirmed or stopped before that is over."""
+
+MOST_READERS = 4
+"""Files that are read at once. One that never comes to its end, as a pipe's, counts for ever."""
+
 MOST_NAMED = 12
 """Differences that one line of the log names."""
 
@@ -141,6 +147,7 @@ class Reload:
         self._around = around
         self._parts: list[Take] = []
         self._one_at_a_time = trio.Lock()
+        self._readers = trio.CapacityLimiter(MOST_READERS)
         self._undone_by: list[Undo] = []
         self._deadline = math.inf
         self._is_asked = False
@@ -324,7 +331,13 @@ class Reload:
         return await trio.to_thread.run_sync(compare)
 
     async def _read_in_thread(self, file: Path | None) -> Appliance:
-        return await trio.to_thread.run_sync(self._read, file)
+        """Read a file, which may be a pipe or on a disk that is gone. Raises ConfigurationError."""
+        with trio.move_on_after(READ_WITHIN):
+            return await trio.to_thread.run_sync(
+                self._read, file, abandon_on_cancel=True, limiter=self._readers
+            )
+        which = "the file" if file is None else str(file)
+        raise ConfigurationError([Problem("", f"{which} could not be read within {READ_WITHIN:g} s")])
 
     def _keep(self) -> None:
         self._undone_by.clear()

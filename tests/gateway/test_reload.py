@@ -16,7 +16,7 @@ import trio
 import trio.testing
 
 from gateway.operating.commands import OWNER, Asker, NotAllowed, carry_out
-from gateway.reload import Reload, Undo
+from gateway.reload import MOST_READERS, READ_WITHIN, Reload, Undo
 from gateway.sites.policies import Keyring
 from policies.errors import ConfigurationError, Problem
 from policies.model import (
@@ -111,11 +111,14 @@ class World:
     def __init__(self) -> None:
         self.file: Appliance | ConfigurationError = appliance("red")
         self.others: dict[Path, Appliance] = {}
+        self.comes_to_its_end: threading.Event | None = None
         self.source = Source(appliance("red"))
         keyring = self.source.keyring
         self.reload = Reload(self.source, self.read, keyring, wall_clock=lambda: NOW + trio.current_time())
 
     def read(self, file: Path | None) -> Appliance:
+        if self.comes_to_its_end is not None:
+            self.comes_to_its_end.wait()
         found = self.file if file is None else self.others[file]
         if isinstance(found, ConfigurationError):
             raise found
@@ -300,6 +303,28 @@ async def test_reload_is_done_to_its_end_also_where_whoever_has_asked_goes_away(
         goes_on.set()
         await until(lambda: made.reload.configuration.reloads == 1)
         assert made.tenants == ["blue"]
+
+
+@in_trio
+async def test_file_that_is_never_read_to_its_end_keeps_nobody_from_rolling_back_or_stopping() -> None:
+    ends = threading.Event()
+
+    try:
+        async with world() as made:
+            made.file = appliance("green")
+            await made.reload.reload(60)
+            made.comes_to_its_end = ends
+            async with trio.open_nursery() as asking:
+                for _ in range(MOST_READERS + 1):
+                    asking.start_soon(refused, made.reload.reload)
+                    await trio.testing.wait_all_tasks_blocked()
+                    await passes(READ_WITHIN)
+            assert made.tenants == ["red"]
+            assert made.reload.configuration.rollbacks == 1
+            made.reload.ask()
+            await trio.testing.wait_all_tasks_blocked()
+    finally:
+        ends.set()
 
 
 # --- for a time
