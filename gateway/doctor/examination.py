@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import pwd
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -181,7 +180,7 @@ async def _certificates(subject: Subject) -> list[Finding]:
 
 
 async def _state(subject: Subject) -> list[Finding]:
-    runner = os.geteuid()
+    runner: int | None = None
     if subject.process is not None:
         runner = await _thread(state.owner_of, subject.process)
     elif subject.appliance.user is not None:

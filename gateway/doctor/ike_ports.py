@@ -58,19 +58,29 @@ def judge(
     """Say who else has a port that we need at these addresses; `running` is the appliance's process."""
     ours = {bytes(each) for each in addresses}
     others: dict[str, set[int]] = {}
+    unseen: set[int] = set()
     for each in found:
         # A socket of IPv6 that is bound to no address may take IPv4 too.
         is_in_the_way = not any(each.address) or each.address in ours
-        if is_in_the_way and (running is None or each.process != running):
-            who = f"{each.holder} (process {each.process})" if each.holder else "another process"
-            others.setdefault(who, set()).add(each.port)
+        if is_in_the_way and each.process is None:
+            unseen.add(each.port)
+        elif is_in_the_way and (running is None or each.process != running):
+            others.setdefault(f"{each.holder} (process {each.process})", set()).add(each.port)
     for who, ports in others.items():
-        words = f"{who} has UDP {' and '.join(str(port) for port in sorted(ports))}: no site can be dialled"
+        words = f"{who} has UDP {_in_words(ports)}: no site can be dialled"
         advice = "stop it: `systemctl disable --now strongswan-starter strongswan ipsec`, or whatever it is"
         yield Finding(AREA, Level.FAIL, words, advice)
-    if not others:
+    if unseen:
+        words = f"a process that cannot be seen from here has UDP {_in_words(unseen)}: isthmus, or another"
+        advice = "run this as root, outside of containers"
+        yield Finding(AREA, Level.SKIPPED, words, advice)
+    if not others and not unseen:
         whose = "ours" if running is not None else "free"
         yield Finding(AREA, Level.OK, f"UDP 500 and 4500 are {whose}")
+
+
+def _in_words(ports: set[int]) -> str:
+    return " and ".join(str(port) for port in sorted(ports))
 
 
 def _octets(text: str) -> bytes:

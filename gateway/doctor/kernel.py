@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 from collections.abc import Iterator
@@ -17,6 +16,8 @@ AREA = "kernel"
 
 # Each takes GRE packets for tunnels of its own, and answers those that it has none for.
 GRE_MODULES = ("ip_gre", "ip6_gre", "gre")
+
+NOT_ROOT = "whoever asks is not root"
 
 
 class Kernel(msgspec.Struct, frozen=True):
@@ -73,13 +74,16 @@ def judge(kernel: Kernel, appliance: Appliance, underlay: tuple[str, ...]) -> It
 
 
 def _sockets(kernel: Kernel, appliance: Appliance) -> Iterator[Finding]:
-    advice = "run this as root; in a container, give it CAP_NET_RAW"
+    advice = "in a container, give it CAP_NET_RAW"
     wanted = [("raw GRE sockets", kernel.raw_socket)]
     if appliance.host is not None and appliance.host.driver == "builtin":
         wanted.append(("packet sockets for VM ports", kernel.packet_socket))
     for what, why_not in wanted:
         if why_not is None:
             yield Finding(AREA, Level.OK, f"{what} can be opened")
+        elif why_not == NOT_ROOT:
+            words = f"whether {what} can be opened only root can try"
+            yield Finding(AREA, Level.SKIPPED, words, "run this as root")
         else:
             yield Finding(AREA, Level.FAIL, f"{what} cannot be opened: {why_not}", advice)
     if appliance.host is None:
@@ -121,8 +125,10 @@ def _routing(kernel: Kernel, underlay: tuple[str, ...]) -> Iterator[Finding]:
 def _why_not(family: int, kind: int, protocol: int) -> str | None:
     try:
         socket.socket(family, kind, protocol).close()
+    except PermissionError:
+        return NOT_ROOT if os.geteuid() else "not permitted"
     except OSError as error:
-        return "not permitted" if error.errno == errno.EPERM else error.strerror or str(error)
+        return error.strerror or str(error)
     return None
 
 

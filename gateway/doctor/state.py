@@ -53,8 +53,8 @@ def owner_of(process: int) -> int:
     return Path("/proc", str(process)).stat().st_uid
 
 
-def judge(folder: Folder, runner: int) -> Iterator[Finding]:
-    """Say what is wrong with the folder of whoever runs the appliance, by that user's number."""
+def judge(folder: Folder, runner: int | None) -> Iterator[Finding]:
+    """Say what is wrong with the folder; `runner` is the number of who runs the appliance, if it is known."""
     path = folder.path
     if not folder.is_there:
         yield Finding(AREA, Level.OK, f"{path} is not there yet, and is made at the first start")
@@ -67,7 +67,7 @@ def judge(folder: Folder, runner: int) -> Iterator[Finding]:
             yield Finding(AREA, Level.WARN, words, f"chmod 0700 {path}")
         else:
             yield Finding(AREA, Level.OK, f"{path} is closed to others")
-        if folder.owner != runner:
+        if runner is not None and folder.owner != runner:
             words = f"{path} belongs to user {folder.owner}, and user {runner} runs the appliance"
             yield Finding(AREA, Level.FAIL, words, f"chown -R {runner} {path}")
     few_files = folder.free_files is not None and folder.free_files < 100

@@ -87,6 +87,7 @@ KERNEL = kernel.Kernel(
         ({}, OK, ""),
         ({"modules": frozenset({"ip_gre", "gre"})}, WARN, "ip_gre, gre"),
         ({"raw_socket": "not permitted"}, FAIL, "raw GRE sockets cannot be opened: not permitted"),
+        ({"raw_socket": kernel.NOT_ROOT}, SKIPPED, "only root can try"),
         ({"forwards": True}, WARN, "routes by itself"),
         ({"strict_sources": frozenset({"eth1"})}, WARN, "rp_filter=1 on eth1"),
         ({"strict_sources": frozenset({"eth7"})}, OK, ""),
@@ -196,7 +197,8 @@ def test_sockets_at_ikes_ports_are_read_of_the_kernels_table() -> None:
         ("192.0.2.254", 12, 34, FAIL),
         ("192.0.2.254", 34, 34, OK),
         ("127.0.0.1", 12, None, OK),
-        ("0.0.0.0", None, None, FAIL),
+        ("0.0.0.0", None, None, SKIPPED),
+        ("0.0.0.0", None, 34, SKIPPED),
     ],
 )
 def test_another_ike_daemon_is_in_the_way_where_it_has_our_address(
@@ -296,6 +298,11 @@ def test_the_state_folder_is_judged_by_who_may_look_there_and_its_room(
 ) -> None:
     folder = state.Folder(Path("/var/lib/isthmus"), True, 0o700, 0, 10 << 30, 10_000)
     assert worst(state.judge(msgspec.structs.replace(folder, **change), 0)).level is level
+
+
+def test_nobody_is_told_to_give_the_state_folder_to_somebody_where_it_is_not_known_who_runs_it() -> None:
+    folder = state.Folder(Path("/var/lib/isthmus"), True, 0o700, 1000, 10 << 30, 10_000)
+    assert worst(state.judge(folder, None)).level is OK
 
 
 def test_a_state_folder_that_is_not_there_is_seen_by_what_is_above_it(tmp_path: Path) -> None:
