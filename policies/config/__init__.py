@@ -8,6 +8,7 @@ a mistake, so one run shows the whole list. Only a file without any mistake is m
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,9 @@ from policies.model import Appliance
 
 Check = Callable[[File], Iterator[Problem]]
 
+# What says whose file it is, up to the next table, in a file that is not TOML elsewhere.
+_OWN_TABLE = re.compile(r"^[ \t]*\[appliance\].*(?:\n(?![ \t]*\[).*)*", re.MULTILINE)
+
 _CHECKS: tuple[Check, ...] = (node_problems, lookup_problems, api_problems, network_problems, site_problems)
 
 
@@ -40,10 +44,18 @@ def load_name_and_state(path: Path) -> tuple[str, Path]:
     """Read whose configuration a file is, and where that appliance keeps its state.
 
     The rest may be wrong: who asks a running appliance something may be in the midst
-    of changing its file. Raises ConfigurationError.
+    of changing its file, and it need not even be TOML. Raises ConfigurationError.
     """
     notes = Notes()
-    table = Reader(_tree(_text(path)), path.parent, notes).table("appliance", ApplianceTable.read)
+    text = _text(path)
+    try:
+        tree = _tree(text)
+    except ConfigurationError:
+        own = _OWN_TABLE.search(text)
+        if own is None:
+            raise
+        tree = _tree(own.group())
+    table = Reader(tree, path.parent, notes).table("appliance", ApplianceTable.read)
     if table is None or table.name is None:
         raise ConfigurationError(notes.problems() or [Problem("appliance", "is missing")])
     return table.name, table.state
