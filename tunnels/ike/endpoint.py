@@ -25,7 +25,7 @@ from tunnels.ike.entropy import Entropy
 from tunnels.ike.life import State
 from tunnels.ike.liveness import Traffic
 from tunnels.ike.payloads import Header, Notify
-from tunnels.ike.peer import Peer
+from tunnels.ike.peer import REMOVED, STOPPED, Peer
 from tunnels.ike.policy import PeerPolicy
 from tunnels.ike.session import IkeSession
 from tunnels.ike.spis import NO_SPI, never_twice
@@ -101,9 +101,7 @@ class IkeEndpoint:
                 self._named.setdefault(policy.remote_address, []).append(policy)
         effects: list[Effect] = []
         for site in [site for site in self.peers if site not in wanted]:
-            peer = self.peers.pop(site)
-            self._leaving.append(peer)
-            effects += self._after(peer, peer.remove(now), now)
+            effects += self._remove(site, now, REMOVED)
         for site, policy in wanted.items():
             known = self.peers.get(site)
             if known is not None:
@@ -133,8 +131,16 @@ class IkeEndpoint:
         return effects
 
     def close(self, now: float) -> list[Effect]:
-        """End every session, at the peers too."""
-        return self.configure((), now)
+        """End every session, at the peers too, and begin none any more."""
+        self._named.clear()
+        self._candidates.clear()
+        self._dialling_in = []
+        return [effect for site in list(self.peers) for effect in self._remove(site, now, STOPPED)]
+
+    def _remove(self, site: SiteKey, now: float, why: str) -> list[Effect]:
+        peer = self.peers.pop(site)
+        self._leaving.append(peer)
+        return self._after(peer, peer.remove(now, why), now)
 
     @property
     def is_closed(self) -> bool:

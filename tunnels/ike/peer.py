@@ -35,6 +35,7 @@ CALLS = 3.0
 RECONFIGURED = "its configuration has changed"
 REPLACED = "another IKE SA has replaced it"
 REMOVED = "removed from the configuration"
+STOPPED = "this node stops"
 
 Dial = Callable[[PeerPolicy, Path, bool], IkeSession]
 """Makes a session that calls the peer, and may say that it is the only one."""
@@ -117,14 +118,14 @@ class Peer:
         self._reckon()
         return effects
 
-    def remove(self, now: float) -> list[Effect]:
-        """End everything, at the peer too."""
+    def remove(self, now: float, why: str = REMOVED) -> list[Effect]:
+        """End everything, at the peer too, and say why."""
         self._is_removed = True
         self._retry_at = None
         effects: list[Effect] = []
         for each in list(self.sessions):
             is_begun = each.state in (State.CONNECTING, State.HALF_OPEN)
-            effects += self._drop(each, now) if is_begun else each.close(now, REMOVED)
+            effects += self._drop(each, now) if is_begun else each.close(now, why)
         self._reckon()
         return effects
 

@@ -183,6 +183,20 @@ def test_removed_site_is_deleted_at_its_peer_and_forgotten(net: Network, edge: N
     assert not edge.endpoint.peers
 
 
+def test_site_is_said_to_be_down_for_the_reason_that_it_has(net: Network, edge: Node, device: Node) -> None:
+    device.configure(cloud())
+    edge.configure(site())
+    net.run(5)
+    effects = edge.endpoint.close(net.now)
+
+    assert [each.reason for each in effects if isinstance(each, SiteDown)] == ["this node stops"]
+    assert not edge.endpoint.peers
+    effects = device.endpoint.configure((), net.now)
+    assert [each.reason for each in effects if isinstance(each, SiteDown)] == [
+        "removed from the configuration"
+    ]
+
+
 def test_site_that_is_not_changed_keeps_its_tunnel(net: Network, edge: Node, device: Node) -> None:
     device.configure(cloud())
     edge.configure(site())
