@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Annotated
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from gateway import (
     capture_cli,
@@ -18,8 +19,8 @@ from gateway import (
     top_cli,
     trace_cli,
 )
-from gateway.command_line import LAB, MISCONFIGURED, RUN, load
-from policies.errors import ConfigurationError, Unanswered
+from gateway.command_line import LAB, MISCONFIGURED, RUN, load, say_json
+from policies.errors import ConfigurationError, Problem, Unanswered
 
 
 def _version() -> str:
@@ -69,16 +70,20 @@ def run(file: Path) -> int:
 
 
 @app.command(group=RUN)
-def check(file: Path) -> int:
+def check(file: Path, *, json: Annotated[bool, Parameter(negative=())] = False) -> int:
     """Read FILE, and list everything that is wrong with it.
 
     Parameters
     ----------
     file
         The configuration, appliance.toml.
+    json
+        Print one JSON object, with everything that is wrong in `problems`.
     """
     from gateway.sites.policies import peer_policies, secrets_shared
 
+    if json:
+        return _check_in_json(file)
     configuration = load(file)
     for words in secrets_shared(peer_policies(configuration)):
         print(f"{file}: warning: {words}", file=sys.stderr)
@@ -90,6 +95,19 @@ def check(file: Path) -> int:
         f" {subnets} virtual subnets, {sites} sites, {len(network.hosts)} hosts"
     )
     return 0
+
+
+def _check_in_json(file: Path) -> int:
+    from gateway.sites.policies import peer_policies, secrets_shared
+
+    problems: list[Problem] = []
+    warnings: list[str] = []
+    try:
+        warnings += secrets_shared(peer_policies(load(file)))
+    except ConfigurationError as error:
+        problems += error.problems
+    say_json({"problems": problems, "warnings": warnings})
+    return MISCONFIGURED if problems else 0
 
 
 @app.command(group=LAB)

@@ -219,6 +219,7 @@ def delete(
     *,
     where: Where,
     epoch: int | None = None,
+    json: bool = False,
     service: Service = NOWHERE,
 ) -> int:
     """Delete one record.
@@ -229,11 +230,15 @@ def delete(
         The configuration, appliance.toml, of whoever serves records.
     epoch
         Only if this is the record's epoch.
+    json
+        Print one JSON object.
     """
     from gateway.lookup.client import commands
 
     key = where.key
-    return commands.run(_access(file, service), lambda client: commands.delete_record(client, *key, epoch))
+    return commands.run(
+        _access(file, service), lambda client: commands.delete_record(client, *key, epoch, json=json)
+    )
 
 
 @records.command

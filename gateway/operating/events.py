@@ -96,7 +96,7 @@ class Events:
         return found
 
     async def write_down(self, write: Callable[[list[Event]], None]) -> None:
-        """Have `write`, which may block and raise OSError, take what happens until cancelled, and then all."""
+        """Have `write`, which may block and raise OSError, take what happens; when cancelled, the rest."""
         is_failing = False
         try:
             while True:

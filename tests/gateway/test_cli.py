@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cyclopts import App
+
+from gateway.cli import app
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "appliance.toml"
@@ -29,6 +35,41 @@ def test_sound_configuration_is_said_to_be_sound() -> None:
 
     assert result.returncode == 0, result.stderr
     assert "sound: edge-1, 2 tenants, 4 virtual subnets, 0 sites, 2 hosts" in result.stdout
+
+
+def test_check_for_programs_has_everything_that_is_wrong_with_its_path(tmp_path: Path) -> None:
+    sound = isthmus("check", REFERENCE, "--json")
+    assert (sound.returncode, json.loads(sound.stdout)) == (0, {"problems": [], "warnings": []})
+
+    broken = tmp_path / "appliance.toml"
+    broken.write_text('[appliance]\nname = 5\nengines = "auto"\n')
+    result = isthmus("check", broken, "--json")
+    assert result.returncode == 2
+    assert {"appliance.name", "appliance.engines"} <= {
+        problem["path"] for problem in json.loads(result.stdout)["problems"]
+    }
+
+
+def commands(app: App) -> Iterator[tuple[str, App]]:
+    """All commands, those of commands too, but for --help and --version."""
+    for name in app:
+        if not name.startswith("-"):
+            if app[name].default_command is None:
+                yield from ((f"{name} {other}", each) for other, each in commands(app[name]))
+            else:
+                yield name, app[name]
+
+
+def test_every_command_that_answers_has_json() -> None:
+    answers = {
+        name: "json" in inspect.signature(each.default_command).parameters
+        for name, each in commands(app)
+        if each.default_command is not None
+    }
+    # One of them writes a file of a form that --format chooses, and one speaks nftables' own language.
+    without = {name for name, has_json in answers.items() if not has_json}
+    assert without == {"run", "demo", "firewall", "records export"}
+    assert len(answers) > 20
 
 
 def test_check_looks_into_the_files_that_sites_are_proved_by(tmp_path: Path) -> None:
@@ -55,7 +96,8 @@ ike = { local_id = "edge-1.example", remote_id = "seattle.example", psk_file = "
 def test_asking_an_appliance_that_does_not_run_says_so(tmp_path: Path, command: str) -> None:
     file = tmp_path / "appliance.toml"
     # Whoever asks may be in the midst of changing the file.
-    file.write_text(f'[appliance]\nname = "edge-1"\nstate = "{tmp_path}"\n[underlay]\nmtu = "large"\n')
+    own = f'[appliance]\nname = "edge-1"\n\nstate = "{tmp_path}" # here\n'
+    file.write_text(f'{own}\n  [underlay]\nmtu = "large"\n[[tenant\nname = ')
 
     result = isthmus(command, file)
 

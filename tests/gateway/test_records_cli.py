@@ -262,9 +262,12 @@ def test_deleting_and_unfreezing_say_so(
     assert isthmus(monkeypatch, "records", "delete", *record) == 0
     assert isthmus(monkeypatch, "records", "unfreeze", *record) == 0
     assert "5001/10.0.1.5 is deleted" in capsys.readouterr().out
+    assert isthmus(monkeypatch, "records", "delete", *record, "--json") == 0
+    assert msgspec.json.decode(capsys.readouterr().out) == {"vsid": 5001, "ca": "10.0.1.5", "deleted": True}
     assert service.node.asked == [
         ("DELETE", "/v1/records/5001/10.0.1.5"),
         ("POST", "/v1/records/5001/10.0.1.5/unfreeze"),
+        ("DELETE", "/v1/records/5001/10.0.1.5"),
     ]
 
 

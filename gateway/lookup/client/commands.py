@@ -128,13 +128,20 @@ async def put_record(
 
 
 async def delete_record(
-    client: LookupClient, tenant: str | None, vsid: Vsid | None, ca: CustomerAddress, epoch: int | None
+    client: LookupClient,
+    tenant: str | None,
+    vsid: Vsid | None,
+    ca: CustomerAddress,
+    epoch: int | None,
+    *,
+    json: bool,
 ) -> int:
     """Delete one record."""
     vsid = await _vsid_of(client, tenant, vsid, ca)
     if not await client.delete(vsid, ca, epoch):
         return _refuse(f"there is no record of {vsid}/{ca}")
-    _say(f"{vsid}/{ca} is deleted")
+    deleted = {"vsid": vsid, "ca": str(ca), "deleted": True}
+    _say(msgspec.json.encode(deleted).decode() if json else f"{vsid}/{ca} is deleted")
     return 0
 
 
