@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from platform import python_version
 
 import msgspec
 
 from gateway.api import families
+from gateway.api.exposition import Values
 from gateway.api.families import Family
 from gateway.forwarding.drops import DropReason
 from gateway.http.door import Door
@@ -17,7 +19,6 @@ from gateway.operating.report import Report, SiteReport, SubnetReport, TunnelRep
 from tunnels.esp.drops import EspDrop
 from tunnels.ike.endpoint import IkeDrop
 
-Values = tuple[str, ...]
 Found = Iterable[tuple[Values, float | Histogram]]
 """The values of a family's labels, and of the metric itself."""
 
@@ -105,10 +106,11 @@ def _sites(sites: list[SiteReport]) -> Iterator[tuple[Family, Found]]:
     yield families.SITE_RECEIVED_PACKETS, [(labels, each.received_packets) for labels, each, _ in named]
     yield families.SITE_RECEIVED_BYTES, [(labels, each.received_octets) for labels, each, _ in named]
     yield families.SITE_TOO_BIG, [(labels, each.too_big) for labels, each, _ in named]
-    yield families.REKEYS, [row for labels, _, tunnel in named for row in _rekeys(labels, tunnel)]
-    failures = [
+    yield families.REKEYS, (row for labels, _, tunnel in named for row in _rekeys(labels, tunnel))
+    # There are as many as all others together: they are never all held at once.
+    failures = (
         ((*labels, cause), count) for labels, _, tunnel in named for cause, count in tunnel.failures.items()
-    ]
+    )
     yield families.FAILURES, failures
 
 
@@ -120,10 +122,13 @@ def _tunnels(report: Report) -> Iterator[tuple[Family, Found]]:
     tunnels = report.tunnels
     drops = {(reason.value, "", ""): 0 for reason in EspDrop}
     drops |= {(drop.reason, "", ""): drop.packets for drop in tunnels.esp_drops if not drop.site}
-    for site in report.sites:
-        if site.tunnel is not None:
-            drops |= {(reason, site.tenant, site.site): count for reason, count in site.tunnel.drops.items()}
-    yield families.ESP_DROPS, drops.items()
+    of_sites = (
+        ((reason, site.tenant, site.site), count)
+        for site in report.sites
+        if site.tunnel is not None
+        for reason, count in site.tunnel.drops.items()
+    )
+    yield families.ESP_DROPS, chain(drops.items(), of_sites)
     ike_drops = {reason.value: tunnels.ike_drops.get(reason.value, 0) for reason in IkeDrop}
     yield families.IKE_DROPS, [((reason,), count) for reason, count in ike_drops.items()]
     yield families.KEEPALIVES, _one(tunnels.keepalives)

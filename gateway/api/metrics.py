@@ -7,30 +7,23 @@ Labels come from the configuration and from closed vocabularies, never from a pa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from itertools import accumulate
+from collections.abc import Awaitable, Callable, Iterator
+from itertools import islice
 
 from aiohttp import web
-from prometheus_client import exposition
-from prometheus_client.metrics_core import Metric
-from prometheus_client.openmetrics import exposition as openmetrics
-from prometheus_client.registry import Collector
 
-from gateway.api.families import Family
-from gateway.api.measured import Found, Scrape, found
+from gateway.api.exposition import END, OPEN, PLAIN, head, series
+from gateway.api.measured import Scrape, found
 from gateway.api.operating import asker_of
 from gateway.http.calls import Call
-from gateway.http.measures import BUCKETS, Histogram
 from gateway.http.problems import HttpProblem
 from gateway.http.routes import Route
 from gateway.operating.commands import Asker
 from policies.model import Role
 
-PLAIN = "text/plain; version=0.0.4; charset=utf-8"
-OPEN = openmetrics.CONTENT_TYPE_LATEST
-
-_END = b"# EOF\n"
-_BOUNDS = (*(str(bound) for bound in BUCKETS), "+Inf")
+# Series that are written before trio may have its turn: they take some 0.2 ms, and a thousand sites
+# have forty thousand.
+SERIES_AT_ONCE = 100
 
 
 def metrics_route(gather: Callable[[], Awaitable[Scrape]]) -> Route:
@@ -40,60 +33,26 @@ def metrics_route(gather: Callable[[], Awaitable[Scrape]]) -> Route:
         if call.principal.role is Role.HOST:
             raise HttpProblem(403, f"{call.principal.name} is a host, and this is for those who operate")
         is_open = "application/openmetrics-text" in call.request.headers.get("Accept", "")
-        loop = asyncio.get_running_loop()
+        written = metrics_text(await gather(), asker_of(call.principal), is_open=is_open)
         text = bytearray()
-        for metric in metrics_of(await gather(), asker_of(call.principal)):
-            began = loop.time()
-            text += text_of(metric, is_open=is_open)
-            # Packets have a thread of their own, and get as much of the processor meanwhile.
-            await asyncio.sleep(loop.time() - began)
-        if is_open:
-            text += _END
+        while some := "".join(islice(written, SERIES_AT_ONCE)):
+            text += some.encode()
+            await asyncio.sleep(0)
         return web.Response(body=bytes(text), headers={"Content-Type": OPEN if is_open else PLAIN})
 
     return Route("GET", "/metrics", metrics)
 
 
-def metrics_of(scrape: Scrape, asker: Asker) -> Iterator[Metric]:
-    """Yield the metrics of what was found, as far as somebody may see it."""
+def metrics_text(scrape: Scrape, asker: Asker, *, is_open: bool) -> Iterator[str]:
+    """Yield what was found, as far as somebody may see it, one series after another."""
     for family, rows in found(scrape):
-        if asker.tenants is None:
-            yield _metric(family, rows)
-        elif "tenant" in family.labels:
+        if asker.tenants is not None:
+            if "tenant" not in family.labels:
+                continue
             at = family.labels.index("tenant")
-            yield _metric(family, (row for row in rows if asker.sees(row[0][at])))
-
-
-def text_of(metric: Metric, *, is_open: bool) -> bytes:
-    """Return one metric as text, in OpenMetrics if it `is_open`; what ends a whole answer is not in it."""
-    generate = openmetrics.generate_latest if is_open else exposition.generate_latest
-    return generate(_One(metric)).removesuffix(_END)
-
-
-class _One(Collector):
-    """One metric, for the library's writers."""
-
-    def __init__(self, metric: Metric) -> None:
-        self._metric = metric
-
-    def collect(self) -> Iterable[Metric]:
-        return (self._metric,)
-
-
-def _metric(family: Family, rows: Found) -> Metric:
-    base = family.name.removesuffix("_total").removesuffix("_info")
-    metric = Metric(base, family.help, family.kind.value)
-    for values, value in rows:
-        labels = dict(zip(family.labels, values, strict=True))
-        if isinstance(value, Histogram):
-            _add_histogram(metric, base, labels, value)
-        else:
-            metric.add_sample(family.name, labels, value)
-    return metric
-
-
-def _add_histogram(metric: Metric, name: str, labels: Mapping[str, str], histogram: Histogram) -> None:
-    for bound, count in zip(_BOUNDS, accumulate(histogram.counts), strict=True):
-        metric.add_sample(f"{name}_bucket", {**labels, "le": bound}, count)
-    metric.add_sample(f"{name}_count", dict(labels), sum(histogram.counts))
-    metric.add_sample(f"{name}_sum", dict(labels), histogram.seconds)
+            rows = [row for row in rows if asker.sees(row[0][at])]  # noqa: PLW2901 - a reader has fewer
+        yield head(family, is_open=is_open)
+        for values, value in rows:
+            yield series(family, values, value)
+    if is_open:
+        yield END

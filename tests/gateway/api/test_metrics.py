@@ -1,17 +1,24 @@
 from __future__ import annotations
 
+import asyncio
+import itertools
+
+import msgspec
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
 from prometheus_client.parser import text_string_to_metric_families as parse_plain
 
 from gateway.api.families import FAMILIES, Kind
 from gateway.api.measured import Listener, Scrape
-from gateway.api.metrics import metrics_of, text_of
+from gateway.api.metrics import metrics_route, metrics_text
 from gateway.api.operating import asker_of
 from gateway.forwarding.drops import DropReason
+from gateway.http.calls import Call
 from gateway.http.door import Door
 from gateway.http.measures import BUCKETS, Histogram, Measures
-from gateway.http.principals import Principal
+from gateway.http.principals import ANYBODY, Principal
 from gateway.lookup.figures import FollowersReport, LookupReport
 from gateway.operating.commands import OWNER, Asker
 from gateway.operating.configuration import Configuration
@@ -105,8 +112,7 @@ def everything() -> Scrape:
 
 
 def scraped(scrape: Scrape, asker: Asker = OWNER, *, is_open: bool = False) -> str:
-    text = b"".join(text_of(metric, is_open=is_open) for metric in metrics_of(scrape, asker))
-    return (text + (b"# EOF\n" if is_open else b"")).decode()
+    return "".join(metrics_text(scrape, asker, is_open=is_open))
 
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -218,3 +224,31 @@ def test_reader_of_all_tenants_sees_the_node_too() -> None:
 
     assert not everybodys.is_operator
     assert series(everything(), everybodys) == series(everything())
+
+
+def test_scrape_of_many_sites_gives_way_again_and_again_while_it_is_written() -> None:
+    scrape = everything()
+    sites = [site(tenant, is_up=True) for tenant in ("red", "blue")] * 100
+    scrape = msgspec.structs.replace(scrape, report=msgspec.structs.replace(scrape.report, sites=sites))
+    turns = itertools.count()
+
+    async def gather() -> Scrape:
+        return scrape
+
+    async def others() -> None:
+        while True:
+            next(turns)
+            await asyncio.sleep(0)
+
+    async def main() -> web.StreamResponse:
+        other = asyncio.create_task(others())
+        call = Call(make_mocked_request("GET", "/metrics"), ANYBODY, (), "")
+        answer = await metrics_route(gather).handler(call)
+        other.cancel()
+        return answer
+
+    answer = asyncio.run(main())
+
+    assert isinstance(answer, web.Response)
+    assert answer.text == scraped(scrape)
+    assert next(turns) > 30
