@@ -26,6 +26,7 @@ from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsi
 from tests.bench.generator import udp_frames
 from tests.bench.rates import RUNS, Way, generator_apart, receive_on
 from tests.bench.results import Result
+from tests.configurations import DB, RED, node, provider_host, record
 
 GRE = 47
 
@@ -40,44 +41,6 @@ LINK_MACS = {
     name: MacAddress(b"\x02\0\0\0\0" + bytes([n]))
     for n, name in enumerate(("sender", "to-sender", "to-receiver", "receiver"))
 }
-
-CONFIGURATION = """
-[appliance]
-name = "edge-1"
-state = "{state}"
-engine = "python"
-[underlay]
-provider_addresses = ["192.0.2.254"]
-mtu = 1500
-[gateway]
-[[provider_host]]
-name = "hv1"
-provider_addresses = ["198.51.100.11"]
-tenants = ["red"]
-[[provider_host]]
-name = "hv2"
-provider_addresses = ["203.0.113.12"]
-tenants = ["red"]
-[[tenant]]
-name = "red"
-gateways = ["edge-1"]
-[[tenant.subnet]]
-name = "web"
-vsid = 5001
-prefixes = ["10.0.1.0/24"]
-[[tenant.subnet]]
-name = "db"
-vsid = 5002
-prefixes = ["10.0.2.0/24"]
-[[tenant.record]]
-ca = "10.0.1.5"
-mac = "02:00:00:00:01:05"
-host = "hv1"
-[[tenant.record]]
-ca = "10.0.2.5"
-mac = "02:00:00:00:02:05"
-host = "hv2"
-"""
 
 
 class Line(Laboratory):
@@ -118,7 +81,20 @@ class Line(Laboratory):
 
     def configuration(self) -> str:
         """The gateway's appliance.toml."""
-        return CONFIGURATION.format(state=self.directory / "state")
+        return (
+            self.gateway()
+            + provider_host("hv1", str(SENDER))
+            + provider_host("hv2", str(RECEIVER))
+            + RED
+            + DB
+            + record(str(CLIENT), str(CLIENT_MAC), "hv1")
+            + record(str(SERVER), "02:00:00:00:02:05", "hv2")
+        )
+
+    def gateway(self) -> str:
+        """Its role and place, by which the rest of a configuration begins."""
+        place = node("edge-1", str(EDGE), state=self.directory / "state", engine="python")
+        return f"{place}mtu = 1500\n[gateway]\n"
 
     def way(
         self, destination: ProviderAddress, size: int, next_hop: MacAddress = LINK_MACS["to-sender"]

@@ -26,6 +26,7 @@ from tests.bench.rates import generator_apart
 from tests.bench.records import resident_octets
 from tests.bench.results import Result
 from tests.bench.sites import NEAR, SiteLine, device_policy
+from tests.configurations import RED, site
 from tunnels.ike.identities import Identity
 from tunnels.ike.policy import ChildPolicy, PeerPolicy
 
@@ -36,34 +37,6 @@ MOST_SECONDS = 10
 MOST_BYTES = 100_000
 
 DEVICES = "198.18.0.0/16"
-BEGINNING = """
-[appliance]
-name = "edge-1"
-state = "{state}"
-engine = "python"
-[underlay]
-provider_addresses = ["192.0.2.254"]
-mtu = 1500
-[gateway]
-[[tenant]]
-name = "red"
-gateways = ["edge-1"]
-[[tenant.subnet]]
-name = "web"
-vsid = 5001
-prefixes = ["10.0.1.0/24"]
-"""
-
-SITE = """
-[[tenant.site]]
-name = "{name}"
-gateway = "edge-1"
-prefixes = ["{prefix}"]
-peer = "{address}"
-start = "{start}"
-force_udp = true
-ike = {{ local_id = "edge-1.example", remote_id = "{name}.example", psk_file = "seattle.psk" }}
-"""
 
 
 class ManySites(SiteLine):
@@ -83,10 +56,17 @@ class ManySites(SiteLine):
     def configuration(self) -> str:
         self.put_secret()
         sites = (
-            SITE.format(name=_name(n), prefix=_prefix(n), address=_address(n), start=self._start)
+            site(
+                _name(n),
+                _prefix(n),
+                _address(n),
+                psk_file="seattle.psk",
+                start=self._start,
+                force_udp=True,
+            )
             for n in range(self._sites)
         )
-        return BEGINNING.format(state=self.directory / "state") + "".join(sites)
+        return self.gateway() + RED + "".join(sites)
 
     def devices(self) -> Devices:
         """All of them; they dial if the gateway does not."""

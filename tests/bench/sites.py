@@ -41,6 +41,7 @@ from tests.bench.generator import StreamGenerator, udp_frames
 from tests.bench.live import CLIENT, CLIENT_MAC, EDGE, GRE, LINK_MACS, RECEIVER, SENDER, WEB, Line
 from tests.bench.rates import Way, generator_apart, highest_rates_in_turn
 from tests.bench.results import CannotMeasure, Result
+from tests.configurations import RED, provider_host, record, site
 from tunnels.effects import NAT_PORT, ChildSa
 from tunnels.esp import transform
 from tunnels.ike.credentials import Credentials
@@ -53,40 +54,6 @@ NEAR, FAR = "10.0.1.0/24", "172.16.0.0/16"
 SIZES = (64, 1400)
 EDGE_ID, DEVICE_ID = "edge-1.example", "device.example"
 TOOLS = ("ethtool", "nft")
-
-CONFIGURATION = """
-[appliance]
-name = "edge-1"
-state = "{state}"
-engine = "python"
-[underlay]
-provider_addresses = ["192.0.2.254"]
-mtu = 1500
-[gateway]
-[[provider_host]]
-name = "hv1"
-provider_addresses = ["198.51.100.11"]
-tenants = ["red"]
-[[tenant]]
-name = "red"
-gateways = ["edge-1"]
-[[tenant.subnet]]
-name = "web"
-vsid = 5001
-prefixes = ["10.0.1.0/24"]
-[[tenant.record]]
-ca = "10.0.1.5"
-mac = "02:00:00:00:01:05"
-host = "hv1"
-[[tenant.site]]
-name = "seattle"
-gateway = "edge-1"
-prefixes = ["172.16.0.0/16"]
-peer = "203.0.113.12"
-start = "respond"
-force_udp = true
-ike = {{ local_id = "edge-1.example", remote_id = "device.example", psk_file = "seattle.psk" }}
-"""
 
 
 class Sealer:
@@ -136,7 +103,11 @@ class SiteLine(Line):
 
     def configuration(self) -> str:
         self.put_secret()
-        return CONFIGURATION.format(state=self.directory / "state")
+        device = site(
+            "seattle", FAR, str(RECEIVER), remote_id=DEVICE_ID, start=SiteStart.RESPOND, force_udp=True
+        )
+        client = record(str(CLIENT), str(CLIENT_MAC), "hv1")
+        return self.gateway() + provider_host("hv1", str(SENDER)) + RED + client + device
 
     def put_secret(self) -> None:
         """Write the pre-shared key where the configuration looks for it."""

@@ -31,64 +31,35 @@ from policies.model import (
     SiteHop,
     SubnetHop,
 )
+from tests.configurations import (
+    DB,
+    RED,
+    VNET0,
+    edge_1,
+    provider_host,
+    record,
+    site,
+    subnet,
+    table,
+    tenant,
+    token,
+)
 
-CONFIGURATION = """
-[appliance]
-name = "edge-1"
-[underlay]
-provider_addresses = ["192.0.2.254"]
-[gateway]
-[lookup]
-[[lookup.token]]
-name = "ops"
-role = "operator"
-token_file = "ops.token"
-[host]
-name = "hv1"
-[[host.port]]
-interface = "vnet0"
-tenant = "red"
-subnet = "web"
-mac = "02:00:00:00:01:05"
-addresses = ["10.0.1.5"]
-[[provider_host]]
-name = "hv1"
-provider_addresses = ["192.0.2.254"]
-tenants = ["red"]
-[[provider_host]]
-name = "hv2"
-provider_addresses = ["198.51.100.12"]
-tenants = ["red", "blue"]
-[[tenant]]
-name = "red"
-gateways = ["edge-1"]
-[[tenant.subnet]]
-name = "web"
-vsid = 5001
-prefixes = ["10.0.1.0/24"]
-[[tenant.subnet]]
-name = "db"
-vsid = 5002
-prefixes = ["10.0.2.0/24"]
-[[tenant.record]]
-ca = "10.0.2.6"
-mac = "02:00:00:00:02:06"
-host = "hv2"
-[[tenant.site]]
-name = "seattle"
-gateway = "edge-1"
-prefixes = ["172.16.0.0/16"]
-peer = "203.0.113.7"
-ike = { local_id = "edge-1.example", remote_id = "seattle.example", psk_file = "seattle.psk" }
-[[tenant.site]]
-name = "tacoma"
-gateway = "edge-1"
-prefixes = ["172.17.0.0/16"]
-peer = "any"
-ike = { local_id = "edge-1.example", remote_id = "tacoma.example", psk_file = "tacoma.psk" }
-[[tenant.route]]
-prefix = "10.0.2.77/32"
-via = "site:seattle"
+CONFIGURATION = (
+    edge_1()
+    + "[lookup]\n"
+    + token("lookup", "ops", "operator")
+    + table("[host]", name="hv1")
+    + VNET0
+    + provider_host("hv1", "192.0.2.254")
+    + provider_host("hv2", "198.51.100.12", "red", "blue")
+    + RED
+    + DB
+    + record("10.0.2.6", "02:00:00:00:02:06", "hv2")
+    + site("seattle")
+    + site("tacoma", "172.17.0.0/16", "any")
+    + table("[[tenant.route]]", prefix="10.0.2.77/32", via="site:seattle")
+    + """
 [[tenant.access]]
 name = "web in"
 action = "allow"
@@ -100,23 +71,18 @@ ports = [80, "8000-8010"]
 name = "all out"
 action = "allow"
 from = "subnet:web"
-[[tenant]]
-name = "blue"
-gateways = ["edge-1"]
-[tenant.limits]
-rate = "10 Mbit/s"
-[[tenant.subnet]]
-name = "web"
-vsid = 6001
-prefixes = ["10.0.1.0/24"]
 """
+    + tenant("blue")
+    + table("[tenant.limits]", rate="10 Mbit/s")
+    + subnet("web", 6001, "10.0.1.0/24")
+)
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("files")
-    for site in ("seattle", "tacoma", "lyon"):
-        (folder / f"{site}.psk").write_text(f"the secret of {site}")
+    for name in ("seattle", "tacoma", "lyon"):
+        (folder / f"{name}.psk").write_text(f"the secret of {name}")
     return folder
 
 
@@ -213,8 +179,8 @@ name = "red"
 
 
 def test_secret_whose_file_has_other_content_is_told_without_any_of_it(tmp_path: Path) -> None:
-    for site in ("seattle", "tacoma"):
-        (tmp_path / f"{site}.psk").write_text(f"first-{site}-password")
+    for name in ("seattle", "tacoma"):
+        (tmp_path / f"{name}.psk").write_text(f"first-{name}-password")
     appliance = read(tmp_path)
     old_keys = Keyring()
     before = peer_policies(appliance, old_keys)
@@ -333,16 +299,7 @@ def test_key_that_comes_or_goes_is_not_told_as_if_its_tenant_did(files: Path) ->
         assert (found.path, found.effect) == ("tenant[red].rdid", "nothing is interrupted")
 
 
-GREEN = """[[tenant]]
-name = "green"
-gateways = ["edge-1"]
-[[tenant.subnet]]
-name = "web"
-vsid = 7001
-prefixes = ["10.0.1.0/24"]
-[[tenant]]
-name = "blue"
-"""
+GREEN = tenant("green") + subnet("web", 7001, "10.0.1.0/24") + '[[tenant]]\nname = "blue"\n'
 
 
 def test_tenant_that_comes_is_one_difference_and_touches_no_other(files: Path) -> None:

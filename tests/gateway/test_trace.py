@@ -16,30 +16,17 @@ from policies.addresses import CustomerAddress, ProviderAddress, Vsid
 from policies.config import load, parse
 from policies.errors import ConfigurationError
 from policies.model import Appliance
+from tests.configurations import VNET0, site, table
 
 ROOT = Path(__file__).parents[2]
 EDGE = load(ROOT / "appliance.toml")
 
 HOST = re.sub(
     r"(?s)\[underlay\].*?(?=\[\[provider_host\]\])",
-    """[underlay]
-provider_addresses = ["198.51.100.11"]
-
-[host]
-name = "hv1"
-
-[[host.port]]
-interface = "vnet0"
-tenant = "red"
-subnet = "web"
-mac = "02:00:00:00:01:05"
-addresses = ["10.0.1.5"]
-
-[[provider_gateway]]
-name = "edge-1"
-provider_addresses = ["192.0.2.254"]
-
-""",
+    table("[underlay]", provider_addresses=["198.51.100.11"])
+    + table("[host]", name="hv1")
+    + VNET0
+    + table("[[provider_gateway]]", name="edge-1", provider_addresses=["192.0.2.254"]),
     (ROOT / "appliance.toml").read_text().replace('name = "edge-1"', 'name = "hv1"', 1),
 )
 
@@ -173,22 +160,7 @@ def test_sender_without_a_record_has_to_be_placed() -> None:
     assert placed.outcome == "forwarded"
 
 
-SITES = """
-[[tenant.site]]
-name = "seattle"
-gateway = "edge-1"
-prefixes = ["172.16.0.0/16"]
-peer = "203.0.113.7"
-mtu = 1380
-ike = { local_id = "edge-1.example", remote_id = "seattle.example", psk_file = "seattle.psk" }
-
-[[tenant.site]]
-name = "oslo"
-gateway = "edge-1"
-prefixes = ["172.17.0.0/16"]
-peer = "203.0.113.8"
-ike = { local_id = "edge-1.example", remote_id = "oslo.example", psk_file = "oslo.psk" }
-"""
+SITES = site("seattle", mtu=1380) + site("oslo", "172.17.0.0/16", "203.0.113.8")
 WITH_SITES = parse((ROOT / "appliance.toml").read_text() + SITES)
 
 

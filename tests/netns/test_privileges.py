@@ -14,42 +14,17 @@ import pytest
 from gateway.lab.laboratory import Laboratory
 from gateway.lab.namespaces import LabError
 from gateway.lab.processes import Process
+from tests.configurations import RED, edge_1, site, table
 
 pytestmark = pytest.mark.netns
 
 NET_BIND_SERVICE, NET_ADMIN, NET_RAW = 1 << 10, 1 << 12, 1 << 13
 
-GATEWAY = """
-[appliance]
-name = "edge-1"
-state = "{state}"
-{user}
-[underlay]
-provider_addresses = ["192.0.2.254"]
-[gateway]
-[[tenant]]
-name = "red"
-gateways = ["edge-1"]
-[[tenant.subnet]]
-name = "web"
-vsid = 5001
-prefixes = ["10.0.1.0/24"]
-"""
-SITE = """
-[[tenant.site]]
-name = "seattle"
-gateway = "edge-1"
-prefixes = ["172.16.0.0/16"]
-peer = "any"
-ike = { local_id = "edge-1", remote_id = "seattle", psk_file = "seattle.psk" }
-"""
-LOOKUP = """
-[appliance]
-name = "nva-1"
-state = "{state}"
-[lookup]
-listen = "127.0.0.1:{port}"
-"""
+SITE = site("seattle", peer="any")
+
+
+def gateway(state: Path, user: str | None = None) -> str:
+    return edge_1(state=state, user=user) + RED
 
 
 @pytest.fixture
@@ -120,7 +95,7 @@ def put_secret(lab: Laboratory, owner: int = -1) -> None:
 
 
 def test_gateway_of_root_keeps_three_capabilities_and_gets_none_back(laboratory: Laboratory) -> None:
-    process = run(laboratory, GATEWAY.format(state=laboratory.directory / "state", user=""))
+    process = run(laboratory, gateway(laboratory.directory / "state"))
     process.wait_for("ready")
 
     assert capabilities(process) == {NET_BIND_SERVICE | NET_ADMIN | NET_RAW}
@@ -132,7 +107,9 @@ def test_gateway_of_root_keeps_three_capabilities_and_gets_none_back(laboratory:
 def test_lookup_service_needs_none_unless_its_port_is_low(
     laboratory: Laboratory, port: int, kept: int
 ) -> None:
-    process = run(laboratory, LOOKUP.format(state=laboratory.directory / "state", port=port))
+    lookup = table("[lookup]", listen=f"127.0.0.1:{port}")
+    text = table("[appliance]", name="nva-1", state=laboratory.directory / "state") + lookup
+    process = run(laboratory, text)
     process.wait_for("ready")
 
     assert capabilities(process) == {kept}
@@ -142,7 +119,7 @@ def test_gateway_goes_on_as_another_user_and_a_reload_opens_sockets_and_reads_se
     laboratory: Laboratory, nobody: pwd.struct_passwd
 ) -> None:
     state = laboratory.directory / "state"
-    text = GATEWAY.format(state=state, user='user = "nobody"')
+    text = gateway(state, user="nobody")
     process = run(laboratory, text)
     process.wait_for("ready")
 
@@ -167,7 +144,7 @@ def test_gateway_goes_on_as_another_user_and_a_reload_opens_sockets_and_reads_se
 def test_secret_that_who_it_becomes_cannot_read_is_said_at_the_start_and_at_a_reload(
     laboratory: Laboratory, nobody: pwd.struct_passwd
 ) -> None:
-    text = GATEWAY.format(state=laboratory.directory / "state", user='user = "nobody"')
+    text = gateway(laboratory.directory / "state", user="nobody")
     put_secret(laboratory)
     secret = laboratory.directory / "seattle.psk"
     said = f"tenant[red].site[seattle].ike.psk_file: nobody may not read {secret}: chown nobody {secret}"
@@ -189,7 +166,7 @@ def test_folder_that_who_it_becomes_cannot_enter_is_said_at_the_start(
     closed = laboratory.directory / "closed"
     closed.mkdir(mode=0o700)
     file = closed / "node.toml"
-    file.write_text(GATEWAY.format(state=laboratory.directory / "state", user='user = "nobody"'))
+    file.write_text(gateway(laboratory.directory / "state", user="nobody"))
     command = (sys.executable, "-m", "gateway.cli", "run", str(file))
     process = laboratory.start("edge-1", laboratory.namespaces["edge-1"], *command)
     assert process.wait() == 2
@@ -201,18 +178,18 @@ def test_state_of_another_user_is_said_at_the_start(
 ) -> None:
     state = laboratory.directory / "state"
     state.mkdir(mode=0o700)
-    process = run(laboratory, GATEWAY.format(state=state, user='user = "nobody"'))
+    process = run(laboratory, gateway(state, user="nobody"))
     assert process.wait() == 2
     assert f"appliance.state: {state} belongs to user 0, and nobody without privileges" in process.output()
 
     os.chown(state, nobody.pw_uid, -1)
-    process = run(laboratory, GATEWAY.format(state=state, user=""))
+    process = run(laboratory, gateway(state))
     assert process.wait() == 2
     assert "name that user in [appliance] user" in process.output()
 
 
 def test_user_who_is_not_there_is_said(laboratory: Laboratory) -> None:
-    process = run(laboratory, GATEWAY.format(state=laboratory.directory, user='user = "isthmus-nobody"'))
+    process = run(laboratory, gateway(laboratory.directory, user="isthmus-nobody"))
     assert process.wait() == 2
     assert "appliance.user: there is no user isthmus-nobody here" in process.output()
 
@@ -225,7 +202,7 @@ def test_program_in_a_closed_folder_of_somebody_elses_is_still_read(
     home.mkdir(mode=0o700)
     os.chown(home, nobody.pw_uid, -1)
     file = home / "node.toml"
-    file.write_text(GATEWAY.format(state=laboratory.directory / "state", user=""))
+    file.write_text(gateway(laboratory.directory / "state"))
     command = (sys.executable, "-m", "gateway.cli", "run", str(file))
     process = laboratory.start("edge-1", laboratory.namespaces["edge-1"], *command)
     process.wait_for("ready")
@@ -242,7 +219,7 @@ def test_unprivileged_process_keeps_what_it_was_given(
     state.mkdir()
     os.chown(state, nobody.pw_uid, -1)
     file = laboratory.directory / "node.toml"
-    file.write_text(GATEWAY.format(state=state, user='user = "nobody"'))
+    file.write_text(gateway(state, user="nobody"))
     given = "+net_raw,+net_admin,+net_bind_service,+net_broadcast"
     process = laboratory.start(
         "edge-1",

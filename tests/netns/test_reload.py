@@ -10,33 +10,11 @@ import pytest
 
 from gateway.lab.laboratory import Laboratory
 from gateway.lab.namespaces import LabError
+from tests.configurations import RED, edge_1, site
 
 pytestmark = pytest.mark.netns
 
-CONFIGURATION = """
-[appliance]
-name = "edge-1"
-state = "{state}"
-[underlay]
-provider_addresses = ["192.0.2.254"]
-[gateway]
-site_addresses = ["198.51.100.1"]
-[[tenant]]
-name = "red"
-gateways = ["edge-1"]
-[[tenant.subnet]]
-name = "web"
-vsid = 5001
-prefixes = ["10.0.1.0/24"]
-"""
-SEATTLE = """
-[[tenant.site]]
-name = "seattle"
-gateway = "edge-1"
-prefixes = ["172.16.0.0/16"]
-peer = "any"
-ike = { local_id = "edge-1.example", remote_id = "seattle.example", psk_file = "seattle.psk" }
-"""
+SEATTLE = site("seattle", peer="any")
 SEATTLE_COMES = """\
 + tenant[red].site[seattle]: 172.16.0.0/16 at any, by edge-1
     it waits for its peer to dial
@@ -52,7 +30,7 @@ def laboratory() -> Iterator[Laboratory]:
         lab.link(lab.namespace("router"), "eth1", edge, "eth1")
         edge.ip("address add 192.0.2.254/24 dev eth1", "link set eth1 up")
         file, secret = lab.directory / "edge-1.toml", lab.directory / "seattle.psk"
-        file.write_text(CONFIGURATION.format(state=lab.directory))
+        file.write_text(edge_1(state=lab.directory) + 'site_addresses = ["198.51.100.1"]\n' + RED)
         secret.write_text("shared by both")
         secret.chmod(0o600)
         lab.start("edge-1", edge, *command(lab, "run")).wait_for("ready")

@@ -21,63 +21,26 @@ from gateway import control
 from gateway.lab.laboratory import Laboratory
 from gateway.lab.processes import Process
 from policies.errors import Unanswered
+from tests.configurations import RED, edge_1, node, site, subnet, table, tenant
 
 pytestmark = pytest.mark.netns
 
 # What the service manager, and an operator, may count on.
 IN_TIME = 5.0
 
-EDGE = """
-[appliance]
-name = "edge-1"
-state = "state-edge-1"
-[underlay]
-provider_addresses = ["192.0.2.254"]
-[gateway]
-[lookup]
-listen = "127.0.0.1:7637"
-[[tenant]]
-name = "red"
-gateways = ["edge-1"]
-[[tenant.subnet]]
-name = "web"
-vsid = 5001
-prefixes = ["10.0.1.0/24"]
-[[tenant.site]]
-name = "live"
-gateway = "edge-1"
-prefixes = ["172.16.1.0/24"]
-peer = "192.0.2.1"
-ike = { local_id = "edge-1", remote_id = "live", psk_file = "site.psk" }
-[[tenant.site]]
-name = "dead"
-gateway = "edge-1"
-prefixes = ["172.16.2.0/24"]
-peer = "198.51.100.1"
-ike = { local_id = "edge-1", remote_id = "dead", psk_file = "other.psk" }
-"""
-DEVICE = """
-[appliance]
-name = "NAME"
-state = "state-NAME"
-[underlay]
-provider_addresses = ["ADDRESS"]
-[gateway]
-[[tenant]]
-name = "red"
-gateways = ["NAME"]
-[[tenant.subnet]]
-name = "lan"
-vsid = 5101
-prefixes = ["PREFIX"]
-[[tenant.site]]
-name = "datacenter"
-gateway = "NAME"
-prefixes = ["10.0.1.0/24"]
-peer = "192.0.2.254"
-start = "respond"
-ike = { local_id = "NAME", remote_id = "edge-1", psk_file = "PSK" }
-"""
+EDGE = edge_1(state="state-edge-1") + table("[lookup]", listen="127.0.0.1:7637") + RED
+SITES = (("live", "192.0.2.1", "172.16.1.0/24"), ("dead", "198.51.100.1", "172.16.2.0/24"))
+
+
+def device(name: str, address: str, prefix: str) -> str:
+    """The configuration of a site's device, to which the datacenter is a site."""
+    return (
+        node(name, address, state=f"state-{name}")
+        + "[gateway]\n"
+        + tenant("red", name)
+        + subnet("lan", 5101, prefix)
+        + site("edge-1", "10.0.1.0/24", "192.0.2.254", gateway=name, psk_file=f"{name}.psk", start="respond")
+    )
 
 
 class World(Laboratory):
@@ -91,17 +54,13 @@ class World(Laboratory):
         edge.ip("link set lo up")
         live.ip("address add 192.0.2.1/24 dev eth1")
         dead.ip("address add 198.51.100.1/24 dev eth1", "route add default via 198.51.100.254")
-        for name in ("site.psk", "other.psk"):
-            file = self.directory / name
-            file.touch(mode=0o600)
-            file.write_text(f"only for {name}")
-        (self.directory / "edge-1.toml").write_text(EDGE)
-        for name, address, prefix, psk in (
-            ("live", "192.0.2.1", "172.16.1.0/24", "site.psk"),
-            ("dead", "198.51.100.1", "172.16.2.0/24", "other.psk"),
-        ):
-            text = DEVICE.replace("NAME", name).replace("ADDRESS", address)
-            (self.directory / f"{name}.toml").write_text(text.replace("PREFIX", prefix).replace("PSK", psk))
+        sites = [site(name, prefix, address) for name, address, prefix in SITES]
+        (self.directory / "edge-1.toml").write_text(EDGE + "".join(sites))
+        for name, address, prefix in SITES:
+            secret = self.directory / f"{name}.psk"
+            secret.touch(mode=0o600)
+            secret.write_text(f"only for {name}")
+            (self.directory / f"{name}.toml").write_text(device(name, address, prefix))
 
     def run_node(self, name: str, *prefix: str) -> Process:
         """Start one of them."""
@@ -268,8 +227,7 @@ def test_second_signal_waits_for_no_peer(world: World) -> None:
 def test_store_that_hangs_does_not_keep_the_process(world: World) -> None:
     """A thread that never comes back, as one does that writes to a disk that is gone."""
     file = world.directory / "edge-1.toml"
-    text = EDGE[: EDGE.index("[[tenant.site]]")]
-    file.write_text(text)
+    file.write_text(EDGE)
     hangs = (
         "import sys, threading; from gateway.lookup.stores import sqlite;"
         " sqlite.SqliteStore._let_go = lambda _self: threading.Event().wait();"

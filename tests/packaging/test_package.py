@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.configurations import DB, RED, VNET0, WEB, edge_1, node, provider_host, table, tenant, token
 from tests.packaging.machine import Machine, MachineError
 
 pytestmark = [pytest.mark.interop, pytest.mark.long]
@@ -17,66 +18,24 @@ pytestmark = [pytest.mark.interop, pytest.mark.long]
 TREE = Path(__file__).parents[2]
 FILE = "/etc/isthmus/appliance.toml"
 
-NETWORK = """
-[[tenant]]
-name = "red"
-gateways = ["edge-1"]
-[[tenant.subnet]]
-name = "web"
-vsid = 5001
-prefixes = ["10.0.1.0/24"]
-"""
-GATEWAY = """
-[appliance]
-name = "edge-1"
-user = "isthmus"
-[underlay]
-provider_addresses = ["192.0.2.254"]
-[gateway]
-"""
+GATEWAY = edge_1(user="isthmus")
 FOLLOWING = """lookup = ["http://127.0.0.1:7637"]
 token_file = "gateway.token"
 """
-LOOKUP = """
-[appliance]
-name = "lookup-1"
-user = "isthmus-lookup"
-state = "/var/lib/isthmus-lookup"
-[lookup]
-listen = "127.0.0.1:7637"
-[[lookup.token]]
-name = "edge-1"
-role = "gateway"
-token_file = "edge-1.token"
-[[provider_gateway]]
-name = "edge-1"
-provider_addresses = ["192.0.2.254"]
-"""
-HOST = """
-[appliance]
-name = "hv1"
-user = "isthmus"
-[underlay]
-provider_addresses = ["192.0.2.254"]
-[host]
-name = "hv1"
-[[host.port]]
-interface = "vnet0"
-tenant = "red"
-subnet = "web"
-mac = "02:00:00:00:01:05"
-addresses = ["10.0.1.5"]
-[[provider_host]]
-name = "hv1"
-provider_addresses = ["192.0.2.254"]
-tenants = ["red"]
-[[tenant]]
-name = "red"
-[[tenant.subnet]]
-name = "web"
-vsid = 5001
-prefixes = ["10.0.1.0/24"]
-"""
+LOOKUP = (
+    table("[appliance]", name="lookup-1", user="isthmus-lookup", state="/var/lib/isthmus-lookup")
+    + table("[lookup]", listen="127.0.0.1:7637")
+    + token("lookup", "edge-1", "gateway")
+    + table("[[provider_gateway]]", name="edge-1", provider_addresses=["192.0.2.254"])
+)
+HOST = (
+    node("hv1", "192.0.2.254", user="isthmus")
+    + table("[host]", name="hv1")
+    + VNET0
+    + provider_host("hv1", "192.0.2.254")
+    + tenant("red", gateway=None)
+    + WEB
+)
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +117,7 @@ def test_uninstall_takes_away_all_that_install_puts_there(package: Path, tmp_pat
 
 
 def test_gateway_lives_under_systemd(machine: Machine) -> None:
-    configure(machine, GATEWAY + NETWORK)
+    configure(machine, GATEWAY + RED)
     machine.run("systemctl", "start", "isthmus")
     assert shown(machine, "ActiveState", "StatusText") == ["active", "edge-1: gateway, 0 records"]
     assert rules(machine) == 3
@@ -169,17 +128,16 @@ def test_gateway_lives_under_systemd(machine: Machine) -> None:
     assert "NoNewPrivs:\t1" in status
 
     # A reload is waited for, and one that fails says why and changes nothing.
-    another = '[[tenant.subnet]]\nname = "db"\nvsid = 5002\nprefixes = ["10.0.2.0/24"]\n'
-    configure(machine, GATEWAY + NETWORK + another)
+    configure(machine, GATEWAY + RED + DB)
     machine.run("systemctl", "reload", "isthmus")
-    configure(machine, GATEWAY + NETWORK + another + "nonsense = 1\n")
+    configure(machine, GATEWAY + RED + DB + "nonsense = 1\n")
     with pytest.raises(MachineError):
         machine.run("systemctl", "reload", "isthmus")
     assert "nonsense: is not a key of this table" in machine.run("journalctl", "--unit=isthmus", "--no-pager")
     assert shown(machine, "ActiveState", "MainPID") == ["active", process]
 
     # The rules stay while it restarts, also after a crash, and go with the service.
-    configure(machine, GATEWAY + NETWORK)
+    configure(machine, GATEWAY + RED)
     since = shown(machine, "ActiveEnterTimestampMonotonic", unit="isthmus-firewall")
     machine.run("systemctl", "restart", "isthmus")
     machine.run("sh", "-c", "kill -9 $(systemctl show --value --property=MainPID isthmus)")
@@ -194,7 +152,7 @@ def test_gateway_lives_under_systemd(machine: Machine) -> None:
 
 
 def test_gateway_that_hangs_is_ended_and_started_again(machine: Machine) -> None:
-    configure(machine, GATEWAY + NETWORK)
+    configure(machine, GATEWAY + RED)
     machine.run("mkdir", "/etc/systemd/system/isthmus.service.d")
     machine.write("/etc/systemd/system/isthmus.service.d/watchdog.conf", "[Service]\nWatchdogSec=2\n")
     machine.run("systemctl", "daemon-reload")
@@ -228,7 +186,7 @@ def test_host_may_change_its_ports_settings_and_no_others(machine: Machine) -> N
 
 
 def test_gateway_follows_the_lookup_service_apart_from_it(machine: Machine) -> None:
-    configure(machine, LOOKUP + NETWORK, "/etc/isthmus/lookup.toml")
+    configure(machine, LOOKUP + RED, "/etc/isthmus/lookup.toml")
     configure(machine, GATEWAY + FOLLOWING)
     for name, owner in (("edge-1", "isthmus-lookup"), ("gateway", "isthmus")):
         machine.write(f"/etc/isthmus/{name}.token", "0123456789abcdef" * 4, owner=f"{owner}:root", mode="600")

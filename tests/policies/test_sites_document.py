@@ -10,44 +10,21 @@ import pytest
 from policies.config import parse
 from policies.config.proposals import esp_proposal, ike_proposal
 from policies.ipsec import Encryption, Group, Integrity, Prf
+from tests.configurations import DB, RED, edge_1, site
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "sites.md").read_text()
 EXAMPLES = re.findall(r"^ *```toml\n(.*?)```", DOCUMENT, re.DOTALL | re.MULTILINE)
 
-HEAD = """
-[appliance]
-name = "edge-1"
-[underlay]
-provider_addresses = ["192.0.2.254"]
-[gateway]
-[[tenant]]
-name = "red"
-gateways = ["edge-1"]
-[[tenant.subnet]]
-name = "web"
-vsid = 5001
-prefixes = ["10.0.1.0/24"]
-[[tenant.subnet]]
-name = "db"
-vsid = 5002
-prefixes = ["10.0.2.0/24"]
-"""
-SITE = """
-[[tenant.site]]
-name = "seattle"
-gateway = "edge-1"
-prefixes = ["172.16.0.0/16"]
-peer = "203.0.113.7"
-"""
-IKE = 'ike = { local_id = "edge-1.example", remote_id = "seattle.example", psk_file = "seattle.psk" }\n'
+HEAD = edge_1() + RED + DB
+SEATTLE = site("seattle")
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_every_example_of_a_site_is_sound(example: str) -> None:
     text = HEAD
     if not example.lstrip().startswith("[[tenant.site]]"):
-        text += SITE + ("" if "local_id" in example else IKE)
+        text += SEATTLE.partition("ike =")[0] if "local_id" in example else SEATTLE
     (tenant,) = parse(text + example).network.tenants
     assert [site.name for site in tenant.sites] == ["seattle"]
 
