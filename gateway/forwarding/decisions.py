@@ -59,8 +59,8 @@ class Decisions:
         explain: Explain | None = None,
     ) -> None:
         self.permission = permission
-        self.neighbours = Neighbours(node, directory, ways, delivery, explain)
-        self.guests = Guests(node, directory, ways, delivery, explain)
+        self.neighbours = Neighbours(directory, ways, delivery, explain)
+        self.guests = Guests(directory, ways, delivery, explain)
         self.onward = Onward(tables, directory, ways, delivery, redirects, happenings, explain)
         self._node = node
         self._tables = tables

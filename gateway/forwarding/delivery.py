@@ -148,6 +148,13 @@ class Delivery:
             return Drop(DropReason.NO_RECORD, arrival.tenant)
         return Forward((self.emit(path, arrival.tenant, arrival.frame),))
 
+    def hand_over(self, arrival: Arrival) -> Forward | None:
+        """Give a VM here what its gateway has answered, as it is; None: it is no such answer."""
+        port = self._ways.answered_here(arrival)
+        if port is None:
+            return None
+        return Forward((self.emit(port, arrival.tenant, arrival.frame, outer=arrival.outer),))
+
     def reply(self, arrival: Arrival, frame: bytes) -> Emission:
         """Send a frame back to where `arrival` came in, in the same virtual subnet."""
         vsid, outer = arrival.entry.vsid, arrival.outer

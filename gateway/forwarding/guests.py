@@ -20,14 +20,14 @@ from gateway.forwarding.delivery import Delivery
 from gateway.forwarding.directory import Directory
 from gateway.forwarding.drops import DropReason
 from gateway.forwarding.neighbours import ALL_NODES
-from gateway.forwarding.node import Arrival, Explain, Node
-from gateway.forwarding.verdicts import Drop, Forward, PortKey, ToPort, Verdict
-from gateway.forwarding.ways import LocalPort, Ways
+from gateway.forwarding.node import Arrival, Explain
+from gateway.forwarding.verdicts import Drop, PortKey, ToPort, Verdict
+from gateway.forwarding.ways import Ways
 from gateway.packets import dhcp, ip, ndp
 from gateway.packets.checksum import transport_checksum
 from gateway.packets.dhcp import DhcpMessage, MessageType, Option
 from gateway.packets.ethernet import IPV4, IPV6, EthernetHeader
-from policies.addresses import ROUTER_LINK_LOCAL, CustomerAddress, MacAddress
+from policies.addresses import ROUTER_LINK_LOCAL, CustomerAddress
 from policies.errors import MalformedPacket
 from policies.facts import UDP, PacketFacts
 from policies.tables import SubnetEntry
@@ -51,13 +51,11 @@ class Guests:
 
     def __init__(
         self,
-        node: Node,
         directory: Directory,
         ways: Ways,
         delivery: Delivery,
         explain: Explain | None = None,
     ) -> None:
-        self._node = node
         self._directory = directory
         self._ways = ways
         self._delivery = delivery
@@ -70,7 +68,8 @@ class Guests:
             return None
         ports = facts.source_port, facts.destination_port
         if ports == (dhcp.SERVER_PORT, dhcp.CLIENT_PORT):
-            return self._hand_over(arrival, facts)
+            # No access rule of the tenant's is about what its gateway answers.
+            return self._delivery.hand_over(arrival) if facts.source == entry.gateway_ipv4 else None
         if ports != (dhcp.CLIENT_PORT, dhcp.SERVER_PORT):
             return None
         if not arrival.is_to_group and facts.destination != entry.gateway_ipv4:
@@ -134,20 +133,6 @@ class Guests:
     def _own_addresses(self, arrival: Arrival) -> list[CustomerAddress]:
         records = self._directory.find_by_mac(arrival.entry.vsid, arrival.source_mac)
         return sorted(record.ca for record in records if _mask(arrival.entry, record.ca) is not None)
-
-    def _hand_over(self, arrival: Arrival, facts: PacketFacts) -> Verdict | None:
-        """Give a VM here what its gateway has answered: no access rule of the tenant's is about that."""
-        entry = arrival.entry
-        key = (entry.vsid, MacAddress(arrival.destination_mac))
-        if (
-            arrival.outer is not None
-            and arrival.outer.source in entry.domain.gateway_provider_addresses
-            and facts.source == entry.gateway_ipv4
-            and key in self._node.ports
-        ):
-            frame = self._delivery.emit(LocalPort(key), arrival.tenant, arrival.frame, outer=arrival.outer)
-            return Forward((frame,))
-        return None
 
 
 def answer_dhcp(

@@ -14,9 +14,9 @@ from gateway.forwarding.admission import is_link_local
 from gateway.forwarding.delivery import Delivery
 from gateway.forwarding.directory import Directory
 from gateway.forwarding.drops import DropReason
-from gateway.forwarding.node import Arrival, Explain, Node
-from gateway.forwarding.verdicts import Drop, Forward, Verdict
-from gateway.forwarding.ways import LocalPort, Ways
+from gateway.forwarding.node import Arrival, Explain
+from gateway.forwarding.verdicts import Drop, Verdict
+from gateway.forwarding.ways import Ways
 from gateway.packets import arp, ndp
 from gateway.packets.arp import ArpPacket
 from gateway.packets.ethernet import ARP, IPV6, EthernetHeader
@@ -146,13 +146,11 @@ class Neighbours:
 
     def __init__(
         self,
-        node: Node,
         directory: Directory,
         ways: Ways,
         delivery: Delivery,
         explain: Explain | None = None,
     ) -> None:
-        self._node = node
         self._directory = directory
         self._ways = ways
         self._delivery = delivery
@@ -197,13 +195,4 @@ class Neighbours:
 
     def _neighbour_reply(self, arrival: Arrival) -> Verdict:
         """A gateway's reply for the VM that asked goes to its port; nobody else's is believed."""
-        entry = arrival.entry
-        key = (entry.vsid, MacAddress(arrival.destination_mac))
-        if (
-            arrival.outer is not None
-            and arrival.outer.source in entry.domain.gateway_provider_addresses
-            and key in self._node.ports
-        ):
-            frame = self._delivery.emit(LocalPort(key), arrival.tenant, arrival.frame, outer=arrival.outer)
-            return Forward((frame,))
-        return Drop(DropReason.NEIGHBOUR_REPLY, arrival.tenant)
+        return self._delivery.hand_over(arrival) or Drop(DropReason.NEIGHBOUR_REPLY, arrival.tenant)

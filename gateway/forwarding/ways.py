@@ -13,7 +13,7 @@ from gateway.forwarding.residence import Residence
 from gateway.forwarding.sites import SiteState
 from gateway.forwarding.verdicts import PortKey
 from gateway.packets import nvgre, transport
-from policies.addresses import ProviderAddress, Vsid
+from policies.addresses import MacAddress, ProviderAddress, Vsid
 from policies.facts import PacketFacts
 from policies.model import LookupRecord, SubnetHop
 from policies.tables import RoutingDomain, Tables
@@ -70,6 +70,14 @@ class Ways:
     def is_router_for(self, arrival: Arrival) -> bool:
         """Whether this node is the router of whoever sent a frame: a host is for its own VMs only."""
         return arrival.port is not None or self.is_gateway_of(arrival.entry.domain)
+
+    def answered_here(self, arrival: Arrival) -> LocalPort | None:
+        """Return the port of the VM here that its gateway answers; None: it is no such answer."""
+        entry, outer = arrival.entry, arrival.outer
+        key = (entry.vsid, MacAddress(arrival.destination_mac))
+        if outer is None or outer.source not in entry.domain.gateway_provider_addresses:
+            return None
+        return LocalPort(key) if key in self._node.ports else None
 
     def dials(self, domain: RoutingDomain, site: str) -> bool:
         """Whether this node is the gateway that has a site's tunnel."""
