@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 
-from gateway.http.measures import Histogram
 from gateway.http.principals import Principal
 from gateway.lookup import network as networks
 from gateway.lookup.alerts import AlertKind, Alerts
@@ -24,6 +23,7 @@ from gateway.lookup.replica import Replica
 from gateway.lookup.soundness import address_fault, faults, mac_fault, translation_fault
 from gateway.lookup.store import Conflict, Expect, Expected, LookupStore, StoreUnavailable
 from gateway.lookup.visibility import Views
+from gateway.lookup.writes import Writes, persistently
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.model import LookupRecord, Network, ProviderHost, Role, Tenant, Translation, VirtualSubnet
 
@@ -33,30 +33,7 @@ OWN_REPLICA_SECONDS = 2.0
 LATEST_NETWORK_SECONDS = 1.0
 WAIT_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 10.0
-# A write that reads first is tried again where somebody was quicker.
-ATTEMPTS = 5
 FAULTS_TOLD = 10
-
-
-class Writes:
-    """How long the store took for each write, and how often it was away."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self.seconds = Histogram()
-        self.failed = 0
-        self._clock = clock
-
-    @contextmanager
-    def timed(self) -> Iterator[None]:
-        """Take the time of one write. A refusal is an answer, too."""
-        began = self._clock()
-        try:
-            yield
-        except StoreUnavailable:
-            self.failed += 1
-            raise
-        finally:
-            self.seconds.tell(self._clock() - began)
 
 
 class NoRecord(Exception):
@@ -155,7 +132,8 @@ class Authority:
         owner = self._owner(host, pa)
         self._check_tenant(owner, tenant)
         _check(subnet, mac, [key.ca])
-        for attempt in range(ATTEMPTS):
+
+        async def write() -> Stored:
             current = await self._expected(key, expected)
             before = current.value if current is not None else None
             kept = before if isinstance(before, Placement) else Placement(mac, pa, host, subnet.translation)
@@ -164,14 +142,9 @@ class Authority:
             )
             # Where any epoch is as good, it is the one that has just been read.
             as_read = current.epoch if expected is Expect.ANY and current is not None else expected
-            try:
-                with self.writes.timed():
-                    entry = await self._store.put(key, value, as_read)
-                return await self._written(entry)
-            except Conflict:
-                if expected is not Expect.ANY or attempt == ATTEMPTS - 1:
-                    raise
-        raise NoRecord(f"there is no {key}")
+            return await self._put(key, value, as_read)
+
+        return await persistently(write) if expected is Expect.ANY else await write()
 
     async def delete(self, principal: Principal, key: RecordKey, expected: Expected) -> None:
         """Delete a record.
@@ -191,18 +164,14 @@ class Authority:
     async def unfreeze(self, principal: Principal, key: RecordKey) -> Stored:
         """Let a record move again. Raises Forbidden, NoRecord, Conflict and StoreUnavailable."""
         self._operator(principal, f"unfreezing of {key}")
-        for attempt in range(ATTEMPTS):
+
+        async def write() -> Stored:
             current = await self._store.get(key)
             if current is None or not isinstance(current.value, Placement):
                 raise NoRecord(f"there is no {key}")
-            try:
-                with self.writes.timed():
-                    entry = await self._store.put(key, unfrozen(current.value), current.epoch)
-                return await self._written(entry)
-            except Conflict:
-                if attempt == ATTEMPTS - 1:
-                    raise
-        raise NoRecord(f"there is no {key}")
+            return await self._put(key, unfrozen(current.value), current.epoch)
+
+        return await persistently(write)
 
     async def apply_network(
         self, principal: Principal, network: Network, *, dry_run: bool = False
@@ -359,7 +328,9 @@ class Authority:
             _check_pin(current)
         return current
 
-    async def _written(self, entry: Stored) -> Stored:
+    async def _put(self, key: RecordKey, value: Placement, expected: Expected) -> Stored:
+        with self.writes.timed():
+            entry = await self._store.put(key, value, expected)
         await self._seen([entry])
         return entry
 

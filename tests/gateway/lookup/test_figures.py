@@ -6,10 +6,10 @@ import logging
 import pytest
 
 from gateway.http.principals import Principal
-from gateway.lookup.authority import Writes
 from gateway.lookup.figures import figures
 from gateway.lookup.followers import Followers
 from gateway.lookup.store import StoreUnavailable
+from gateway.lookup.writes import Writes
 from policies.model import Role
 from tests.gateway.lookup.serving import GATEWAY, HV2, WEB, mac
 from tests.gateway.lookup.test_authority import KEY, PA2, Clock, authority
