@@ -151,16 +151,21 @@ def _gateway(given: Given) -> Problem:
 def _write(lines: Iterable[str], output: Path | None) -> None:
     """Write text as UTF-8 with the line ends that it has: the whole file, or none of it."""
     if output is None:
-        for line in lines:
-            sys.stdout.buffer.write(line.encode())
-        sys.stdout.buffer.flush()
+        _write_to(sys.stdout.buffer, lines)
         return
+    output = output.resolve()
     try:
+        if output.exists() and not output.is_file():
+            # A pipe or a device, such as /dev/null, is written to: a file must not take its place.
+            with output.open("wb") as file:
+                _write_to(file, lines)
+            return
         descriptor, name = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.")
         part = Path(name)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 _write_to(file, lines)
+                os.fsync(file.fileno())
             part.replace(output)
         except BaseException:
             with suppress(FileNotFoundError):
@@ -174,4 +179,3 @@ def _write_to(file: IO[bytes], lines: Iterable[str]) -> None:
     for line in lines:
         file.write(line.encode())
     file.flush()
-    os.fsync(file.fileno())
