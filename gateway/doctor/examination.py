@@ -206,9 +206,8 @@ async def _firewall(subject: Subject) -> list[Finding]:
 async def _ike(subject: Subject) -> list[Finding]:
     if not subject.appliance.gateway:
         return []
-    settings = subject.appliance.underlay
-    addresses = subject.appliance.site_addresses or (settings.provider_addresses if settings else ())
-    return list(ike_ports.judge(await _thread(ike_ports.look), addresses, subject.process))
+    found = await _thread(ike_ports.look)
+    return list(ike_ports.judge(found, subject.appliance.site_addresses, subject.process))
 
 
 async def _sites(subject: Subject) -> list[Finding]:
