@@ -15,6 +15,7 @@ from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
 from gateway.command_line import LOOK, ask, is_terminal, say_json
+from policies.errors import ConfigurationError, Problem
 
 if TYPE_CHECKING:
     from gateway.operating.rates import Order, Rates, Row
@@ -44,7 +45,8 @@ def top(
     """Show what the appliance that runs by FILE carries now, of each tenant, subnet and site, and drops.
 
     In a terminal it goes on until q is pressed; b, p and t sort by bits, packets and the tenant's
-    name. Else it prints plain lines, every interval anew.
+    name. Else, and in a terminal that can place nothing (TERM=dumb), it prints plain lines, every
+    interval anew.
 
     Parameters
     ----------
@@ -63,7 +65,7 @@ def top(
     """
     looks = _Looks(file, tenant, interval)
     with suppress(KeyboardInterrupt, BrokenPipeError):
-        if is_terminal() and not (once or json):
+        if is_terminal() and not (once or json or _is_dumb()):
             _live(looks, sort)
             return 0
         for rates in looks:
@@ -86,6 +88,11 @@ class _Looks:
         self._tenant = tenant
         self.interval = interval
         self._before = self._look()
+        tenants = {subnet.tenant for subnet in self._before.subnets}
+        tenants |= {site.tenant for site in self._before.sites}
+        if tenant is not None and tenant not in tenants:
+            known = ", ".join(sorted(tenants)) or "none"
+            raise ConfigurationError([Problem("tenant", f"there is no {tenant}; there are: {known}")])
 
     def next(self) -> Rates:
         """Look again."""
@@ -117,6 +124,9 @@ class _Looks:
 def _lines(rates: Rates, order: Order) -> Iterator[str]:
     from gateway.operating.rates import ordered
 
+    if not rates.rows:
+        yield "this appliance carries packets of no tenant"
+        return
     yield f"{'':<28}{'from there':>22}{'to there':>22}"
     for row in ordered(rates.rows, order):
         name, *numbers = _cells(row)
@@ -146,6 +156,11 @@ def _number(value: float) -> str:
             return f"{value:.0f}{unit}" if not unit or value >= 100 else f"{value:.1f}{unit}"
         value /= 1000
     return f"{value:.1f}G"
+
+
+def _is_dumb() -> bool:
+    """Whether the terminal only writes on: over a serial line, or in an editor."""
+    return os.environ.get("TERM", "dumb") in {"", "dumb", "unknown"}
 
 
 def _live(looks: _Looks, order: Order) -> None:

@@ -227,6 +227,38 @@ def test_top_shows_about_what_is_sent(world: Looking) -> None:
     assert "oslo (DOWN)" in plain
 
 
+def test_top_of_a_tenant_that_is_not_there_says_who_is(world: Looking) -> None:
+    file = str(world.directory / "edge-1.toml")
+    command = (sys.executable, "-m", "gateway.cli", "top", file, "--once", "--tenant", "rde")
+    result = world.node("edge-1").run(*command, check=False)
+    assert (result.returncode, result.stderr.splitlines()[0]) == (
+        2,
+        "tenant: there is no rde; there are: blue, red",
+    )
+
+
+def test_top_in_a_terminal_that_can_place_nothing_writes_lines(world: Looking) -> None:
+    main, terminal = pty.openpty()
+    file = str(world.directory / "edge-1.toml")
+    command = world.node("edge-1").command(sys.executable, "-m", "gateway.cli", "top", file)
+    process = subprocess.Popen(
+        command, stdin=terminal, stdout=terminal, env={**environment(), "TERM": "dumb"}
+    )
+    os.close(terminal)
+    said = ""
+    try:
+        deadline = time.monotonic() + 20
+        while said.count("seattle") < 2 and time.monotonic() < deadline:
+            if select.select([main], [], [], 0.5)[0]:
+                said += os.read(main, 65536).decode()
+    finally:
+        process.terminate()
+        process.wait(10)
+        os.close(main)
+    assert said.count("seattle") >= 2
+    assert "\x1b" not in said
+
+
 def test_top_in_a_terminal_heeds_its_keys(world: Looking) -> None:
     ours, theirs = pty.openpty()
     file = str(world.directory / "edge-1.toml")
