@@ -176,7 +176,7 @@ class Builtin:
         """
         policies, unreadable = await trio.to_thread.run_sync(self._read_policies, appliance, keyring)
         await trio.to_thread.run_sync(self._check_ports, appliance)
-        tables = await trio.to_thread.run_sync(Tables.compile, appliance.network)
+        tables, changes = await trio.to_thread.run_sync(self._compile, appliance)
         nursery = self._nursery
         if nursery is None:
             raise RuntimeError("a data path adopts a network only once it is started")
@@ -188,8 +188,7 @@ class Builtin:
         keyed = {(port.vsid, port.mac): port for port in ports}
         # No packet comes in between: it would be decided by the one and the other.
         self.forwarder.replace_tables(tables, keyed)
-        if not appliance.takes_part:
-            self.apply(changes_between(self.forwarder.directory, configured_directory(appliance)))
+        self.apply(changes)
         leaving = [self._served.pop(gone) for gone in self._served.keys() - set(ports)]
         for service in leaving:
             service.scope.cancel()
@@ -308,6 +307,16 @@ class Builtin:
         if not appliance.takes_part:
             return peer_policies(appliance, keyring), ()
         return readable_policies(appliance, {policy.site: policy for policy in self._policies}, keyring)
+
+    def _compile(self, appliance: Appliance) -> tuple[Tables, list[Change]]:
+        """What is to be decided by, and what changes of the records where they are the file's alone.
+
+        Those change by adoptions only, so that they can be compared while packets go on.
+        """
+        changes: list[Change] = []
+        if not appliance.takes_part:
+            changes = changes_between(self.forwarder.directory, configured_directory(appliance))
+        return Tables.compile(appliance.network), changes
 
     def _check_ports(self, appliance: Appliance) -> None:
         check_ports(appliance.host.ports if appliance.host else (), self._attachment, read_links())
