@@ -21,6 +21,7 @@ from gateway.sites.status import SiteStatus
 from policies.errors import ConfigurationError, Problem
 from policies.model import ApiSettings, Credential, IkeIdentity, Network, Role, Site, Tenant
 from tests.gateway.lookup.serving import Asker as HttpAsker
+from tests.gateway.sites import samples
 
 OPERATOR, READER = "op", "red-reader"
 TOKENS = {name: f"token-of-{name}-0123456789" for name in (OPERATOR, READER)}
@@ -64,29 +65,8 @@ NETWORK = Network(
 
 def site_status(tenant: str, name: str) -> SiteStatus:
     """A site that is up."""
-    return SiteStatus(
-        tenant=tenant,
-        site=name,
-        state="up",
-        since=1.0,
-        start="start",
-        peer="203.0.113.7",
-        local_id=f"{tenant}.example",
-        remote_id=f"{name}.example",
-        prefixes=["172.16.0.0/16"],
-        path=None,
-        ike_suite=None,
-        children=[],
-        sent_packets=0,
-        sent_octets=0,
-        received_packets=0,
-        received_octets=0,
-        ike_rekeys=0,
-        child_rekeys=0,
-        failures=0,
-        retry_in=None,
-        last_error=None,
-        history=[],
+    return samples.site_status(
+        tenant=tenant, site=name, local_id=f"{tenant}.example", remote_id=f"{name}.example"
     )
 
 

@@ -28,6 +28,7 @@ from gateway.operating.report import (
 from gateway.operating.status import Running, Status, Traffic, commands
 from gateway.sites.status import Moment, SiteStatus
 from policies.model import Appliance, Engine, Underlay
+from tests.gateway.sites.samples import site_status
 from tests.networks import network, pa
 
 NOW = 1_795_364_648.0
@@ -42,30 +43,7 @@ APPLIANCE = Appliance(
     host=None,
     network=network(),
 )
-UP = SiteStatus(
-    tenant="red",
-    site="seattle",
-    state="up",
-    since=NOW - 60,
-    start="start",
-    peer="203.0.113.7",
-    local_id="edge-1.example",
-    remote_id="seattle.example",
-    prefixes=["172.16.0.0/16"],
-    path=None,
-    ike_suite=None,
-    children=[],
-    sent_packets=0,
-    sent_octets=0,
-    received_packets=0,
-    received_octets=0,
-    ike_rekeys=0,
-    child_rekeys=0,
-    failures=0,
-    retry_in=None,
-    last_error=None,
-    history=[],
-)
+UP = site_status(since=NOW - 60)
 DOWN = msgspec.structs.replace(
     UP,
     tenant="blue",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
@@ -24,38 +23,11 @@ from gateway.operating.trends import (
 )
 from gateway.sites.status import SiteStatus
 from policies.errors import ConfigurationError
+from tests.gateway.sites.samples import site_status
 
 SEATTLE = Key("red", site="seattle")
 WEB = Key("red", subnet="web")
 WALL = 1_800_000_000.0
-
-
-def site_status(state: str = "up", since: float = WALL, **others: object) -> SiteStatus:
-    status = SiteStatus(
-        tenant="red",
-        site="seattle",
-        state=state,
-        since=since,
-        start="start",
-        peer="203.0.113.7",
-        local_id="edge-1.example",
-        remote_id="seattle.example",
-        prefixes=["192.168.1.0/24"],
-        path=None,
-        ike_suite=None,
-        children=[],
-        sent_packets=0,
-        sent_octets=0,
-        received_packets=0,
-        received_octets=0,
-        ike_rekeys=0,
-        child_rekeys=0,
-        failures=0,
-        retry_in=None,
-        last_error=None,
-        history=[],
-    )
-    return msgspec.structs.replace(status, **others)
 
 
 class Path:
@@ -68,7 +40,7 @@ class Path:
         self.dropped = 0
         self.extra_subnets = 0
         self.has_site = True
-        self.site = site_status()
+        self.site = site_status(since=WALL)
 
     def report(self) -> Report:
         self.looks += 1

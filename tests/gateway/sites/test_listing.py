@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from gateway.sites.listing import lines
-from gateway.sites.status import ChildStatus, Moment, SiteStatus
+from gateway.sites.status import ChildStatus, Moment
+from tests.gateway.sites.samples import site_status
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC).timestamp()
 CHILD = ChildStatus(
@@ -19,16 +20,8 @@ CHILD = ChildStatus(
     in_udp=False,
     mtu=1446,
 )
-UP = SiteStatus(
-    tenant="red",
-    site="seattle",
-    state="up",
+UP = site_status(
     since=NOON,
-    start="start",
-    peer="203.0.113.7",
-    local_id="edge-1.example",
-    remote_id="seattle.example",
-    prefixes=["172.16.0.0/16"],
     path="192.0.2.254:500 to 203.0.113.7:500",
     ike_suite="aes256gcm16-prfsha384-x25519",
     children=[CHILD],
@@ -36,12 +29,7 @@ UP = SiteStatus(
     sent_octets=987654321,
     received_packets=1,
     received_octets=999,
-    ike_rekeys=0,
     child_rekeys=2,
-    failures=0,
-    retry_in=None,
-    last_error=None,
-    history=[],
 )
 DOWN = msgspec.structs.replace(
     UP,
