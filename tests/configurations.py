@@ -23,9 +23,14 @@ def node(name: str, address: str, **settings: object) -> str:
     return table("[appliance]", name=name, **settings) + underlay
 
 
+def gateway(name: str, address: str, **settings: object) -> str:
+    """A gateway. Its last table is `[gateway]`."""
+    return node(name, address, **settings) + "[gateway]\n"
+
+
 def edge_1(**settings: object) -> str:
-    """The gateway edge-1. Its last table is `[gateway]`."""
-    return node("edge-1", "192.0.2.254", **settings) + "[gateway]\n"
+    """The gateway edge-1."""
+    return gateway("edge-1", "192.0.2.254", **settings)
 
 
 def provider_host(name: str, address: str, *tenants: str) -> str:

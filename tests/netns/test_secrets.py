@@ -25,6 +25,7 @@ from gateway.lab.namespaces import LabError
 from gateway.lab.processes import Process
 from gateway.sites.policies import peer_policies
 from policies.config import load
+from tests.configurations import RED, gateway, site, subnet, table, tenant, token
 
 pytestmark = pytest.mark.netns
 
@@ -33,47 +34,16 @@ API = f"https://{EDGE}:7638"
 RIGHT, WRONG = "the shared secret of seattle", "a secret that seattle has by mistake"
 TOKENS = {name: f"token-of-the-{name}-0123456789" for name in ("operator", "reader", "edge-1", "stranger")}
 
-NETWORK = """
-[[tenant]]
-name = "red"
-gateways = ["{gateway}"]
-[[tenant.subnet]]
-name = "web"
-vsid = 5001
-prefixes = ["{subnet}"]
-[[tenant.site]]
-name = "{site}"
-gateway = "{gateway}"
-prefixes = ["{theirs}"]
-peer = "{peer}"
-start = "{start}"
-ike = {{ local_id = "{gateway}.example", remote_id = "{site}.example", psk_file = "site.psk" }}
-"""
-EDGE_ONLY = """
-[lookup]
-listen = "{edge}:7637"
-[lookup.tls]
-cert = "edge-1.pem"
-key = "edge-1.key"
-[[lookup.token]]
-name = "edge-1"
-role = "gateway"
-token_file = "edge-1.token"
-[api]
-listen = "{edge}:7638"
-[api.tls]
-cert = "edge-1.pem"
-key = "edge-1.key"
-[[api.token]]
-name = "operator"
-role = "operator"
-token_file = "operator.token"
-[[api.token]]
-name = "reader"
-role = "reader"
-tenants = ["*"]
-token_file = "reader.token"
-"""
+TLS = {"cert": "edge-1.pem", "key": "edge-1.key"}
+SERVICES = (
+    table("[lookup]", listen=f"{EDGE}:7637")
+    + table("[lookup.tls]", **TLS)
+    + token("lookup", "edge-1", "gateway")
+    + table("[api]", listen=f"{EDGE}:7638")
+    + table("[api.tls]", **TLS)
+    + token("api", "operator", "operator")
+    + token("api", "reader", "reader", tenants=["*"])
+)
 BY_CERTIFICATE = """
 [[tenant.site]]
 name = "oslo"
@@ -109,35 +79,19 @@ class World:
             folder.mkdir(mode=0o700)
         edge = self.folders["edge-1"]
         CertificateAuthority(edge).issue("edge-1", (EDGE,))
-        for name, token in TOKENS.items():
-            put(edge / f"{name}.token", token)
-        put(edge / "site.psk", RIGHT)
-        put(self.folders["seattle"] / "site.psk", WRONG)
-        own = NETWORK.format(
-            gateway="edge-1",
-            subnet="10.0.1.0/24",
-            site="seattle",
-            theirs="172.16.0.0/16",
-            peer=SEATTLE,
-            start="respond",
-        )
-        self.configure("edge-1", EDGE, EDGE_ONLY.format(edge=EDGE) + own + BY_CERTIFICATE)
-        its = NETWORK.format(
-            gateway="seattle",
-            subnet="172.16.0.0/16",
-            site="edge-1",
-            theirs="10.0.1.0/24",
-            peer=EDGE,
-            start="start",
-        )
-        self.configure("seattle", SEATTLE, its)
+        for name, text in TOKENS.items():
+            put(edge / f"{name}.token", text)
+        put(edge / "seattle.psk", RIGHT)
+        put(self.folders["seattle"] / "edge-1.psk", WRONG)
+        to_seattle = site("seattle", peer=SEATTLE, start="respond")
+        self.configure("edge-1", EDGE, SERVICES + RED + to_seattle + BY_CERTIFICATE)
+        network = tenant("red", "seattle") + subnet("web", 5001, "172.16.0.0/16")
+        to_edge = site("edge-1", "10.0.1.0/24", EDGE, gateway="seattle", start="start")
+        self.configure("seattle", SEATTLE, network + to_edge)
 
     def configure(self, name: str, address: str, rest: str) -> None:
-        node = (
-            f'[appliance]\nname = "{name}"\nstate = "{self.folders[name]}/state"\nlog = "json"\n'
-            f'[underlay]\nprovider_addresses = ["{address}"]\n[gateway]\n'
-        )
-        (self.folders[name] / "appliance.toml").write_text(node + rest)
+        own = gateway(name, address, state=self.folders[name] / "state", log="json")
+        (self.folders[name] / "appliance.toml").write_text(own + rest)
 
     def start(self, name: str) -> Process:
         file = str(self.folders[name] / "appliance.toml")
@@ -260,7 +214,7 @@ def test_no_secret_is_in_what_appliances_say_whatever_happens_to_them(world: Wor
     assert world.call("/v1/reload", operator, "POST", b'{"token": "x"') == 400
 
     # A secret's file that is wrong, then another, then the right one.
-    secret = world.folders["seattle"] / "site.psk"
+    secret = world.folders["seattle"] / "edge-1.psk"
     secret.chmod(0o644)
     world.ask("seattle", "reload")
     secret.chmod(0o600)

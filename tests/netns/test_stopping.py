@@ -21,7 +21,7 @@ from gateway import control
 from gateway.lab.laboratory import Laboratory
 from gateway.lab.processes import Process
 from policies.errors import Unanswered
-from tests.configurations import RED, edge_1, node, site, subnet, table, tenant
+from tests.configurations import RED, edge_1, gateway, site, subnet, table, tenant
 
 pytestmark = pytest.mark.netns
 
@@ -35,8 +35,7 @@ SITES = (("live", "192.0.2.1", "172.16.1.0/24"), ("dead", "198.51.100.1", "172.1
 def device(name: str, address: str, prefix: str) -> str:
     """The configuration of a site's device, to which the datacenter is a site."""
     return (
-        node(name, address, state=f"state-{name}")
-        + "[gateway]\n"
+        gateway(name, address, state=f"state-{name}")
         + tenant("red", name)
         + subnet("lan", 5101, prefix)
         + site("edge-1", "10.0.1.0/24", "192.0.2.254", gateway=name, psk_file=f"{name}.psk", start="respond")

@@ -21,21 +21,14 @@ from gateway.doctor import examination, kernel, neighbours, running
 from gateway.doctor.findings import Finding, Level
 from policies.config import parse
 from policies.model import Appliance
+from tests.configurations import table, token
 
-FILE = """
-[appliance]
-name = "lookup-1"
-state = "state"
-[lookup]
-listen = "127.0.0.1:7637"
-[lookup.tls]
-cert = "node.pem"
-key = "node.key"
-[[lookup.token]]
-name = "op"
-role = "operator"
-token_file = "op.token"
-"""
+FILE = (
+    table("[appliance]", name="lookup-1", state="state")
+    + table("[lookup]", listen="127.0.0.1:7637")
+    + table("[lookup.tls]", cert="node.pem", key="node.key")
+    + token("lookup", "op", "operator")
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")
 

@@ -22,6 +22,7 @@ from policies.errors import ConfigurationError
 from policies.ipsec import COMPATIBLE_IKE, MODERN_ESP, Lifetimes, SiteStart
 from policies.model import Appliance
 from policies.selectors import TrafficSelector
+from tests.configurations import site
 from tunnels.ike.identities import Identity
 
 HEAD = """
@@ -45,14 +46,7 @@ name = "db"
 vsid = 5002
 prefixes = ["10.0.2.0/24"]
 """
-SEATTLE = """
-[[tenant.site]]
-name = "seattle"
-gateway = "edge-1"
-peer = "203.0.113.7"
-prefixes = ["172.16.0.0/16"]
-ike = { local_id = "edge-1.example", remote_id = "seattle.example", psk_file = "seattle.psk" }
-"""
+SEATTLE = site("seattle")
 
 
 def changed(*changes: tuple[str, str]) -> str:
@@ -103,7 +97,7 @@ def test_a_route_based_peer_is_offered_everything(prefixes: str, child: str) -> 
 
 def test_a_site_reaches_what_its_local_prefixes_say_another_site_included() -> None:
     transit = ('["172.16.0.0/16"]', '["172.16.0.0/16"]\nlocal_prefixes = ["10.0.1.0/24", "172.20.0.0/16"]')
-    tacoma = SEATTLE.replace("seattle", "tacoma").replace("172.16", "172.20")
+    tacoma = site("tacoma", "172.20.0.0/16")
 
     (tenant,) = parse(changed(transit) + tacoma).network.tenants
     (child,) = children(tenant, tenant.sites[0])
@@ -213,7 +207,7 @@ def test_what_is_wrong_with_files_is_said_at_their_keys(folder: Path) -> None:
     (folder / "seattle.psk").write_text("0xno hexadecimal")
     (folder / "tacoma.psk").write_text("0sno base64!")
     (folder / "tacoma.psk").chmod(0o600)
-    tacoma = SEATTLE.replace("seattle", "tacoma").replace("172.16", "172.20")
+    tacoma = site("tacoma", "172.20.0.0/16")
 
     with pytest.raises(ConfigurationError) as caught:
         peer_policies(read(folder, changed() + tacoma))
@@ -300,15 +294,12 @@ def test_one_secret_for_two_tenants_is_warned_of_and_for_two_sites_of_one_is_not
         (tmp_path / f"{name}.psk").write_text(secret)
         (tmp_path / f"{name}.psk").chmod(0o600)
 
-    def site(name: str, prefix: str) -> str:
-        return SEATTLE.replace("seattle", name).replace("172.16.0.0/16", prefix)
-
     blue = HEAD[HEAD.index("[[tenant]]") :].replace('"red"', '"blue"').replace("500", "600")
     file = tmp_path / "appliance.toml"
 
     def warnings(*blue_sites: str) -> list[str]:
         red = SEATTLE + site("oslo", "172.18.0.0/16")
-        file.write_text(HEAD + red + blue + "".join(site(name, "172.16.0.0/16") for name in blue_sites))
+        file.write_text(HEAD + red + blue + "".join(map(site, blue_sites)))
         return list(secrets_shared(peer_policies(load(file))))
 
     assert warnings("lima") == []
