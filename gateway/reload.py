@@ -243,7 +243,7 @@ class Reload:
     async def _reload(self, confirm: int | None, *, confirms: bool) -> ReloadReport:
         """Have it done: to its end, also where whoever has asked goes away meanwhile."""
         if self._nursery is None:
-            raise RuntimeError("a configuration is taken over only while `run` runs")
+            raise ConfigurationError([Problem("", "the appliance is starting still: ask again in a moment")])
         job = _Job(confirm, confirms=confirms)
         self._nursery.start_soon(self._carry_out, job)
         await job.done.wait()

@@ -282,6 +282,12 @@ async def test_what_could_not_be_put_back_is_told_with_the_refusal() -> None:
 
 
 @in_trio
+async def test_whoever_asks_before_the_start_is_over_is_told_to_ask_again() -> None:
+    with pytest.raises(ConfigurationError, match="ask again in a moment"):
+        await World().reload.reload()
+
+
+@in_trio
 async def test_reload_is_done_to_its_end_also_where_whoever_has_asked_goes_away() -> None:
     async with world() as made:
         goes_on = trio.Event()
