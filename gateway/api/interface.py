@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import msgspec
 from aiohttp import web
 
 from gateway.api import dashboard
@@ -20,6 +21,7 @@ from gateway.http.interface import Interface, joined
 from gateway.http.measures import Measures
 from gateway.http.routes import Route
 from gateway.http.service import listening
+from gateway.lookup.forms import form
 from policies.model import ApiSettings
 
 SECTION = "api"
@@ -34,7 +36,7 @@ def interface(operating: Operating, scrape: Callable[[], Awaitable[Scrape]]) -> 
         if each.command in operating.commands
     ]
     paths, schemas = described(operating.commands, is_beside=operating.beside is not None)
-    own = _open_routes() if operating.beside is None else ()
+    own = (_tenants_route(operating), *_open_routes()) if operating.beside is None else ()
     routes += [metrics_route(scrape), *dashboard.routes(), *own]
     return Interface(tuple(routes), paths, schemas, operating.leaving.set)
 
@@ -55,6 +57,15 @@ async def serve(
     async with listening(settings, SECTION, routes, door, measures=measures, leaving=asked.leaving) as port:
         started(port)
         await asyncio.get_running_loop().create_future()
+
+
+def _tenants_route(operating: Operating) -> Route:
+    """The network's tenants, which a lookup node tells of its own."""
+
+    async def tenants(call: Call) -> web.StreamResponse:
+        return answer(msgspec.json.encode(form(operating.network(call.principal).tenants)))
+
+    return Route("GET", "/v1/tenants", tenants)
 
 
 def _open_routes() -> tuple[Route, ...]:

@@ -21,7 +21,7 @@ from gateway.http.openapi import (
 )
 from gateway.http.openapi_forms import form_schema
 from gateway.operating.commands import Command, Commands
-from policies.model import Site
+from policies.model import Tenant
 
 # The names of others' schemas may be the same.
 _PREFIX = "api."
@@ -39,7 +39,7 @@ def described(commands: Commands, *, is_beside: bool) -> tuple[Schema, Schema]:
     schemas, components = msgspec.json.schema_components(types, ref_template=_TEMPLATE)
     found: Schema = {f"{_PREFIX}{name}": schema for name, schema in components.items()}
     found["Problem"] = problem()
-    form_schema(Site, found)
+    tenant = form_schema(Tenant, found)
     paths: Schema = {}
     for number, each in enumerate(there):
         answered, wanted = schemas[2 * number : 2 * number + 2]
@@ -47,7 +47,7 @@ def described(commands: Commands, *, is_beside: bool) -> tuple[Schema, Schema]:
         content = _SHAPES.get(each.path, _as_it_is)(answered, found, is_beside)
         who = _who(each, commands)
         item[each.method.lower()] = _operation(each, who, content, _resolved(wanted, components))
-    return paths | _OTHER_PATHS | ({} if is_beside else _open_paths()), found
+    return paths | _OTHER_PATHS | ({} if is_beside else _own_paths(tenant)), found
 
 
 def _operation(each: Operation, who: str, answered: Schema, wanted: Schema) -> Schema:
@@ -172,9 +172,12 @@ _OTHER_PATHS = {
 }
 
 
-def _open_paths() -> Schema:
+def _own_paths(tenant: Schema) -> Schema:
+    """What a lookup node has paths of its own for."""
     state = object_of(status=TEXT)
+    tenants = says("Tenants.", {"type": "array", "items": tenant})
     return {
+        "/v1/tenants": {"get": operation("Read the tenants.", {200: tenants}, who=_READERS)},
         "/healthz": {"get": open_operation("Ask whether this node is alive.", says("It is.", state))},
         "/readyz": {"get": open_operation("Ask whether this node is ready.", says("It is.", state))},
         "/openapi.json": {

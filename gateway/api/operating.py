@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 from gateway.http.door import Door
 from gateway.http.principals import Principal
 from gateway.http.problems import HttpProblem
+from gateway.lookup.visibility import View
 from gateway.operating.commands import Asker, Commands, NotAllowed
 from policies.errors import ConfigurationError
 from policies.model import ALL_TENANTS, Network, Role
@@ -95,7 +96,8 @@ class Operating:
             return self.beside.network(principal)
         network = self._network()
         asker = asker_of(principal)
-        return Network(tenants=tuple(each for each in network.tenants if asker.sees(each.name)))
+        shown = View(identities=principal.role in {Role.OPERATOR, Role.GATEWAY})
+        return Network(tenants=tuple(shown.tenant(each) for each in network.tenants if asker.sees(each.name)))
 
     def enter(self, name: str) -> None:
         """Begin a stream. Raises HttpProblem where there are too many."""

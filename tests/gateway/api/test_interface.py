@@ -46,6 +46,25 @@ def test_each_configured_site_is_listed_with_how_it_is_where_it_is_dialled_here(
     asked(test)
 
 
+def test_tenants_are_listed_with_what_is_theirs() -> None:
+    async def test(_node: Served, ask: Asker) -> None:
+        tenants = (await ask("GET", "/v1/tenants")).body
+        assert [each["name"] for each in tenants] == ["red", "blue"]
+        assert tenants[0]["sites"][0]["ike"]["local_id"]
+
+    asked(test)
+
+
+def test_reader_is_not_told_by_what_a_site_is_known_nor_where_its_secret_lies(tmp_path: Path) -> None:
+    async def test(_node: Served, ask: Asker) -> None:
+        (tenant,) = (await ask("GET", "/v1/tenants")).body
+        (site,) = (await ask("GET", "/v1/sites")).body
+        for each in (site, *tenant["sites"]):
+            assert each["ike"] == {"local_id": "", "remote_id": ""}
+
+    asked(test, tmp_path, name=READER)
+
+
 def test_command_that_this_appliance_does_not_have_is_not_there() -> None:
     async def test(_node: Served, ask: Asker) -> None:
         assert is_problem(await ask("GET", "/v1/capture"), 404)
