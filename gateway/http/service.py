@@ -7,9 +7,9 @@ import ipaddress
 import logging
 import socket
 import ssl
-from asyncio.sslproto import SSLProtocol
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Protocol
 
 from gateway.http.connections import Server
@@ -24,10 +24,7 @@ from policies.model import Credential, ServerTls
 log = logging.getLogger("isthmus.http")
 
 BACKLOG = 1024
-HANDSHAKE_SECONDS = 10.0
 STOPPING_SECONDS = 1.0
-TLS_BUFFER = 1 << 15
-"""What asyncio reads into on each TLS connection, idle ones too; its own would be eight times as much."""
 
 
 class Settings(Protocol):
@@ -100,20 +97,9 @@ async def _listen(
     server: Server, host: str, port: int, tls: ssl.SSLContext | None, section: str
 ) -> asyncio.Server:
     loop = asyncio.get_running_loop()
-    handshake = goodbye = None
-    if tls is not None:
-        SSLProtocol.max_size = TLS_BUFFER
-        handshake, goodbye = HANDSHAKE_SECONDS, STOPPING_SECONDS
+    make = server if tls is None else partial(server.with_tls, tls)
     try:
-        return await loop.create_server(
-            server,
-            host,
-            port,
-            ssl=tls,
-            backlog=BACKLOG,
-            ssl_handshake_timeout=handshake,
-            ssl_shutdown_timeout=goodbye,
-        )
+        return await loop.create_server(make, host, port, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigurationError([Problem(f"{section}.listen", f"{host} port {port}: {reason}")]) from error

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +16,8 @@ from gateway.http.door import Door
 from gateway.http.measures import Measures
 from gateway.http.routes import Route
 from gateway.http.service import listening
-from policies.model import ApiSettings, Credential, Role
+from gateway.lab.certificates import CertificateAuthority
+from policies.model import ApiSettings, Credential, Role, ServerTls
 
 TOKEN = "of-the-operator-0123"  # noqa: S105 - it opens nothing
 GOOD = f"GET /big HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
@@ -61,7 +63,9 @@ class Node:
                 return (await reader.readline()).startswith(b"HTTP/1.1 200")
 
 
-def serving(folder: Path, test: Callable[[Node], Awaitable[None]], *, size: int = 10) -> None:
+def serving(
+    folder: Path, test: Callable[[Node], Awaitable[None]], *, size: int = 10, tls: ServerTls | None = None
+) -> None:
     """Run a test with a listener."""
 
     async def big(_call: Call) -> web.StreamResponse:
@@ -72,7 +76,8 @@ def serving(folder: Path, test: Callable[[Node], Awaitable[None]], *, size: int 
 
     token = folder / "token"
     token.write_text(TOKEN)
-    settings = ApiSettings("127.0.0.1:0", credentials=(Credential("op", Role.OPERATOR, token_file=token),))
+    known = (Credential("op", Role.OPERATOR, token_file=token),)
+    settings = ApiSettings("127.0.0.1:0", tls=tls, credentials=known)
     routes = (Route("GET", "/big", big), Route("GET", "/healthz", healthz, is_open=True))
     measures = Measures()
 
@@ -90,7 +95,7 @@ async def _is_closed(streams: Streams) -> bool:
     return False
 
 
-def test_strangers_of_one_address_have_so_many_connections(
+def test_strangers_of_one_address_have_so_many_connections_and_the_oldest_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.http.connections.MOST_STRANGERS", MOST)
@@ -99,7 +104,7 @@ def test_strangers_of_one_address_have_so_many_connections(
         async with contextlib.AsyncExitStack() as stack:
             held = [await stack.enter_async_context(node.connection()) for _ in range(3 * MOST)]
             closed = [await _is_closed(each) for each in held]
-            assert closed == [False] * MOST + [True] * 2 * MOST
+            assert closed == [True] * 2 * MOST + [False] * MOST
             assert node.measures.connections_refused == {"address": 2 * MOST}
         await asyncio.sleep(0.05)
         assert await node.is_alive()
@@ -122,16 +127,43 @@ def test_known_clients_of_one_address_have_as_many_as_there_are(
     serving(tmp_path, test)
 
 
+@pytest.mark.parametrize("bound", ["MOST_STRANGERS", "MOST_HANDSHAKES", "MOST_CONNECTIONS"])
+def test_whoever_never_agrees_on_tls_is_counted_and_locks_out_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    monkeypatch.setattr(f"gateway.http.connections.{bound}", MOST)
+    authority = CertificateAuthority(tmp_path)
+    tls = ServerTls(*authority.issue("node", ["127.0.0.1"]))
+    context = ssl.create_default_context(cafile=authority.file)
+
+    async def test(node: Node) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            silent = [await stack.enter_async_context(node.connection()) for _ in range(3 * MOST)]
+            assert [await _is_closed(each) for each in silent] == [True] * 2 * MOST + [False] * MOST
+            for _ in range(2):
+                reader, writer = await asyncio.open_connection("127.0.0.1", node.port, ssl=context)
+                writer.write(GOOD)
+                assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+                writer.close()
+            assert sum(node.measures.connections_refused.values()) >= 2 * MOST
+
+    serving(tmp_path, test, tls=tls)
+
+
 def test_failed_attempts_do_not_make_a_client_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.http.connections.MOST_STRANGERS", MOST)
 
     async def test(node: Node) -> None:
         bad = GOOD.replace(TOKEN.encode(), b"wrong-0123456789")
         async with contextlib.AsyncExitStack() as stack:
+            held = []
             for _ in range(MOST):
-                reader, _ = await stack.enter_async_context(node.connection(bad))
-                assert (await reader.readline()).startswith(b"HTTP/1.1 401")
-            assert await _is_closed(await stack.enter_async_context(node.connection()))
+                streams = await stack.enter_async_context(node.connection(bad))
+                assert (await streams[0].readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 401")
+                await streams[0].readuntil(b"}")
+                held.append(streams)
+            await stack.enter_async_context(node.connection())
+            assert [await _is_closed(each) for each in held] == [True] + [False] * (MOST - 1)
 
     serving(tmp_path, test)
 
