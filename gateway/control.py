@@ -22,6 +22,8 @@ from policies.errors import ConfigurationError, Problem, Unanswered
 LONGEST_QUESTION = 4096
 PATIENCE = 10.0  # seconds for a question to arrive and its answer to leave
 MOST_AT_ONCE = 16
+MOST_FOLLOWED = 16
+"""Streams. They last, and would lock out whoever asks if they counted among what is answered at once."""
 
 # Seconds that an answer is waited for: a reload of a large network takes some.
 ANSWERED_WITHIN = 60.0
@@ -104,11 +106,18 @@ async def serve(
 
     Raises ConfigurationError where the socket cannot be made.
     """
-    limit = trio.Semaphore(MOST_AT_ONCE)
+    at_once, followed = trio.Semaphore(MOST_AT_ONCE), trio.Semaphore(MOST_FOLLOWED)
 
     async def answer(stream: trio.SocketStream) -> None:
-        async with stream, limit, trio.open_nursery() as nursery:
-            await _answer(_Asked(stream, nursery), commands)
+        async with stream, trio.open_nursery() as nursery:
+            asked = _Asked(stream, nursery)
+            async with at_once:
+                question = await _question(asked, commands)
+                follows = question is not None and isinstance(commands.get(question.command), Stream)
+                if question is not None and not follows:
+                    await _answer(asked, question, commands)
+            if question is not None and follows:
+                await _follow(asked, question, commands, followed)
             nursery.cancel_scope.cancel()
 
     with _listening(path) as listener:
@@ -149,16 +158,32 @@ class _Asked:
         self._nursery.cancel_scope.cancel()
 
 
-async def _answer(asked: _Asked, commands: Commands) -> None:
+async def _question(asked: _Asked, commands: Commands) -> Question | None:
+    """Read the question; where it is none, say so."""
     question = None
     with trio.move_on_after(PATIENCE), suppress(trio.BrokenResourceError):
-        question = await _question(asked.stream)
+        question = await _read_question(asked.stream)
     if question is None:
         known = f"one line of JSON is wanted; the commands are: {', '.join(sorted(commands))}"
         await asked.send(Answer(problems=[Problem("", known)]))
+    return question
+
+
+async def _follow(asked: _Asked, question: Question, commands: Commands, followed: trio.Semaphore) -> None:
+    try:
+        followed.acquire_nowait()
+    except trio.WouldBlock:
+        words = f"{question.command}: {MOST_FOLLOWED} others are followed already; end one of them"
+        await asked.send(Answer(problems=[Problem("", words)]))
         return
-    if isinstance(commands.get(question.command), Stream):
+    try:
         asked.watch()
+        await _answer(asked, question, commands)
+    finally:
+        followed.release()
+
+
+async def _answer(asked: _Asked, question: Question, commands: Commands) -> None:
     try:
         result = await carry_out(commands, OWNER, question.command, question.arguments, asked.tell)
         answer = Answer(result)
@@ -169,7 +194,7 @@ async def _answer(asked: _Asked, commands: Commands) -> None:
     await asked.send(answer)
 
 
-async def _question(stream: trio.SocketStream) -> Question | None:
+async def _read_question(stream: trio.SocketStream) -> Question | None:
     octets = b""
     while b"\n" not in octets and len(octets) <= LONGEST_QUESTION:
         received = await stream.receive_some(LONGEST_QUESTION)

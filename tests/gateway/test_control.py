@@ -26,6 +26,11 @@ async def count(_asker: Asker, _wanted: Nothing, tell: Tell) -> None:
         await tell(number)
 
 
+async def for_ever(_asker: Asker, _wanted: Nothing, tell: Tell) -> None:
+    await tell(0)
+    await trio.sleep_forever()
+
+
 COMMANDS: Commands = {"sites": Command(sites), "reload": Command(refuse), "count": Stream(count)}
 
 
@@ -191,6 +196,32 @@ def test_a_stream_ends_when_its_asker_leaves(tmp_path: Path) -> None:
             nursery.cancel_scope.cancel()
 
     trio.run(both)
+
+
+def test_those_who_follow_lock_out_nobody_who_asks(tmp_path: Path) -> None:
+    path = tmp_path / "edge-1.sock"
+    commands = {**COMMANDS, "for-ever": Stream(for_ever)}
+
+    def ask_beside_them() -> tuple[Any, list[Problem]]:
+        followed = [control.follow(path, "for-ever") for _ in range(control.MOST_FOLLOWED)]
+        for each in followed:
+            next(each)
+        with pytest.raises(ConfigurationError) as raised:
+            next(control.follow(path, "for-ever"))
+        return control.ask(path, "sites"), list(raised.value.problems)
+
+    async def serve() -> tuple[Any, list[Problem]]:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(control.serve, path, commands)
+            answered = await trio.to_thread.run_sync(ask_beside_them)
+            nursery.cancel_scope.cancel()
+            return answered
+
+    answer, (problem,) = trio.run(serve)
+    assert answer == ["red/seattle"]
+    assert (
+        problem.message == f"for-ever: {control.MOST_FOLLOWED} others are followed already; end one of them"
+    )
 
 
 def test_asking_nobody_says_that_nobody_is_there(tmp_path: Path) -> None:
