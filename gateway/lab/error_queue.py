@@ -13,6 +13,8 @@ import struct
 
 import msgspec
 
+from gateway.packets import icmp
+
 # linux/in.h and linux/in6.h: for each family the option level, then the options.
 LEVEL = {4: socket.IPPROTO_IP, 6: socket.IPPROTO_IPV6}
 HOP_LIMIT = {4: socket.IP_TTL, 6: socket.IPV6_UNICAST_HOPS}
@@ -31,11 +33,9 @@ ORIGIN_LOCAL = 1
 # struct sock_extended_err: errno, origin, type, code, padding, info, data; the offender's sockaddr follows.
 EXTENDED_ERROR = struct.Struct("=IBBBBII")
 
-TIME_EXCEEDED = {4: 11, 6: 3}
-UNREACHABLE = {4: 3, 6: 1}
+TIME_EXCEEDED = {4: icmp.TIME_EXCEEDED, 6: icmp.V6_TIME_EXCEEDED}
+UNREACHABLE = {4: icmp.UNREACHABLE, 6: icmp.V6_UNREACHABLE}
 PORT_UNREACHABLE_CODE = {4: 3, 6: 4}
-PACKET_TOO_BIG_V6 = 2
-FRAGMENTATION_NEEDED_CODE = 4
 
 
 class QueuedError(msgspec.Struct, frozen=True):
@@ -60,8 +60,8 @@ class QueuedError(msgspec.Struct, frozen=True):
         if self.is_local:
             return self.mtu > 0
         if self.version == 6:
-            return self.type == PACKET_TOO_BIG_V6
-        return self.type == UNREACHABLE[4] and self.code == FRAGMENTATION_NEEDED_CODE
+            return self.type == icmp.V6_TOO_BIG
+        return self.type == icmp.UNREACHABLE and self.code == icmp.FRAGMENTATION_NEEDED
 
     @property
     def is_time_exceeded(self) -> bool:
