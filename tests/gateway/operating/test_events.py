@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,12 +18,8 @@ SITE = {"event": "site-down", "tenant": "red", "site": "seattle"}
 
 
 @pytest.fixture(autouse=True)
-def _everything_is_said() -> Iterator[None]:
-    root = logging.getLogger()
-    before = root.level
-    root.setLevel(logging.INFO)
-    yield
-    root.setLevel(before)
+def _everything_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
 
 
 async def told(kept: Events, asker: Asker = OWNER, **wanted: Any) -> list[Event]:

@@ -43,12 +43,8 @@ def journal(form: LogFormat) -> Iterator[Journal]:
 
 
 @pytest.fixture(autouse=True)
-def _everything_is_said() -> Iterator[None]:
-    root = logging.getLogger()
-    before = root.level
-    root.setLevel(logging.INFO)
-    yield
-    root.setLevel(before)
+def _everything_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
 
 
 @pytest.fixture
