@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 
+from policies.addresses import Address, MacAddress
+
 
 def table(header: str, **settings: object) -> str:
     """A table with its settings; those that are None are left out."""
@@ -17,13 +19,13 @@ def table(header: str, **settings: object) -> str:
     return "\n".join((header, *lines, ""))
 
 
-def node(name: str, address: str, **settings: object) -> str:
+def node(name: str, address: Address | str, **settings: object) -> str:
     """A node of the underlay, without a role yet. Its last table is `[underlay]`."""
     underlay = table("[underlay]", provider_addresses=[address])
     return table("[appliance]", name=name, **settings) + underlay
 
 
-def gateway(name: str, address: str, **settings: object) -> str:
+def gateway(name: str, address: Address | str, **settings: object) -> str:
     """A gateway. Its last table is `[gateway]`."""
     return node(name, address, **settings) + "[gateway]\n"
 
@@ -33,11 +35,16 @@ def edge_1(**settings: object) -> str:
     return gateway("edge-1", "192.0.2.254", **settings)
 
 
-def provider_host(name: str, address: str, *tenants: str) -> str:
+def provider_host(name: str, address: Address | str, *tenants: str) -> str:
     """A host that may hold the VMs of Red, unless of others."""
     return table(
         "[[provider_host]]", name=name, provider_addresses=[address], tenants=list(tenants or ("red",))
     )
+
+
+def provider_gateway(name: str, address: Address | str) -> str:
+    """A gateway as others know it."""
+    return table("[[provider_gateway]]", name=name, provider_addresses=[address])
 
 
 def tenant(name: str, gateway: str | None = "edge-1") -> str:
@@ -52,17 +59,21 @@ def subnet(name: str, vsid: int, *prefixes: str) -> str:
 
 WEB, DB = subnet("web", 5001, "10.0.1.0/24"), subnet("db", 5002, "10.0.2.0/24")
 RED = tenant("red") + WEB
-VNET0 = table(
-    "[[host.port]]",
-    interface="vnet0",
-    tenant="red",
-    subnet="web",
-    mac="02:00:00:00:01:05",
-    addresses=["10.0.1.5"],
-)
 
 
-def record(ca: str, mac: str, host: str) -> str:
+def host_port(interface: str = "vnet0") -> str:
+    """The port of a VM of Red in web."""
+    return table(
+        "[[host.port]]",
+        interface=interface,
+        tenant="red",
+        subnet="web",
+        mac="02:00:00:00:01:05",
+        addresses=["10.0.1.5"],
+    )
+
+
+def record(ca: Address | str, mac: MacAddress | str, host: str) -> str:
     """A static record of the tenant before it."""
     return table("[[tenant.record]]", ca=ca, mac=mac, host=host)
 
@@ -70,7 +81,7 @@ def record(ca: str, mac: str, host: str) -> str:
 def site(
     name: str,
     prefix: str = "172.16.0.0/16",
-    peer: str = "203.0.113.7",
+    peer: Address | str = "203.0.113.7",
     *,
     gateway: str = "edge-1",
     remote_id: str | None = None,

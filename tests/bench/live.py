@@ -83,17 +83,17 @@ class Line(Laboratory):
         """The gateway's appliance.toml."""
         return (
             self.gateway()
-            + provider_host("hv1", str(SENDER))
-            + provider_host("hv2", str(RECEIVER))
+            + provider_host("hv1", SENDER)
+            + provider_host("hv2", RECEIVER)
             + RED
             + DB
-            + record(str(CLIENT), str(CLIENT_MAC), "hv1")
-            + record(str(SERVER), "02:00:00:00:02:05", "hv2")
+            + record(CLIENT, CLIENT_MAC, "hv1")
+            + record(SERVER, "02:00:00:00:02:05", "hv2")
         )
 
     def gateway(self) -> str:
         """Its role and place, by which the rest of a configuration begins."""
-        place = node("edge-1", str(EDGE), state=self.directory / "state", engine="python")
+        place = node("edge-1", EDGE, state=self.directory / "state", engine="python")
         return f"{place}mtu = 1500\n[gateway]\n"
 
     def way(

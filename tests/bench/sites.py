@@ -103,11 +103,9 @@ class SiteLine(Line):
 
     def configuration(self) -> str:
         self.put_secret()
-        device = site(
-            "seattle", FAR, str(RECEIVER), remote_id=DEVICE_ID, start=SiteStart.RESPOND, force_udp=True
-        )
-        client = record(str(CLIENT), str(CLIENT_MAC), "hv1")
-        return self.gateway() + provider_host("hv1", str(SENDER)) + RED + client + device
+        device = site("seattle", FAR, RECEIVER, remote_id=DEVICE_ID, start=SiteStart.RESPOND, force_udp=True)
+        client = record(CLIENT, CLIENT_MAC, "hv1")
+        return self.gateway() + provider_host("hv1", SENDER) + RED + client + device
 
     def put_secret(self) -> None:
         """Write the pre-shared key where the configuration looks for it."""

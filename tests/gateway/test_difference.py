@@ -34,8 +34,8 @@ from policies.model import (
 from tests.configurations import (
     DB,
     RED,
-    VNET0,
     edge_1,
+    host_port,
     provider_host,
     record,
     site,
@@ -50,7 +50,7 @@ CONFIGURATION = (
     + "[lookup]\n"
     + token("lookup", "ops", "operator")
     + table("[host]", name="hv1")
-    + VNET0
+    + host_port()
     + provider_host("hv1", "192.0.2.254")
     + provider_host("hv2", "198.51.100.12", "red", "blue")
     + RED

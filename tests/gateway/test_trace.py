@@ -16,7 +16,7 @@ from policies.addresses import CustomerAddress, ProviderAddress, Vsid
 from policies.config import load, parse
 from policies.errors import ConfigurationError
 from policies.model import Appliance
-from tests.configurations import VNET0, site, table
+from tests.configurations import host_port, provider_gateway, site, table
 
 ROOT = Path(__file__).parents[2]
 EDGE = load(ROOT / "appliance.toml")
@@ -25,8 +25,8 @@ HOST = re.sub(
     r"(?s)\[underlay\].*?(?=\[\[provider_host\]\])",
     table("[underlay]", provider_addresses=["198.51.100.11"])
     + table("[host]", name="hv1")
-    + VNET0
-    + table("[[provider_gateway]]", name="edge-1", provider_addresses=["192.0.2.254"]),
+    + host_port()
+    + provider_gateway("edge-1", "192.0.2.254"),
     (ROOT / "appliance.toml").read_text().replace('name = "edge-1"', 'name = "hv1"', 1),
 )
 

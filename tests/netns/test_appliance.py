@@ -25,80 +25,46 @@ from gateway.lab.namespaces import Namespace
 from gateway.lab.processes import Process
 from gateway.packets import ip, nvgre
 from policies.addresses import MacAddress, Vsid, gateway_mac
+from tests.configurations import (
+    host_port,
+    node,
+    provider_gateway,
+    provider_host,
+    record,
+    subnet,
+    table,
+    tenant,
+)
 
 pytestmark = pytest.mark.netns
 
 EDGE, SENDER = "192.0.2.254", "192.0.2.11"
 WEB = Vsid(5001)
 
-CONFIGURATION = """
-[appliance]
-name = "edge-1"
-state = "{state}"
 
-[underlay]
-provider_addresses = ["192.0.2.254"]
-{underlay}
-
-[gateway]
-
-[[provider_host]]
-name = "hv1"
-provider_addresses = ["192.0.2.11"]
-tenants = ["red"]
-
-[[tenant]]
-name = "red"
-gateways = ["edge-1"]
-
-[[tenant.subnet]]
-name = "web"
-vsid = 5001
-prefixes = ["10.0.1.0/24", "fd00:1::/64"]
-
-[[tenant.record]]
-ca = "10.0.1.5"
-mac = "02:00:00:00:01:05"
-host = "hv1"
-"""
+def configuration(lab: Laboratory, underlay: str = "") -> str:
+    """That of a gateway whose Red has a VM on hv1."""
+    return (
+        node("edge-1", EDGE, state=lab.directory)
+        + f"{underlay}\n[gateway]\n"
+        + provider_host("hv1", SENDER)
+        + tenant("red")
+        + subnet("web", WEB, "10.0.1.0/24", "fd00:1::/64")
+        + record("10.0.1.5", "02:00:00:00:01:05", "hv1")
+    )
 
 
-HOST = """
-[appliance]
-name = "edge-1"
-state = "{state}"
-
-[underlay]
-provider_addresses = ["192.0.2.254"]
-
-[host]
-name = "edge-1"
-
-[[host.port]]
-interface = "{interface}"
-tenant = "red"
-subnet = "web"
-mac = "02:00:00:00:01:05"
-addresses = ["10.0.1.5"]
-
-[[provider_host]]
-name = "edge-1"
-provider_addresses = ["192.0.2.254"]
-tenants = ["red"]
-
-[[provider_gateway]]
-name = "gw"
-provider_addresses = ["192.0.2.1"]
-
-[[tenant]]
-name = "red"
-gateways = ["gw"]
-
-[[tenant.subnet]]
-name = "web"
-vsid = 5001
-prefixes = ["10.0.1.0/24"]
-"""
+def host_configuration(lab: Laboratory, interface: str) -> str:
+    """That of a host with this VM's port."""
+    return (
+        node("edge-1", EDGE, state=lab.directory)
+        + table("[host]", name="edge-1")
+        + host_port(interface)
+        + provider_host("edge-1", EDGE)
+        + provider_gateway("gw", "192.0.2.1")
+        + tenant("red", "gw")
+        + subnet("web", WEB, "10.0.1.0/24")
+    )
 
 
 @pytest.fixture
@@ -112,7 +78,7 @@ def laboratory() -> Iterator[Laboratory]:
 
 def start(lab: Laboratory, *, underlay: str = "", prefix: tuple[str, ...] = ()) -> Process:
     file = lab.directory / "edge-1.toml"
-    file.write_text(CONFIGURATION.format(state=lab.directory, underlay=underlay))
+    file.write_text(configuration(lab, underlay))
     command = [*prefix, sys.executable, "-m", "gateway.cli", "run", str(file)]
     return lab.start("edge-1", lab.namespaces["edge-1"], *command)
 
@@ -120,7 +86,7 @@ def start(lab: Laboratory, *, underlay: str = "", prefix: tuple[str, ...] = ()) 
 def start_host(lab: Laboratory, *, interface: str = "vnet0", prefix: tuple[str, ...] = ()) -> Process:
     """Start it in the role of a host, with one port."""
     file = lab.directory / f"host-{interface}.toml"
-    file.write_text(HOST.format(state=lab.directory, interface=interface))
+    file.write_text(host_configuration(lab, interface))
     command = [*prefix, sys.executable, "-m", "gateway.cli", "run", str(file)]
     return lab.start("edge-1", lab.namespaces["edge-1"], *command)
 
@@ -217,7 +183,7 @@ def test_signals_that_come_while_it_starts_are_heeded_once_it_can(
 ) -> None:
     process, pipe = starting
     process.send_signal(signal.SIGUSR1)
-    pipe.write(CONFIGURATION.format(state=laboratory.directory, underlay=""))
+    pipe.write(configuration(laboratory))
     pipe.close()
 
     process.wait_for(r"^\{.*\}$")
@@ -231,7 +197,7 @@ def test_process_told_to_stop_while_it_starts_stops_in_order(
 ) -> None:
     process, pipe = starting
     process.send_signal(number)
-    pipe.write(CONFIGURATION.format(state=laboratory.directory, underlay=""))
+    pipe.write(configuration(laboratory))
     pipe.close()
 
     assert process.wait(10) == 0
@@ -275,7 +241,7 @@ def test_underlay_that_carries_too_little_for_ipv6_is_warned_of(
 def read_by_us(laboratory: Laboratory) -> Iterator[subprocess.Popen[bytes]]:
     """A gateway that is ready, and whose standard output is a small pipe that we may read or close."""
     file = laboratory.directory / "edge-1.toml"
-    file.write_text(CONFIGURATION.format(state=laboratory.directory, underlay=""))
+    file.write_text(configuration(laboratory))
     command = [sys.executable, "-m", "gateway.cli", "run", str(file)]
     reading, writing = os.pipe()
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)

@@ -10,7 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.configurations import DB, RED, VNET0, WEB, edge_1, node, provider_host, table, tenant, token
+from tests.configurations import (
+    DB,
+    RED,
+    WEB,
+    edge_1,
+    host_port,
+    node,
+    provider_gateway,
+    provider_host,
+    table,
+    tenant,
+    token,
+)
 from tests.packaging.machine import Machine, MachineError
 
 pytestmark = [pytest.mark.interop, pytest.mark.long]
@@ -26,12 +38,12 @@ LOOKUP = (
     table("[appliance]", name="lookup-1", user="isthmus-lookup", state="/var/lib/isthmus-lookup")
     + table("[lookup]", listen="127.0.0.1:7637")
     + token("lookup", "edge-1", "gateway")
-    + table("[[provider_gateway]]", name="edge-1", provider_addresses=["192.0.2.254"])
+    + provider_gateway("edge-1", "192.0.2.254")
 )
 HOST = (
     node("hv1", "192.0.2.254", user="isthmus")
     + table("[host]", name="hv1")
-    + VNET0
+    + host_port()
     + provider_host("hv1", "192.0.2.254")
     + tenant("red", gateway=None)
     + WEB

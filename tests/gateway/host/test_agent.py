@@ -21,6 +21,7 @@ from gateway.lookup.store import StoreUnavailable
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.config import parse
 from policies.model import LookupRecord
+from tests.configurations import node, provider_gateway, provider_host, subnet, tenant
 
 VSID = Vsid(5001)
 HERE = ProviderAddress.parse("198.51.100.11")
@@ -28,27 +29,14 @@ THERE = ProviderAddress.parse("203.0.113.12")
 GATEWAY = ProviderAddress.parse("192.0.2.254")
 PORTS = 40
 
-NETWORK = """
-[[provider_host]]
-name = "hv1"
-provider_addresses = ["198.51.100.11"]
-tenants = ["red"]
-[[provider_host]]
-name = "hv2"
-provider_addresses = ["203.0.113.12"]
-tenants = ["red"]
-[[provider_gateway]]
-name = "edge-1"
-provider_addresses = ["192.0.2.254"]
-[[tenant]]
-name = "red"
-gateways = ["edge-1"]
-[[tenant.subnet]]
-name = "web"
-vsid = 5001
-prefixes = ["10.0.0.0/16"]
-"""
-HEAD = '[appliance]\nname = "hv1"\n[underlay]\nprovider_addresses = ["198.51.100.11"]\n'
+NETWORK = (
+    provider_host("hv1", HERE)
+    + provider_host("hv2", THERE)
+    + provider_gateway("edge-1", GATEWAY)
+    + tenant("red")
+    + subnet("web", VSID, "10.0.0.0/16")
+)
+HEAD = node("hv1", HERE)
 HOST = HEAD + '[host]\nname = "hv1"\n'
 LEARNING_HOST = HOST + 'lookup = ["http://localhost:7637"]\nrecords = "used"\n'
 

@@ -10,39 +10,22 @@ from gateway.lookup.client.access import Given, find_access
 from policies.config import parse
 from policies.errors import ConfigurationError
 from policies.model import LookupAccess
+from tests.configurations import WEB, provider_host, table, tenant, token
 
-TENANT = """
-[appliance]
-name = "edge-1"
-[[provider_host]]
-name = "hv1"
-provider_addresses = ["198.51.100.11"]
-tenants = ["red"]
-[[tenant]]
-name = "red"
-gateways = []
-[[tenant.subnet]]
-name = "web"
-vsid = 5001
-prefixes = ["10.0.1.0/24"]
-"""
+TENANT = (
+    table("[appliance]", name="edge-1")
+    + provider_host("hv1", "198.51.100.11")
+    + tenant("red", gateway=None)
+    + WEB
+)
 TLS = """
 [lookup]
 listen = "{listen}"
 tls = {{ cert = "node.pem", key = "node.key", client_ca = "ca.pem" }}
-[[lookup.token]]
-name = "hv1"
-role = "host"
-token_file = "hv1.token"
-[[lookup.token]]
-name = "absent"
-role = "operator"
-token_file = "absent.token"
-[[lookup.token]]
-name = "op"
-role = "operator"
-token_file = "op.token"
 """
+TOKENS = (
+    token("lookup", "hv1", "host") + token("lookup", "absent", "operator") + token("lookup", "op", "operator")
+)
 FOLLOWER = """
 [appliance]
 name = "hv1"
@@ -79,13 +62,13 @@ def test_a_node_is_asked_by_the_first_operators_token_that_can_be_read(
     tmp_path: Path, listen: str, url: str
 ) -> None:
     (tmp_path / "op.token").write_text("an operator's token")
-    appliance = parse(TENANT + TLS.format(listen=listen), base=tmp_path)
+    appliance = parse(TENANT + TLS.format(listen=listen) + TOKENS, base=tmp_path)
     wanted = LookupAccess((url,), tmp_path / "op.token", tmp_path / "ca.pem")
     assert find_access(appliance, Given()) == wanted
 
 
 def test_a_token_that_cannot_be_read_has_to_be_given(tmp_path: Path) -> None:
-    appliance = parse(TENANT + TLS.format(listen="192.0.2.253:7637"), base=tmp_path)
+    appliance = parse(TENANT + TLS.format(listen="192.0.2.253:7637") + TOKENS, base=tmp_path)
     with pytest.raises(ConfigurationError, match="--token-file"):
         find_access(appliance, Given())
     given = Given(token_file=Path("mine"), authority_file=Path("ours"))
