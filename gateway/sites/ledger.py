@@ -56,7 +56,8 @@ class Ledger:
         """Return the entry of a site that was not configured until now: down for as long as it has been."""
         past = self._past.pop(site, ())
         changes = [turn for turn in past if turn.what in ("up", "down")]
-        since = changes[-1].at if changes and changes[-1].what == "down" else now
+        last = changes[-1] if changes else past[0] if past else None
+        since = now if last is None or last.what == "up" else last.at
         return Entry(since=min(since, now), history=deque(past, maxlen=REMEMBERED))
 
     def note(self, effect: SiteUp | SiteDown | SiteTrouble | SiteRekeyed, now: float) -> Turn | None:

@@ -114,6 +114,20 @@ def test_site_that_was_down_before_a_restart_is_down_since_then_and_shows_why() 
 
 
 def test_site_that_was_up_before_a_restart_is_down_since_the_restart() -> None:
-    book = Ledger({SEATTLE: [Turn(50, "down", "no answer"), Turn(60, "up", "all")]})
+    book = Ledger(
+        {SEATTLE: [Turn(50, "down", "no answer"), Turn(60, "up", "all"), Turn(70, "trouble", "late")]}
+    )
+    book.configure([SEATTLE], now=100)
+    assert book.entries[SEATTLE].since == 100
+
+
+def test_site_that_was_never_up_is_down_since_the_first_that_is_known_of_it() -> None:
+    book = Ledger({SEATTLE: [Turn(50, "trouble", "no answer"), Turn(60, "trouble", "refused")]})
+    book.configure([SEATTLE], now=100)
+    assert book.entries[SEATTLE].since == 50
+
+
+def test_site_is_not_down_since_a_time_that_is_still_to_come() -> None:
+    book = Ledger({SEATTLE: [Turn(5000, "down", "no answer")]})  # the clock was set back
     book.configure([SEATTLE], now=100)
     assert book.entries[SEATTLE].since == 100
