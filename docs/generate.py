@@ -15,17 +15,16 @@ from gateway.api.families import FAMILIES
 from gateway.api.interface import TITLE
 from gateway.api.openapi import described
 from gateway.api.reference import reference
-from gateway.appliance import commands_of
 from gateway.datapath import Builtin
 from gateway.forwarding.directory import Directory
 from gateway.http import interface as interfaces
 from gateway.http.interface import Interface
+from gateway.lookout import Lookout
 from gateway.lookup.http import openapi as lookup_openapi
 from gateway.lookup.http.openapi_schemas import components
 from gateway.membership import Membership
 from gateway.operating import events
-from gateway.operating.reporting import Reporter
-from gateway.operating.trends import Trends
+from gateway.questions import commands_of
 from gateway.reload import Reload
 from gateway.sites.policies import Keyring
 from gateway.underlay.interfaces import Attachment
@@ -132,9 +131,8 @@ async def _everything_by_http() -> bytes:
         source = Membership(appliance, loop, path, Keyring())
         reload = Reload(source, lambda _file: appliance, Keyring(), wall_clock=float)
         with events.kept(float) as happenings:
-            reporter = Reporter(appliance, path, float, float)
-            trends = Trends(path, float, float)
-            commands = commands_of(appliance, path, reload, happenings, source, None, reporter, trends)
+            lookout = Lookout(appliance, path, float, float)
+            commands = commands_of(appliance, path, reload, happenings, source, lookout)
     paths, schemas = described(commands, is_beside=True)
     return interfaces.document(
         TITLE,

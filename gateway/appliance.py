@@ -6,11 +6,10 @@ import asyncio
 import faulthandler
 import gc
 import logging
-import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 
@@ -20,34 +19,24 @@ import trio
 from gateway import control, privileges, signals
 from gateway.aio import EventLoop, event_loop
 from gateway.asked import Asked
-from gateway.datapath import Builtin, DataPath
-from gateway.forwarding.directory import Directory, configured_directory
-from gateway.forwarding.pmtu import LOWEST_IPV6, OVERHEAD_IPV4, OVERHEAD_IPV6
-from gateway.host.openvswitch.driver import OpenVswitchDriver
-from gateway.host.uses import WatchedDirectory
+from gateway.datapath import DataPath
+from gateway.lookout import Lookout
 from gateway.membership import Membership
-from gateway.operating import events, logs, losses, moves, overview, status, tracing
-from gateway.operating import trends as looked_back
-from gateway.operating.capture import Captures
+from gateway.operating import events, logs
 from gateway.operating.commands import Commands
 from gateway.operating.diary import Diary, diary_path
-from gateway.operating.events import Events
-from gateway.operating.recent import RecentDrops
-from gateway.operating.reporting import Reporter
-from gateway.operating.trends import Trends
+from gateway.orders import Orders
 from gateway.output import standard_output
+from gateway.paths import data_path
+from gateway.questions import commands_of
 from gateway.reload import OwnFile, Reload
 from gateway.service_manager import ServiceManager
 from gateway.sites.policies import Keyring
-from gateway.stopping import HASTENED, WITHIN, LastResort
-from gateway.underlay.interfaces import Attachment, check_ports, choose, read_links
+from gateway.stopping import LastResort
 from policies.errors import ConfigurationError, Problem
-from policies.model import Appliance, RecordsKept
+from policies.model import Appliance
 
 log = logging.getLogger("isthmus")
-
-# Seconds that a stop waits for what is not confirmed to be undone in a store.
-LEAVE_WITHIN = 1.5
 
 NOBODY = ServiceManager()
 
@@ -94,60 +83,25 @@ async def run(
         events.kept(time.monotonic, diary.read()) as happenings,
     ):
         signals.release()
-        path = await _prepare(appliance, happenings) if forwards else None
+        path = await data_path(appliance, happenings) if forwards else None
         async with trio.open_nursery() as watchers, _asyncio_thread(appliance) as loop:
             async with trio.open_nursery() as traffic:
+                lookout = Lookout(appliance, path, time.time, time.monotonic)
 
                 def print_report() -> None:
-                    write(msgspec.json.encode(reporter.report()).decode() + "\n")
+                    write(msgspec.json.encode(lookout.reporter.report()).decode() + "\n")
 
-                async def stop() -> None:
-                    manager.stopping("stopping")
-                    end_within(WITHIN)
-                    if reload is not None:
-                        with trio.move_on_after(LEAVE_WITHIN):
-                            await reload.leave()
-                    if path is not None:
-                        await path.say_goodbye()
-                    traffic.cancel_scope.cancel()
-
-                def read_again() -> None:
-                    if reload is not None:
-                        reload.ask()
-
-                def hasten() -> None:
-                    end_within(HASTENED)
-                    traffic.cancel_scope.cancel()
-
-                def in_words() -> str:
-                    return _state_in_words(appliance, path)
-
-                @contextmanager
-                def reloading() -> Iterator[None]:
-                    manager.reloading()
-                    try:
-                        yield
-                    finally:
-                        manager.ready(in_words())
-
-                reload: Reload | None = None  # there is none before the start is over
-                watchers.start_soon(_heed_signals, received, print_report, read_again, stop, hasten)
-                watchers.start_soon(logs.tell_left_out)
-                reporter = Reporter(appliance, path, time.time, time.monotonic)
-                watchers.start_soon(reporter.watch, loop)
+                orders = Orders(appliance, path, traffic.cancel_scope, manager, end_within, print_report)
+                watchers.start_soon(orders.heed, received)
                 if path is not None:
                     await path.start(traffic, appliance)
+                watchers.start_soon(lookout.watch, loop)
                 keyring = Keyring()
                 source = _source(appliance, path, loop, keyring)
-                reload = Reload(source, read, keyring, wall_clock=time.time, around=reloading)
-                reporter.configuration = lambda: reload.configuration
-                recent = RecentDrops(path.drops) if path is not None else None
-                if recent is not None:
-                    watchers.start_soon(recent.watch)
-                trends = Trends(path, trio.current_time, time.time) if path is not None else None
-                if trends is not None:
-                    watchers.start_soon(trends.run)
-                commands = commands_of(appliance, path, reload, happenings, source, recent, reporter, trends)
+                reload = Reload(source, read, keyring, wall_clock=time.time, around=orders.reloading)
+                orders.reload = reload
+                lookout.reporter.configuration = lambda: reload.configuration
+                commands = commands_of(appliance, path, reload, happenings, source, lookout)
                 asked = _asked(loop, appliance, commands, source) if loop is not None else None
                 if isinstance(source, OwnFile):
                     await source.start()
@@ -159,13 +113,11 @@ async def run(
                 await traffic.start(reload.run)
                 await _open_control(traffic, appliance, commands)
                 watchers.start_soon(happenings.write_down, diary.write)
-                if path is not None:
-                    watchers.start_soon(losses.watch, path)
                 _keep_from_collector()
                 log.info("ready: %s", _in_words(appliance, path), extra={"event": "ready"})
                 log.info("privileges: %s", privileges.in_words(), extra={"event": "privileges"})
-                manager.ready(in_words())
-                watchers.start_soon(manager.keep_told, in_words, partial(answers, loop))
+                manager.ready(orders.in_words())
+                watchers.start_soon(manager.keep_told, orders.in_words, partial(answers, loop))
                 task_status.started(traffic.cancel_scope)
             watchers.cancel_scope.cancel()
     log.info("stopped", extra={"event": "stopped"})
@@ -178,34 +130,6 @@ def _keep_from_collector() -> None:
     """
     gc.collect()
     gc.freeze()
-
-
-async def _prepare(appliance: Appliance, happenings: Events) -> DataPath:
-    """Make the data path: silent until it adopts a network."""
-    attachment = await trio.to_thread.run_sync(_attach, appliance)
-    _warn_of_small_mtu(appliance, attachment.mtu)
-    directory = _directory(appliance)
-    if appliance.host is not None and appliance.host.driver == "openvswitch":
-        return OpenVswitchDriver(appliance, attachment.mtu, directory)
-    return Builtin(appliance, attachment, directory, happenings.turns())
-
-
-def _directory(appliance: Appliance) -> Directory:
-    """What is known at the start: nothing, where it comes from the lookup service."""
-    if not appliance.takes_part:
-        return configured_directory(appliance)
-    keeps_used = appliance.host is not None and appliance.host.records is RecordsKept.USED
-    return WatchedDirectory() if keeps_used else Directory()
-
-
-def _attach(appliance: Appliance) -> Attachment:
-    """Find the underlay's interfaces. Raises ConfigurationError where ports are among them."""
-    if appliance.underlay is None:
-        raise ConfigurationError([Problem("underlay", "is missing")])
-    links = read_links()
-    attachment = choose(appliance.underlay, links)
-    check_ports(appliance.host.ports if appliance.host else (), attachment, links)
-    return attachment
 
 
 @asynccontextmanager
@@ -228,51 +152,6 @@ def _source(
     return OwnFile(appliance, path, keyring)
 
 
-def commands_of(
-    appliance: Appliance,
-    path: DataPath | None,
-    reload: Reload,
-    happenings: Events,
-    source: Membership | OwnFile,
-    recent: RecentDrops | None,
-    reporter: Reporter,
-    trends: Trends | None,
-) -> Commands:
-    """Everything that this appliance can be asked, by the command line and by HTTP."""
-    how_it_is = status.commands(
-        status.Running(
-            appliance=appliance,
-            started_at=reporter.started_at,
-            wall_clock=time.time,
-            clock=time.monotonic,
-            path=path,
-            report=reporter.report,
-            last_minute=recent.last_minute if recent is not None else list,
-            configuration=lambda: reload.configuration,
-            lookup=source.in_short if isinstance(source, Membership) else None,
-        )
-    )
-
-    async def inventory() -> overview.Inventory:
-        if path is None and isinstance(source, Membership):
-            return await source.inventory()
-        return overview.Inventory.of(source.appliance.network, path.held() if path is not None else {})
-
-    shown = overview.Running(
-        appliance=appliance, inventory=inventory, status=how_it_is["status"], clock=time.monotonic
-    )
-    return {
-        **how_it_is,
-        **overview.commands(shown, trends),
-        **looked_back.commands(trends),
-        **tracing.commands(path.explain if path is not None else None),
-        **Captures(path, time.time).commands(),
-        **happenings.commands(),
-        **reload.commands(),
-        **moves.commands(source.moves if isinstance(source, Membership) else None),
-    }
-
-
 def _asked(loop: EventLoop, appliance: Appliance, commands: Commands, source: Membership | OwnFile) -> Asked:
     """What answers by HTTP."""
     return Asked(
@@ -292,69 +171,10 @@ async def _open_control(nursery: trio.Nursery, appliance: Appliance, commands: C
         log.warning("the command line cannot ask this appliance: %s", error, extra={"event": "control"})
 
 
-async def _heed_signals(
-    received: AsyncIterator[int],
-    print_report: Callable[[], None],
-    read_again: Callable[[], None],
-    stop: Callable[[], Awaitable[None]],
-    hasten: Callable[[], None],
-) -> None:
-    is_stopping = False
-    terminal = signals.Terminal()
-    async with trio.open_nursery() as nursery:
-        async for number in received:
-            if number == signal.SIGUSR1:
-                print_report()
-            elif number == signal.SIGHUP:
-                if terminal.has_just_closed():
-                    log.warning(
-                        "the terminal is closed, and nothing else changes: SIGTERM stops, SIGHUP reloads",
-                        extra={"event": "terminal-closed"},
-                    )
-                elif not is_stopping:
-                    read_again()
-            elif is_stopping:
-                log.info("stopping at once: %s", signal.Signals(number).name, extra={"event": "stopping"})
-                hasten()
-            else:
-                is_stopping = True
-                log.info("stopping: %s", signal.Signals(number).name, extra={"event": "stopping"})
-                nursery.start_soon(stop)
-
-
 async def answers(loop: EventLoop | None) -> None:
     """Come back once every thread has that does our work."""
     if loop is not None:
         await loop.run(asyncio.sleep, 0)
-
-
-def _warn_of_small_mtu(appliance: Appliance, mtu: int) -> None:
-    """Say it where an interface carries too little for IPv6; a configured MTU has been checked before."""
-    prefixes = [
-        each for tenant in appliance.network.tenants for net in tenant.subnets for each in net.prefixes
-    ]
-    addresses = appliance.underlay.provider_addresses if appliance.underlay else ()
-    overhead = OVERHEAD_IPV6 if any(address.version == 6 for address in addresses) else OVERHEAD_IPV4
-    if mtu - overhead < LOWEST_IPV6 and any(prefix.version == 6 for prefix in prefixes):
-        log.warning(
-            "the underlay's MTU of %d leaves IPv6 guests %d octets: fewer than the %d that every IPv6 link"
-            " must carry (RFC 8200 section 5)",
-            mtu,
-            mtu - overhead,
-            LOWEST_IPV6,
-            extra={"event": "small-mtu"},
-        )
-
-
-def _state_in_words(appliance: Appliance, path: DataPath | None) -> str:
-    """How an appliance is, for a line of `systemctl status`."""
-    roles = " and ".join(status.roles(appliance))
-    if path is None:
-        return f"{appliance.name}: {roles}"
-    sites = path.sites()
-    up = sum(site.state == "up" for site in sites)
-    dialled = f", {up} of {len(sites)} sites up" if sites else ""
-    return f"{appliance.name}: {roles}, {path.report().records} records{dialled}"
 
 
 def _in_words(appliance: Appliance, path: DataPath | None) -> str:

@@ -11,17 +11,15 @@ from typing import Any
 import msgspec
 import trio
 
-from gateway.appliance import commands_of
 from gateway.datapath import Builtin
 from gateway.forwarding.directory import configured_directory
+from gateway.lookout import Lookout
 from gateway.lookup.movements import Move
 from gateway.membership import Membership
 from gateway.operating import events
 from gateway.operating.commands import Commands
-from gateway.operating.recent import RecentDrops
 from gateway.operating.report import DropReport, Report, SiteReport, SubnetReport
-from gateway.operating.reporting import Reporter
-from gateway.operating.trends import Trends
+from gateway.questions import commands_of
 from gateway.reload import Reload
 from gateway.sites.policies import Keyring
 from gateway.sites.status import SiteStatus
@@ -81,9 +79,9 @@ async def everything(folder: Path) -> AsyncIterator[tuple[Commands, Network]]:
     loop: Any = None
     source = Member(appliance, loop, path, Keyring())
     reload = Reload(source, lambda _file: appliance, Keyring(), wall_clock=trio.current_time)
-    reporter = Reporter(appliance, path, trio.current_time, trio.current_time)
-    trends = Trends(path, trio.current_time, trio.current_time)
-    trends.add_point()
+    lookout = Lookout(appliance, path, trio.current_time, trio.current_time)
+    if lookout.trends is not None:
+        lookout.trends.add_point()
     log = logging.getLogger("isthmus.test")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(reload.run)
@@ -92,6 +90,5 @@ async def everything(folder: Path) -> AsyncIterator[tuple[Commands, Network]]:
                 about = {"event": "site-down", "tenant": tenant, "site": site}
                 log.warning("%s/%s is down", tenant, site, extra=about)
                 log.warning("a VM of %s", tenant, extra={"event": "moved", "tenant": tenant, "vsid": vsid})
-            recent = RecentDrops(path.drops)
-            yield commands_of(appliance, path, reload, happenings, source, recent, reporter, trends), network
+            yield commands_of(appliance, path, reload, happenings, source, lookout), network
         nursery.cancel_scope.cancel()
