@@ -68,8 +68,16 @@ class World(Laboratory):
             name, self.namespaces[name], *prefix, sys.executable, "-m", "gateway.cli", "run", str(file)
         )
 
-    def sites_are_up(self) -> None:
-        """Wait until the gateway's tunnels are."""
+    def start_all(self, *prefix: str) -> tuple[Process, list[Process]]:
+        """Start the devices live and dead, then the gateway; return it and them when its tunnels are up."""
+        devices = [self.run_node(name) for name, _, _ in SITES]
+        for device in devices:
+            device.wait_for("ready")
+        edge = self.run_node("edge-1", *prefix)
+        self._wait_for_sites()
+        return edge, devices
+
+    def _wait_for_sites(self) -> None:
         path = control.socket_path(self.directory / "state-edge-1", "edge-1")
         deadline = time.monotonic() + 20
         while True:
@@ -150,11 +158,7 @@ def rest(client: socket.socket) -> bytes:
 def test_stop_takes_less_than_5_s_with_a_dead_peer_slow_clients_and_a_log_that_nobody_reads(
     world: World, full_pipe: Path
 ) -> None:
-    live, dead = world.run_node("live"), world.run_node("dead")
-    for device in (live, dead):
-        device.wait_for("ready")
-    edge = world.run_node("edge-1", "sh", "-c", f'exec "$@" > {full_pipe}', "sh")
-    world.sites_are_up()
+    edge, (live, _) = world.start_all("sh", "-c", f'exec "$@" > {full_pipe}', "sh")
     world.fall_silent("dead")
     with ExitStack() as clients:
         watches = [clients.enter_context(world.connect(request("/v1/watch"))) for _ in range(3)]
@@ -177,11 +181,7 @@ def test_stop_takes_less_than_5_s_with_a_dead_peer_slow_clients_and_a_log_that_n
 
 
 def test_stop_takes_no_time_where_everybody_answers(world: World) -> None:
-    devices = [world.run_node("live"), world.run_node("dead")]
-    for device in devices:
-        device.wait_for("ready")
-    edge = world.run_node("edge-1")
-    world.sites_are_up()
+    edge, _ = world.start_all()
     with world.connect(request("/v1/watch")) as watch:
         watch.recv(65536)
 
@@ -192,11 +192,7 @@ def test_stop_takes_no_time_where_everybody_answers(world: World) -> None:
 
 
 def test_stop_while_somebody_captures_tells_peers_as_ever(world: World) -> None:
-    devices = [world.run_node("live"), world.run_node("dead")]
-    for device in devices:
-        device.wait_for("ready")
-    edge = world.run_node("edge-1")
-    world.sites_are_up()
+    edge, devices = world.start_all()
     with world.connect(request("/v1/capture?side=both")) as capture:
         assert capture.recv(65536).startswith(b"HTTP/1.1 200")
 
@@ -209,12 +205,7 @@ def test_stop_while_somebody_captures_tells_peers_as_ever(world: World) -> None:
 
 
 def test_second_signal_waits_for_no_peer(world: World) -> None:
-    dead = world.run_node("dead")
-    live = world.run_node("live")
-    for device in (live, dead):
-        device.wait_for("ready")
-    edge = world.run_node("edge-1")
-    world.sites_are_up()
+    edge, _ = world.start_all()
     world.fall_silent("dead")
     world.fall_silent("live")
 
