@@ -29,6 +29,7 @@ from gateway.lab.processes import Process
 from tests.bench import live, lookup_node
 from tests.bench.rates import NICENESS, Way, generator_apart, highest_rate
 from tests.bench.results import CannotMeasure, Result
+from tests.configurations import provider_gateway, table, token
 
 ROUNDS = 5
 PORT = 7637
@@ -100,9 +101,8 @@ class Asked(live.Line):
             file.write_text(f"secret-of-{name}-and-of-nobody-else\n")
         if self._is_apart:
             file = self.directory / "lookup.toml"
-            state = self.directory / "lookup-state"
-            appliance = f'[appliance]\nname = "lookup-1"\nstate = "{state}"\n'
-            file.write_text(appliance + self._lookup() + self._network())
+            appliance = table("[appliance]", name="lookup-1", state=self.directory / "lookup-state")
+            file.write_text(appliance + self._lookup() + self.network())
             service = self.start_python("lookup", self.namespaces["edge"], "gateway.cli", "run", str(file))
             keep_to(service.pid, self._others)
             service.wait_for("ready: ")
@@ -115,10 +115,10 @@ class Asked(live.Line):
         return gateway
 
     def configuration(self) -> str:
-        head = super().configuration().partition("[[provider_host]]")[0]
+        head = self.gateway()
         if self._is_apart:
             return f'{head}lookup = ["{URL}"]\ntoken_file = "{self.directory}/edge-1.token"\n'
-        return head + self._lookup() + self._network()
+        return head + self._lookup() + self.network()
 
     @contextlib.contextmanager
     def under(self, loads: Sequence[Load]) -> Iterator[list[Answered]]:
@@ -137,8 +137,8 @@ class Asked(live.Line):
         edge = self.namespaces["edge"]
         if load.path:
             script = self.directory / f"{load.name}.lua"
-            token = (self.directory / "operator.token").read_text().strip()
-            script.write_text(load.script.format(token=token, name="known"))
+            secret = (self.directory / "operator.token").read_text().strip()
+            script.write_text(load.script.format(token=secret, name="known"))
             argv = [tool("wrk"), "--threads", "1", "--duration", "3600", "--latency", "--timeout", "10"]
             argv += ["--connections", str(load.connections), "--script", str(script), URL + load.path]
             process = self.start(load.name, edge, *argv)
@@ -148,16 +148,11 @@ class Asked(live.Line):
         return process
 
     def _lookup(self) -> str:
-        lines = ["[lookup]", f'listen = "127.0.0.1:{PORT}"']
-        for name, role in _TOKENS.items():
-            file = self.directory / f"{name}.token"
-            lines += ["[[lookup.token]]", f'name = "{name}"', f'role = "{role}"', f'token_file = "{file}"']
-        return "\n".join(lines) + "\n"
+        tokens = (token("lookup", name, role) for name, role in _TOKENS.items())
+        return table("[lookup]", listen=f"127.0.0.1:{PORT}") + "".join(tokens)
 
-    def _network(self) -> str:
-        _, header, network = super().configuration().partition("[[provider_host]]")
-        addresses = f'[[provider_gateway]]\nname = "edge-1"\nprovider_addresses = ["{live.EDGE}"]\n'
-        return addresses + header + network
+    def network(self) -> str:
+        return provider_gateway("edge-1", live.EDGE) + super().network()
 
 
 def answered(output: str) -> Answered:

@@ -81,9 +81,12 @@ class Line(Laboratory):
 
     def configuration(self) -> str:
         """The gateway's appliance.toml."""
+        return self.gateway() + self.network()
+
+    def network(self) -> str:
+        """The sender and the receiver as hosts, with a VM of Red on each."""
         return (
-            self.gateway()
-            + provider_host("hv1", SENDER)
+            provider_host("hv1", SENDER)
             + provider_host("hv2", RECEIVER)
             + RED
             + DB
