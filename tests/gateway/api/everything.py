@@ -24,6 +24,7 @@ from gateway.reload import Reload
 from gateway.sites.policies import Keyring
 from gateway.sites.status import SiteStatus
 from gateway.underlay.interfaces import Attachment
+from policies.errors import Problem
 from policies.model import Appliance, Engine, LookupSettings, Network
 from tests.gateway.api.appliance import site_status
 from tests.gateway.lookup.serving import BLUE, NETWORK, SEATTLE
@@ -43,6 +44,9 @@ def _network() -> Network:
 
 class Carrying(Builtin):
     """A data path that has carried and dropped something for both, though it is not started."""
+
+    async def adopt(self, appliance: Appliance, keyring: Keyring) -> tuple[Problem, ...]:
+        return ()
 
     def sites(self) -> list[SiteStatus]:
         return [site_status("red", "seattle"), site_status("blue", SITE)]
