@@ -28,7 +28,7 @@ from policies.model import (
     Underlay,
 )
 from tests import networks as n
-from tests.gateway.operating.test_trends import site_status
+from tests.gateway.sites.samples import site_status
 
 NOW = 1_800_000_000.0
 OPERATOR = Asker("alice", is_operator=True)
