@@ -18,6 +18,8 @@ STALE = 10.0
 """Seconds that the lookup service may be away before it is told."""
 BEHIND = 30.0
 """Seconds that a follower may owe an acknowledgement before it is told."""
+OFTEN = 3
+"""Times that a site goes down in an hour, from which on it is told although it is up again."""
 WORTH_A_WORD = 30
 """Packets dropped in a minute for one of the reasons below, from which on it is told."""
 
@@ -74,6 +76,22 @@ def of_sites(sites: Iterable[SiteStatus]) -> Iterator[Finding]:
     for site in sites:
         if site.state != "up":
             yield of_site(site)
+
+
+def of_flapping(sites: Iterable[SiteStatus], now: float) -> Iterator[Finding]:
+    """Tell of the sites that are up, and were not again and again in the last hour."""
+    for site in sites:
+        downs = [moment for moment in site.history if moment.what == "down" and moment.at > now - 3600]
+        if site.state == "up" and len(downs) >= OFTEN:
+            words = f"site {site.tenant}/{site.site} has gone down {len(downs)} times in an hour"
+            yield Finding(
+                level="warning",
+                words=f"{words}, last {now - downs[-1].at:.0f} s ago: {downs[-1].why}",
+                advice=f"`isthmus sites FILE {site.tenant}/{site.site}` has when and why",
+                since=downs[0].at,
+                tenant=site.tenant,
+                site=site.site,
+            )
 
 
 def of_site(site: SiteStatus) -> Finding:

@@ -136,6 +136,7 @@ def _status(running: Running, asker: Asker, sites: list[SiteStatus], lookup: Loo
 
     def findings() -> Iterator[Finding]:
         yield from health.of_sites(sites)
+        yield from health.of_flapping(sites, now)
         yield from health.of_drops(drops)
         yield from health.of_loops(loops)
         yield from health.of_certificates(certificates, now)

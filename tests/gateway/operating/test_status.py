@@ -209,6 +209,21 @@ def test_each_thing_that_is_wrong_is_told(parts: dict[str, Any], level: str, wor
     assert words in told
 
 
+def flapping(downs: int, ago: float = 60.0) -> SiteStatus:
+    history = [Moment(NOW - ago + each, "down", "the peer closed it") for each in range(downs)]
+    return msgspec.structs.replace(UP, history=history)
+
+
+def test_site_that_is_up_but_was_not_again_and_again_is_told_with_when_and_why() -> None:
+    assert found(sites=[flapping(3)]) == [
+        ("warning", "site red/seattle has gone down 3 times in an hour, last 58 s ago: the peer closed it")
+    ]
+    assert found(sites=[flapping(2)]) == []
+    assert found(sites=[flapping(3, ago=3700)]) == []
+    ((_, words),) = found(sites=[msgspec.structs.replace(flapping(5), state="waiting", retry_in=3.0)])
+    assert "is down" in words
+
+
 def test_little_things_are_not_told() -> None:
     assert (
         found(
