@@ -19,7 +19,10 @@ DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md"))]
 # Inline links and images; not what stands in code.
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
-_COMMAND = re.compile(r"(?:^|[\s`#$])isthmus (?P<words>[a-z]+(?: [a-z]+)?)(?P<rest>[^`|\n]*)", re.MULTILINE)
+# As it is typed: after a prompt, or in code. In prose isthmus does things, too.
+_COMMAND = re.compile(
+    r"(?:^ *[a-z0-9-]*[#$] |`)isthmus (?P<words>[a-z]+(?: [a-z]+)?)(?P<rest>[^`|\n]*)", re.MULTILINE
+)
 _OPTION = re.compile(r"(?<!\S)(--[a-z][a-z-]*)")
 
 
@@ -51,6 +54,13 @@ def test_every_link_leads_somewhere(document: Path) -> None:
         if not target.exists() or (anchor and anchor not in anchors(target)):
             broken.append(link)
     assert broken == []
+
+
+def test_every_alert_says_where_to_read_what_to_do() -> None:
+    rules = (ROOT / "docs" / "prometheus" / "isthmus.rules.yml").read_text()
+    runbooks = re.findall(r'runbook: "([^#"]+)#([^"]+)"', rules)
+    assert len(runbooks) == rules.count("- alert:")
+    assert all(anchor in anchors(ROOT / path) for path, anchor in runbooks)
 
 
 def test_every_document_is_named_in_the_readme_or_in_one_that_is() -> None:
@@ -96,6 +106,7 @@ def test_every_command_and_option_that_is_shown_exists(document: Path) -> None:
         name = " ".join(words) if " ".join(words) in COMMANDS else words[0]
         command = COMMANDS.get(name)
         if command is None:
+            wrong += [] if words[0] == "records" else [name]
             continue
         rest = match["rest"].split(" | ")[0]
         wrong += [f"{name} {option}" for option in _OPTION.findall(rest) if option not in options(command)]
