@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import threading
 from functools import partial
 from pathlib import Path
@@ -13,10 +14,10 @@ from gateway.appliance import answers, run
 from policies.model import Appliance, Engine, LookupSettings, Network
 
 
-def test_node_without_a_data_path_answers_that_it_has_no_sites(tmp_path: Path) -> None:
-    appliance = Appliance(
+def lookup_node(folder: Path) -> Appliance:
+    return Appliance(
         name="lookup-1",
-        state=tmp_path / "state",
+        state=folder / "state",
         engine=Engine.AUTO,
         underlay=None,
         gateway=False,
@@ -24,6 +25,10 @@ def test_node_without_a_data_path_answers_that_it_has_no_sites(tmp_path: Path) -
         host=None,
         network=Network(),
     )
+
+
+def test_node_without_a_data_path_answers_that_it_has_no_sites(tmp_path: Path) -> None:
+    appliance = lookup_node(tmp_path)
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
@@ -53,3 +58,19 @@ def test_appliance_is_alive_only_while_the_asyncio_thread_is_too() -> None:
         await answers(None)  # where there is no such thread, it keeps nobody waiting
 
     trio.run(main)
+
+
+def test_collector_of_cycles_passes_over_what_an_appliance_is_made_of(tmp_path: Path) -> None:
+    appliance = lookup_node(tmp_path)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            scope = await nursery.start(run, appliance, lambda _: None, lambda: appliance)
+            assert gc.get_freeze_count() > 0
+            scope.cancel()
+
+    gc.unfreeze()
+    try:
+        trio.run(main)
+    finally:
+        gc.unfreeze()
