@@ -29,6 +29,9 @@ FAILURES_AT_ONCE = 20
 FAILURES_A_SECOND = 1.0
 MOST_ADDRESSES = 4096
 """That have failed; and as many pairs of an address and who was let in from it. The oldest are forgotten."""
+TOLD_AT_ONCE = 50
+TOLD_A_SECOND = 0.1
+"""Strangers that somebody is told of: what else happens is to be seen between them. All are counted."""
 IPV6_NETWORK = 64
 """A stranger has all addresses of one IPv6 network."""
 
@@ -48,6 +51,7 @@ class Door:
         self.stranger = stranger
         self.failures = 0
         self._clock = clock
+        self._telling = TokenBucket(TOLD_A_SECOND, TOLD_AT_ONCE)
         self._failed: OrderedDict[str, TokenBucket] = OrderedDict()
         self._known: OrderedDict[tuple[str, Principal], None] = OrderedDict()
 
@@ -91,7 +95,7 @@ class Door:
             self._failed.move_to_end(source)
         if not bucket.take(1, self._clock()):
             return _too_often()
-        if self.stranger is not None:
+        if self.stranger is not None and self._telling.take(1, self._clock()):
             self.stranger(f"{source}: {why}")
         return HttpProblem(401, why, headers={"WWW-Authenticate": "Bearer"})
 

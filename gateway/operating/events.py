@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -76,8 +76,11 @@ class Events:
     def __init__(self, clock: Callable[[], float], before: Iterable[Event] = ()) -> None:
         self.handler = Limited(self._take, clock)
         self._token = trio.lowlevel.current_trio_token()
-        self._kept: deque[Event] = deque(before, maxlen=KEPT)
-        self._count = len(self._kept)
+        self._kept: deque[tuple[int, Event]] = deque()
+        self._alike: Counter[tuple[str, str, str]] = Counter()
+        self._count = 0
+        for event in before:
+            self._keep(event)
         self._written = self._count
         self._come = trio.Event()
 
@@ -147,7 +150,7 @@ class Events:
 
     def _take(self, record: logging.LogRecord) -> bool:
         details = fields(record)
-        self._kept.append(
+        self._keep(
             Event(
                 at=record.created,
                 event=event_of(record),
@@ -158,25 +161,41 @@ class Events:
                 details=details,
             )
         )
-        self._count += 1
         with suppress(trio.RunFinishedError):
             # However many come at once, they are one waking.
             self._token.run_sync_soon(self._wake, idempotent=True)
         return True
 
+    def _keep(self, event: Event) -> None:
+        """Keep one more, and forget the oldest of those that there are most of: no flood hides the rest."""
+        self._count += 1
+        self._kept.append((self._count, event))
+        self._alike[_kind(event)] += 1
+        if len(self._kept) > KEPT:
+            most = max(self._alike.values())
+            at, gone = next(
+                (at, each) for at, (_, each) in enumerate(self._kept) if self._alike[_kind(each)] == most
+            )
+            del self._kept[at]
+            self._alike[_kind(gone)] -= 1
+            if not self._alike[_kind(gone)]:
+                del self._alike[_kind(gone)]
+
     def _since(self, position: int) -> tuple[list[Event], int]:
         """Return what has come since a position, and the next one. Other threads wait meanwhile."""
         self.handler.acquire()
         try:
-            missing = min(self._count - position, len(self._kept))
-            kept = list(self._kept)
-            return kept[len(kept) - missing :], self._count
+            return [event for number, event in self._kept if number > position], self._count
         finally:
             self.handler.release()
 
     def _wake(self) -> None:
         self._come.set()
         self._come = trio.Event()
+
+
+def _kind(event: Event) -> tuple[str, str, str]:
+    return event.event, event.tenant, event.site
 
 
 @contextmanager

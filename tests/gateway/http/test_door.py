@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from gateway.http import door as doors
-from gateway.http.door import FAILURES_AT_ONCE, MOST_ADDRESSES, Door, source_of
+from gateway.http.door import FAILURES_AT_ONCE, MOST_ADDRESSES, TOLD_AT_ONCE, Door, source_of
 from gateway.http.principals import ANYBODY, Credentials, Principal
 from gateway.http.problems import HttpProblem
 from policies.model import Role
@@ -56,6 +56,18 @@ def test_a_thousand_failed_logins_are_told_of_a_few_times_and_refused_more_and_m
     assert len(told) == FAILURES_AT_ONCE
     assert door.failures == 1000
     assert not any("wrong" in each for each in told)
+
+
+def test_strangers_at_many_addresses_are_told_of_no_more_often() -> None:
+    door, _ = door_and_clock()
+    told: list[str] = []
+    door.stranger = told.append
+
+    for number in range(1000):
+        assert ask(door, None, remote=f"192.0.2.{number % 250}") in (401, 429)
+
+    assert len(told) == TOLD_AT_ONCE
+    assert door.failures == 1000
 
 
 def test_who_was_let_in_before_is_not_locked_out_by_others_behind_the_same_address() -> None:

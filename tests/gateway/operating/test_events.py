@@ -94,6 +94,25 @@ def test_only_the_last_events_are_kept() -> None:
     in_trio(main)
 
 
+def test_flood_of_one_kind_makes_nothing_else_forgotten() -> None:
+    now = [0.0]
+
+    async def main() -> None:
+        with events.kept(lambda: now[0]) as kept:
+            log.warning("down", extra=SITE)
+            for _ in range(5 * KEPT):
+                now[0] += 1
+                log.warning("who is that", extra={"event": "unknown-asker"})
+            log.warning("up", extra={**SITE, "event": "site-up"})
+            found = await told(kept)
+
+        assert len(found) == KEPT
+        assert [found[0].event, found[1].event, found[-1].event] == ["site-down", "unknown-asker", "site-up"]
+        assert [each.at for each in found] == sorted(each.at for each in found)
+
+    in_trio(main)
+
+
 def test_follower_hears_what_happens_on_any_thread_in_order() -> None:
     async def main() -> None:
         found: list[str] = []
