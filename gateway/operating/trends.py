@@ -27,6 +27,9 @@ COARSE_POINTS = 288
 AT_MOST_EVERY = 1.0
 """Seconds between two looks, however many ask."""
 
+AT_ONCE = 100
+"""Series that get their points before packets get their turn."""
+
 MOST_SERIES = 4096
 """Sites and virtual subnets that series are kept of, at 7.5 kB each; those beyond have live rates alone."""
 MOST_TURNS = 200
@@ -179,7 +182,8 @@ class Trends:
     async def run(self) -> None:
         """Add a point to each series every few seconds, until cancelled."""
         while True:
-            self.add_point()
+            for _ in self.adding_point():
+                await trio.lowlevel.checkpoint()  # packets get their turn
             await trio.sleep(LOOK_EVERY)
 
     def look(self) -> Look:
@@ -206,6 +210,11 @@ class Trends:
 
     def add_point(self) -> None:
         """Add a point to each series, and forget those of what is no longer there."""
+        for _ in self.adding_point():
+            continue
+
+    def adding_point(self) -> Iterator[None]:
+        """The same, some series at a time."""
         look = self.look()
         now, wall = self._clock(), look.at
         carried = _carried(look.report)
@@ -214,12 +223,15 @@ class Trends:
         self._points += 1
         self._last_point = wall
         is_coarse = self._points % FINE_POINTS_IN_A_COARSE_ONE == 0
-        for key, each in carried.items():
+        yield
+        for number, (key, each) in enumerate(carried.items(), start=1):
             history = self._histories.get(key)
             if history is not None:
                 history.point(now, each, is_coarse=is_coarse)
             elif len(self._histories) < MOST_SERIES:
                 self._histories[key] = _History(now, wall, each)
+            if number % AT_ONCE == 0:
+                yield
         for site in look.sites:
             history = self._histories.get(Key(site.tenant, site=site.site))
             if history is not None:

@@ -13,11 +13,11 @@ from typing import IO
 CHILD = """
 import fcntl, signal, sys, termios
 from gateway.signals import Terminal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])  # it may come before it is waited for
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-signal.signal(signal.SIGHUP, lambda *_: None)
 terminal = Terminal()
 print("open" if not terminal.has_just_closed() else "closed", flush=True)
-signal.pause()
+signal.sigwait([signal.SIGHUP])
 print(terminal.has_just_closed(), terminal.has_just_closed(), flush=True)
 """
 
