@@ -12,6 +12,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -51,6 +52,7 @@ class Looking(Pair):
         device = self.add_device("seattle", self.plan.gateways[0].provider_addresses[0])
         gateway.wait_until_up("seattle")
         device.wait_until_up("datacenter")
+        self.gateway = gateway
 
     def says(self, command: str, *options: str, code: int = 0, node: str = "edge-1") -> str:
         """Return what the command line prints, which ends with an exit code."""
@@ -319,3 +321,20 @@ def test_who_may_not_ask_is_told_whom_to_be(world: Looking) -> None:
         public.unlink()
     assert result.returncode == 1
     assert "is for its owner alone: run this as root, or as the user of the service" in result.stderr
+
+
+def test_what_happened_before_a_restart_is_told_after_it(world: Looking) -> None:
+    before = world.says("events", "--kind", "site-up").splitlines()
+    world.gateway.wait_for_error("oslo", "no answer", timeout=40)
+    (oslo,) = json.loads(world.says("sites", "blue/oslo", "--json"))
+
+    world.gateway.process.send_signal(signal.SIGTERM)
+    world.gateway.process.wait()
+    world.gateway = world.restart_gateway()
+    world.gateway.wait_until_up("seattle")
+
+    assert world.says("events", "--kind", "site-up").splitlines()[: len(before)] == before
+    lines = world.says("sites", "red/seattle").splitlines()
+    assert any(line.endswith("down: this node stops") for line in lines)
+    (after,) = json.loads(world.says("sites", "blue/oslo", "--json"))
+    assert after["since"] == pytest.approx(oslo["history"][0]["at"])
