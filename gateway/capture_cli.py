@@ -40,14 +40,14 @@ def capture(
     vsid: int | None = None,
     host: str | None = None,
     side: Literal["inner", "outer", "both"] = "inner",
-    dropped: Annotated[bool, Parameter(negative=())] = False,
+    dropped: bool = False,
     frames: Frames = FRAMES,
     seconds: Seconds | None = None,
     octets: Positive | None = None,
     snaplen: Snaplen = WHOLE,
     write: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
-    fields: Annotated[bool, Parameter(negative=())] = False,
-    json: Annotated[bool, Parameter(negative=())] = False,
+    fields: bool = False,
+    json: bool = False,
 ) -> int:
     """Show packets of the appliance that runs by FILE, one a line, or write them for Wireshark.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
 
 from cyclopts import App, Parameter
 
@@ -34,6 +33,7 @@ app = App(
     help="Joins tenants' virtual networks over NVGRE: a gateway, a host's virtual switch, and their tools.",
     version=_version,
     version_flags=["--version"],
+    default_parameter=Parameter(negative=()),
 )
 
 operating_cli.register(app)
@@ -70,7 +70,7 @@ def run(file: Path) -> int:
 
 
 @app.command(group=RUN)
-def check(file: Path, *, json: Annotated[bool, Parameter(negative=())] = False) -> int:
+def check(file: Path, *, json: bool = False) -> int:
     """Read FILE, and list everything that is wrong with it.
 
     Parameters

@@ -15,7 +15,6 @@ from cyclopts.validators import Number
 from gateway.command_line import FAILED, LOOK, ask, follow, is_terminal, say_json
 from policies.errors import ConfigurationError, Problem
 
-Flag = Annotated[bool, Parameter(negative=())]
 Last = Annotated[int, Parameter(validator=Number(gte=0))]
 
 
@@ -25,7 +24,7 @@ def register(app: App) -> None:
         app.command(command, group=LOOK)
 
 
-def status(file: Path, *, check: Flag = False, json: Flag = False) -> int:
+def status(file: Path, *, check: bool = False, json: bool = False) -> int:
     """Show how the appliance that runs by FILE is: first what is wrong, and what to do about it.
 
     For monitoring, --check makes the exit code 1 if something is wrong. It is 1 too if nobody
@@ -54,7 +53,7 @@ def status(file: Path, *, check: Flag = False, json: Flag = False) -> int:
     return FAILED if check and not listing.is_well(found) else 0
 
 
-def sites(file: Path, site: str | None = None, *, watch: Flag = False, json: Flag = False) -> int:
+def sites(file: Path, site: str | None = None, *, watch: bool = False, json: bool = False) -> int:
     """Show the sites of the appliance that runs by FILE: up or down since when, and why.
 
     Parameters
@@ -86,12 +85,12 @@ def sites(file: Path, site: str | None = None, *, watch: Flag = False, json: Fla
 def events(
     file: Path,
     *,
-    follow_: Annotated[bool, Parameter(name="--follow", alias="-f", negative=())] = False,
-    kind: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    follow_: Annotated[bool, Parameter(name="--follow", alias="-f")] = False,
+    kind: tuple[str, ...] = (),
     tenant: str = "",
     site: str = "",
     last: Last = 1000,
-    json: Flag = False,
+    json: bool = False,
 ) -> int:
     """Show what has happened lately at the appliance that runs by FILE, oldest first.
 

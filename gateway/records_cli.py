@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Service:
     """Where the lookup service is, and who asks: besides FILE, or instead of it."""
 
-    lookup: Annotated[tuple[str, ...], Parameter(negative=())] = ()
+    lookup: tuple[str, ...] = ()
     """A lookup node's URL, such as https://192.0.2.253:7637. May be there several times."""
     token_file: Path | None = None
     """The file with the token to show."""
@@ -270,7 +270,7 @@ def export(
     *,
     form: Annotated[Literal["json", "csv", "powershell"], Parameter(name="--format")],
     tenant: str | None = None,
-    rdid: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    rdid: tuple[str, ...] = (),
     output: Path | None = None,
     service: Service = NOWHERE,
 ) -> int:

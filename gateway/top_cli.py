@@ -25,8 +25,6 @@ Seconds = Annotated[float, Parameter(validator=Number(gte=0.2, lte=3600))]
 # Seconds until something is shown in a terminal.
 _FIRST_LOOK = 0.5
 
-Flag = Annotated[bool, Parameter(negative=())]
-
 
 def register(app: App) -> None:
     """Add this command to the command line."""
@@ -39,8 +37,8 @@ def top(
     tenant: str | None = None,
     sort: Literal["bits", "packets", "tenant"] = "bits",
     interval: Seconds = 1.0,
-    once: Flag = False,
-    json: Flag = False,
+    once: bool = False,
+    json: bool = False,
 ) -> int:
     """Show what the appliance that runs by FILE carries now, of each tenant, subnet and site, and drops.
 

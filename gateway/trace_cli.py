@@ -44,7 +44,7 @@ def trace(
     established: bool = False,
     via: str | None = None,
     from_site: str | None = None,
-    by_file: Annotated[bool, Parameter(name="--file", negative=())] = False,
+    by_file: Annotated[bool, Parameter(name="--file")] = False,
     json: bool = False,
     service: records_cli.Service = records_cli.NOWHERE,
 ) -> int:

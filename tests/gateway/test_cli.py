@@ -72,6 +72,16 @@ def test_every_command_that_answers_has_json() -> None:
     assert len(answers) > 20
 
 
+def test_no_flag_has_a_second_name_that_denies_it() -> None:
+    for name, command in commands(app):
+        names = [
+            each
+            for argument in command.assemble_argument_collection(default_parameter=app.default_parameter)
+            for each in argument.names
+        ]
+        assert [each for each in names if each.startswith(("--no-", "--empty-"))] == [], name
+
+
 def test_check_looks_into_the_files_that_sites_are_proved_by(tmp_path: Path) -> None:
     site = """
 [[tenant.site]]
