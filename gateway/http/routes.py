@@ -113,8 +113,8 @@ class Routes:
             raise HttpProblem(
                 405, f"{request.method[:16]} is not for this path", headers={"Allow": ", ".join(methods)}
             )
-        if request.method not in {"GET", "HEAD"}:
-            _check_origin(request)
+        if not is_open:
+            _check_page(request)
         call = Call(request, principal, parts, query)
         if query and not route.has_query:
             call.query()
@@ -142,15 +142,19 @@ def _check_host(request: web.BaseRequest) -> None:
         raise HttpProblem(421, "this service is asked as localhost, 127.0.0.1 or [::1]")
 
 
-def _check_origin(request: web.BaseRequest) -> None:
-    """A browser says which page makes a request; only our own origin's may write."""
+def _check_page(request: web.BaseRequest) -> None:
+    """A browser says which page has it ask; none but our own may.
+
+    Of reading it says so in Sec-Fetch-Site (W3C Fetch Metadata): another page would not see the answer, but
+    could begin captures. Of writing, older browsers say it in Origin alone.
+    """
+    is_ours = request.headers.get("Sec-Fetch-Site", "none") in {"none", "same-origin"}
     origin = request.headers.get("Origin")
-    if origin is None:
-        return
-    try:
-        is_ours = urlsplit(origin).netloc == request.headers.get("Host")
-    except ValueError:
-        is_ours = False
+    if is_ours and origin is not None and request.method not in {"GET", "HEAD"}:
+        try:
+            is_ours = urlsplit(origin).netloc == request.headers.get("Host")
+        except ValueError:
+            is_ours = False
     if not is_ours:
         raise HttpProblem(403, "another site's page may not ask this")
 

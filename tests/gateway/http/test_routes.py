@@ -125,3 +125,15 @@ def test_unknown_paths_make_no_series_of_their_own() -> None:
                 pass
 
     assert len(asked(test).answers) == 1
+
+
+@pytest.mark.parametrize(
+    ("site", "status"), [("cross-site", 403), ("same-site", 403), ("same-origin", 200), ("none", 200)]
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
+def test_no_page_but_our_own_has_a_browser_ask_and_be_it_to_read(method: str, site: str, status: int) -> None:
+    async def test(session: aiohttp.ClientSession) -> None:
+        async with session.request(method, "/one/a", headers={"Sec-Fetch-Site": site}) as response:
+            assert response.status == status
+
+    asked(test)
