@@ -231,9 +231,11 @@ def test_no_secret_is_in_what_appliances_say_whatever_happens_to_them(world: Wor
     assert world.call("/v1/status", operator) == 401
     edge.send_signal(signal.SIGUSR1)
     edge.wait_for('"node":"edge-1"')
-    time.sleep(0.1)
+    time.sleep(1.2)  # what has happened is written down once a second
 
-    said = "\n".join([*world.said, edge.output(), seattle.output()])
+    kept = (world.folders["edge-1"] / "state" / "edge-1.events").read_text()
+    assert '"site-up"' in kept
+    said = "\n".join([*world.said, kept, edge.output(), seattle.output()])
     assert '"level":"debug"' in said
     assert shown(said, world) == []
 
