@@ -63,7 +63,8 @@ class Door:
         try:
             principal = self.identify(request)
         except Unauthenticated as error:
-            raise self._failure(source, str(error)) from None
+            shows_something = "Authorization" in request.headers or bool(request.get_extra_info("peercert"))
+            raise self._failure(source, str(error), is_news=shows_something) from None
         key = (source, principal)
         if key not in self._known:
             bucket = self._failed.get(source)
@@ -84,7 +85,8 @@ class Door:
         names = certificate_names(request.get_extra_info("peercert")) if credentials.has_certificates else ()
         return credentials.identify(request.headers.get("Authorization"), names)
 
-    def _failure(self, source: str, why: str) -> HttpProblem:
+    def _failure(self, source: str, why: str, *, is_news: bool) -> HttpProblem:
+        """Who shows nothing only asks what there is to show, as a browser does before it asks for a token."""
         self.failures += 1
         bucket = self._failed.get(source)
         if bucket is None:
@@ -95,7 +97,7 @@ class Door:
             self._failed.move_to_end(source)
         if not bucket.take(1, self._clock()):
             return _too_often()
-        if self.stranger is not None and self._telling.take(1, self._clock()):
+        if is_news and self.stranger is not None and self._telling.take(1, self._clock()):
             self.stranger(f"{source}: {why}")
         return HttpProblem(401, why, headers={"WWW-Authenticate": "Bearer"})
 

@@ -50,13 +50,14 @@ def _facts(status: Status) -> Iterator[tuple[str, str]]:
     running = f"since {moment(status.started_at)} ({duration(now - status.started_at)})"
     yield "runs", f"{running}, process {status.process}, isthmus {status.version}"
     yield "roles", ", ".join(status.roles)
-    if status.engine:
+    if status.attached:
         yield "underlay", f"{' '.join(status.provider_addresses)} {status.attached}"
     if status.configuration is not None:
         yield "configuration", _configuration(status)
     if status.engine:
         yield "sites", f"{status.sites_up} of {status.sites} up" if status.sites else "none dialled here"
-    yield "records", f"{status.records:,}"
+    if status.records is not None:
+        yield "records", f"{status.records:,}"
     if status.lookup is not None:
         yield "lookup", _lookup(status.lookup)
     for loop in status.loops:

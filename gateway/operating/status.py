@@ -35,8 +35,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     engine: str
     """What decides packets; empty where none are carried."""
     attached: str
-    """Where it is attached to the underlay, in words."""
-    records: int
+    """Where it is attached to the underlay, in words; for who sees every tenant, as the records."""
+    records: int | None
     sites_up: int
     sites: int
     at: float = 0.0
@@ -156,9 +156,9 @@ def _status(running: Running, asker: Asker, sites: list[SiteStatus], lookup: Loo
         at=now,
         started_at=running.started_at,
         engine="python" if path is not None else "",
-        attached=path.in_words if path is not None else "",
-        provider_addresses=_provider_addresses(appliance),
-        records=lookup.records if path is None and lookup is not None and sees_all else report.records,
+        attached=path.in_words if path is not None and sees_all else "",
+        provider_addresses=_provider_addresses(appliance) if sees_all else [],
+        records=_records(report, lookup if path is None else None) if sees_all else None,
         sites_up=sum(site.state == "up" for site in sites),
         sites=len(sites),
         health=health.sorted_by_gravity(findings()),
@@ -168,6 +168,10 @@ def _status(running: Running, asker: Asker, sites: list[SiteStatus], lookup: Loo
         loops=loops,
         certificates=certificates,
     )
+
+
+def _records(report: Report, lookup: LookupStatus | None) -> int:
+    return lookup.records if lookup is not None else report.records
 
 
 def roles(appliance: Appliance) -> list[str]:

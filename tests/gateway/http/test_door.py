@@ -21,6 +21,9 @@ class Request:
         self.remote = remote
         self.headers = {} if token is None else {"Authorization": f"Bearer {token.decode()}"}
 
+    def get_extra_info(self, name: str) -> None:
+        assert name == "peercert"
+
 
 class Clock:
     now = 0.0
@@ -43,6 +46,15 @@ def ask(door: Door, token: bytes | None, remote: str = "192.0.2.1") -> int:
     except HttpProblem as problem:
         return problem.status if problem.headers.keys() & {"WWW-Authenticate", "Retry-After"} else 0
     return 200
+
+
+def test_who_shows_nothing_is_refused_and_is_no_news() -> None:
+    door, _ = door_and_clock()
+    told: list[str] = []
+    door.stranger = told.append
+
+    assert ask(door, None) == 401
+    assert told == []
 
 
 def test_a_thousand_failed_logins_are_told_of_a_few_times_and_refused_more_and_more_briefly() -> None:
