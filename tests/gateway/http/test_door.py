@@ -76,7 +76,7 @@ def test_strangers_at_many_addresses_are_told_of_no_more_often() -> None:
     door.stranger = told.append
 
     for number in range(1000):
-        assert ask(door, None, remote=f"192.0.2.{number % 250}") in (401, 429)
+        assert ask(door, b"wrong-0123456789", f"192.0.2.{number % 250}") in (401, 429)
 
     assert len(told) == TOLD_AT_ONCE
     assert door.failures == 1000
