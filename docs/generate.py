@@ -15,6 +15,7 @@ from gateway.api.families import FAMILIES
 from gateway.api.interface import TITLE
 from gateway.api.openapi import described
 from gateway.api.reference import reference
+from gateway.changes.reload import Reload
 from gateway.datapath import Builtin
 from gateway.forwarding.directory import Directory
 from gateway.http import interface as interfaces
@@ -25,7 +26,6 @@ from gateway.lookup.http.openapi_schemas import components
 from gateway.membership import Membership
 from gateway.operating import events
 from gateway.questions import commands_of
-from gateway.reload import Reload
 from gateway.sites.policies import Keyring
 from gateway.underlay.interfaces import Attachment
 from policies.config.schema import KeySchema, TableSchema, tables

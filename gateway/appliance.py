@@ -16,9 +16,10 @@ from pathlib import Path
 import msgspec
 import trio
 
-from gateway import control, privileges, signals
+from gateway import control
 from gateway.aio import EventLoop, event_loop
 from gateway.asked import Asked
+from gateway.changes.reload import OwnFile, Reload
 from gateway.datapath import DataPath
 from gateway.lookout import Lookout
 from gateway.membership import Membership
@@ -26,13 +27,13 @@ from gateway.operating import events, logs
 from gateway.operating.commands import Commands
 from gateway.operating.diary import Diary, diary_path
 from gateway.orders import Orders
-from gateway.output import standard_output
 from gateway.paths import data_path
+from gateway.process import privileges, signals
+from gateway.process.output import standard_output
+from gateway.process.service_manager import ServiceManager
+from gateway.process.stopping import LastResort
 from gateway.questions import commands_of
-from gateway.reload import OwnFile, Reload
-from gateway.service_manager import ServiceManager
 from gateway.sites.policies import Keyring
-from gateway.stopping import LastResort
 from policies.errors import ConfigurationError, Problem
 from policies.model import Appliance
 

@@ -11,6 +11,7 @@ import msgspec
 import trio
 
 from gateway.aio import EventLoop
+from gateway.changes.reload import Undo
 from gateway.datapath import DataPath
 from gateway.feed import Feed
 from gateway.forwarding.directory import Change
@@ -36,7 +37,6 @@ from gateway.lookup.store import StoreUnavailable
 from gateway.operating import logs
 from gateway.operating.health import LookupStatus
 from gateway.operating.overview import Inventory
-from gateway.reload import Undo
 from gateway.sites.policies import Keyring
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.errors import ConfigurationError, Problem

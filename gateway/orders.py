@@ -9,12 +9,12 @@ from contextlib import contextmanager
 
 import trio
 
+from gateway.changes.reload import Reload
 from gateway.datapath import DataPath
 from gateway.operating import status
-from gateway.reload import Reload
-from gateway.service_manager import ServiceManager
-from gateway.signals import Terminal
-from gateway.stopping import HASTENED, WITHIN
+from gateway.process.service_manager import ServiceManager
+from gateway.process.signals import Terminal
+from gateway.process.stopping import HASTENED, WITHIN
 from policies.model import Appliance
 
 log = logging.getLogger("isthmus")

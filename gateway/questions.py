@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gateway.changes.reload import OwnFile, Reload
 from gateway.datapath import DataPath
 from gateway.lookout import Lookout
 from gateway.membership import Membership
@@ -9,7 +10,6 @@ from gateway.operating import moves, overview, status, tracing, trends
 from gateway.operating.capture import Captures
 from gateway.operating.commands import Commands
 from gateway.operating.events import Events
-from gateway.reload import OwnFile, Reload
 from policies.model import Appliance
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from gateway.doctor.findings import Finding, Level
-from gateway.firewall import TABLE
+from gateway.process.firewall import TABLE
 from policies.addresses import ProviderAddress
 
 AREA = "firewall"

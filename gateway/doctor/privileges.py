@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gateway.doctor.findings import Finding, Level
-from gateway.privileges import Capabilities, Capability, needed
+from gateway.process.privileges import Capabilities, Capability, needed
 from policies.model import Appliance
 
 AREA = "privileges"

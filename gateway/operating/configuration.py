@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from gateway.difference import Difference
+from gateway.changes.difference import Difference
 
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,10 +12,10 @@ import msgspec
 import pytest
 import trio
 
+from gateway.changes.reload import OwnFile
 from gateway.datapath import Builtin
 from gateway.forwarding.directory import Directory
 from gateway.membership import Membership
-from gateway.reload import OwnFile
 from gateway.sites.policies import Keyring
 from gateway.underlay.interfaces import Attachment
 from policies.addresses import CustomerAddress, ProviderAddress, Vsid

@@ -10,8 +10,8 @@ import trio
 from trio.testing import MockClock
 
 from gateway.orders import Orders
-from gateway.service_manager import ServiceManager
-from gateway.stopping import HASTENED, WITHIN
+from gateway.process.service_manager import ServiceManager
+from gateway.process.stopping import HASTENED, WITHIN
 from policies.model import Appliance, Engine, Network
 
 LOOKUP_ONLY = Appliance("lookup-1", Path("/nowhere"), Engine.PYTHON, None, False, None, None, Network())

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from gateway import firewall
 from gateway.lab.laboratory import Laboratory
+from gateway.process import firewall
 from policies.config import parse
 from policies.errors import ConfigurationError
 

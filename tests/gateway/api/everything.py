@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import trio
 
+from gateway.changes.reload import Reload
 from gateway.datapath import Builtin
 from gateway.forwarding.directory import configured_directory
 from gateway.lookout import Lookout
@@ -20,7 +21,6 @@ from gateway.operating import events
 from gateway.operating.commands import Commands
 from gateway.operating.report import DropReport, Report, SiteReport, SubnetReport
 from gateway.questions import commands_of
-from gateway.reload import Reload
 from gateway.sites.policies import Keyring
 from gateway.sites.status import SiteStatus
 from gateway.underlay.interfaces import Attachment

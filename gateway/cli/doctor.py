@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from cyclopts import App
 
-from gateway.command_line import FAILED, LOOK, is_terminal, say_json
+from gateway.cli.command_line import FAILED, INSTALLED, LOOK, is_terminal, say_json
 
 if TYPE_CHECKING:
     from gateway.doctor.findings import Finding
@@ -20,7 +20,7 @@ def register(app: App) -> None:
     app.command(doctor, group=LOOK)
 
 
-def doctor(file: Path, *, json: bool = False) -> int:
+def doctor(file: Path = INSTALLED, *, json: bool = False) -> int:
     """Find out what is wrong on this machine and around it, and what to do about it.
 
     Looks at privileges, the kernel, the underlay's interfaces, the path to each provider address, IKE's

@@ -8,17 +8,8 @@ from pathlib import Path
 
 from cyclopts import App, Parameter
 
-from gateway import (
-    capture_cli,
-    doctor_cli,
-    firewall_cli,
-    operating_cli,
-    records_cli,
-    reload_cli,
-    top_cli,
-    trace_cli,
-)
-from gateway.command_line import LAB, MISCONFIGURED, RUN, load, say_json
+from gateway.cli import capture, doctor, firewall, look, lookup, records, reload, top, trace
+from gateway.cli.command_line import LAB, MISCONFIGURED, RUN, load, say_json
 from policies.errors import ConfigurationError, Problem, Unanswered
 
 
@@ -36,14 +27,15 @@ app = App(
     default_parameter=Parameter(negative=()),
 )
 
-operating_cli.register(app)
-reload_cli.register(app)
-firewall_cli.register(app)
-doctor_cli.register(app)
-top_cli.register(app)
-trace_cli.register(app)
-capture_cli.register(app)
-records_cli.register(app)
+look.register(app)
+reload.register(app)
+firewall.register(app)
+doctor.register(app)
+top.register(app)
+trace.register(app)
+capture.register(app)
+lookup.register(app)
+records.register(app)
 
 
 @app.command(group=RUN)
@@ -57,10 +49,11 @@ def run(file: Path) -> int:
     file
         The configuration, appliance.toml.
     """
-    from gateway import signals
+    from gateway.process import signals
 
     signals.hold()  # before what takes time: loading the rest, and reading the configuration
-    from gateway import appliance, privileges
+    from gateway import appliance
+    from gateway.process import privileges
 
     configuration = load(file)
     is_pipe = not file.is_file()
@@ -158,7 +151,3 @@ def _leaves(error: BaseException) -> list[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         return [leaf for each in error.exceptions for leaf in _leaves(each)]
     return [error]
-
-
-if __name__ == "__main__":
-    main()

@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
-from gateway import consequences
-from gateway.configured_words import in_words
-from gateway.consequences import Turn
+from gateway.changes import consequences
+from gateway.changes.consequences import Turn
+from gateway.changes.words import in_words
 from policies.ipsec import Lifetimes
 from policies.model import (
     AccessRule,

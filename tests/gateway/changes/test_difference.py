@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.consequences import Turn
-from gateway.difference import Difference, authenticated_again, differences
+from gateway.changes.consequences import Turn
+from gateway.changes.difference import Difference, authenticated_again, differences
 from gateway.sites.policies import Keyring, peer_policies
 from policies.addresses import MacAddress, Prefix, ProviderAddress, Vsid
 from policies.config import parse

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
-from gateway.command_line import FAILED, LOOK, ask, follow, is_terminal, say_json
+from gateway.cli.command_line import FAILED, INSTALLED, LOOK, ask, follow, is_terminal, say_json
 from policies.errors import ConfigurationError, Problem
 
 Last = Annotated[int, Parameter(validator=Number(gte=0))]
@@ -24,7 +24,7 @@ def register(app: App) -> None:
         app.command(command, group=LOOK)
 
 
-def status(file: Path, *, check: bool = False, json: bool = False) -> int:
+def status(file: Path = INSTALLED, *, check: bool = False, json: bool = False) -> int:
     """Show how the appliance that runs by FILE is: first what is wrong, and what to do about it.
 
     For monitoring, --check makes the exit code 1 if something is wrong. It is 1 too if nobody
@@ -53,7 +53,7 @@ def status(file: Path, *, check: bool = False, json: bool = False) -> int:
     return FAILED if check and not listing.is_well(found) else 0
 
 
-def sites(file: Path, site: str | None = None, *, watch: bool = False, json: bool = False) -> int:
+def sites(file: Path = INSTALLED, site: str | None = None, *, watch: bool = False, json: bool = False) -> int:
     """Show the sites of the appliance that runs by FILE: up or down since when, and why.
 
     Parameters
@@ -83,7 +83,7 @@ def sites(file: Path, site: str | None = None, *, watch: bool = False, json: boo
 
 
 def events(
-    file: Path,
+    file: Path = INSTALLED,
     *,
     follow_: Annotated[bool, Parameter(name="--follow", alias="-f")] = False,
     kind: tuple[str, ...] = (),

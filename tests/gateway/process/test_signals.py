@@ -12,7 +12,7 @@ from typing import IO
 # What is started takes the terminal that is its input for its own, as a login shell does.
 CHILD = """
 import fcntl, signal, sys, termios
-from gateway.signals import Terminal
+from gateway.process.signals import Terminal
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])  # it may come before it is waited for
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 terminal = Terminal()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
-from gateway import records_cli
-from gateway.command_line import LOOK, ask, load, say_json
+from gateway.cli.asking import NOWHERE, Service, with_contents
+from gateway.cli.command_line import INSTALLED, LOOK, ask, load, say_json
 from policies.errors import Unanswered
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def register(app: App) -> None:
 
 
 def trace(
-    file: Path,
+    file: Path = INSTALLED,
     /,
     *,
     from_: Annotated[str, Parameter(name="--from")],
@@ -46,7 +46,7 @@ def trace(
     from_site: str | None = None,
     by_file: Annotated[bool, Parameter(name="--file")] = False,
     json: bool = False,
-    service: records_cli.Service = records_cli.NOWHERE,
+    service: Service = NOWHERE,
 ) -> int:
     """Show what would happen to a packet, step by step, and which rule or route decided.
 
@@ -127,7 +127,7 @@ def _ask_running(file: Path, packet: Packet, *, json: bool) -> None:
     _show(msgspec.convert(ask(file, "trace", arguments), Explanation), "the running appliance", json=json)
 
 
-def _by_file(file: Path, packet: Packet, service: records_cli.Service, *, json: bool) -> int:
+def _by_file(file: Path, packet: Packet, service: Service, *, json: bool) -> int:
     from gateway.forwarding.directory import Directory, configured_directory
     from gateway.trace import explain
 
@@ -136,7 +136,7 @@ def _by_file(file: Path, packet: Packet, service: records_cli.Service, *, json: 
         directory = configured_directory(configuration)
         _show(explain(configuration, directory, question), str(file), json=json)
         return 0
-    return records_cli.with_contents(
+    return with_contents(
         configuration,
         service,
         packet.tenant,

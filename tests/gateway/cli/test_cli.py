@@ -14,7 +14,7 @@ from cyclopts import App
 
 from gateway.cli import app
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 REFERENCE = ROOT / "appliance.toml"
 TRACE = ("trace", str(REFERENCE), "--tenant", "red", "--from", "10.0.1.5", "--to", "10.0.2.5")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
-from gateway.command_line import FAILED, LOOK, follow, say_json
+from gateway.cli.command_line import FAILED, INSTALLED, LOOK, follow, say_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,7 +32,7 @@ def register(app: App) -> None:
 
 
 def capture(
-    file: Path,
+    file: Path = INSTALLED,
     *,
     tenant: str | None = None,
     site: str | None = None,

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from gateway.service_manager import ServiceManager
+from gateway.process.service_manager import ServiceManager
 
 
 @pytest.fixture

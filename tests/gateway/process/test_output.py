@@ -7,8 +7,8 @@ from contextlib import suppress
 
 import pytest
 
-from gateway import output
-from gateway.output import MOST_WAITING, Output
+from gateway.process import output
+from gateway.process.output import MOST_WAITING, Output
 
 Pipe = tuple[int, int]
 

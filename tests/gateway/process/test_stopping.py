@@ -3,7 +3,7 @@ from __future__ import annotations
 import threading
 import time
 
-from gateway.stopping import LastResort
+from gateway.process.stopping import LastResort
 
 
 class Ended:

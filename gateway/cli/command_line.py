@@ -21,6 +21,9 @@ CHANGE = Group("Change", sort_key=3)
 LOOKUP = Group("Lookup service", sort_key=4)
 LAB = Group("Lab", sort_key=5)
 
+INSTALLED = Path("/etc/isthmus/appliance.toml")
+"""Whose configuration is meant where none is named: that of the service, as the package installs it."""
+
 FAILED = 1
 MISCONFIGURED = 2
 

@@ -16,8 +16,8 @@ from typing import Protocol
 import msgspec
 import trio
 
+from gateway.changes.difference import Difference, authenticated_again, differences
 from gateway.datapath import DataPath
-from gateway.difference import Difference, authenticated_again, differences
 from gateway.operating.commands import Asker, Command, Commands, Nothing
 from gateway.operating.configuration import Configuration, ReloadReport
 from gateway.sites.policies import Keyring, readable_policies

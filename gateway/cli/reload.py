@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
-from gateway.command_line import CHANGE, ask, say_json
+from gateway.cli.command_line import CHANGE, INSTALLED, ask, say_json
 
 if TYPE_CHECKING:
-    from gateway.difference import Difference
+    from gateway.changes.difference import Difference
 
 LONGEST_TRIAL = 86400
 
@@ -25,7 +25,7 @@ def register(app: App) -> None:
         app.command(command, group=CHANGE)
 
 
-def diff(file: Path, *, json: bool = False) -> int:
+def diff(file: Path = INSTALLED, *, json: bool = False) -> int:
     """Show what a reload of FILE would change of what runs, and what comes of it; change nothing.
 
     FILE may lie anywhere: the appliance of its name and state folder is asked.
@@ -39,7 +39,7 @@ def diff(file: Path, *, json: bool = False) -> int:
     """
     import msgspec
 
-    from gateway.difference import Difference
+    from gateway.changes.difference import Difference
 
     answer = ask(file, "diff", {"file": str(file.absolute())})
     if json:
@@ -53,7 +53,7 @@ def diff(file: Path, *, json: bool = False) -> int:
     return 0
 
 
-def reload(file: Path, *, confirm: Seconds | None = None, json: bool = False) -> int:
+def reload(file: Path = INSTALLED, *, confirm: Seconds | None = None, json: bool = False) -> int:
     """Have the appliance that runs by FILE read it again, and take over what has changed.
 
     Sites whose secret, certificate or settings have changed authenticate again, and those that are gone
@@ -88,7 +88,7 @@ def reload(file: Path, *, confirm: Seconds | None = None, json: bool = False) ->
     return 0
 
 
-def confirm(file: Path, *, json: bool = False) -> int:
+def confirm(file: Path = INSTALLED, *, json: bool = False) -> int:
     """Keep what the last `isthmus reload --confirm` has taken over.
 
     Parameters

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from gateway.firewall import removal, rules
+from gateway.process.firewall import removal, rules
 from policies.config import parse
 
 NODE = """

@@ -15,8 +15,8 @@ import pytest
 import trio
 import trio.testing
 
+from gateway.changes.reload import MOST_READERS, READ_WITHIN, Reload, Undo
 from gateway.operating.commands import OWNER, Asker, NotAllowed, carry_out
-from gateway.reload import MOST_READERS, READ_WITHIN, Reload, Undo
 from gateway.sites.policies import Keyring
 from policies.errors import ConfigurationError, Problem
 from policies.model import (

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
-from gateway.command_line import LOOK, ask, is_terminal, say_json
+from gateway.cli.command_line import INSTALLED, LOOK, ask, is_terminal, say_json
 from policies.errors import ConfigurationError, Problem
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def register(app: App) -> None:
 
 
 def top(
-    file: Path,
+    file: Path = INSTALLED,
     *,
     tenant: str | None = None,
     sort: Literal["bits", "packets", "tenant"] = "bits",

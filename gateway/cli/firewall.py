@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cyclopts import App
 
-from gateway.command_line import MISCONFIGURED, RUN, load
+from gateway.cli.command_line import MISCONFIGURED, RUN, load
 
 
 def register(app: App) -> None:
@@ -29,7 +29,7 @@ def firewall(file: Path | None = None, *, install: bool = False, remove: bool = 
     remove
         Take the rules away, if they are there.
     """
-    from gateway import firewall as rules
+    from gateway.process import firewall as rules
 
     if install and remove:
         print("isthmus: --install or --remove: not both", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""A changed configuration: what differs, what comes of it, and how it is taken over or taken back."""
