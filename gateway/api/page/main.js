@@ -293,7 +293,7 @@ async function askMoves(run) {
     state.movesProblem = "";
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;
-    state.movesProblem = problem.status === 404 ? "This node does not take part in the lookup service: its records do not move." : problem.message;
+    state.movesProblem = problem.message;
   }
   showSoon();
 }
