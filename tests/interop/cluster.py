@@ -113,7 +113,7 @@ class Cluster(Datacenter):
         for name in names:
             self.run_node(name)
         for name in names[:3]:
-            self.daemons[name].wait_for(r"the lookup service listens", 30)
+            self.daemons[name].wait_for(r"\[lookup\] listens", 30)
         self.applied = self.isthmus("apply", str(self.folder / "network.toml"))
         if self.applied.returncode:
             raise LabError(f"isthmus apply: {self.applied.stderr}")

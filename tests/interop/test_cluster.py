@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.netns, pytest.mark.interop]
 
 # Until another member leads, by etcd's own defaults, and until a node that waits has found that out.
 FAILOVER_SECONDS = 8.0
-LISTENS = r"the lookup service listens"
+LISTENS = r"\[lookup\] listens"
 
 
 @pytest.fixture(scope="module")
