@@ -224,6 +224,7 @@ class Peer:
         self._redundant.pop(session, None)
         was_up = session in self._established
         self._established.discard(session)
+        self._reprieve()
         if session.successor is not None or self._is_removed or self._retry_at is not None:
             return []
         if any(each.state is not State.CLOSED for each in self.sessions if each not in self._redundant):
@@ -237,6 +238,18 @@ class Peer:
         elif not was_up:
             self._rests_until = pause_ends
         return []
+
+    def _reprieve(self) -> None:
+        """Keep the newest session that was to be closed in favour of others, once all of those have gone.
+
+        Both sides may have called at once, as it seems to one, while the other has authenticated again.
+        """
+        standing = [each for each in self.sessions if each.state is State.ESTABLISHED]
+        if any(each not in self._redundant for each in standing):
+            return
+        kept = next((each for each in reversed(standing) if each.policy == self.policy), None)
+        if kept is not None:
+            del self._redundant[kept]
 
     def _drop(self, session: IkeSession, now: float) -> list[Effect]:
         """End a session without a word to the peer; `heed` forgets it."""

@@ -226,6 +226,22 @@ def test_changed_secret_authenticates_again_without_a_gap(net: Network, edge: No
     assert_one_tunnel(edge, device)
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_site_that_changes_soon_after_its_device_called_has_no_gap(net: Network, seed: int) -> None:
+    edge, device = net.node(EDGE), net.node(DEVICE)
+    edge.reboot(2 * seed)
+    device.reboot(2 * seed + 1)
+    edge.configure(site())
+    device.configure(cloud(start=SiteStart.START))
+    net.run(seed % 20 * 0.45 + 0.1)
+    edge.effects.clear()
+    edge.configure(msgspec.structs.replace(site(), liveness=25.0))
+    net.run(60)
+
+    assert edge.turns(SEATTLE) == [SiteUp]  # authenticated again, and that once
+    assert_one_tunnel(edge, device)
+
+
 def test_old_secret_ends_after_minutes_where_the_new_one_is_never_accepted(
     net: Network, edge: Node, device: Node
 ) -> None:
