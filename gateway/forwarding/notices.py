@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from gateway.packets import icmp
 from policies.addresses import CustomerAddress
@@ -27,6 +27,10 @@ class Notices:
         self.suppressed = 0
         self.without_source = 0
         """To a site whose selectors hold no address of the gateway's, so that none could be sent."""
+
+    def keep_only(self, tenants: Container[str]) -> None:
+        """Forget the tenants that are no longer there."""
+        self._buckets = {tenant: bucket for tenant, bucket in self._buckets.items() if tenant in tenants}
 
     def compose(
         self, tenant: str, facts: PacketFacts, source: CustomerAddress | None, message: Message, now: float

@@ -112,6 +112,7 @@ class Forwarder:
             for key in ((domain.name, site) for site in domain.site_gateways)
         }
         self.sites.keep_only(self.site_meters)
+        self.notices.keep_only(tables.domains)
         self._permission = Permission(tables, self._explain, self._permission)
         ways = Ways(self.node, tables, self.directory, self.moves.residence)
         self._ways = ways

@@ -15,9 +15,10 @@ from scapy.packet import Packet, Raw
 
 from gateway.forwarding.directory import Delete
 from gateway.forwarding.drops import DropReason
-from gateway.forwarding.notices import BURST, RATE
+from gateway.forwarding.notices import BURST, RATE, Notices
 from gateway.forwarding.pipeline import Forwarder
 from gateway.forwarding.verdicts import Answer, Drop
+from gateway.packets import ip
 from policies.addresses import CustomerAddress, Vsid
 from policies.model import Network, Tenant, VirtualSubnet
 from tests import networks as n
@@ -151,3 +152,14 @@ def test_error_quotes_as_much_as_its_size_allows(version: int, size: int, quoted
     emission, _ = n.to_underlay(Answer(n.dropped(n.receive(n.gateway(), frame), DropReason.HOP_LIMIT)))
 
     assert emission.payload[headers:] == bytes(frame.payload)[:quoted]
+
+
+def test_tenant_that_is_gone_is_forgotten() -> None:
+    notices = Notices()
+    for tenant in ("red", "blue"):
+        facts = ip.decode_untrusted(bytes(QUOTE))
+        assert notices.compose(tenant, facts, n.ca("web", 1), lambda _: b"told", 0.0) == b"told"
+
+    notices.keep_only({"blue"})
+
+    assert list(notices._buckets) == ["blue"]

@@ -29,8 +29,10 @@ QUIET = 10.0
 # Of so many hours at the beginning and at the end is compared what there is.
 EARLY = 8
 # What fills until it is full: a day's points of a series, the last turns of each site, and counters, one of
-# each reason and tenant, or site and cause.
+# each reason and tenant, or site and cause; and a bucket for each tenant that has been told something.
 FILLS = {
+    "Notices._buckets",
+    "TokenBucket",
     "_Ring._values",
     "Drops.counts",
     "Report.drops",
