@@ -158,7 +158,10 @@ def test_tenant_that_is_gone_is_forgotten() -> None:
     notices = Notices()
     for tenant in ("red", "blue"):
         facts = ip.decode_untrusted(bytes(QUOTE))
-        assert notices.compose(tenant, facts, n.ca("web", 1), lambda _: b"told", 0.0) == b"told"
+        assert (
+            notices.compose(tenant, facts, CustomerAddress.parse(n.ca("web", 1)), lambda _: b"told", 0.0)
+            == b"told"
+        )
 
     notices.keep_only({"blue"})
 
