@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from cyclopts import App
 
 from gateway.cli.asking import NOWHERE, Service, access, find, usage, vsid_of
-from gateway.cli.command_line import INSTALLED, LOOKUP
+from gateway.cli.command_line import INSTALLED, LOOKUP, ask, say_json
 from policies.errors import ConfigurationError, Problem
 
 if TYPE_CHECKING:
@@ -141,7 +141,6 @@ def moves(file: Path = INSTALLED, *, json: bool = False) -> int:
     """
     import msgspec
 
-    from gateway.cli.command_line import ask, say_json
     from gateway.lookup.movements import Move, in_words
 
     answer = ask(file, "moves")

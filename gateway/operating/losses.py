@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from typing import Protocol
 
 import trio
 
 from gateway.operating.report import Report
+from gateway.operating.reporting import Counting
 
 log = logging.getLogger("isthmus")
 
 WATCH_EVERY = 10.0
 """Seconds between two looks: a flood makes one line, not one a packet."""
-
-
-class Counting(Protocol):
-    """A data path, as far as its counters are read."""
-
-    def report(self) -> Report: ...
 
 
 async def watch(path: Counting) -> None:
