@@ -21,6 +21,7 @@ from policies.ipsec import (
 DEFAULT_PREFIX = "/isthmus/"
 DEFAULT_FLAP_MOVES = 5
 DEFAULT_FLAP_SECONDS = 180.0
+DEFAULT_LEASES = 1000
 DEFAULT_BRIDGE = "br-int"
 DEFAULT_RUN_DIRECTORY = Path("/var/run/openvswitch")
 
@@ -64,7 +65,8 @@ class LogFormat(StrEnum):
 class LookupRecord(msgspec.Struct, frozen=True, gc=False):
     """Where a customer address is: (VSID, CA) -> MAC, PA, host.
 
-    `epoch` rises each time the record moves; 0 is a static record, which is
+    `pa` is one of the host's own, which carries NVGRE; of a rewritten record it is this CA's alone,
+    from the host's pools. `epoch` rises each time the record moves; 0 is a static record, which is
     pinned. `revision` is the store's own order of all changes.
     """
 
@@ -75,6 +77,21 @@ class LookupRecord(msgspec.Struct, frozen=True, gc=False):
     host: str
     translation: Translation = Translation.ENCAP
     epoch: int = 0
+    revision: int = 0
+
+
+class Lease(msgspec.Struct, frozen=True, gc=False):
+    """A provider address of a gateway's pool that stands for a CA which has none of its own.
+
+    That is a CA at a site, of a VM that is encapsulated, or the gateway's own. `vsid` is that of the virtual
+    subnet which the CA is in; for any other CA of a tenant, the lowest of the tenant's.
+    """
+
+    pa: ProviderAddress
+    vsid: Vsid
+    ca: CustomerAddress
+    node: str
+    """The gateway whose pool it is of."""
     revision: int = 0
 
 
@@ -232,6 +249,8 @@ class Tenant(msgspec.Struct, frozen=True):
     sites: tuple[Site, ...] = ()
     access: tuple[AccessRule, ...] = ()
     limits: Limits | None = None
+    leases: int = DEFAULT_LEASES
+    """So many provider addresses of a gateway's pools it may hold at once."""
     rdid: str | None = None
 
 
@@ -242,6 +261,9 @@ class ProviderHost(msgspec.Struct, frozen=True):
     provider_addresses: tuple[ProviderAddress, ...]
     tenants: tuple[str, ...]
     flow_id: FlowIdMode = FlowIdMode.HASH
+    pools: tuple[Prefix, ...] = ()
+    """What its VMs' own provider addresses are leased from, those that are rewritten. Hosts of one link may
+    share a pool: then a VM keeps its address when it moves between them."""
 
 
 class ProviderGateway(msgspec.Struct, frozen=True):
@@ -249,6 +271,8 @@ class ProviderGateway(msgspec.Struct, frozen=True):
 
     name: str
     provider_addresses: tuple[ProviderAddress, ...]
+    pools: tuple[Prefix, ...] = ()
+    """What is leased for CAs that have no provider address of their own, for rewritten VMs to reach them."""
 
 
 class Network(msgspec.Struct, frozen=True):

@@ -20,9 +20,12 @@ from policies.model import (
     Limits,
     Network,
     NextHop,
+    ProviderGateway,
+    ProviderHost,
     SiteHop,
     SubnetHop,
     Tenant,
+    Translation,
     VirtualSubnet,
 )
 
@@ -73,6 +76,8 @@ class RoutingDomain(msgspec.Struct, frozen=True, eq=False):
     """Those of its IPv4 subnets, which are nobody's own."""
     host_addresses: frozenset[bytes]
     """The provider addresses of the hosts that may send for it."""
+    hosts: frozenset[str]
+    """Those hosts, by name."""
     gateway_provider_addresses: frozenset[bytes]
     gateways: tuple[tuple[str, tuple[ProviderAddress, ...]], ...]
     """Its gateways in order of preference, with their provider addresses."""
@@ -91,6 +96,12 @@ class RoutingDomain(msgspec.Struct, frozen=True, eq=False):
         return (hop.ca, self.routes.lookup(hop.ca)) if isinstance(hop, AddressHop) else (address, hop)
 
 
+    def home(self, address: bytes) -> Vsid | None:
+        """Return by which VSID a CA's provider address is leased; None for a tenant without subnets."""
+        hop = self.routes.lookup(address)
+        return hop.vsid if isinstance(hop, SubnetHop) else min(self.vsids, default=None)
+
+
 class SubnetEntry(msgspec.Struct, frozen=True, eq=False):
     """What a VSID stands for."""
 
@@ -104,6 +115,8 @@ class SubnetEntry(msgspec.Struct, frozen=True, eq=False):
     prefixes: tuple[Prefix, ...]
     dhcp: bool
     router_advertisements: bool
+    translation: Translation
+    """How VMs are carried that have no record yet."""
     proxied: PrefixTable[NextHop]
     """What a VM here may take for its neighbour although it is routed elsewhere: an
     address of the subnet that is at a site, or a site's prefix around the subnet."""
@@ -122,6 +135,7 @@ class SubnetEntry(msgspec.Struct, frozen=True, eq=False):
             prefixes=subnet.prefixes,
             dhcp=subnet.dhcp,
             router_advertisements=subnet.router_advertisements,
+            translation=subnet.translation,
             proxied=PrefixTable(
                 (prefix, hop)
                 for prefix, hop in domain.routes
@@ -152,6 +166,8 @@ class Tables(msgspec.Struct, frozen=True, eq=False):
     """Provider addresses that want a FlowID of 0."""
     members: frozenset[bytes]
     """Every provider address of a host or a gateway."""
+    pools: PrefixTable[frozenset[str]]
+    """Whose pool a provider address is in: the names of hosts that share it, or of one gateway."""
 
     @classmethod
     def compile(cls, network: Network) -> Self:
@@ -176,7 +192,17 @@ class Tables(msgspec.Struct, frozen=True, eq=False):
                 for address in host.provider_addresses
             ),
             members=frozenset[bytes]().union(*hosts.values(), *gateways.values()),
+            pools=_compile_pools(network),
         )
+
+
+def _compile_pools(network: Network) -> PrefixTable[frozenset[str]]:
+    nodes: tuple[ProviderHost | ProviderGateway, ...] = (*network.hosts, *network.gateways)
+    pools: dict[Prefix, frozenset[str]] = {}
+    for node in nodes:
+        for pool in node.pools:
+            pools[pool] = pools.get(pool, frozenset()) | {node.name}
+    return PrefixTable(pools.items())
 
 
 def _compile_domain(
@@ -201,6 +227,7 @@ def _compile_domain(
             if tenant.name in host.tenants
             for address in host.provider_addresses
         ),
+        hosts=frozenset(host.name for host in network.hosts if tenant.name in host.tenants),
         gateway_provider_addresses=frozenset(
             address for _, addresses in own_gateways for address in addresses
         ),

@@ -1,4 +1,4 @@
-"""Where each customer address is: the records, in memory, changed one at a time.
+"""Where each customer address is: the records and leases, in memory, changed one at a time.
 
 One writer, on the trio thread; other threads read single records only. The
 values are immutable, so whoever holds a record can tell by identity whether it
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 import msgspec
 
 from policies.addresses import ProviderAddress, Vsid
-from policies.model import Appliance, LookupRecord
+from policies.model import Appliance, Lease, LookupRecord, Translation
 
 
 class Put(msgspec.Struct, frozen=True, gc=False):
@@ -28,7 +28,21 @@ class Delete(msgspec.Struct, frozen=True, gc=False):
     ca: bytes
 
 
-Change = Put | Delete
+class PutLease(msgspec.Struct, frozen=True, gc=False):
+    """A provider address of a gateway's pool stands for a CA from now on."""
+
+    lease: Lease
+
+
+class DeleteLease(msgspec.Struct, frozen=True, gc=False):
+    """It does so no longer."""
+
+    pa: ProviderAddress
+
+
+Change = Put | Delete | PutLease | DeleteLease
+Holder = LookupRecord | Lease
+"""Whose a provider address is that stands for one CA alone."""
 
 
 class _Segment:
@@ -87,10 +101,13 @@ def _all(cas: bytes | tuple[bytes, ...]) -> tuple[bytes, ...]:
 
 
 class Directory:
-    """(VSID, CA) -> record, and (VSID, MAC) -> CAs."""
+    """(VSID, CA) -> record or leases, (VSID, MAC) -> CAs, and provider address -> record or lease."""
 
     def __init__(self, records: Iterable[LookupRecord] = ()) -> None:
         self._segments: dict[int, _Segment] = {}
+        self._holders: dict[bytes, Holder] = {}
+        # Usually one each: several only where a tenant has several gateways.
+        self._leases: dict[tuple[int, bytes], tuple[Lease, ...]] = {}
         self._subscribers: list[Callable[[Change], None]] = []
         self._count = 0
         for record in records:
@@ -105,23 +122,67 @@ class Directory:
 
     def apply(self, change: Change) -> None:
         """Make one change, and tell the subscribers. Deleting what is not there changes nothing."""
-        if isinstance(change, Put):
-            record = change.record
-            segment = self._segments.get(record.vsid)
-            if segment is None:
-                segment = self._segments[record.vsid] = _Segment()
-            self._count += segment.put(record)
-        else:
-            segment = self._segments.get(change.vsid)
-            old = segment.by_ca.get(change.ca) if segment is not None else None
-            if segment is None or old is None:
-                return
-            segment.remove(old)
-            self._count -= 1
-            if not segment.by_ca:
-                del self._segments[change.vsid]
+        match change:
+            case Put(record):
+                self._put(record)
+            case Delete(vsid, ca):
+                if not self._delete(vsid, ca):
+                    return
+            case PutLease(lease):
+                self._put_lease(lease)
+            case DeleteLease(pa):
+                if not self._delete_lease(pa):
+                    return
         for subscriber in self._subscribers:
             subscriber(change)
+
+    def _put(self, record: LookupRecord) -> None:
+        segment = self._segments.get(record.vsid)
+        if segment is None:
+            segment = self._segments[record.vsid] = _Segment()
+        old = segment.by_ca.get(record.ca)
+        self._count += segment.put(record)
+        if record.translation is Translation.REWRITE:
+            self._holders[record.pa] = record
+        if old is not None and (old.pa != record.pa or record.translation is not Translation.REWRITE):
+            self._forget_holder(old)
+
+    def _delete(self, vsid: Vsid, ca: bytes) -> bool:
+        segment = self._segments.get(vsid)
+        old = segment.by_ca.get(ca) if segment is not None else None
+        if segment is None or old is None:
+            return False
+        segment.remove(old)
+        self._count -= 1
+        if not segment.by_ca:
+            del self._segments[vsid]
+        self._forget_holder(old)
+        return True
+
+    def _put_lease(self, lease: Lease) -> None:
+        self._delete_lease(lease.pa)
+        self._holders[lease.pa] = lease
+        key = lease.vsid, lease.ca
+        self._leases[key] = (*self._leases.get(key, ()), lease)
+
+    def _delete_lease(self, pa: bytes) -> bool:
+        lease = self._holders.get(pa)
+        if not isinstance(lease, Lease):
+            return False
+        del self._holders[pa]
+        key = lease.vsid, lease.ca
+        left = tuple(each for each in self._leases[key] if each is not lease)
+        if left:
+            self._leases[key] = left
+        else:
+            del self._leases[key]
+        return True
+
+    def _forget_holder(self, record: LookupRecord) -> None:
+        """Take a record's provider address for nobody's, unless it is another's by now."""
+        held = self._holders.get(record.pa)
+        if isinstance(held, LookupRecord) and (held.vsid, held.ca) == (record.vsid, record.ca):
+            del self._holders[record.pa]
 
     def subscribe(self, subscriber: Callable[[Change], None]) -> None:
         """Have `subscriber` called with each later change, on the writer's thread."""
@@ -130,8 +191,20 @@ class Directory:
     def view(self) -> Directory:
         """Return the same records for reading alone, without leaving a trace of it."""
         view = Directory()
-        view._segments = self._segments
+        view._segments, view._holders, view._leases = self._segments, self._holders, self._leases
         return view
+
+    def holder(self, pa: bytes) -> Holder | None:
+        """Return whose a provider address is that stands for one CA alone: a rewritten record's, or a lease."""
+        return self._holders.get(pa)
+
+    def leases(self, vsid: int, ca: bytes) -> tuple[Lease, ...]:
+        """Return the provider addresses of gateways' pools that stand for a CA."""
+        return self._leases.get((vsid, ca), ())
+
+    def all_leases(self) -> Iterator[Lease]:
+        """Each provider address of a gateway's pool that stands for a CA."""
+        return (lease for leases in self._leases.values() for lease in leases)
 
     def find(self, vsid: int, ca: bytes) -> LookupRecord | None:
         """Return the record of a CA in octets, or None."""

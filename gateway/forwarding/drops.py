@@ -72,6 +72,19 @@ class DropReason(StrEnum):
         "no-provider-address",
         "The next hop's provider address is of a family that this node has none of",
     )
+    UNKNOWN_PROVIDER_ADDRESS = (
+        "unknown-provider-address",
+        "To an address of a pool of ours that nobody here has, or sent by nobody who is known",
+    )
+    OTHER_TENANT = "other-tenant", "From a provider address that is another tenant's than the one it is to"
+    NO_LEASE = (
+        "no-lease",
+        "No provider address could be had in time for a CA that rewritten packets go to or come from",
+    )
+    NOT_REWRITABLE = (
+        "not-rewritable",
+        "IP rewrite cannot carry it: a group, link-local or behind a VM, or an error about such a packet",
+    )
     TOO_BIG = "too-big", "Larger than what comes next carries, and not to be fragmented"
     CONGESTION = (
         "congestion",

@@ -20,6 +20,9 @@ Key = TypeVar("Key", bound=Hashable)
 STALE_EVERY = 1.0
 """So many seconds lie between two happenings about one sender and one record."""
 
+WANTED_EVERY = 0.25
+"""So many seconds lie between two happenings about one CA that is wanted."""
+
 HEARD_EVERY = 0.1
 """So many seconds lie between two happenings of one kind about one address at one port."""
 
@@ -44,7 +47,14 @@ class Stale(msgspec.Struct, frozen=True, gc=False):
     record: LookupRecord
 
 
-Happening = Heard | Stale
+class Wanted(msgspec.Struct, frozen=True, gc=False):
+    """Packets wait for the provider address of a CA: for its record, or for one of a gateway's pool."""
+
+    vsid: Vsid
+    ca: CustomerAddress
+
+
+Happening = Heard | Stale | Wanted
 
 
 class Listener(Protocol):
@@ -73,6 +83,7 @@ class Happenings:
         self.on_happening: Callable[[Happening], None] | None = None
         self._capacity = capacity
         self._stale: dict[tuple[bytes, Vsid, CustomerAddress], float] = {}
+        self._wanted: dict[tuple[Vsid, CustomerAddress], float] = {}
         self._heard: dict[PortKey, dict[tuple[CustomerAddress | None, bool], float]] = {}
 
     def stale(self, sender: bytes, record: LookupRecord, now: float) -> None:
@@ -84,6 +95,16 @@ class Happenings:
             del self._stale[next(iter(self._stale))]
         if _is_due(self._stale, what, STALE_EVERY, now):
             self.on_happening(Stale(ProviderAddress(sender), record))
+
+    def wanted(self, vsid: Vsid, ca: CustomerAddress, now: float) -> None:
+        """Nobody here knows by which provider address a CA is reached."""
+        if self.on_happening is None:
+            return
+        what = vsid, ca
+        if what not in self._wanted and len(self._wanted) >= self._capacity:
+            del self._wanted[next(iter(self._wanted))]
+        if _is_due(self._wanted, what, WANTED_EVERY, now):
+            self.on_happening(Wanted(vsid, ca))
 
     def heard(
         self, port: PortKey, address: CustomerAddress | None, is_announcement: bool, now: float

@@ -5,12 +5,16 @@ from __future__ import annotations
 import msgspec
 
 from gateway.forwarding.drops import DropReason, Drops
-from policies.addresses import MacAddress, ProviderAddress, Vsid
+from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.facts import PacketFacts
 from tunnels.effects import SiteKey
 
 PortKey = tuple[Vsid, MacAddress]
 """What names a VM's port on a host."""
+
+
+Awaited = tuple[Vsid, CustomerAddress] | ProviderAddress
+"""What a packet waits for: the provider address of a CA, or whose a provider address is."""
 
 
 class OuterHeader(msgspec.Struct, frozen=True, gc=False):
@@ -38,6 +42,18 @@ class ToUnderlay(msgspec.Struct, frozen=True, gc=False):
     hop_limit: int = 64
 
 
+class ToProvider(msgspec.Struct, frozen=True, gc=False):
+    """Send an IP packet as it is: its addresses have been rewritten to provider addresses.
+
+    It is a tenant's own packet otherwise, and no router may be told to fragment it or not.
+    """
+
+    packet: bytes
+    vsid: Vsid
+    """Of the virtual subnet that it goes to."""
+    tenant: str
+
+
 class ToPort(msgspec.Struct, frozen=True, gc=False):
     """Give a VM's port a frame with finished checksums."""
 
@@ -63,7 +79,7 @@ class ToSite(msgspec.Struct, frozen=True, gc=False):
     tenant: str
 
 
-Emission = ToUnderlay | ToPort | ToSite
+Emission = ToUnderlay | ToProvider | ToPort | ToSite
 
 
 class Forward(msgspec.Struct, frozen=True):
@@ -88,7 +104,15 @@ class Drop(msgspec.Struct, frozen=True):
     emissions: tuple[Emission, ...] = ()
 
 
-Verdict = Forward | Answer | Drop
+class Held(msgspec.Struct, frozen=True):
+    """The packet waits, for a moment, until it is known by which provider address it goes on, or came."""
+
+    wanted: Awaited
+    tenant: str = ""
+    emissions: tuple[Emission, ...] = ()
+
+
+Verdict = Forward | Answer | Drop | Held
 
 
 def counted(verdict: Verdict, drops: Drops) -> Verdict:

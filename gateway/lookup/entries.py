@@ -7,7 +7,7 @@ from enum import StrEnum
 import msgspec
 
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
-from policies.model import LookupRecord, ProviderGateway, ProviderHost, Tenant, Translation
+from policies.model import Lease, LookupRecord, ProviderGateway, ProviderHost, Tenant, Translation
 
 
 class Kind(StrEnum):
@@ -17,6 +17,7 @@ class Kind(StrEnum):
     TENANT = "tenant"
     HOST = "host"
     GATEWAY = "gateway"
+    LEASE = "lease"
 
 
 NAMED_KINDS = (Kind.HOST, Kind.GATEWAY, Kind.TENANT)
@@ -47,7 +48,20 @@ class NamedKey(msgspec.Struct, frozen=True, gc=False, order=True):
         return f"{self.kind} {self.name}"
 
 
-Key = RecordKey | NamedKey
+class LeaseKey(msgspec.Struct, frozen=True, gc=False, order=True):
+    """Names a provider address of a pool."""
+
+    pa: ProviderAddress
+
+    @property
+    def kind(self) -> Kind:
+        return Kind.LEASE
+
+    def __str__(self) -> str:
+        return f"lease {self.pa}"
+
+
+Key = RecordKey | NamedKey | LeaseKey
 
 
 class Placement(msgspec.Struct, frozen=True, gc=False):
@@ -65,7 +79,22 @@ class Placement(msgspec.Struct, frozen=True, gc=False):
     """When it was last moved by announcements, in seconds of the lookup node's clock (Unix time)."""
 
 
-Value = Placement | Tenant | ProviderHost | ProviderGateway
+class Grant(msgspec.Struct, frozen=True, gc=False):
+    """Whose a provider address of a pool is: a rewritten record's at a host, or a distant CA's at a gateway.
+
+    It stays in the store when it is returned, so that nobody else gets the address before its quarantine
+    is over. What is stored is therefore no more than the pools hold.
+    """
+
+    vsid: Vsid
+    ca: CustomerAddress
+    node: str
+    """The host or the gateway whose pool it is of."""
+    returned_at: float | None = None
+    """Unix time, of the lookup node that took it back; None while it is held."""
+
+
+Value = Placement | Tenant | ProviderHost | ProviderGateway | Grant
 """A tenant is stored without its static records, which are entries of their own."""
 
 
@@ -86,6 +115,14 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
         """Return the entry behind a record, as far as readers see it: those of epoch 0 are pinned."""
         value = Placement(record.mac, record.pa, record.host, record.translation, pinned=record.epoch == 0)
         return cls(RecordKey(record.vsid, record.ca), value, record.epoch, record.revision)
+
+    @property
+    def lease(self) -> Lease | None:
+        """The address of a pool as readers see it, or None where nobody holds it, or it is another kind."""
+        key, value = self.key, self.value
+        if not isinstance(key, LeaseKey) or not isinstance(value, Grant) or value.returned_at is not None:
+            return None
+        return Lease(key.pa, value.vsid, value.ca, value.node, self.revision)
 
     @property
     def record(self) -> LookupRecord | None:

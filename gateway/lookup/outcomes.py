@@ -5,6 +5,8 @@ Besides these: `claims.Refused`, `store.Conflict` and `store.StoreUnavailable`.
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 import msgspec
 
 from policies.model import LookupRecord
@@ -16,6 +18,27 @@ class Forbidden(Exception):
 
 class Unacceptable(Exception):
     """It cannot be so in this network, whoever asks for it."""
+
+
+class WhyNoLease(StrEnum):
+    """Why nobody gets a provider address for a CA."""
+
+    UNKNOWN = "unknown"
+    """It is nobody's: no record, no route to a site, no gateway's own."""
+    NO_POOL = "no-pool"
+    """No gateway of the tenant has a pool of its family."""
+    POOL_EMPTY = "pool-empty"
+    """All addresses are held, or in quarantine."""
+    TENANT_LIMIT = "tenant-limit"
+    """The tenant holds as many as it may."""
+
+
+class NoLease(Exception):
+    """There is no provider address for a CA now."""
+
+    def __init__(self, reason: WhyNoLease) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
 
 
 class ClaimAnswer(msgspec.Struct, frozen=True):
