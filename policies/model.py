@@ -456,3 +456,11 @@ class Appliance(msgspec.Struct, frozen=True):
     def takes_part(self) -> bool:
         """Whether records come from the lookup service, rather than from this file alone."""
         return self.lookup is not None or self.lookup_access is not None
+
+    @property
+    def pools(self) -> tuple[Prefix, ...]:
+        """What provider addresses are leased from that packets come to this node for, by the network it has."""
+        network, host = self.network, self.host
+        of_gateway = [each.pools for each in network.gateways if self.gateway and each.name == self.name]
+        of_host = [each.pools for each in network.hosts if host is not None and each.name == host.name]
+        return tuple(pool for pools in of_gateway + of_host for pool in pools)

@@ -11,6 +11,7 @@ from policies.config.reader import Reader
 from policies.config.site_tables import SiteTable
 from policies.config.tables import Table, by_name
 from policies.model import (
+    DEFAULT_LEASES,
     AccessRule,
     Action,
     CustomerRoute,
@@ -39,6 +40,7 @@ class ProviderHostTable(Table, frozen=True):
     provider_addresses: tuple[ProviderAddress, ...]
     tenants: tuple[str, ...]
     flow_id: FlowIdMode
+    pools: tuple[Prefix, ...]
 
     @classmethod
     def read(cls, keys: Reader) -> ProviderHostTable:
@@ -48,6 +50,7 @@ class ProviderHostTable(Table, frozen=True):
             provider_addresses=keys.required_list("provider_addresses", values.provider_address),
             tenants=keys.optional_list("tenants", values.name),
             flow_id=keys.optional("flow_id", values.member(FlowIdMode), FlowIdMode.HASH),
+            pools=keys.optional_list("pools", values.pool),
             unsound=keys.finish(),
         )
 
@@ -57,6 +60,7 @@ class ProviderHostTable(Table, frozen=True):
             provider_addresses=self.provider_addresses,
             tenants=self.tenants,
             flow_id=self.flow_id,
+            pools=self.pools,
         )
 
 
@@ -65,6 +69,7 @@ class ProviderGatewayTable(Table, frozen=True):
 
     name: str | None
     provider_addresses: tuple[ProviderAddress, ...]
+    pools: tuple[Prefix, ...]
 
     @classmethod
     def read(cls, keys: Reader) -> ProviderGatewayTable:
@@ -72,6 +77,7 @@ class ProviderGatewayTable(Table, frozen=True):
             path=keys.path,
             name=keys.required("name", values.name),
             provider_addresses=keys.required_list("provider_addresses", values.provider_address),
+            pools=keys.optional_list("pools", values.pool),
             unsound=keys.finish(),
         )
 
@@ -90,14 +96,13 @@ class SubnetTable(Table, frozen=True):
 
     @classmethod
     def read(cls, keys: Reader) -> SubnetTable:
-        translation = values.member(Translation, not_yet=Translation.REWRITE)
         return cls(
             path=keys.path,
             name=keys.required("name", values.name),
             vsid=keys.required("vsid", values.vsid),
             prefixes=keys.required_list("prefixes", values.subnet_prefix),
             gateway=keys.optional_list("gateway", values.customer_address),
-            translation=keys.optional("translation", translation, Translation.ENCAP),
+            translation=keys.optional("translation", values.member(Translation), Translation.ENCAP),
             broadcast=keys.optional("broadcast", values.boolean, False),
             dhcp=keys.optional("dhcp", values.boolean, True),
             router_advertisements=keys.optional("router_advertisements", values.boolean, True),
@@ -135,6 +140,8 @@ class RecordTable(Table, frozen=True):
     mac: MacAddress | None
     host: str | None
     pa: ProviderAddress | None
+    translation: Translation | None
+    """None: as its subnet has it."""
 
     @classmethod
     def read(cls, keys: Reader) -> RecordTable:
@@ -144,16 +151,23 @@ class RecordTable(Table, frozen=True):
             mac=keys.required("mac", values.vm_mac),
             host=keys.required("host", values.name),
             pa=keys.optional("pa", values.provider_address, None),
+            translation=keys.optional("translation", values.member(Translation), None),
             unsound=keys.finish(),
         )
 
     def model(
         self, tenant: TenantTable, hosts: Mapping[str, ProviderHostTable], families: Collection[int]
     ) -> LookupRecord:
-        """The record; without a `pa` it is at its host's first address of a family that the underlay has."""
+        """The record; without a `pa` it is at its host's first address of a family that the underlay has.
+
+        One that is rewritten has a `pa` of its own.
+        """
         ca = self.ca or self.incomplete()
         host = self.host or self.incomplete()
         subnet = tenant.subnet_with(ca) or self.incomplete()
+        translation = self.translation or subnet.translation
+        if translation is Translation.REWRITE and self.pa is None:
+            self.incomplete()
         addresses = hosts[host].provider_addresses
         reachable = [pa for pa in addresses if pa.version in families]
         return LookupRecord(
@@ -162,7 +176,7 @@ class RecordTable(Table, frozen=True):
             mac=self.mac or self.incomplete(),
             pa=self.pa or (reachable or addresses)[0],
             host=host,
-            translation=subnet.translation,
+            translation=translation,
         )
 
 
@@ -252,6 +266,7 @@ class TenantTable(Table, frozen=True, dict=True):
     name: str | None
     gateways: tuple[str, ...]
     rdid: str | None
+    leases: int
     subnets: tuple[SubnetTable, ...]
     records: tuple[RecordTable, ...]
     sites: tuple[SiteTable, ...]
@@ -266,6 +281,7 @@ class TenantTable(Table, frozen=True, dict=True):
             name=keys.required("name", values.name),
             gateways=keys.optional_list("gateways", values.name),
             rdid=keys.optional("rdid", values.guid, None),
+            leases=keys.optional("leases", values.leases, DEFAULT_LEASES),
             subnets=keys.tables("subnet", SubnetTable.read),
             records=keys.tables("record", RecordTable.read, named_by="ca"),
             sites=keys.tables("site", SiteTable.read),
@@ -286,6 +302,7 @@ class TenantTable(Table, frozen=True, dict=True):
             sites=tuple(site.model() for site in self.sites),
             access=tuple(rule.model() for rule in self.access),
             limits=self.limits.model() if self.limits else None,
+            leases=self.leases,
             rdid=self.rdid,
         )
 

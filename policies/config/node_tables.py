@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
-from policies.addresses import CustomerAddress, MacAddress, ProviderAddress
+from policies.addresses import CustomerAddress, MacAddress, Prefix, ProviderAddress
 from policies.config import values
 from policies.config.lookup_tables import Asking, LookupTable
 from policies.config.network_tables import ProviderGatewayTable, ProviderHostTable, RecordTable, TenantTable
@@ -78,6 +78,7 @@ class GatewayTable(Table, frozen=True):
     """The `[gateway]`."""
 
     site_addresses: tuple[ProviderAddress, ...]
+    pools: tuple[Prefix, ...]
     asking: Asking
 
     @classmethod
@@ -86,6 +87,7 @@ class GatewayTable(Table, frozen=True):
             path=keys.path,
             asking=Asking.read(keys),
             site_addresses=keys.optional_list("site_addresses", values.provider_address),
+            pools=keys.optional_list("pools", values.pool),
             unsound=keys.finish(),
         )
 
@@ -223,7 +225,10 @@ class File(Table, frozen=True, dict=True):
             host=self.host.model() if self.host else None,
             network=Network(
                 hosts=tuple(host.model() for host in self.hosts),
-                gateways=tuple(ProviderGateway(*gateway) for gateway in self.gateway_addresses.items()),
+                gateways=tuple(
+                    ProviderGateway(name, addresses, self.gateway_pools[name])
+                    for name, addresses in self.gateway_addresses.items()
+                ),
                 tenants=tuple(tenant.model(self.host_names, families) for tenant in self.tenants),
             ),
             site_addresses=self.site_addresses,
@@ -272,6 +277,14 @@ class File(Table, frozen=True, dict=True):
             found[self.own_gateway] = self.underlay.provider_addresses if self.underlay else ()
         for name, gateway in by_name(self.gateways).items():
             found.setdefault(name, gateway.provider_addresses)
+        return found
+
+    @cached_property
+    def gateway_pools(self) -> dict[str, tuple[Prefix, ...]]:
+        """What each of these gateways leases from."""
+        found = {name: gateway.pools for name, gateway in by_name(self.gateways).items()}
+        if self.own_gateway is not None:
+            found[self.own_gateway] = self.gateway.pools if self.gateway else ()
         return found
 
     @cached_property

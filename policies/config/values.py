@@ -257,6 +257,28 @@ def subnet_prefix(value: object) -> Prefix:
     return network
 
 
+def pool(value: object) -> Prefix:
+    """A prefix of the underlay whose addresses are leased one by one."""
+    network = prefix(value)
+    for special, what in _NEVER.items():
+        if is_within(special, network):
+            raise ValueError(f"{network} is no pool: it contains {special}, {what}")
+    if network.prefixlen > network.max_prefixlen - 2:
+        raise ValueError(
+            f"{network} is too small for a pool; the longest prefix is /{network.max_prefixlen - 2}"
+        )
+    if network.version == 6 and network.prefixlen < 64:
+        raise ValueError(f"{network} is too large for a pool; the shortest prefix of IPv6 is /64")
+    return network
+
+
+def leases(value: object) -> int:
+    """How many provider addresses at once."""
+    if not 1 <= number(value) <= 1_000_000:
+        raise ValueError(f"{shown(value)} is not a number of leases; use 1 to 1000000")
+    return number(value)
+
+
 def endpoint(value: object) -> Endpoint:
     """One side of an access rule: `subnet:`, `site:`, a prefix, an address, or "any"."""
     written = text(value)
