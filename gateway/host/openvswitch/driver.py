@@ -15,7 +15,15 @@ from typing import TypeVar
 
 import trio
 
-from gateway.forwarding.directory import Change, Directory, Put, changes_between, configured_directory
+from gateway.forwarding.directory import (
+    Change,
+    DeleteLease,
+    Directory,
+    Put,
+    PutLease,
+    changes_between,
+    configured_directory,
+)
 from gateway.forwarding.drops import Drops
 from gateway.forwarding.guests import ADVERTISE_EVERY
 from gateway.forwarding.happenings import Happening, Heard, Listener
@@ -24,7 +32,7 @@ from gateway.forwarding.pipeline import Forwarder
 from gateway.forwarding.verdicts import PortKey
 from gateway.host.openvswitch.bridge import COOKIE, LISTENER, TUNNELS, Bridge, BridgeError
 from gateway.host.openvswitch.flows import HEARD, Flows, difference, network_flows, vm_flows
-from gateway.host.openvswitch.view import Attached, View
+from gateway.host.openvswitch.view import Attached, View, is_encapsulated
 from gateway.host.ports import Ports
 from gateway.operating.report import BridgeReport, MovesReport, Report
 from gateway.sites.policies import Keyring
@@ -95,13 +103,14 @@ class OpenVswitchDriver:
         nursery.start_soon(self._advertise_routers)
 
     async def adopt(self, appliance: Appliance, _keyring: Keyring) -> tuple[Problem, ...]:
-        """Decide by an appliance's network from now on. Its ports are the bridge's: none is refused."""
+        """Decide by an appliance's network from now on. Return which ports' VMs are rewritten: none of those
+        is served, and every other is the bridge's to have."""
         host = appliance.host
         ports = host.ports_in(appliance.network) if host is not None else ()
         self.configure(Tables.compile(appliance.network), {(port.vsid, port.mac): port for port in ports})
         if not appliance.takes_part:
             self.apply(changes_between(self.forwarder.directory, configured_directory(appliance)))
-        return ()
+        return tuple(_unfit(port) for port in ports if not self._is_encapsulated(port))
 
     def configure(self, tables: Tables, ports: Mapping[PortKey, Port]) -> None:
         """Take over a network, and which VMs may be here."""
@@ -113,6 +122,9 @@ class OpenVswitchDriver:
         """Take changes of records over; their flows follow within milliseconds."""
         directory = self.forwarder.directory
         for change in changes:
+            if isinstance(change, PutLease | DeleteLease):
+                directory.apply(change)  # no flow follows from it: gateways alone have leases
+                continue
             vsid, ca = (
                 (change.record.vsid, change.record.ca)
                 if isinstance(change, Put)
@@ -123,6 +135,8 @@ class OpenVswitchDriver:
             for record in (old, directory.find(vsid, ca)):
                 if record is not None:
                     self._changed.add((record.vsid, record.mac))
+        if self._changed & self.forwarder.node.ports.keys():
+            self._ports_changed()  # what its records say of a VM decides whether it is served
         self._due.set()
 
     def find(self, vsid: Vsid, ca: CustomerAddress) -> LookupRecord | None:
@@ -332,8 +346,11 @@ class OpenVswitchDriver:
         return {
             key: Attached(port, self._numbers[port.interface])
             for key, port in self.forwarder.node.ports.items()
-            if port.interface in self._numbers
+            if port.interface in self._numbers and self._is_encapsulated(port)
         }
+
+    def _is_encapsulated(self, port: Port) -> bool:
+        return is_encapsulated(port, self.forwarder.tables, self.forwarder.directory)
 
     def _ports_changed(self) -> None:
         there = self._attached().keys()
@@ -407,6 +424,11 @@ class OpenVswitchDriver:
 
 async def _in_thread(function: Callable[..., T], *args: object) -> T:
     return await trio.to_thread.run_sync(partial(function, *args))
+
+
+def _unfit(port: Port) -> Problem:
+    words = f"a VM in {port.tenant} that is rewritten: Open vSwitch hosts only encapsulate"
+    return Problem(f"host.port[{port.interface}]", words)
 
 
 def _say(port: Port, event: str, what: str) -> None:

@@ -7,7 +7,7 @@
     tunnel ---> SENDER --> INNER --> DELIVER --> a port here
 
 What they cannot decide goes to the tenant's gateway as it is: the end of a TTL, a packet that is
-too large, an address without a record, what routes lead to sites, DHCP, IPv6's
+too large, an address without a record, a VM that is rewritten, what routes lead to sites, DHCP, IPv6's
 neighbour discovery. So does everything of a tenant with access rules or limits, also
 between two VMs here; and what another host sends such a tenant's VM goes by way of the gateway as well,
 so that nothing reaches it that has not been judged.
@@ -26,7 +26,7 @@ from gateway.host.openvswitch.view import Attached, View
 from gateway.packets import ndp
 from gateway.packets.ethernet import HEADER_LENGTH
 from policies.addresses import Address, MacAddress, Prefix, ProviderAddress, Vsid, gateway_mac
-from policies.model import AddressHop, LookupRecord, NextHop, SubnetHop
+from policies.model import AddressHop, LookupRecord, NextHop, SubnetHop, Translation
 from policies.tables import RoutingDomain, SubnetEntry
 
 Flows = dict[str, str]
@@ -70,9 +70,11 @@ def vm_flows(view: View, vsid: Vsid, mac: bytes) -> Flows:
         flows.update(_record_flows(view, entry, record))
     if view.is_judged_here(entry.domain):
         ways = (_to_record(view, entry, record, is_routed=False) for record in records)
-        # Records of one VM that disagree are on their way to agreeing: any will do.
+        # Records of one VM that disagree on its host are on their way to agreeing: any will do.
         switched = next((way for way in ways if way is not None), None)
-        if switched is not None:
+        # What is switched matches by MAC: of a VM that is rewritten in one family the gateway tells which.
+        is_rewritten = any(record.translation is Translation.REWRITE for record in records)
+        if switched is not None and not is_rewritten:
             more, actions = switched
             flows[_match(SWITCH, 100, f"metadata={vsid:#x},dl_dst={MacAddress(mac)}{more}")] = actions
     return flows
@@ -356,7 +358,9 @@ def _to_record(
 
     What is routed is one hop older, as with any other router.
     """
-    rewrite = (
+    if record.translation is Translation.REWRITE:
+        return None
+    to_vm = (
         f"dec_ttl,set_field:{gateway_mac(record.vsid)}->eth_src,set_field:{record.mac}->eth_dst,"
         if is_routed
         else ""
@@ -364,13 +368,13 @@ def _to_record(
     attached = view.port_of(record)
     if attached is not None:
         # A VM may route to itself, and a switch sends nothing back to where it came from.
-        return "", f"{rewrite}load:0->NXM_OF_IN_PORT[],output:{attached.number}"
+        return "", f"{to_vm}load:0->NXM_OF_IN_PORT[],output:{attached.number}"
     if record.pa in view.provider_addresses:
         return "", "drop"
     if record.pa not in entry.domain.host_addresses or record.pa.version not in view.tunnels:
         return None
     bit = record.pa.version // 6
-    return f",reg4=0/{1 << bit:#x}", rewrite + _into_tunnel(view, record.pa, record.vsid)
+    return f",reg4=0/{1 << bit:#x}", to_vm + _into_tunnel(view, record.pa, record.vsid)
 
 
 def _into_tunnel(view: View, destination: ProviderAddress | None, vsid: Vsid) -> str:

@@ -11,7 +11,7 @@ from gateway.forwarding.directory import Directory
 from gateway.forwarding.residence import Residence
 from gateway.forwarding.verdicts import PortKey
 from policies.addresses import CustomerAddress, ProviderAddress
-from policies.model import LookupRecord, Port, SubnetHop
+from policies.model import LookupRecord, Port, SubnetHop, Translation
 from policies.tables import RoutingDomain, SubnetEntry, Tables
 
 
@@ -20,6 +20,15 @@ class Attached(msgspec.Struct, frozen=True):
 
     port: Port
     number: int
+
+
+def is_encapsulated(port: Port, tables: Tables, directory: Directory) -> bool:
+    """Whether a VM is carried by NVGRE, all that flows can do: by its records, or else its subnet."""
+    known = {record.translation for record in directory.find_by_mac(port.vsid, port.mac)}
+    entry = tables.subnets.get(port.vsid)
+    if not known and entry is not None:
+        known = {entry.translation}
+    return Translation.REWRITE not in known
 
 
 class View(msgspec.Struct, frozen=True, eq=False, dict=True):

@@ -14,7 +14,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from gateway.forwarding.directory import Put
+from gateway.forwarding.directory import Delete, DeleteLease, Put, PutLease
 from gateway.forwarding.happenings import Happening
 from gateway.forwarding.verdicts import PortKey
 from gateway.host.openvswitch.bridge import LISTENER, TUNNELS, Bridge, BridgeError
@@ -26,7 +26,16 @@ from gateway.sites.policies import Keyring
 from gateway.trace import Question
 from policies.addresses import CustomerAddress, ProviderAddress
 from policies.errors import ConfigurationError
-from policies.model import Appliance, Engine, HostPort, HostRole, LookupAccess, Underlay
+from policies.model import (
+    Appliance,
+    Engine,
+    HostPort,
+    HostRole,
+    Lease,
+    LookupAccess,
+    Translation,
+    Underlay,
+)
 from tests import networks as n
 
 P = ParamSpec("P")
@@ -236,6 +245,59 @@ async def test_port_that_goes_is_told_and_comes_back() -> None:
 
         assert any("in_port=6" in match for match in bridge.flows)
     assert listener.told == [("opened", WEB5), ("closed", WEB5), ("opened", WEB5)]
+
+
+@simulated
+async def test_vm_that_becomes_rewritten_is_served_no_longer_and_again_when_it_is_encapsulated() -> None:
+    bridge, listener = FakeBridge(), Listener()
+    async with running(bridge, listener) as driver:
+        records = [record for record in n.records("red") if record.mac == WEB5[1]]
+        for translation, revision in ((Translation.REWRITE, 7), (Translation.ENCAP, 8)):
+            changed = [
+                msgspec.structs.replace(record, translation=translation, revision=revision)
+                for record in records
+                if record.vsid == WEB5[0]
+            ]
+            driver.apply([Put(record) for record in changed])
+            await trio.sleep(0.1)
+            is_served = any("in_port=5" in match for match in bridge.flows)
+            assert is_served == (translation is Translation.ENCAP)
+    assert listener.told == [("opened", WEB5), ("closed", WEB5), ("opened", WEB5)]
+
+
+@simulated
+async def test_port_in_a_rewritten_subnet_is_refused_unless_its_records_say_otherwise() -> None:
+    bridge = FakeBridge()
+    async with running(bridge) as driver:
+        (red, blue) = n.network().tenants
+        subnets = tuple(
+            msgspec.structs.replace(subnet, translation=Translation.REWRITE) for subnet in red.subnets
+        )
+        red = msgspec.structs.replace(red, subnets=subnets)
+        rewritten = msgspec.structs.replace(appliance(), network=n.network(red, blue))
+
+        assert await driver.adopt(rewritten, Keyring()) == ()
+        driver.apply([Delete(WEB5[0], CustomerAddress.parse(ca)) for ca in ("10.0.1.5", "fd00:1::5")])
+        (problem,) = await driver.adopt(rewritten, Keyring())
+
+        assert problem.path == f"host.port[{INTERFACE}]"
+        assert "Open vSwitch hosts only encapsulate" in str(problem)
+        await trio.sleep(0.1)
+        assert not any("in_port=5" in match for match in bridge.flows)
+
+
+@simulated
+async def test_leases_of_gateways_change_no_flow() -> None:
+    bridge = FakeBridge()
+    async with running(bridge) as driver:
+        before = dict(bridge.flows)
+        pa = ProviderAddress.parse("192.0.2.130")
+        driver.apply([PutLease(Lease(pa, WEB5[0], CustomerAddress.parse("172.16.0.9"), "edge-1"))])
+        await trio.sleep(0.1)
+        driver.apply([DeleteLease(pa)])
+        await trio.sleep(0.1)
+
+        assert bridge.flows == before
 
 
 @simulated

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet, Raw
 
+from gateway.forwarding.directory import Directory, Put
 from gateway.forwarding.pipeline import Forwarder
 from gateway.host.openvswitch.flows import HEARD, Flows, difference, network_flows, vm_flows
 from gateway.host.openvswitch.view import Attached, View
 from policies.addresses import CustomerAddress, ProviderAddress, Vsid
-from policies.model import AccessRule, Action, Network
+from policies.model import AccessRule, Action, LookupRecord, Network, Translation
 from tests import networks as n
 from tests.gateway.host.openvswitch.switch import Output, Switch, fields_of
 
@@ -23,9 +25,12 @@ class Bridge:
     """The flows of hv1, with a GRE port over IPv4 alone."""
 
     def __init__(
-        self, net: Network | None = None, redirects: dict[tuple[Vsid, bytes], ProviderAddress] | None = None
+        self,
+        net: Network | None = None,
+        redirects: dict[tuple[Vsid, bytes], ProviderAddress] | None = None,
+        known: Directory | None = None,
     ) -> None:
-        self.forwarder: Forwarder = n.host("hv1", net)
+        self.forwarder: Forwarder = n.host("hv1", net, known=known)
         self.numbers = {key: number for number, key in enumerate(self.forwarder.node.ports, start=1)}
         view = View(
             provider_addresses=self.forwarder.node.provider_addresses,
@@ -112,6 +117,40 @@ def test_what_flows_cannot_decide_goes_to_the_gateway_as_it_is(frame: Packet) ->
     assert {name: fields[name] for name in before if name != "in_port"} == {
         name: value for name, value in before.items() if name != "in_port"
     }
+
+
+@pytest.mark.parametrize("to", [("db", 5), ("web", 6)], ids=["routed", "switched"])
+@pytest.mark.parametrize("is_claimed_here", [False, True], ids=["elsewhere", "by mistake at this host"])
+def test_packet_to_a_rewritten_vm_goes_to_the_gateway_as_it_is(
+    to: tuple[str, int], is_claimed_here: bool
+) -> None:
+    rewritten = LookupRecord(
+        vsid=Vsid(n.VSIDS["red", to[0]]),
+        ca=CustomerAddress.parse(n.ca(*to)),
+        mac=n.mac("red", *to),
+        pa=n.pa("hv1") if is_claimed_here else ProviderAddress.parse("203.0.113.130"),
+        host="hv1" if is_claimed_here else "hv2",
+        translation=Translation.REWRITE,
+    )
+    known = n.directory(n.network())
+    known.apply(Put(rewritten))
+    frame = n.frame("red", ("web", 5), to)
+
+    fields = to_node(Bridge(known=known).send(frame), "edge-1")
+
+    assert fields["tun_id"] >> 8 == n.VSIDS["red", "web"]
+    assert (fields["nw_ttl"], fields["dl_dst"]) == (64, fields_of(bytes(frame), 0)["dl_dst"])
+
+
+def test_arp_for_a_rewritten_neighbour_is_answered_as_for_any_other() -> None:
+    known = n.directory(n.network())
+    for record in n.records("red"):
+        if record.vsid == n.VSIDS["red", "web"] and record.mac == n.mac("red", "web", 6):
+            known.apply(Put(msgspec.structs.replace(record, translation=Translation.REWRITE)))
+
+    (output,) = Bridge(known=known).send(n.arp_request("red", ("web", 5), n.ca("web", 6)))
+
+    assert output.fields["arp_sha"] == int.from_bytes(n.mac("red", "web", 6))
 
 
 @pytest.mark.parametrize(
