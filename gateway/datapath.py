@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import trio
 
 from gateway.emissions import Emitter
-from gateway.forwarding.directory import Change, Directory, changes_between, configured_directory
+from gateway.forwarding.directory import Change, Directory, Holder, changes_between, configured_directory
 from gateway.forwarding.drops import Drops
 from gateway.forwarding.guests import ADVERTISE_EVERY
 from gateway.forwarding.happenings import Listener
@@ -63,6 +63,10 @@ class DataPath(Protocol):
 
     def find(self, vsid: Vsid, ca: CustomerAddress) -> LookupRecord | None:
         """Return a record as it is known here."""
+        ...
+
+    def holder(self, pa: bytes) -> Holder | None:
+        """Return whose a provider address is that stands for one CA alone."""
         ...
 
     def held(self) -> Mapping[tuple[int, str], int]:
@@ -218,6 +222,10 @@ class Builtin:
     def find(self, vsid: Vsid, ca: CustomerAddress) -> LookupRecord | None:
         """Return a record as it is known here."""
         return self.forwarder.directory.find(vsid, ca)
+
+    def holder(self, pa: bytes) -> Holder | None:
+        """Return whose a provider address is that stands for one CA alone."""
+        return self.forwarder.directory.holder(pa)
 
     def held(self) -> Mapping[tuple[int, str], int]:
         """How many records each host holds in each virtual subnet, by VSID and name."""

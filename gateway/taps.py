@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from gateway.forwarding.verdicts import OuterHeader, PortKey, ToPort, ToUnderlay, Verdict
+from gateway.forwarding.verdicts import OuterHeader, PortKey, ToPort, ToProvider, ToUnderlay, Verdict
 from policies.facts import PacketFacts
 from policies.model import Port
 from policies.selectors import Selectors
@@ -27,6 +27,14 @@ class Observer(Protocol):
 
     def underlay_out(self, packet: ToUnderlay, lost: OSError | None) -> None:
         """NVGRE has been sent, or could not be."""
+        ...
+
+    def provider_in(self, packet: bytes, verdict: Verdict) -> None:
+        """A rewritten packet has come from the underlay, and this was decided of it."""
+        ...
+
+    def provider_out(self, packet: ToProvider, lost: OSError | None) -> None:
+        """A rewritten packet has been sent, or could not be."""
         ...
 
     def port_in(self, port: Port, frame: bytes, verdict: Verdict) -> None:
@@ -61,6 +69,8 @@ class Deciding(Protocol):
 
     def from_underlay(self, outer: OuterHeader, payload: bytes, now: float) -> Verdict: ...
 
+    def from_provider(self, packet: bytes, now: float) -> Verdict: ...
+
     def from_port(self, port: PortKey, frame: bytes, now: float) -> Verdict: ...
 
     def from_site(
@@ -85,6 +95,12 @@ class Observed:
         """Decide, and show it."""
         verdict = self._deciding.from_underlay(outer, payload, now)
         self._observer.underlay_in(outer, payload, verdict)
+        return verdict
+
+    def from_provider(self, packet: bytes, now: float) -> Verdict:
+        """Decide, and show it."""
+        verdict = self._deciding.from_provider(packet, now)
+        self._observer.provider_in(packet, verdict)
         return verdict
 
     def from_port(self, port: PortKey, frame: bytes, now: float) -> Verdict:
@@ -114,6 +130,20 @@ def observed_underlay(send: Callable[[ToUnderlay], None], observer: Observer) ->
             observer.underlay_out(packet, error)
             raise
         observer.underlay_out(packet, None)
+
+    return sent
+
+
+def observed_provider(send: Callable[[ToProvider], None], observer: Observer) -> Callable[[ToProvider], None]:
+    """Return what sends as `send` does, and shows it."""
+
+    def sent(packet: ToProvider) -> None:
+        try:
+            send(packet)
+        except OSError as error:
+            observer.provider_out(packet, error)
+            raise
+        observer.provider_out(packet, None)
 
     return sent
 

@@ -19,6 +19,7 @@ from gateway.forwarding.directory import (
     Change,
     DeleteLease,
     Directory,
+    Holder,
     Put,
     PutLease,
     changes_between,
@@ -142,6 +143,10 @@ class OpenVswitchDriver:
     def find(self, vsid: Vsid, ca: CustomerAddress) -> LookupRecord | None:
         """Return a record as it is known here."""
         return self.forwarder.directory.find(vsid, ca)
+
+    def holder(self, pa: bytes) -> Holder | None:
+        """Return whose a provider address is that stands for one CA alone."""
+        return self.forwarder.directory.holder(pa)
 
     def held(self) -> Mapping[tuple[int, str], int]:
         """How many records each host holds in each virtual subnet, by VSID and name."""
