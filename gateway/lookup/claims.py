@@ -12,10 +12,15 @@ from enum import StrEnum
 import msgspec
 
 from gateway.lookup.entries import Key, Placement, RecordKey, Stored, Value
-from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
+from policies.addresses import CustomerAddress, MacAddress, Prefix, ProviderAddress, Vsid
+from policies.model import Translation
 
 MOST_OF_A_MAC = 64
 """Customer addresses that claims give to one MAC. All of them move together, in one write."""
+
+MOST_IN_A_WRITE = 120
+"""Keys that a claim concerns where it changes rewritten records: each of these takes an address and gives one
+back. etcd takes 128 operations in a write unless configured otherwise."""
 
 MOST_OF_A_HOST = 16_384
 """Records that a host's own claims bring it to."""
@@ -40,7 +45,10 @@ class FlapLimits(msgspec.Struct, frozen=True):
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """A host says that a MAC is at one of its provider addresses."""
+    """A host says that a MAC is at one of its provider addresses.
+
+    Rewritten records have addresses of the host's pools instead.
+    """
 
     vsid: Vsid
     mac: MacAddress
@@ -52,6 +60,12 @@ class Claim(msgspec.Struct, frozen=True):
     addresses: tuple[CustomerAddress, ...] = ()
     """What the VM has besides what is recorded of its MAC."""
     limits: FlapLimits = FlapLimits()
+    translation: Translation = Translation.ENCAP
+    """Of the records that it makes. What there is stays as it is."""
+    pools: tuple[Prefix, ...] = ()
+    """The host's. A rewritten record keeps its provider address if that lies in one of them."""
+    candidates: tuple[ProviderAddress, ...] = ()
+    """Addresses of the pools that seem to be nobody's, for rewritten records that need another one."""
 
 
 class Write(msgspec.Struct, frozen=True):
@@ -77,6 +91,8 @@ class Reason(StrEnum):
     """The MAC, or the host, would have more addresses than claims give to one."""
     UNKNOWN = "unknown"
     """Nothing is recorded of the MAC, and no address is named."""
+    NO_ADDRESS = "no-address"
+    """The host's pools have no address left for it."""
 
 
 class Refused(Exception):
@@ -116,8 +132,13 @@ def decide(claim: Claim, entries: Iterable[Stored]) -> tuple[Write, ...]:
         raise Refused(Reason.TOO_MANY)
     for key in keys:
         _check(claim, found.get(key))
-    writes = (next_write(found.get(key), key, _placed(claim, found.get(key))) for key in keys)
-    return tuple(write for write in writes if write is not None)
+    own = _Addresses(claim, found.values())
+    writes = (next_write(found.get(key), key, _placed(claim, own, key, found.get(key))) for key in keys)
+    made = tuple(write for write in writes if write is not None)
+    rewritten = sum(_is_rewritten(write.value) for write in made)
+    if rewritten and len(keys) + 2 * rewritten > MOST_IN_A_WRITE:
+        raise Refused(Reason.TOO_MANY)
+    return made
 
 
 def unfrozen(placement: Placement) -> Placement:
@@ -142,12 +163,15 @@ def _check(claim: Claim, entry: Stored | None) -> None:
         raise Refused(Reason.FROZEN, entry)
 
 
-def _placed(claim: Claim, entry: Stored | None) -> Placement:
+def _placed(claim: Claim, own: _Addresses, key: RecordKey, entry: Stored | None) -> Placement:
     before = entry.value if entry is not None else None
     if not isinstance(before, Placement):
-        return Placement(claim.mac, claim.pa, claim.host)
+        is_rewritten = claim.translation is Translation.REWRITE
+        pa = own.another(key, entry) if is_rewritten else claim.pa
+        return Placement(claim.mac, pa, claim.host, claim.translation)
     if before.pinned:
         return before
+    pa = own.kept_or_another(key, before.pa, entry) if _is_rewritten(before) else claim.pa
     moves = before.moves
     if claim.mode is Mode.ANNOUNCE and before.host != claim.host:
         # The clock may have been set back: what lies ahead of it is as recent as what lies behind.
@@ -155,11 +179,36 @@ def _placed(claim: Claim, entry: Stored | None) -> Placement:
         moves = (*recent, claim.now)
     return msgspec.structs.replace(
         before,
-        pa=claim.pa,
+        pa=pa,
         host=claim.host,
         moves=moves,
         frozen=before.frozen or len(moves) >= claim.limits.moves,
     )
+
+
+class _Addresses:
+    """The provider addresses that rewritten records get from a claim, each once."""
+
+    def __init__(self, claim: Claim, entries: Iterable[Stored]) -> None:
+        self._pools = claim.pools
+        present = {each.value.pa for each in entries if isinstance(each.value, Placement)}
+        self._left = [pa for pa in dict.fromkeys(claim.candidates) if pa not in present]
+
+    def kept_or_another(self, key: RecordKey, pa: ProviderAddress, entry: Stored | None) -> ProviderAddress:
+        """The address that a record has, if the host may have it. Raises Refused."""
+        ip = pa.ip
+        return pa if any(ip in pool for pool in self._pools) else self.another(key, entry)
+
+    def another(self, key: RecordKey, entry: Stored | None) -> ProviderAddress:
+        """The next address of a customer address's family. Raises Refused."""
+        for number, pa in enumerate(self._left):
+            if pa.version == key.ca.version:
+                return self._left.pop(number)
+        raise Refused(Reason.NO_ADDRESS, entry)
+
+
+def _is_rewritten(value: Value | None) -> bool:
+    return isinstance(value, Placement) and value.translation is Translation.REWRITE
 
 
 def _has_mac(entry: Stored, mac: MacAddress) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
-from gateway.lookup.entries import Kind, Placement, Value
+from gateway.lookup.entries import Grant, Kind, Placement, Value
 from policies.addresses import HIGHEST_VSID, LOWEST_VSID, Address, MacAddress, Vsid
 from policies.model import ProviderGateway, ProviderHost, Tenant
 
@@ -26,6 +26,8 @@ VALUE_TYPES: dict[Kind, type[Value]] = {
     Kind.TENANT: Tenant,
     Kind.HOST: ProviderHost,
     Kind.GATEWAY: ProviderGateway,
+    Kind.LEASE: Grant,
+    Kind.LEASE: Grant,
 }
 
 _TEXTUAL = (Address, MacAddress)

@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 
 from gateway.lookup.claims import Claim
-from gateway.lookup.entries import Key, Kind, Progress, Stored, Value
+from gateway.lookup.entries import Key, Kind, LeaseKey, Progress, Stored, Value
 from policies.addresses import Vsid
 
 
@@ -69,6 +69,18 @@ class Conflict(StoreError):
             raise cls(key, current)
 
 
+class Taken(StoreError):
+    """A provider address is another's, or was until a moment ago.
+
+    `holder` is the record that has it: None where a gateway has leased it, or where it is in quarantine.
+    """
+
+    def __init__(self, key: LeaseKey, holder: Stored | None) -> None:
+        super().__init__(f"{key.pa} is taken")
+        self.key = key
+        self.holder = holder
+
+
 class Compacted(StoreError):
     """The history that a watch asks for is gone: list again."""
 
@@ -84,6 +96,11 @@ class LookupStore(Protocol):
     """Compare-and-swap on epochs, one total order of revisions, and a history to watch.
 
     Every method raises StoreUnavailable; a cancelled write may or may not have been made.
+
+    Whatever is written, by whom and in which order, each provider address of a pool is one (VSID, CA)'s at
+    most, for as long as it is granted and `grants.QUARANTINE` seconds of the store's clock longer. A
+    rewritten record holds the grant of its address, with its host as the node: the grant is made, changed
+    and given back in the write of the record, under the same revision, and by nothing else.
     """
 
     async def get(self, key: Key) -> Stored | None:
@@ -97,21 +114,29 @@ class LookupStore(Protocol):
     async def put(self, key: Key, value: Value, expected: Expected) -> Stored:
         """Write a value and return what is stored now. Writing what is there already changes nothing.
 
-        Raises Conflict where the key's epoch is not `expected`.
+        A rewritten record takes its provider address, and gives back the one that it had.
+
+        A grant is written as it is, for a gateway's lease: to take the address if it is free, was the same
+        customer address's the last time, or is; to give it back by `returned_at`, which the caller says.
+
+        Raises Conflict where the key's epoch is not `expected`; then Taken where the address is held or was
+        held by another within its quarantine, and where a grant is written that a rewritten record has.
         """
         ...
 
     async def delete(self, key: Key, expected: Expected) -> Stored | None:
         """Leave a tombstone that keeps the epoch, and return it; None if the key was never there.
 
-        Deleting a tombstone changes nothing. Raises Conflict.
+        Deleting a tombstone changes nothing. A rewritten record gives back its provider address. Only those
+        grants can be deleted that anybody could take. Raises Conflict; Taken of other grants.
         """
         ...
 
     async def claim(self, claim: Claim) -> list[Stored]:
         """Carry out a host's claim for a MAC, for all of its addresses at once or for none.
 
-        Returns every record of that MAC. Raises `claims.Refused`.
+        Returns every record of that MAC. Raises `claims.Refused`, and Taken where a candidate is another's:
+        ask again with others.
         """
         ...
 

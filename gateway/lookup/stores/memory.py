@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import bisect
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from time import time
 
 from gateway.lookup.claims import Claim, Write, decide, next_write
 from gateway.lookup.entries import Key, Kind, Placement, Progress, RecordKey, Stored, Value
+from gateway.lookup.grants import granted
 from gateway.lookup.store import Compacted, Conflict, Expected, Page, Prefix, StoreUnavailable
 from policies.addresses import CustomerAddress, MacAddress, Vsid
 
@@ -18,7 +20,8 @@ _LOWEST = CustomerAddress()
 class MemoryStore:
     """A LookupStore in this process's memory. Its history is kept until it is compacted."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time) -> None:
+        self._now = now
         self._entries: dict[Key, Stored] = {}
         self._keys: defaultdict[Kind, list[Key]] = defaultdict(list)
         self._by_mac: defaultdict[tuple[Vsid, MacAddress], set[RecordKey]] = defaultdict(set)
@@ -111,9 +114,10 @@ class MemoryStore:
         self._write(() if write is None else (write,))
 
     def _write(self, writes: Iterable[Write]) -> None:
-        """Make changes that belong together, under one revision."""
+        """Make changes that belong together, under one revision. Raises Taken before it makes any."""
+        writes = tuple(writes)
         revision = self._revision + 1
-        for write in writes:
+        for write in (*writes, *granted(writes, self._entries.get, self._now())):
             entry = Stored(write.key, write.value, write.epoch, revision)
             before = self._entries.get(entry.key)
             if before is None:

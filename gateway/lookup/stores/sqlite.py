@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import queue
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from time import time
 from typing import Self, TypeVar
 
-from gateway.lookup.claims import Claim, decide, next_write
+from gateway.lookup.claims import Claim, Write, decide, next_write
 from gateway.lookup.entries import Key, Progress, RecordKey, Stored, Value
+from gateway.lookup.grants import granted
 from gateway.lookup.store import Compacted, Conflict, Expected, Page, Prefix, StoreUnavailable
 from gateway.lookup.stores import sqlite_rows
 from gateway.lookup.stores.sqlite_file import DatabaseFile
@@ -29,8 +31,9 @@ _READERS = 2
 class SqliteStore:
     """A LookupStore in a SQLite file. Readers never wait for the writer, nor does it for them."""
 
-    def __init__(self, file: DatabaseFile, history: int) -> None:
+    def __init__(self, file: DatabaseFile, history: int, now: Callable[[], float]) -> None:
         self._file = file
+        self._now = now
         self._changed = asyncio.Event()
         self._is_closed = False
         self._writer = Writer(file, history, self._wake)
@@ -40,13 +43,13 @@ class SqliteStore:
         self._readers = ThreadPoolExecutor(_READERS, "lookup-reader")
 
     @classmethod
-    async def open(cls, path: Path, *, history: int = HISTORY) -> Self:
+    async def open(cls, path: Path, *, history: int = HISTORY, now: Callable[[], float] = time) -> Self:
         """Open a store's file, or make it.
 
         Raises ConfigurationError where another process has it open, a newer version wrote it, or it is
         damaged, and where it cannot be made.
         """
-        return cls(await asyncio.to_thread(DatabaseFile, path), history)
+        return cls(await asyncio.to_thread(DatabaseFile, path), history, now)
 
     async def get(self, key: Key) -> Stored | None:
         return await self._read(lambda connection: sqlite_rows.entry(connection, key))
@@ -55,16 +58,16 @@ class SqliteStore:
         return await self._read(lambda connection: sqlite_rows.page(connection, prefix, after, limit))
 
     async def put(self, key: Key, value: Value, expected: Expected) -> Stored:
-        stored = await self._write(lambda transaction: _set(transaction, key, value, expected))
+        stored = await self._write(lambda transaction: _set(transaction, key, value, expected, self._now()))
         if stored is None:
             raise TypeError(f"{key}: None is no value")
         return stored
 
     async def delete(self, key: Key, expected: Expected) -> Stored | None:
-        return await self._write(lambda transaction: _set(transaction, key, None, expected))
+        return await self._write(lambda transaction: _set(transaction, key, None, expected, self._now()))
 
     async def claim(self, claim: Claim) -> list[Stored]:
-        return await self._write(lambda transaction: _claim(transaction, claim))
+        return await self._write(lambda transaction: _claim(transaction, claim, self._now()))
 
     async def watch(self, after: int) -> AsyncIterator[Stored | Progress]:
         told: int | None = None
@@ -127,22 +130,38 @@ class SqliteStore:
         self._changed = asyncio.Event()
 
 
-def _set(transaction: Transaction, key: Key, value: Value | None, expected: Expected) -> Stored | None:
+def _set(
+    transaction: Transaction, key: Key, value: Value | None, expected: Expected, now: float
+) -> Stored | None:
     current = sqlite_rows.entry(transaction.connection, key)
     Conflict.check(key, current, expected)
     write = next_write(current, key, value)
     if write is None:
         return current
-    transaction.write([write])
+    _make(transaction, [write], {key: current}, now)
     return Stored(key, value, write.epoch, transaction.revision)
 
 
-def _claim(transaction: Transaction, claim: Claim) -> list[Stored]:
+def _claim(transaction: Transaction, claim: Claim, now: float) -> list[Stored]:
     connection = transaction.connection
-    found = {entry.key: entry for entry in sqlite_rows.entries_of(connection, claim.vsid, claim.mac)}
+    found: dict[Key, Stored | None] = {
+        entry.key: entry for entry in sqlite_rows.entries_of(connection, claim.vsid, claim.mac)
+    }
     for ca in claim.addresses:
         key = RecordKey(claim.vsid, ca)
-        if key not in found and (entry := sqlite_rows.entry(connection, key)) is not None:
-            found[key] = entry
-    transaction.write(decide(claim, found.values()))
+        if key not in found:
+            found[key] = sqlite_rows.entry(connection, key)
+    writes = decide(claim, (entry for entry in found.values() if entry is not None))
+    _make(transaction, writes, found, now)
     return sqlite_rows.entries_of(connection, claim.vsid, claim.mac)
+
+
+def _make(
+    transaction: Transaction, writes: Sequence[Write], known: Mapping[Key, Stored | None], now: float
+) -> None:
+    """Make changes and what they come to for provider addresses. Raises Taken before it makes any."""
+
+    def find(key: Key) -> Stored | None:
+        return known[key] if key in known else sqlite_rows.entry(transaction.connection, key)
+
+    transaction.write((*writes, *granted(writes, find, now)))

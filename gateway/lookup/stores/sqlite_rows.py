@@ -16,7 +16,7 @@ import msgspec
 
 from gateway.lookup import forms
 from gateway.lookup.claims import Write
-from gateway.lookup.entries import Key, Kind, NamedKey, Placement, RecordKey, Stored, Value
+from gateway.lookup.entries import Key, Kind, LeaseKey, NamedKey, Placement, RecordKey, Stored, Value
 from gateway.lookup.store import Page, Prefix
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.model import Translation
@@ -159,7 +159,13 @@ class _Snapshot:
 
 
 def _octets(key: Key) -> bytes:
-    return key.vsid.to_bytes(3) + key.ca if isinstance(key, RecordKey) else key.name.encode()
+    if isinstance(key, RecordKey):
+        return key.vsid.to_bytes(3) + key.ca
+    return key.pa if isinstance(key, LeaseKey) else key.name.encode()
+
+
+def _key(kind: Kind, octets: bytes) -> Key:
+    return LeaseKey(ProviderAddress(octets)) if kind is Kind.LEASE else NamedKey(kind, octets.decode())
 
 
 def _columns(value: Value | None) -> tuple[bytes | None, str | None]:
@@ -184,7 +190,7 @@ def _stored(rows: Iterable[_Row]) -> Iterator[Stored]:
             value = (
                 None if text is None else forms.read(forms.VALUE_TYPES[Kind(kind)], msgspec.json.decode(text))
             )
-            yield Stored(NamedKey(Kind(kind), key.decode()), value, epoch, revision)
+            yield Stored(_key(Kind(kind), key), value, epoch, revision)
 
 
 def _text(form: Any) -> str:

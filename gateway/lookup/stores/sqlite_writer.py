@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
 from gateway.lookup.claims import Refused, Write
-from gateway.lookup.store import Conflict, StoreUnavailable
+from gateway.lookup.store import Conflict, StoreUnavailable, Taken
 from gateway.lookup.stores import sqlite_rows
 from gateway.lookup.stores.sqlite_file import DatabaseFile
 
@@ -75,7 +75,7 @@ class Writer:
     async def submit(self, work: Callable[[Transaction], T]) -> T:
         """Have `work` done in a transaction, and return what it returns once that is durable.
 
-        What `work` raises is raised here; Conflict and Refused have to come before it writes.
+        What `work` raises is raised here; Conflict, Refused and Taken have to come before it writes.
         """
         answer: asyncio.Future[T] = self._loop.create_future()
         self._waiting.put(_Task(work, answer))
@@ -152,5 +152,5 @@ class Writer:
 def _outcome(task: _Task, transaction: Transaction) -> Any:
     try:
         return task.work(transaction)
-    except (Conflict, Refused) as refusal:
+    except (Conflict, Refused, Taken) as refusal:
         return refusal
