@@ -123,7 +123,9 @@ def decide(claim: Claim, entries: Iterable[Stored]) -> tuple[Write, ...]:
     Raises Refused.
     """
     found = {entry.key: entry for entry in entries}
-    recorded = [key for key, entry in found.items() if _has_mac(entry, claim.mac)]
+    recorded = [
+        key for key, entry in found.items() if isinstance(key, RecordKey) and _has_mac(entry, claim.mac)
+    ]
     named = [RecordKey(claim.vsid, ca) for ca in claim.addresses]
     keys = tuple(dict.fromkeys((*recorded, *named)))
     if not keys:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import itertools
 import secrets
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from time import time
 
 from gateway.lookup.claims import Claim, Write, decide, next_write
 from gateway.lookup.entries import Key, Placement, Progress, RecordKey, Stored, Value
+from gateway.lookup.grants import concerned, granted, holders
 from gateway.lookup.store import Conflict, Expected, Page, Prefix, StoreUnavailable
 from gateway.lookup.stores import etcd_layout
 from gateway.lookup.stores.etcd_gateway import EtcdGateway, OutOfRange
@@ -53,9 +55,10 @@ class Snapshot:
 class EtcdStore:
     """A LookupStore whose revisions are etcd's own."""
 
-    def __init__(self, gateway: EtcdGateway, layout: Layout) -> None:
+    def __init__(self, gateway: EtcdGateway, layout: Layout, now: Callable[[], float]) -> None:
         self._gateway = gateway
         self._layout = layout
+        self._now = now
         self._pages = Pages(gateway, layout)
         self._history = History(gateway, layout)
         # So that no two writes ever, of any node, are taken for the same one.
@@ -63,12 +66,12 @@ class EtcdStore:
         self._identities = (f"{token}-{number}" for number in numbers)
 
     @classmethod
-    async def open(cls, settings: Etcd) -> EtcdStore:
+    async def open(cls, settings: Etcd, *, now: Callable[[], float] = time) -> EtcdStore:
         """Return the store, whether the cluster answers yet or not.
 
         Raises ConfigurationError where the certificates cannot be used.
         """
-        return cls(EtcdGateway(settings), Layout(settings.prefix))
+        return cls(EtcdGateway(settings), Layout(settings.prefix), now)
 
     async def close(self) -> None:
         await self._gateway.close()
@@ -130,14 +133,18 @@ class EtcdStore:
     async def _commit(self, snapshot: Snapshot, writes: Sequence[Write]) -> list[Stored] | None:
         """Make some changes if nothing that was read has changed; None if it has.
 
-        They are all or none, under one revision.
+        They are all or none, under one revision, and so is what they come to for provider addresses. That is
+        not returned. Raises Taken.
         """
         try:
             indices = await self._indices(snapshot, writes)
+            grants = await self._grants(snapshot, writes)
         except OutOfRange:
             return None
         identity = next(self._identities)
-        values = {self._layout.key(write.key): etcd_layout.written(write, identity) for write in writes}
+        values = {
+            self._layout.key(write.key): etcd_layout.written(write, identity) for write in (*writes, *grants)
+        }
         first = next(iter(values))
         unchanged = {key: snapshot.mod_revision(key) for key in snapshot.found}
         answer = await self._gateway.write(unchanged, values | indices, first)
@@ -187,6 +194,17 @@ class EtcdStore:
             (indices[key].add if is_added else indices[key].discard)(ca)
         # An index that is empty stays: its revision would else begin anew, and an old write could pass.
         return {key: etcd_layout.index(addresses) for key, addresses in indices.items()}
+
+    async def _grants(self, snapshot: Snapshot, writes: Sequence[Write]) -> tuple[Write, ...]:
+        """Return the grants that change with records, having read all that this depends on."""
+
+        def find(key: Key) -> Stored | None:
+            return self._read(snapshot.found[self._layout.key(key)])
+
+        addresses = tuple(concerned(writes, find))
+        await snapshot.read(map(self._layout.key, addresses))
+        await snapshot.read(map(self._layout.key, holders(addresses, find)))
+        return granted(writes, find, self._now())
 
     def _read(self, found: KeyValue | None) -> Stored | None:
         return None if found is None else self._layout.read(found)

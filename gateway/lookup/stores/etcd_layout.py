@@ -2,6 +2,7 @@
 
     record/00005001/0a000105      {"epoch":7,"write":"5e3c...","value":{"mac":...,"pa":...,"host":...}}
     tenant/red, host/hv1, ...     the same, with the model's form as the value
+    lease/c6336485                the same; {"vsid":...,"ca":...,"node":...}: whose 198.51.100.133 is
     mac/00005001/020000000105     {"addresses":["10.0.1.5"]}: the live records of a MAC
 
 etcd's order of keys is that of entries: VSIDs have eight digits, addresses are octets in
@@ -22,7 +23,7 @@ import msgspec
 
 from gateway.lookup import forms
 from gateway.lookup.claims import Write
-from gateway.lookup.entries import Key, Kind, NamedKey, Placement, RecordKey, Stored, Value
+from gateway.lookup.entries import Key, Kind, LeaseKey, NamedKey, Placement, RecordKey, Stored, Value
 from gateway.lookup.store import Prefix, StoreUnavailable
 from gateway.lookup.stores.etcd_wire import KeyValue
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
@@ -79,6 +80,8 @@ class Layout:
         """Return where an entry is."""
         if isinstance(key, RecordKey):
             return b"%brecord/%08d/%b" % (self.prefix, key.vsid, key.ca.hex().encode())
+        if isinstance(key, LeaseKey):
+            return b"%blease/%b" % (self.prefix, key.pa.hex().encode())
         return b"%b%b/%b" % (self.prefix, key.kind.encode(), key.name.encode())
 
     def index_key(self, vsid: Vsid, mac: MacAddress) -> bytes:
@@ -98,6 +101,9 @@ class Layout:
         if kind not in _KINDS:
             return None
         try:
+            if kind == b"lease":
+                octets = binascii.unhexlify(rest)
+                return LeaseKey(ProviderAddress(octets)) if len(octets) in {4, 16} else None
             if kind != b"record":
                 return NamedKey(_KINDS[kind], rest.decode())
             vsid, _, ca = rest.partition(b"/")
