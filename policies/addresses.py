@@ -111,6 +111,18 @@ def is_group_address(address: bytes) -> bool:
     return address[0] == 0xFF
 
 
+def is_leased(pool: Prefix, address: bytes) -> bool:
+    """Whether an address is one of a pool's that are leased: all but the first and the last.
+
+    Those two are the network's own and the broadcast address if the pool is all of a link, and a
+    router's anycast address in IPv6 (RFC 4291 section 2.6.1).
+    """
+    number = int.from_bytes(address)
+    return len(address) * 8 == pool.max_prefixlen and int(pool.network_address) < number < int(
+        pool.broadcast_address
+    )
+
+
 def is_within(inner: Prefix, outer: Prefix) -> bool:
     """Whether all of a prefix lies in another one; never if they are of two IP versions."""
     return inner.version == outer.version and inner.prefixlen >= outer.prefixlen and inner.overlaps(outer)

@@ -459,7 +459,7 @@ class Appliance(msgspec.Struct, frozen=True):
 
     @property
     def pools(self) -> tuple[Prefix, ...]:
-        """What provider addresses are leased from that packets come to this node for, by the network it has."""
+        """What the provider addresses are leased from that are held at this node, by the network it has."""
         network, host = self.network, self.host
         of_gateway = [each.pools for each in network.gateways if self.gateway and each.name == self.name]
         of_host = [each.pools for each in network.hosts if host is not None and each.name == host.name]

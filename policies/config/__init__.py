@@ -2,8 +2,9 @@
 
 The tables are read key by key (`node_tables`, `lookup_tables`, `service_tables`, `network_tables`,
 `site_tables`) and checked against each other and against the machine (`node_checks`,
-`lookup_checks`, `service_checks`, `network_checks`, `site_checks`, `secret_files`). Each step goes on after
-a mistake, so one run shows the whole list. Only a file without any mistake is made into the model.
+`lookup_checks`, `service_checks`, `network_checks`, `pool_checks`, `site_checks`, `secret_files`). Each step
+goes on after a mistake, so one run shows the whole list. Only a file without any mistake is made into the
+model.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from policies.config.lookup_checks import lookup_problems
 from policies.config.network_checks import network_problems
 from policies.config.node_checks import node_problems
 from policies.config.node_tables import ApplianceTable, File
+from policies.config.pool_checks import pool_problems
 from policies.config.reader import Notes, Reader
 from policies.config.secret_files import secret_file_problems
 from policies.config.service_checks import api_problems
@@ -29,7 +31,14 @@ Check = Callable[[File], Iterator[Problem]]
 # What says whose file it is, up to the next table, in a file that is not TOML elsewhere.
 _OWN_TABLE = re.compile(r"^[ \t]*\[appliance\].*(?:\n(?![ \t]*\[).*)*", re.MULTILINE)
 
-_CHECKS: tuple[Check, ...] = (node_problems, lookup_problems, api_problems, network_problems, site_problems)
+_CHECKS: tuple[Check, ...] = (
+    node_problems,
+    lookup_problems,
+    api_problems,
+    network_problems,
+    pool_problems,
+    site_problems,
+)
 
 
 def load(path: Path) -> Appliance:

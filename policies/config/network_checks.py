@@ -15,7 +15,7 @@ from policies.config.node_tables import File
 from policies.config.reader import close_match, listed
 from policies.errors import Problem
 from policies.facts import ICMP, ICMPV6, TCP, UDP
-from policies.model import AddressHop, SiteHop
+from policies.model import AddressHop, SiteHop, Translation
 
 T = TypeVar("T", bound=Hashable)
 
@@ -240,7 +240,9 @@ def record_hosts(tenant: TenantTable, file: File) -> Iterator[Problem]:
         if host is None:
             continue
         yield from not_authorised(f"{record.path}.host", host, tenant)
-        complete = "provider_addresses" not in host.unsound
+        complete = (
+            "provider_addresses" not in host.unsound and tenant.translation_of(record) is Translation.ENCAP
+        )
         if complete and record.pa is not None and record.pa not in host.provider_addresses:
             known = listed(str(pa) for pa in host.provider_addresses)
             yield Problem(f"{record.path}.pa", f'{record.pa!s} is not one of "{host.name}"; use {known}')

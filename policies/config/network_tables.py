@@ -345,6 +345,23 @@ class TenantTable(Table, frozen=True, dict=True):
                 found.setdefault(route.via.site, []).append(route.prefix)
         return found
 
+    def translation_of(self, record: RecordTable) -> Translation | None:
+        """How the packets of a record's VM are carried; None where that cannot be told."""
+        if record.translation is not None:
+            return record.translation
+        subnet = None if record.ca is None else self.subnet_with(record.ca)
+        if subnet is None or "translation" in record.unsound | subnet.unsound:
+            return None
+        return subnet.translation
+
+    def translation_at(self, address: CustomerAddress) -> Translation | None:
+        """How a VM's packets are carried, with a static record or without; None where that cannot be told."""
+        record = self._records_by_address.get(address)
+        if record is not None:
+            return self.translation_of(record)
+        subnet = self.subnet_with(address)
+        return None if subnet is None or "translation" in subnet.unsound else subnet.translation
+
     def subnet_with(self, address: CustomerAddress) -> SubnetTable | None:
         """The subnet that an address is in."""
         bits, number = 8 * len(address), int.from_bytes(address)
@@ -353,6 +370,10 @@ class TenantTable(Table, frozen=True, dict=True):
             if subnet is not None:
                 return subnet
         return None
+
+    @cached_property
+    def _records_by_address(self) -> dict[CustomerAddress, RecordTable]:
+        return {record.ca: record for record in self.records if record.ca is not None}
 
     @cached_property
     def _subnets_by_prefix(self) -> dict[tuple[int, int, int], SubnetTable]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_network
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
@@ -56,7 +57,7 @@ from policies.model import (
     Underlay,
     VirtualSubnet,
 )
-from tests.policies.whole import FOLLOWER, WHOLE, with_change
+from tests.policies.whole import FOLLOWER, REWRITE, WHOLE, with_change
 
 REFERENCE = Path(__file__).parents[2] / "appliance.toml"
 
@@ -496,3 +497,39 @@ def test_reader_may_see_all_tenants_whichever_there_are() -> None:
 
     assert appliance.lookup is not None
     assert appliance.lookup.credentials[0].tenants == (ALL_TENANTS,)
+
+
+def test_a_vm_is_carried_as_its_record_says_and_otherwise_as_its_subnet_does() -> None:
+    (red,) = parse(REWRITE).network.tenants
+
+    assert [subnet.translation for subnet in red.subnets] == [
+        Translation.REWRITE,
+        Translation.ENCAP,
+        Translation.REWRITE,
+    ]
+    assert {str(record.ca): (record.translation, str(record.pa)) for record in red.records} == {
+        "10.0.1.5": (Translation.REWRITE, "198.51.100.130"),
+        "fd00:1::5": (Translation.REWRITE, "2001:db8:1::5"),
+        "10.0.1.6": (Translation.ENCAP, "198.51.100.12"),
+        "10.0.3.7": (Translation.ENCAP, "192.0.2.254"),
+        "10.0.2.5": (Translation.REWRITE, "198.51.100.194"),
+    }
+    assert red.leases == 200
+
+
+def test_a_tenant_may_hold_a_thousand_leases_unless_said() -> None:
+    (red,) = parse(with_change("leases = 200\n", "", REWRITE)).network.tenants
+
+    assert red.leases == 1000
+
+
+def test_pools_of_a_node_are_those_of_its_gateway_and_of_its_host() -> None:
+    both = parse(REWRITE)
+    pooled = msgspec.structs.replace(both, host=HostRole("hv1"))
+    no_gateway = msgspec.structs.replace(pooled, gateway=False)
+
+    of_gateway = [ip_network("198.51.100.64/26"), ip_network("2001:db8:2::/112")]
+    of_host = [ip_network("198.51.100.128/26"), ip_network("2001:db8:1::/112")]
+    assert list(both.pools) == of_gateway
+    assert list(pooled.pools) == of_gateway + of_host
+    assert list(no_gateway.pools) == of_host

@@ -11,7 +11,7 @@ import pytest
 from policies.config import load, parse
 from policies.config.reader import Notes
 from policies.errors import ConfigurationError
-from tests.policies.whole import FOLLOWER, WHOLE, with_change
+from tests.policies.whole import FOLLOWER, REWRITE, WHOLE, with_change
 
 
 def problems(text: str) -> list[str]:
@@ -25,7 +25,9 @@ MISTAKES: dict[str, dict[str, str]] = tomllib.loads(Path(__file__).with_name("mi
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_one_mistake_is_said_once_with_its_path_and_what_would_be_right(mistake: str) -> None:
-    text = {"whole.toml": WHOLE, "follower.toml": FOLLOWER}[MISTAKES[mistake].get("in", "whole.toml")]
+    text = {"whole.toml": WHOLE, "follower.toml": FOLLOWER, "rewrite.toml": REWRITE}[
+        MISTAKES[mistake].get("in", "whole.toml")
+    ]
     changed = with_change(MISTAKES[mistake]["old"], MISTAKES[mistake]["new"], text)
 
     assert problems(changed) == [MISTAKES[mistake]["said"]]
@@ -83,6 +85,72 @@ mtu = 1500
             "mtu: is not a key of this table; known: "
             "broadcast, dhcp, gateway, name, prefixes, router_advertisements, translation, vsid"
         ),
+    ]
+
+
+def test_each_of_those_that_lack_what_rewritten_vms_need_is_told() -> None:
+    no_host = with_change('pools = ["198.51.100.128/26", "2001:db8:1::/112"]', "", REWRITE)
+    no_gateway = with_change('pools = ["203.0.113.64/26", "2001:db8:3::/64"]', "", REWRITE)
+    no_service = with_change("[lookup]\n", "", REWRITE)
+
+    hosts = "provider_host[hv0], provider_host[hv1], provider_host[hv2]"
+    assert problems(no_host) == [
+        f'tenant[red].subnet[web].translation: "rewrite" needs a pool of IPv6 at a host of this tenant; '
+        f"write pools in {hosts}",
+        'tenant[red].record[10.0.1.5].pa: 198.51.100.130 is in no pool of "hv1"; '
+        "use one of provider_host[hv1].pools, where there is no IPv4 yet",
+        'tenant[red].record[fd00:1::5].pa: 2001:db8:1::5 is in no pool of "hv1"; '
+        "use one of provider_host[hv1].pools, where there is no IPv6 yet",
+    ]
+    assert problems(no_gateway) == [
+        f'tenant[red].gateways: "edge-2" has no pool of IPv{version}, which rewritten VMs of tenant "red" '
+        "reach everything else by; write pools in provider_gateway[edge-2]"
+        for version in (4, 6)
+    ]
+    assert problems(no_service) == [
+        f'tenant[red].{table}.translation: "rewrite" needs the lookup service, which leases the addresses; '
+        "write [lookup], or leave it out"
+        for table in ("subnet[web]", "subnet[app]", "record[10.0.2.5]")
+    ]
+
+
+def test_a_gateways_pool_is_no_hosts_even_where_hosts_share_it() -> None:
+    text = with_change('pools = ["203.0.113.64/26", ', 'pools = ["198.51.100.128/26", ', REWRITE)
+
+    assert problems(text) == [
+        f"provider_host[{name}].pools: 198.51.100.128/26 is in provider_gateway[edge-2].pools already; "
+        "only hosts can share a pool"
+        for name in ("hv1", "hv2")
+    ]
+
+
+def test_pools_are_not_used_where_the_network_comes_from_elsewhere() -> None:
+    text = with_change('records = "used"', "", FOLLOWER) + '\n[gateway]\npools = ["198.51.100.64/26"]\n'
+
+    assert problems(text) == [
+        "gateway.pools: is not used where the network comes from elsewhere; "
+        'there, write it in the [[provider_gateway]] "hv1"'
+    ]
+
+
+def test_what_cannot_be_read_of_pools_and_of_the_way_accuses_nobody() -> None:
+    mistakes = {
+        'pools = ["198.51.100.128/26", "2001:db8:1::/112"]': "pools = [7]",
+        'pools = ["203.0.113.64/26", "2001:db8:3::/64"]': "pools = 7",
+        'prefixes = ["10.0.1.0/24", "fd00:1::/64"]\ntranslation = "rewrite"': (
+            'prefixes = ["10.0.1.0/24", "fd00:1::/64"]\ntranslation = 7'
+        ),
+    }
+    said = {
+        (old, new): {problem.partition(": ")[0].partition("[#")[0] for problem in problems(changed)}
+        for old, new in mistakes.items()
+        for changed in [with_change(old, new, REWRITE)]
+    }
+
+    assert list(said.values()) == [
+        {"provider_host[hv1].pools"},
+        {"provider_gateway[edge-2].pools"},
+        {"tenant[red].subnet[web].translation"},
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 WHOLE = Path(__file__).with_name("whole.toml").read_text()
+REWRITE = Path(__file__).with_name("rewrite.toml").read_text()
 FOLLOWER = Path(__file__).with_name("follower.toml").read_text()
 
 
