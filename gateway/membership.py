@@ -40,7 +40,7 @@ from gateway.operating.overview import Inventory
 from gateway.sites.policies import Keyring
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.errors import ConfigurationError, Problem
-from policies.model import Appliance, Network
+from policies.model import Appliance, Lease, LookupRecord, Network
 
 log = logging.getLogger("isthmus.lookup")
 
@@ -325,6 +325,12 @@ class AcrossThreads(Asking):
 
     async def hints(self, hints: Sequence[Hint]) -> None:
         await self._loop.run(self._asking.hints, hints)
+
+    async def lease(self, vsid: Vsid, ca: CustomerAddress) -> Lease | LookupRecord:
+        return await self._loop.run(self._asking.lease, vsid, ca)
+
+    async def return_leases(self, pas: Sequence[ProviderAddress]) -> None:
+        await self._loop.run(self._asking.return_leases, pas)
 
     async def acknowledge(self, revision: int) -> None:
         await self._loop.run(self._asking.acknowledge, revision)

@@ -1,28 +1,30 @@
-"""Speaks for a host or a gateway to the lookup service: claims, acknowledgements and hints.
+"""Speaks for a host or a gateway to the lookup service: claims, leases, acknowledgements and hints.
 
 What forwarding, the ports and the records' feed tell is taken at once and without waiting; what has to
 be said goes out by tasks of its own. Everything that waits is bounded: one claim for each
-port, the newest revision, and the newest hints.
+port, some CAs that want a provider address, the newest revision, and the newest hints.
 """
 
 from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
 import trio
 
-from gateway.forwarding.directory import Change, Put
-from gateway.forwarding.happenings import Happening, Heard
+from gateway.forwarding.directory import Change, Delete, Put
+from gateway.forwarding.happenings import Happening, Heard, Wanted
 from gateway.forwarding.verdicts import PortKey
-from gateway.host.registration import Cancel, Claim, Complaint, Effect, Find, Probe, Registrar
+from gateway.host import leasing, registration
+from gateway.host.leasing import Apply, Ask, Lacking, Leasing, Refuse, Return
+from gateway.host.registration import Cancel, Claim, Complaint, Find, Probe, Registrar
 from gateway.host.uses import Key, Uses
 from gateway.lookup.answers import Hint
 from gateway.lookup.asking import Asking
 from gateway.lookup.claims import Mode, Refused
-from gateway.lookup.outcomes import Forbidden, Unacceptable
+from gateway.lookup.outcomes import Forbidden, NoLease, Unacceptable
 from gateway.lookup.store import StoreUnavailable
 from policies.addresses import CustomerAddress, ProviderAddress, Vsid
 from policies.model import Appliance, RecordsKept
@@ -34,6 +36,9 @@ CLAIM_SECONDS = 10.0
 # How many claims are under way at once. VMs that come do not wait behind those that were here.
 AT_ONCE = {Mode.ANNOUNCE: 32, Mode.REGISTER: 8}
 
+# Seconds after which it is given up to have an address leased, or taken back, that nobody answers for.
+LEASE_SECONDS = 5.0
+
 HINTS_KEPT = 4096
 HINTS_AT_ONCE = 500
 # Seconds between two calls with hints, and after one that failed.
@@ -43,6 +48,8 @@ PAUSE = 1.0
 # How often the connection is looked at, and how often what is used, in seconds.
 LOOK = 1.0
 SAMPLE = 60.0
+# Leases looked at before packets get their turn: some milliseconds.
+LOOKED_AT_ONCE = 1024
 
 
 class Agent:
@@ -51,6 +58,9 @@ class Agent:
     `find` reads a record as it is known here. `probe` asks a VM at its port for an address, and does not
     raise. `is_connected` says whether records are being followed. `in_use` returns the records that have been
     used since it was last called; without it, what a host was taught is taught anew now and then.
+
+    `refuse` tells forwarding that there is no provider address for a CA, and `apply` that there is one, ahead
+    of the feed. `used_leases` returns a gateway's addresses that have been used since it was last called.
     """
 
     def __init__(
@@ -62,23 +72,31 @@ class Agent:
         probe: Callable[[PortKey, CustomerAddress], object],
         is_connected: Callable[[], bool],
         in_use: Callable[[], Iterable[Key]] = tuple,
+        refuse: Callable[[Vsid, CustomerAddress], object] = lambda _vsid, _ca: None,
+        apply: Callable[[Sequence[Change]], object] = lambda _changes: None,
+        used_leases: Callable[[], Iterable[bytes]] = tuple,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._lookup = lookup
         self._probe = probe
         self._is_connected = is_connected
         self._in_use = in_use
+        self._refuse = refuse
+        self._apply = apply
+        self._used_leases = used_leases
         self._name = appliance.host.name if appliance.host is not None else None
         self._registrar: Registrar | None = None
         if appliance.host is not None and appliance.underlay is not None:
             self._pa = appliance.underlay.provider_addresses[0]
             self._registrar = Registrar(appliance.host.name, self._pa, find, jitter)
         keeps_used = appliance.host is not None and appliance.host.records is RecordsKept.USED
-        self._uses = Uses() if keeps_used else None
+        self._uses: Uses[Key] | None = Uses() if keeps_used else None
+        self._leasing = Leasing(appliance.name if appliance.gateway else None, find)
+        self._lease_due = trio.Event()
         self._hosts: dict[ProviderAddress, str] = {}
         self._tenants: dict[Vsid, str] = {}
         self._nursery: trio.Nursery | None = None
-        self._not_yet: list[Effect] = []
+        self._not_yet: list[registration.Effect | leasing.Effect] = []
         self._limits = {mode: trio.CapacityLimiter(count) for mode, count in AT_ONCE.items()}
         self._in_flight: dict[int, trio.CancelScope] = {}
         self._earlier = trio.Event()
@@ -97,6 +115,7 @@ class Agent:
         if self._registrar is not None and appliance.host is not None:
             ports = appliance.host.ports_in(network)
             self._take(self._registrar.configure(ports, trio.current_time()))
+        self._take(self._leasing.configure(appliance, trio.current_time()))
 
     def port_opened(self, key: PortKey) -> None:
         """A VM's port is there."""
@@ -114,28 +133,36 @@ class Agent:
             if self._registrar is not None:
                 self._take(self._registrar.heard(happening.port, trio.current_time()))
             return
+        if isinstance(happening, Wanted):
+            self._leasing.wanted(happening.vsid, happening.ca, trio.current_time())
+            self._lease_due.set()
+            return
         host = self._hosts.get(happening.sender)
         if host is not None:
             self._hint(Hint(host, happening.record.vsid, happening.record.ca))
 
     def changed(self, changes: Iterable[Change]) -> None:
-        """These changes of records have been made."""
+        """These changes of records and leases have been made."""
+        now = trio.current_time()
+        for change in changes:
+            self._leasing.changed(change, now)
+        self._lease_due.set()
         if self._registrar is None:
             return
-        now = trio.current_time()
-        effects: list[Effect] = []
+        effects: list[registration.Effect] = []
         for change in changes:
             if isinstance(change, Put):
                 record = change.record
                 effects += self._registrar.record_changed(record.vsid, record.ca, now)
                 if self._uses is not None and record.host != self._name:
                     self._let_go(self._uses.learned((record.vsid, record.ca), now))
-            else:
+            elif isinstance(change, Delete):
                 effects += self._registrar.record_changed(change.vsid, CustomerAddress(change.ca), now)
         self._take(effects)
 
     def applied(self, revision: int) -> None:
         """Everything up to a revision has been applied."""
+        self._take(self._leasing.applied(revision, trio.current_time()))
         if revision != self._revision:
             self._revision = revision
             self._revision_come.set()
@@ -151,12 +178,14 @@ class Agent:
             nursery.start_soon(self._acknowledge)
             nursery.start_soon(self._give_hints)
             nursery.start_soon(self._watch_connection)
+            nursery.start_soon(self._keep_leases)
+            nursery.start_soon(self._watch_leases)
             if self._registrar is not None:
                 nursery.start_soon(self._keep_time, self._registrar)
             if self._uses is not None:
                 nursery.start_soon(self._watch_uses, self._uses)
 
-    def _take(self, effects: list[Effect]) -> None:
+    def _take(self, effects: Iterable[registration.Effect | leasing.Effect]) -> None:
         if self._nursery is None:
             self._not_yet += effects
             return
@@ -173,6 +202,18 @@ class Agent:
                 case Complaint((vsid, mac), reason):
                     words = "the VM %s in virtual subnet %d cannot be claimed: %s"
                     log.warning(words, mac, vsid, reason, extra=self._about("claim-refused", (vsid, mac)))
+                case Ask():
+                    self._nursery.start_soon(self._lease, effect)
+                case Return(pas):
+                    self._nursery.start_soon(self._return, pas)
+                case Refuse(vsid, ca):
+                    self._refuse(vsid, ca)
+                case Apply(change):
+                    self._apply([change])
+                case Lacking(vsid, ca, reason):
+                    words = "no provider address for %s in virtual subnet %d: %s"
+                    about = {"event": "lease-refused", "tenant": self._tenants.get(vsid), "vsid": vsid}
+                    log.warning(words, ca, vsid, reason, extra=about)
         self._earlier.set()
 
     async def _keep_time(self, registrar: Registrar) -> None:
@@ -191,7 +232,7 @@ class Agent:
         if not scope.cancelled_caught:
             self._take(effects)
 
-    async def _claimed(self, claim: Claim) -> list[Effect]:
+    async def _claimed(self, claim: Claim) -> list[registration.Effect]:
         registrar = self._registrar
         if registrar is None:
             raise RuntimeError("a claim without a host")
@@ -210,6 +251,52 @@ class Agent:
         about = self._about("claimed", claim.port)
         log.info("the VM %s in virtual subnet %d is claimed (%s)", mac, vsid, claim.mode, extra=about)
         return registrar.answered(claim, trio.current_time())
+
+    async def _keep_leases(self) -> None:
+        while True:
+            self._lease_due = trio.Event()
+            with trio.move_on_at(self._leasing.deadline):
+                await self._lease_due.wait()
+            self._take(self._leasing.handle_timeout(trio.current_time()))
+
+    async def _lease(self, wanted: Ask) -> None:
+        key = wanted.vsid, wanted.ca
+        try:
+            with trio.fail_after(LEASE_SECONDS):
+                answer = await self._lookup.lease(*key)
+        except NoLease as none:
+            self._take(self._leasing.refused(key, none.reason, trio.current_time()))
+        except (Forbidden, Unacceptable) as refused:
+            self._take(self._leasing.refused(key, str(refused), trio.current_time()))
+        except (StoreUnavailable, trio.TooSlowError) as error:
+            log.debug("no lease for %s in virtual subnet %d: %s", wanted.ca, wanted.vsid, error)
+            self._take(self._leasing.failed(key, trio.current_time()))
+        else:
+            self._take(self._leasing.answered(key, answer, trio.current_time()))
+
+    async def _watch_leases(self) -> None:
+        while True:
+            await trio.sleep(SAMPLE)
+            used = iter(self._used_leases())
+            while some := tuple(islice(used, LOOKED_AT_ONCE)):
+                self._leasing.used(some, trio.current_time())
+                await trio.lowlevel.checkpoint()
+            self._take(self._leasing.expire(trio.current_time()))
+
+    async def _return(self, pas: Sequence[ProviderAddress]) -> None:
+        try:
+            with trio.fail_after(LEASE_SECONDS):
+                await self._lookup.return_leases(pas)
+        except (StoreUnavailable, trio.TooSlowError) as error:
+            log.debug("%d leases are returned later: %s", len(pas), error)
+        except (Forbidden, Unacceptable) as error:
+            about = {"event": "lease-refused"}
+            log.warning("%d leases cannot be returned: %s", len(pas), error, extra=about)
+        else:
+            self._take(self._leasing.returned(trio.current_time()))
+            return
+        self._leasing.return_failed(trio.current_time())
+        self._lease_due.set()
 
     def _about(self, event: str, port: PortKey) -> dict[str, object]:
         """Return what a line about a VM concerns."""
@@ -267,6 +354,7 @@ class Agent:
             if is_connected and not was:
                 if self._registrar is not None:
                     self._take(self._registrar.reconnected(trio.current_time()))
+                self._take(self._leasing.reconnected(trio.current_time()))
                 if self._revision is not None:
                     self._revision_come.set()
                 for key in reversed(self._uses.all() if self._uses is not None else ()):
@@ -274,7 +362,7 @@ class Agent:
             was = is_connected
             await trio.sleep(LOOK)
 
-    async def _watch_uses(self, uses: Uses) -> None:
+    async def _watch_uses(self, uses: Uses[Key]) -> None:
         while True:
             await trio.sleep(SAMPLE)
             now = trio.current_time()

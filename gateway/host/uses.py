@@ -1,8 +1,9 @@
-"""Which records a host uses that keeps no others: those that it asks for again, and those that it lets go."""
+"""What has been used lately: the records of a host that keeps no others, and a gateway's leases."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
+from typing import Generic, TypeVar
 
 from gateway.forwarding.directory import Directory
 from policies.addresses import CustomerAddress, Vsid
@@ -10,46 +11,52 @@ from policies.model import LookupRecord
 
 Key = tuple[Vsid, CustomerAddress]
 
+It = TypeVar("It", bound=Hashable)
+
 IDLE = 300.0
 """After so many seconds without use a record is let go."""
 
 CAPACITY = 65_536
 
 
-class Uses:
-    """When each record was last seen in use, the longest ago first.
+class Uses(Generic[It]):
+    """When each was last seen in use, the longest ago first.
 
     A record that is deleted is kept here until it is idle: whoever is told nothing of it may be
     connected to another node, which has to learn first that it is wanted.
     """
 
-    def __init__(self, idle: float = IDLE, capacity: int = CAPACITY) -> None:
+    def __init__(self, idle: float = IDLE, capacity: int | None = CAPACITY) -> None:
         self._idle = idle
         self._capacity = capacity
-        self._last: dict[Key, float] = {}
+        self._last: dict[It, float] = {}
 
     def __len__(self) -> int:
         return len(self._last)
 
-    def learned(self, key: Key, now: float) -> list[Key]:
-        """A record has come, as it does when it is to be used. Returns what has to be let go for it."""
+    def learned(self, key: It, now: float) -> list[It]:
+        """One has come, as it does when it is to be used. Returns what has to be let go for it."""
         self._last.pop(key, None)
         self._last[key] = now
-        if len(self._last) <= self._capacity:
+        if self._capacity is None or len(self._last) <= self._capacity:
             return []
         oldest = next(iter(self._last))
         del self._last[oldest]
         return [oldest]
 
-    def used(self, keys: Iterable[Key], now: float) -> None:
+    def used(self, keys: Iterable[It], now: float) -> None:
         """These have been used since they were last asked for."""
         for key in keys:
             if self._last.pop(key, None) is not None:
                 self._last[key] = now
 
-    def expire(self, now: float) -> list[Key]:
+    def forget(self, key: It) -> None:
+        """It is not there any more."""
+        self._last.pop(key, None)
+
+    def expire(self, now: float) -> list[It]:
         """Let go of what has been idle for too long, and return it."""
-        gone: list[Key] = []
+        gone: list[It] = []
         for key, at in self._last.items():
             if now - at < self._idle:
                 break
@@ -58,7 +65,7 @@ class Uses:
             del self._last[key]
         return gone
 
-    def all(self) -> list[Key]:
+    def all(self) -> list[It]:
         """Everything that is in use, the latest first."""
         return list(reversed(self._last))
 

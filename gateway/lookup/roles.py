@@ -37,7 +37,7 @@ from gateway.lookup.stores.etcd import EtcdStore
 from gateway.lookup.stores.sqlite import SqliteStore
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.errors import ConfigurationError, Problem
-from policies.model import Appliance, Network, RecordsKept, Role
+from policies.model import Appliance, Lease, LookupRecord, Network, RecordsKept, Role
 
 log = logging.getLogger("isthmus.lookup")
 
@@ -57,6 +57,7 @@ class Local(Asking):
     def __init__(self, authority: Authority, host: Principal | None, gateway: Principal | None) -> None:
         self._authority = authority
         self._host = host
+        self._gateway = gateway
         self._speaker = host or gateway
 
     async def claim(
@@ -77,6 +78,17 @@ class Local(Asking):
         for hint in hints:
             if self._speaker is not None:
                 self._authority.hint(self._speaker, hint.host, hint.vsid, hint.ca, forget=hint.forget)
+
+    async def lease(self, vsid: Vsid, ca: CustomerAddress) -> Lease | LookupRecord:
+        principal = self._gateway or self._host
+        if principal is None:
+            raise Forbidden("there is neither a host nor a gateway here")
+        return await self._authority.lease(principal, vsid=vsid, ca=ca)
+
+    async def return_leases(self, pas: Sequence[ProviderAddress]) -> None:
+        if self._gateway is None:
+            raise Forbidden("there is no gateway here")
+        await self._authority.return_leases(self._gateway, pas)
 
     async def acknowledge(self, revision: int) -> None:
         if self._speaker is not None:

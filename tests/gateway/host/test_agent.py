@@ -20,7 +20,7 @@ from gateway.lookup.outcomes import Forbidden
 from gateway.lookup.store import StoreUnavailable
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.config import parse
-from policies.model import LookupRecord
+from policies.model import Lease, LookupRecord
 from tests.configurations import node, provider_gateway, provider_host, subnet, tenant
 
 VSID = Vsid(5001)
@@ -75,6 +75,9 @@ class Lookup:
         self.given: list[Hint] = []
         self.calls_with_hints = 0
         self.acknowledged: list[tuple[float, int]] = []
+        self.asked: list[tuple[float, CustomerAddress]] = []
+        self.leases: dict[Key, Lease] = {}
+        self.returned: list[tuple[float, list[ProviderAddress]]] = []
         self.answer: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
         self.under_way = 0
         self.most_under_way = 0
@@ -97,6 +100,15 @@ class Lookup:
         self.calls_with_hints += 1
         await self._answered()
         self.given += hints
+
+    async def lease(self, vsid: Vsid, ca: CustomerAddress) -> Lease | LookupRecord:
+        self.asked.append((trio.current_time(), ca))
+        await self._answered()
+        return self.leases[vsid, ca]
+
+    async def return_leases(self, pas: Sequence[ProviderAddress]) -> None:
+        await self._answered()
+        self.returned.append((trio.current_time(), list(pas)))
 
     async def acknowledge(self, revision: int) -> None:
         await self._answered()

@@ -15,7 +15,7 @@ def key(number: int) -> Key:
 
 
 def test_what_is_not_used_is_let_go_once() -> None:
-    uses = Uses()
+    uses: Uses[Key] = Uses()
     assert uses.learned(key(1), 0.0) == []
 
     assert uses.expire(299.9) == []
@@ -24,7 +24,7 @@ def test_what_is_not_used_is_let_go_once() -> None:
 
 
 def test_what_is_used_stays() -> None:
-    uses = Uses()
+    uses: Uses[Key] = Uses()
     uses.learned(key(1), 0.0)
     uses.learned(key(2), 0.0)
     uses.used([key(1)], 200.0)
@@ -34,14 +34,14 @@ def test_what_is_used_stays() -> None:
 
 
 def test_what_was_never_taught_is_not_used() -> None:
-    uses = Uses()
+    uses: Uses[Key] = Uses()
     uses.used([key(1)], 0.0)
 
     assert len(uses) == 0
 
 
 def test_what_comes_again_counts_as_new() -> None:
-    uses = Uses()
+    uses: Uses[Key] = Uses()
     uses.learned(key(1), 0.0)
     uses.learned(key(1), 200.0)
 
@@ -49,7 +49,7 @@ def test_what_comes_again_counts_as_new() -> None:
 
 
 def test_the_one_unused_for_longest_makes_room() -> None:
-    uses = Uses(capacity=2)
+    uses: Uses[Key] = Uses(capacity=2)
     uses.learned(key(1), 0.0)
     uses.learned(key(2), 1.0)
     uses.used([key(1)], 2.0)
