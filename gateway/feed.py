@@ -1,4 +1,4 @@
-"""Brings what a replica learns to the data path: records a few at a time, then the network."""
+"""Brings what a replica learns to the data path: records and leases a few at a time, then the network."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import trio
 
-from gateway.forwarding.directory import Change, Delete, Put
-from gateway.lookup.entries import RecordKey
+from gateway.forwarding.directory import Change, Delete, DeleteLease, Put, PutLease
+from gateway.lookup.entries import LeaseKey, RecordKey
 from gateway.lookup.replica import Batch
 from gateway.operating import logs
 from policies.errors import ConfigurationError
@@ -17,14 +17,14 @@ from policies.model import Network
 
 log = logging.getLogger("isthmus.lookup")
 
-# Records taken over before packets get their turn: about a millisecond.
+# Records and leases taken over before packets get their turn: about a millisecond.
 AT_ONCE = 256
 
 
 class Feed:
     """Takes batches in order, on the trio thread.
 
-    `apply` takes changes of records, `adopt` a network, and `applied` hears the revision that
+    `apply` takes changes of records and leases, `adopt` a network, and `applied` hears the revision that
     all of it is at now. What waits has no bound: a batch that is left out would be missing here
     for ever, and whoever tells of it cannot wait.
     """
@@ -71,7 +71,11 @@ class Feed:
 
 
 def changes_of(batch: Batch) -> Iterator[Change]:
-    """The changes of records in a batch, as the directory takes them."""
+    """The changes of records and leases in a batch, as the directory takes them."""
     for entry, record in zip(batch.changes, batch.records, strict=True):
         if isinstance(entry.key, RecordKey):
             yield Put(record) if record is not None else Delete(entry.key.vsid, entry.key.ca)
+        elif isinstance(entry.key, LeaseKey):
+            # What a record has may have been a gateway's until now.
+            lease = entry.lease
+            yield PutLease(lease) if lease is not None else DeleteLease(entry.key.pa)

@@ -2,6 +2,7 @@
 
 Records are kept as readers see them, one object each, which forwarding shares. What
 readers do not see of a record (pins, freezing, moves) is kept for the few that have it.
+Whose provider addresses of pools are is in `granted.py`.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import gc
 from collections import Counter
 from collections.abc import Iterator, Mapping, Set
 
-from gateway.lookup.entries import Key, Kind, NamedKey, Placement, RecordKey, Stored, Value
+from gateway.lookup.entries import Key, Kind, LeaseKey, NamedKey, Placement, RecordKey, Stored, Value
+from gateway.lookup.granted import Granted
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
-from policies.model import LookupRecord
+from policies.model import LookupRecord, Translation
 
 # From so many records on, the collector of cycles is kept from them.
 _MANY = 10_000
@@ -92,9 +94,10 @@ def _all(cas: CustomerAddress | tuple[CustomerAddress, ...]) -> tuple[CustomerAd
 
 
 class Contents:
-    """Records by (VSID, CA) and by (VSID, MAC), and named entries by their keys."""
+    """Records by (VSID, CA) and by (VSID, MAC), addresses of pools, and named entries by their keys."""
 
     def __init__(self) -> None:
+        self.granted = Granted()
         self._segments: dict[Vsid, _Segment] = {}
         self._named: dict[NamedKey, Stored] = {}
         self._count = 0
@@ -110,11 +113,11 @@ class Contents:
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing at all."""
-        return not self._count and not self._named
+        return not self._count and not self._named and not self.granted
 
     def revision_of(self, key: Key) -> int | None:
         """Return the revision of a live entry, or None."""
-        found = self.find(key.vsid, key.ca) if isinstance(key, RecordKey) else self._named.get(key)
+        found = self.find(key.vsid, key.ca) if isinstance(key, RecordKey) else self.entry(key)
         return found.revision if found is not None else None
 
     def put(self, entry: Stored) -> LookupRecord | None:
@@ -125,6 +128,9 @@ class Contents:
                 self._named.pop(key, None)
             else:
                 self._named[key] = entry
+            return None
+        if isinstance(key, LeaseKey):
+            self.granted.put(key, entry)
             return None
         segment = self._segments.get(key.vsid)
         if segment is None:
@@ -170,6 +176,8 @@ class Contents:
         """Return a live entry as the store has it."""
         if isinstance(key, NamedKey):
             return self._named.get(key)
+        if isinstance(key, LeaseKey):
+            return self.granted.find(key)
         segment = self._segments.get(key.vsid)
         if segment is None:
             return None
@@ -200,14 +208,17 @@ class Contents:
             for segment in self._segments.values():
                 for record in segment.by_ca.values():
                     yield _stored(segment, record)
+        elif kind is Kind.LEASE:
+            yield from self.granted
         else:
             yield from (entry for key, entry in self._named.items() if key.kind is kind)
 
     def entries_but(
-        self, named: Set[NamedKey], records: Mapping[Vsid, Set[CustomerAddress]]
+        self, others: Set[NamedKey | LeaseKey], records: Mapping[Vsid, Set[CustomerAddress]]
     ) -> Iterator[Stored]:
         """Every live entry but these, in no order. Nothing may change meanwhile."""
-        yield from (self._named[key] for key in self._named.keys() - named)
+        yield from (entry for key, entry in self._named.items() if key not in others)
+        yield from (entry for entry in self.granted if entry.key not in others)
         for vsid, segment in self._segments.items():
             for ca in segment.by_ca.keys() - records.get(vsid, frozenset()):
                 yield _stored(segment, segment.by_ca[ca])
@@ -219,7 +230,7 @@ class Contents:
     def snapshot(self) -> tuple[list[LookupRecord], list[Stored]]:
         """Return everything there is: the plain records, and the other entries."""
         plain: list[LookupRecord] = []
-        others = list(self._named.values())
+        others = [*self._named.values(), *self.granted]
         for segment in self._segments.values():
             if segment.told:
                 plain += [record for ca, record in segment.by_ca.items() if ca not in segment.told]
@@ -238,11 +249,12 @@ class Contents:
             gc.freeze()
 
     def _record(self, vsid: Vsid, ca: CustomerAddress, value: Placement, entry: Stored) -> LookupRecord:
+        is_rewritten = value.translation is Translation.REWRITE  # and its address nobody else's
         return LookupRecord(
             vsid,
             ca,
             value.mac,
-            self._addresses.setdefault(value.pa, value.pa),
+            value.pa if is_rewritten else self._addresses.setdefault(value.pa, value.pa),
             self._hosts.setdefault(value.host, value.host),
             value.translation,
             0 if value.pinned else entry.epoch,

@@ -22,6 +22,8 @@ class Kind(StrEnum):
 
 NAMED_KINDS = (Kind.HOST, Kind.GATEWAY, Kind.TENANT)
 """The network's. They are told in this order and before the records, which mean little without them."""
+ADDRESS_KINDS = (Kind.RECORD, Kind.LEASE)
+"""Where addresses are, told in this order."""
 
 
 class RecordKey(msgspec.Struct, frozen=True, gc=False, order=True):
@@ -92,6 +94,15 @@ class Grant(msgspec.Struct, frozen=True, gc=False):
     """The host or the gateway whose pool it is of."""
     returned_at: float | None = None
     """Unix time, of the lookup node that took it back; None while it is held."""
+    leased: bool = False
+    """Whether it is leased from a gateway's pool for a distant CA, which hosts and gateways are told; what a
+    rewritten record has at its host they see by the record. Whoever grants it says so, since names and pools
+    of nodes change."""
+
+    @property
+    def is_lease(self) -> bool:
+        """Whether it is a gateway's, and held."""
+        return self.leased and self.returned_at is None
 
 
 Value = Placement | Tenant | ProviderHost | ProviderGateway | Grant
@@ -118,9 +129,9 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def lease(self) -> Lease | None:
-        """The address of a pool as readers see it, or None where nobody holds it, or it is another kind."""
+        """The gateway's lease as readers see it, or None where that is not held, or it is another kind."""
         key, value = self.key, self.value
-        if not isinstance(key, LeaseKey) or not isinstance(value, Grant) or value.returned_at is not None:
+        if not isinstance(key, LeaseKey) or not isinstance(value, Grant) or not value.is_lease:
             return None
         return Lease(key.pa, value.vsid, value.ca, value.node, self.revision)
 

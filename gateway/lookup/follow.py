@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from gateway.lookup.entries import NAMED_KINDS, Event, Key, Kind, Progress, Reset, Stored
+from gateway.lookup.entries import ADDRESS_KINDS, NAMED_KINDS, Event, Key, Kind, Progress, Reset, Stored
 from gateway.lookup.store import Compacted, LookupStore, Prefix
 
 T = TypeVar("T")
@@ -26,7 +26,7 @@ async def follow(store: LookupStore, after: int | None) -> AsyncIterator[Event]:
         if after is None:
             after = await latest_revision(store)
             yield Reset(after)
-            async with closing(entries(store, *map(Prefix, NAMED_KINDS), Prefix(Kind.RECORD))) as found:
+            async with closing(entries(store, *map(Prefix, (*NAMED_KINDS, *ADDRESS_KINDS)))) as found:
                 async for entry in found:
                     yield entry
             # What has changed since the first page is told again: the whole is of one moment

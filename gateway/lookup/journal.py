@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.lookup.entries import Kind, NamedKey, Placement, RecordKey, Stored
+from gateway.lookup.entries import Grant, Kind, LeaseKey, NamedKey, Placement, RecordKey, Stored
 from gateway.lookup.forms import VALUE_TYPES, Malformed, form, read
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.model import LookupRecord, Translation
@@ -87,10 +87,24 @@ class _NamedRow(msgspec.Struct, frozen=True, array_like=True):
     form: Any
 
 
+class _GrantRow(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, gc=False):
+    """An address of a pool; a tombstone has no VSID."""
+
+    pa: bytes
+    epoch: int
+    revision: int
+    vsid: int | None = None
+    ca: bytes = b""
+    node: str = ""
+    returned_at: float | None = None
+    leased: bool = False
+
+
 class _Frame(msgspec.Struct, frozen=True, array_like=True):
     revision: int
     records: Sequence[_Row]
     named: Sequence[_NamedRow]
+    grants: Sequence[_GrantRow] = ()
 
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=bytes)  # addresses are octets of their own types
@@ -256,6 +270,7 @@ def _snapshot_frames(snapshot: Snapshot) -> Iterator[bytes]:
 def _encoded(part: Part) -> bytes:
     records: list[_Row] = []
     named: list[_NamedRow] = []
+    grants: list[_GrantRow] = []
     for entry in part.entries:
         key, value = entry.key, entry.value
         if isinstance(key, NamedKey):
@@ -264,6 +279,8 @@ def _encoded(part: Part) -> bytes:
                     key.kind, key.name, entry.epoch, entry.revision, None if value is None else form(value)
                 )
             )
+        elif isinstance(key, LeaseKey):
+            grants.append(_grant_row(key, entry))
         elif isinstance(value, Placement):
             records.append(
                 _Row(
@@ -282,7 +299,23 @@ def _encoded(part: Part) -> bytes:
             )
         else:
             records.append(_Row(key.vsid, key.ca, entry.epoch, entry.revision))
-    return _framed(_Frame(part.revision, records, named))
+    return _framed(_Frame(part.revision, records, named, grants))
+
+
+def _grant_row(key: LeaseKey, entry: Stored) -> _GrantRow:
+    value = entry.value
+    if not isinstance(value, Grant):
+        return _GrantRow(key.pa, entry.epoch, entry.revision)
+    return _GrantRow(
+        key.pa,
+        entry.epoch,
+        entry.revision,
+        value.vsid,
+        value.ca,
+        value.node,
+        value.returned_at,
+        value.leased,
+    )
 
 
 def _row_of_record(record: LookupRecord) -> _Row:
@@ -311,6 +344,7 @@ def _decoded(payload: bytes) -> Part:
         value = None if row.form is None else read(VALUE_TYPES[row.kind], row.form, row.name)
         entries.append(Stored(NamedKey(row.kind, row.name), value, row.epoch, row.revision))
     entries += map(_entry, frame.records)
+    entries += map(_granted, frame.grants)
     return Part(entries, frame.revision)
 
 
@@ -328,3 +362,11 @@ def _entry(row: _Row) -> Stored:
         row.moves,
     )
     return Stored(key, placement, row.epoch, row.revision)
+
+
+def _granted(row: _GrantRow) -> Stored:
+    key = LeaseKey(ProviderAddress(row.pa))
+    if row.vsid is None:
+        return Stored(key, None, row.epoch, row.revision)
+    grant = Grant(Vsid(row.vsid), CustomerAddress(row.ca), row.node, row.returned_at, row.leased)
+    return Stored(key, grant, row.epoch, row.revision)

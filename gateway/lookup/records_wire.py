@@ -10,10 +10,10 @@ from functools import lru_cache
 
 import msgspec
 
-from gateway.lookup.entries import Key, RecordKey, Stored
+from gateway.lookup.entries import Key, LeaseKey, RecordKey, Stored
 from gateway.lookup.forms import form
 from policies.addresses import Address, CustomerAddress, ProviderAddress
-from policies.model import LookupRecord, Translation
+from policies.model import Lease, LookupRecord, Translation
 
 _json = msgspec.json.encode
 
@@ -42,13 +42,25 @@ def record_text(record: LookupRecord, ca: str | None = None) -> str:
     )
 
 
+def lease_text(lease: Lease) -> str:
+    """Return a lease as JSON."""
+    pa, ca, node = address_text(lease.pa), address_text(lease.ca), _json(lease.node).decode()
+    return f'{{"pa":"{pa}","vsid":{lease.vsid},"ca":"{ca}","node":{node}}}'
+
+
 def line(entry: Stored) -> bytes:
-    """Return a change, or an entry of a snapshot, as one line of a watch."""
+    """Return a change, or an entry of a snapshot, as one line of a watch.
+
+    A provider address that is given back is told as gone: whoever may take it next is the store's concern.
+    """
     key = entry.key
     record = entry.record
     if record is not None:
         return record_line(record)
-    if entry.value is None:
+    lease = entry.lease
+    if lease is not None:
+        return lease_line(lease)
+    if entry.value is None or isinstance(key, LeaseKey):
         return deletion(key, entry.revision)
     head = f'{{"type":"put","kind":"{key.kind.value}","revision":{entry.revision},"value":'
     return head.encode() + _json(form(entry.value)) + b"}\n"
@@ -60,10 +72,18 @@ def record_line(record: LookupRecord) -> bytes:
     return text.encode()
 
 
+def lease_line(lease: Lease) -> bytes:
+    """Return a lease of a snapshot as one line of a watch."""
+    text = f'{{"type":"put","kind":"lease","revision":{lease.revision},"value":{lease_text(lease)}}}\n'
+    return text.encode()
+
+
 def deletion(key: Key, revision: int) -> bytes:
     """Return the line that says that a key is gone."""
     if isinstance(key, RecordKey):
         value = f'{{"vsid":{key.vsid},"ca":"{address_text(key.ca)}"}}'
+    elif isinstance(key, LeaseKey):
+        value = f'{{"pa":"{address_text(key.pa)}"}}'
     else:
         value = f'{{"name":{_json(key.name).decode()}}}'
     return f'{{"type":"delete","kind":"{key.kind.value}","revision":{revision},"value":{value}}}\n'.encode()

@@ -12,12 +12,23 @@ import asyncio
 import itertools
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterator, Sequence
 
 import msgspec
 
 from gateway.lookup.contents import Contents
-from gateway.lookup.entries import NAMED_KINDS, Event, Key, Kind, NamedKey, RecordKey, Reset, Stored
+from gateway.lookup.entries import (
+    ADDRESS_KINDS,
+    NAMED_KINDS,
+    Event,
+    Grant,
+    Key,
+    Kind,
+    NamedKey,
+    RecordKey,
+    Reset,
+    Stored,
+)
 from gateway.lookup.follow import closing
 from gateway.lookup.history import History
 from gateway.lookup.journal import Journal, Snapshot
@@ -25,8 +36,8 @@ from gateway.lookup.movements import Movements
 from gateway.lookup.network import assemble
 from gateway.lookup.resync import Resync
 from gateway.lookup.store import StoreError, StoreUnavailable
-from policies.addresses import CustomerAddress, MacAddress, Vsid
-from policies.model import LookupRecord, Network
+from policies.addresses import CustomerAddress, MacAddress, Prefix, ProviderAddress, Vsid
+from policies.model import Lease, LookupRecord, Network
 
 log = logging.getLogger("isthmus.lookup")
 
@@ -45,7 +56,7 @@ class Batch(msgspec.Struct, frozen=True):
 
     changes: tuple[Stored, ...]
     records: tuple[LookupRecord | None, ...]
-    """Of each change: the replica's own object, to be shared; None for a tombstone or a named entry."""
+    """Of each change: the replica's own object, to be shared; None for a tombstone or another kind."""
     network: Network | None
     """The whole network where it has changed."""
     revision: int
@@ -148,6 +159,30 @@ class Replica:
         """Return the virtual subnets with records, in order."""
         return self._contents.vsids()
 
+    def grant(self, pa: ProviderAddress) -> Grant | None:
+        """Return whose an address of a pool is, or last was; None if it has never been anybody's."""
+        return self._contents.granted.grant(pa)
+
+    def grants_in(self, network: Prefix) -> Iterator[tuple[ProviderAddress, Grant]]:
+        """The addresses of a pool that are somebody's, or were, in order; to be read without awaiting."""
+        return self._contents.granted.within(network)
+
+    def leases_of(self, vsid: Vsid, ca: CustomerAddress) -> tuple[Lease, ...]:
+        """Return the addresses that gateways hold for a customer address, one for each gateway at most."""
+        return self._contents.granted.leases_of(vsid, ca)
+
+    def leases_in(self, vsid: Vsid) -> list[Lease]:
+        """Return the addresses that gateways hold for a virtual subnet, in no order."""
+        return self._contents.granted.leases_in(vsid)
+
+    def leases_held(self, vsids: Container[Vsid], node: str) -> int:
+        """Return how many addresses a gateway holds for some virtual subnets."""
+        return self._contents.granted.held(vsids, node)
+
+    def leased_vsids(self) -> list[Vsid]:
+        """Return the virtual subnets for which gateways hold addresses, in order."""
+        return self._contents.granted.leased_vsids()
+
     def entries(self, kind: Kind) -> Iterator[Stored]:
         """Every live entry of a kind, in no order, to be read without awaiting anything."""
         return self._contents.entries(kind)
@@ -181,7 +216,7 @@ class Replica:
     def subscribe(self, callback: Callable[[Batch], None]) -> None:
         """Have everything told that is here, and then each change, in batches."""
         self._flush()
-        entries = itertools.chain.from_iterable(map(self.entries, (*NAMED_KINDS, Kind.RECORD)))
+        entries = itertools.chain.from_iterable(map(self.entries, (*NAMED_KINDS, *ADDRESS_KINDS)))
         network = self.network if self.has_contents else None
         changes = tuple(itertools.islice(entries, AT_ONCE))
         while True:
@@ -267,6 +302,7 @@ class Replica:
         before = None
         if isinstance(key, RecordKey) and not self._is_loading:
             before = self._contents.find(key.vsid, key.ca)
+        is_told = self._contents.granted.is_told(entry)
         record = self._contents.put(entry)
         self._changes.append(entry)
         self._kept.append(record)
@@ -280,7 +316,8 @@ class Replica:
             self._network = None
         self._highest = max(self._highest, revision)
         if not self._is_loading:
-            self._history.add(entry)
+            if is_told:
+                self._history.add(entry)
             if self._resync is None:
                 self.revision = max(self.revision, revision)
         if len(self._changes) >= AT_ONCE:
@@ -355,11 +392,12 @@ class Replica:
             log.warning(words, resync.revision, extra=about)
             self.revision = self._highest = resync.revision
             self._tombstones.clear()
+        is_lost = any(map(self._contents.granted.loses, differences))
         for entry in differences:
             self._change(entry)
         self._resync = None
         self._highest = max(self._highest, revision)
-        if resync.is_restored or not self.has_contents:
+        if resync.is_restored or is_lost or not self.has_contents:
             self._history.restart(self._highest)
         else:
             self._history.close_past(self._highest)

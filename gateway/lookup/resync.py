@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.lookup.contents import Contents
-from gateway.lookup.entries import Key, NamedKey, RecordKey, Stored
+from gateway.lookup.entries import Key, LeaseKey, NamedKey, RecordKey, Stored
 from policies.addresses import CustomerAddress, Vsid
 
 
@@ -19,7 +19,7 @@ class Resync:
         self._contents = contents
         self._fresh: dict[Key, Stored] = {}
         self._same_records: dict[Vsid, set[CustomerAddress]] = {}
-        self._same_named: set[NamedKey] = set()
+        self._same_others: set[NamedKey | LeaseKey] = set()
 
     def take(self, entry: Stored) -> None:
         """Take an entry; of several of one key, the newest counts."""
@@ -36,7 +36,7 @@ class Resync:
         if isinstance(key, RecordKey):
             self._same_records.setdefault(key.vsid, set()).add(key.ca)
         else:
-            self._same_named.add(key)
+            self._same_others.add(key)
 
     def finish(self) -> list[Stored]:
         """Return what differs in the order of revisions; what has not been told is gone."""
@@ -46,7 +46,7 @@ class Resync:
         )
         differences += (
             Stored(entry.key, None, entry.epoch, self.revision)
-            for entry in self._contents.entries_but(self._same_named, self._same_records)
+            for entry in self._contents.entries_but(self._same_others, self._same_records)
             if entry.key not in self._fresh
         )
         differences.sort(key=lambda entry: entry.revision)
@@ -55,4 +55,4 @@ class Resync:
     def _is_same(self, key: Key) -> bool:
         if isinstance(key, RecordKey):
             return key.ca in self._same_records.get(key.vsid, ())
-        return key in self._same_named
+        return key in self._same_others

@@ -7,7 +7,7 @@ from collections.abc import Callable, Container
 import msgspec
 
 from gateway.http.principals import Principal
-from gateway.lookup.entries import Kind, NamedKey, RecordKey, Stored
+from gateway.lookup.entries import Grant, Kind, LeaseKey, NamedKey, RecordKey, Stored
 from policies.addresses import Vsid
 from policies.model import ALL_TENANTS, IkeIdentity, Network, ProviderHost, Role, Tenant
 
@@ -34,6 +34,8 @@ class View(msgspec.Struct, frozen=True, eq=False):
         key = entry.key
         if isinstance(key, RecordKey):
             return entry if self.vsids is None or key.vsid in self.vsids else None
+        if isinstance(key, LeaseKey):
+            return entry if isinstance(entry.value, Grant) and self.sees(entry.value.vsid) else None
         if not self._names(key):
             return None
         value = entry.value

@@ -5,9 +5,20 @@ from __future__ import annotations
 import msgspec
 
 from gateway.lookup.answers import RecordForm, decoded
-from gateway.lookup.entries import Event, Key, Kind, NamedKey, Progress, RecordKey, Reset, Stored
+from gateway.lookup.entries import (
+    Event,
+    Grant,
+    Key,
+    Kind,
+    LeaseKey,
+    NamedKey,
+    Progress,
+    RecordKey,
+    Reset,
+    Stored,
+)
 from gateway.lookup.forms import VALUE_TYPES, Malformed, read
-from gateway.lookup.records_wire import customer_address
+from gateway.lookup.records_wire import customer_address, provider_address
 from policies.addresses import Vsid
 
 
@@ -21,6 +32,16 @@ class _Line(msgspec.Struct, frozen=True):
 class _RecordName(msgspec.Struct, frozen=True):
     vsid: int
     ca: str
+
+
+class _LeaseName(msgspec.Struct, frozen=True):
+    pa: str
+
+
+class _Lease(_LeaseName, frozen=True):
+    vsid: int
+    ca: str
+    node: str
 
 
 class _Name(msgspec.Struct, frozen=True):
@@ -48,6 +69,8 @@ def _put(line: _Line) -> Stored:
         return msgspec.structs.replace(
             Stored.of(decoded(RecordForm, line.value).record()), revision=line.revision
         )
+    if line.kind is Kind.LEASE:
+        return _lease(decoded(_Lease, line.value), line.revision)
     value = read(VALUE_TYPES[line.kind], decoded(object, line.value), line.kind.value)
     name = getattr(value, "name", None)
     if not isinstance(name, str):
@@ -55,7 +78,24 @@ def _put(line: _Line) -> Stored:
     return Stored(NamedKey(line.kind, name), value, 0, line.revision)
 
 
+def _lease(found: _Lease, revision: int) -> Stored:
+    try:
+        grant = Grant(Vsid(found.vsid), customer_address(found.ca), found.node, leased=True)
+    except ValueError as error:
+        raise Malformed(f"a lease: {error}") from None
+    return Stored(_lease_key(found), grant, 0, revision)
+
+
+def _lease_key(found: _LeaseName) -> LeaseKey:
+    try:
+        return LeaseKey(provider_address(found.pa))
+    except ValueError as error:
+        raise Malformed(f"a lease's name: {error}") from None
+
+
 def _key(line: _Line) -> Key:
+    if line.kind is Kind.LEASE:
+        return _lease_key(decoded(_LeaseName, line.value))
     if line.kind is not Kind.RECORD:
         return NamedKey(line.kind, decoded(_Name, line.value).name)
     name = decoded(_RecordName, line.value)

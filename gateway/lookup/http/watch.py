@@ -15,11 +15,11 @@ from gateway.http.calls import read_number
 from gateway.http.headers import protect
 from gateway.http.principals import Credentials, Unauthenticated
 from gateway.http.problems import HttpProblem
-from gateway.lookup.entries import NAMED_KINDS, Kind, RecordKey, Stored
+from gateway.lookup.entries import NAMED_KINDS, Kind, NamedKey, RecordKey, Stored
 from gateway.lookup.http.calls import LookupCall, read_vsid
 from gateway.lookup.http.watches import Filter, Vsids
 from gateway.lookup.limits import LARGEST_NUMBER
-from gateway.lookup.records_wire import deletion, line, progress, record_line, resync
+from gateway.lookup.records_wire import deletion, lease_line, line, progress, record_line, resync
 from gateway.lookup.replica import Replica
 from gateway.lookup.visibility import View, vsids_of
 from policies.addresses import CustomerAddress, Vsid
@@ -238,6 +238,10 @@ class Watch:
             for vsid in self._replica.vsids():
                 if self._vsids is None or vsid in self._vsids:
                     await self._tell_subnet(vsid)
+        if self._wanted.kind in {None, Kind.LEASE}:
+            for vsid in self._replica.leased_vsids():
+                if self._vsids is None or vsid in self._vsids:
+                    await self._tell_leases(vsid)
         while (end := self._replica.position) > self._position:
             changes = self._changes()
             self._position += len(changes)
@@ -259,6 +263,12 @@ class Watch:
                 records = [record for record in records if self._uses(record)]
             if records:
                 await self._write(b"".join(map(record_line, records)))
+            await asyncio.sleep(0)
+
+    async def _tell_leases(self, vsid: Vsid) -> None:
+        leases = self._replica.leases_in(vsid)
+        for start in range(0, len(leases), LINES_AT_ONCE):
+            await self._write(b"".join(map(lease_line, leases[start : start + LINES_AT_ONCE])))
             await asyncio.sleep(0)
 
     def _uses(self, record: LookupRecord) -> bool:
@@ -307,7 +317,7 @@ class Watch:
     def _hosts_between(self, old: View, new: View) -> Iterator[bytes]:
         before, after = old.hosts or frozenset(), new.hosts or frozenset()
         for entry in self._replica.entries(Kind.HOST):
-            if not isinstance(entry.key, RecordKey):
+            if isinstance(entry.key, NamedKey):
                 name = entry.key.name
                 if name in after and name not in before:
                     yield line(entry)
@@ -315,7 +325,7 @@ class Watch:
                     yield deletion(entry.key, self._replica.revision)
 
     def _chosen(self) -> Vsids:
-        """The virtual subnets of the records that are asked for and seen; None: all."""
+        """The virtual subnets of the records and leases that are asked for and seen; None: all."""
         chosen: Vsids = self._view.vsids
         if self._wanted.vsid is not None:
             only = frozenset({self._wanted.vsid})

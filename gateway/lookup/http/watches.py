@@ -14,7 +14,7 @@ import msgspec
 
 from gateway.http.principals import Principal
 from gateway.http.problems import HttpProblem
-from gateway.lookup.entries import Kind, RecordKey, Stored
+from gateway.lookup.entries import Grant, Kind, LeaseKey, NamedKey, RecordKey, Stored
 from gateway.lookup.records_wire import line
 from gateway.lookup.replica import Replica
 from gateway.lookup.visibility import View
@@ -33,7 +33,7 @@ MOST_WATCHES_EACH = 16
 """Of one host or reader; gateways and operators have as many as there are."""
 
 Vsids = frozenset[Vsid] | None
-"""Whose records are told; None: all that there are."""
+"""Whose records and leases are told; None: all that there are."""
 
 
 class Filter(msgspec.Struct, frozen=True):
@@ -44,12 +44,14 @@ class Filter(msgspec.Struct, frozen=True):
     kind: Kind | None = None
 
     def wants(self, entry: Stored, vsids: Vsids) -> bool:
-        """Whether an entry is asked for, where records are those of some virtual subnets."""
+        """Whether an entry is asked for, where records and leases are those of some virtual subnets."""
         key = entry.key
         if self.kind is not None and key.kind is not self.kind:
             return False
         if isinstance(key, RecordKey):
             return vsids is None or key.vsid in vsids
+        if isinstance(key, LeaseKey):
+            return vsids is None or (isinstance(entry.value, Grant) and entry.value.vsid in vsids)
         if self.vsid is not None:
             return False
         return self.tenant is None or (key.kind is Kind.TENANT and key.name == self.tenant)
@@ -107,8 +109,8 @@ class Lines:
 
     def one(self, shown: Stored, position: int, view: View) -> bytes:
         """Return the line of the change at a position, as a view shows it."""
-        # A record is shown alike to everybody who sees it.
-        key = (position, None if isinstance(shown.key, RecordKey) else id(view))
+        # A record or a lease is shown alike to everybody who sees it.
+        key = (position, id(view) if isinstance(shown.key, NamedKey) else None)
         found = self._lines.get(key)
         if found is None:
             found = self._lines[key] = (view, line(shown))
