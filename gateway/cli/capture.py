@@ -72,7 +72,7 @@ def capture(
     host
         Only those from or to a host, a gateway or a site's peer: its name, or a provider address.
     side
-        inner: as the tenant sees them; outer: as the underlay does, in NVGRE or ESP; or both.
+        inner: as the tenant sees them; outer: as the underlay does, in NVGRE or ESP, or rewritten; or both.
     dropped
         Only those that are dropped, each with the reason.
     frames
@@ -165,8 +165,9 @@ def _line(frame: Frame, words: str) -> str:
 
     at = datetime.fromtimestamp(frame.at).astimezone().strftime("%H:%M:%S.%f")
     way = "in " if frame.is_inbound else "out"
-    why = f"  DROPPED {frame.dropped}" if frame.dropped else ""
-    return f"{at} {frame.place} {way} {words}{why}"
+    how = "rewritten " if frame.is_rewritten else ""
+    end, _, why = frame.end.partition(": ")
+    return f"{at} {frame.place} {way} {how}{words}" + (f"  {end.upper()} {why}" if end else "")
 
 
 def _fields(frame: Frame) -> str:

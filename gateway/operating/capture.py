@@ -15,6 +15,7 @@ from typing import Annotated, Literal, Protocol
 import msgspec
 import trio
 
+from gateway.forwarding.directory import Holder
 from gateway.operating import pcapng
 from gateway.operating.commands import Asker, Commands, Stream, Tell
 from gateway.operating.seen import Seen, Sightings
@@ -52,7 +53,7 @@ class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host: str | None = None
     """A host or gateway by its name, or a provider address: also a site's peer."""
     side: Literal["inner", "outer", "both"] = "inner"
-    """Before encapsulation or encryption, after it, or both."""
+    """Before encapsulation, rewriting or encryption, after it, or both."""
     dropped: bool = False
     """Only those that are dropped."""
     frames: Annotated[int, msgspec.Meta(ge=1, le=MOST_FRAMES)] = FRAMES
@@ -80,7 +81,15 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
     length: int
     """What it had before it was cut."""
     dropped: str = ""
-    """Why it went no further."""
+    """Why it went no further, or, after `held: `, what it waits for."""
+    is_rewritten: bool = False
+    """Whether the underlay carries it by IP rewrite; on the inner side it has its customer addresses."""
+
+    @property
+    def end(self) -> str:
+        """Why it went no further, if so, after `dropped: ` or `held: `."""
+        is_dropped = self.dropped and not self.dropped.startswith("held: ")
+        return f"dropped: {self.dropped}" if is_dropped else self.dropped
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -121,7 +130,7 @@ class CaptureFile:
             frame.octets,
             length=frame.length,
             is_inbound=frame.is_inbound,
-            comment=f"dropped: {frame.dropped}" if frame.dropped else "",
+            comment=", ".join(filter(None, ("rewritten" if frame.is_rewritten else "", frame.end))),
         )
 
 
@@ -129,6 +138,8 @@ class Capturing(Protocol):
     """A data path, as far as packets can be seen there."""
 
     def observe(self, observer: Observer | None) -> None: ...
+
+    def holder(self, pa: bytes) -> Holder | None: ...
 
     @property
     def tables(self) -> Tables: ...
@@ -168,7 +179,7 @@ class Captures:
         if len(self._running) >= MOST_AT_ONCE:
             raise ConfigurationError([Problem("", f"{MOST_AT_ONCE} captures run already")])
         if not self._running:
-            sightings = self._sightings = Sightings(lambda: path.tables, self._offer)
+            sightings = self._sightings = Sightings(lambda: path.tables, path.holder, self._offer)
             path.observe(sightings)
         self._running.append(capture)
         self._heed()
@@ -265,6 +276,7 @@ class _Capture:
                 octets=octets,
                 length=len(packet),
                 dropped=seen.dropped,
+                is_rewritten=seen.is_rewritten,
             )
         )
         self._has_come.set()
@@ -287,7 +299,7 @@ def _filter(wanted: Wanted, tables: Tables) -> tuple[str | None, Callable[[Seen]
             and (site is None or seen.site == site)
             and (wanted.vsid is None or seen.vsid == wanted.vsid)
             and (not wanted.dropped or bool(seen.dropped))
-            and (hosts is None or not hosts.isdisjoint(seen.nodes))
+            and (hosts is None or not hosts.isdisjoint(seen.nodes) or wanted.host in seen.names)
             and (within is None or any(map(within, seen.addresses())))
         )
 
@@ -313,13 +325,14 @@ def _tenant_and_site(wanted: Wanted, tables: Tables) -> tuple[str | None, str | 
 
 
 def _addresses_of(host: str, tables: Tables) -> frozenset[bytes]:
-    named = tables.provider_addresses_of.get(host)
+    gateways = {name: addresses for domain in tables.domains.values() for name, addresses in domain.gateways}
+    named = tables.provider_addresses_of.get(host) or gateways.get(host)
     if named is not None:
-        return frozenset(named)
+        return frozenset[bytes](named)
     try:
         return frozenset((ProviderAddress.parse(host),))
     except ValueError:
-        raise _unknown("host", host, tables.provider_addresses_of) from None
+        raise _unknown("host", host, {*tables.provider_addresses_of, *gateways}) from None
 
 
 def _within(address: str) -> Callable[[bytes], bool]:

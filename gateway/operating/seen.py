@@ -12,13 +12,24 @@ from contextlib import suppress
 import msgspec
 
 from gateway.emissions import is_missing_port, reason_of
-from gateway.forwarding.verdicts import Drop, Forward, OuterHeader, ToPort, ToUnderlay, Verdict
+from gateway.forwarding.directory import Holder
+from gateway.forwarding.verdicts import (
+    Drop,
+    Forward,
+    Held,
+    OuterHeader,
+    ToPort,
+    ToProvider,
+    ToUnderlay,
+    Verdict,
+)
 from gateway.packets import ethernet, ip, nvgre
 from gateway.packets.arp import LENGTH as ARP_LENGTH
+from gateway.packets.rewriting import rewritten
 from policies.addresses import CustomerAddress, Vsid
 from policies.errors import MalformedPacket
 from policies.facts import UDP
-from policies.model import Port
+from policies.model import Lease, LookupRecord, Port
 from policies.tables import Tables
 from tunnels.effects import NAT_PORT, Path, SiteKey
 from tunnels.esp.associations import Opened, Sealed
@@ -29,6 +40,9 @@ GRE, ESP = 47, 50
 
 HELD = "held: its port is not there"
 """Of a frame that waits; if it waits in vain, that is counted when it is given up."""
+
+WAITS = "held: waits for a provider address"
+"""Of a packet that nobody here can rewrite yet, or tell whose it is."""
 
 _UDP_HEADER = 8
 
@@ -64,6 +78,21 @@ class Outer(msgspec.Struct, frozen=True, gc=False):
         return ip.ipv6_header(*ends, hop_limit=self.hop_limit, traffic_class=self.ecn) + payload
 
 
+class Plain(msgspec.Struct, frozen=True, gc=False):
+    """A rewritten packet of the underlay: nothing is around it."""
+
+    octets: bytes
+
+    @property
+    def place(self) -> str:
+        """No address: each is one VM's."""
+        return "underlay"
+
+    def packet(self) -> bytes:
+        """The whole packet, from its IP header on."""
+        return self.octets
+
+
 class Seen(msgspec.Struct, frozen=True, gc=False):
     """One packet at one place, on its way in or out."""
 
@@ -78,9 +107,16 @@ class Seen(msgspec.Struct, frozen=True, gc=False):
     is_ethernet: bool = True
     inner_place: str = ""
     """Empty where only the outer side is seen, though the inner is known."""
-    outer: Outer | None = None
+    outer: Outer | Plain | None = None
     nodes: tuple[bytes, ...] = ()
     """Provider addresses that it comes from or goes to."""
+    names: tuple[str, ...] = ()
+    """The hosts and gateways whose they are, where they are not those of the nodes themselves."""
+
+    @property
+    def is_rewritten(self) -> bool:
+        """Whether IP rewrite carries it, and not encapsulation."""
+        return isinstance(self.outer, Plain)
 
     def addresses(self) -> tuple[bytes, ...]:
         """The customer addresses that it is about, as far as it can be read."""
@@ -91,12 +127,7 @@ class Seen(msgspec.Struct, frozen=True, gc=False):
             kind, packet = packet[12:14], packet[ethernet.HEADER_LENGTH :]
             if kind == _ARP and len(packet) >= ARP_LENGTH:
                 return packet[14:18], packet[24:28]
-        version = packet[0] >> 4 if packet else 0
-        if version == 4 and len(packet) >= ip.IPV4_HEADER_LENGTH:
-            return packet[12:16], packet[16:20]
-        if version == 6 and len(packet) >= ip.IPV6_HEADER_LENGTH:
-            return packet[8:24], packet[24:40]
-        return ()
+        return _ends_untrusted(packet)
 
 
 _ARP = ethernet.ARP.to_bytes(2)
@@ -105,8 +136,15 @@ _ARP = ethernet.ARP.to_bytes(2)
 class Sightings:
     """Observes a data path, and offers what it sees. Nothing of what it is shown has to be well formed."""
 
-    def __init__(self, tables: Callable[[], Tables], offer: Callable[[Seen], None]) -> None:
+    def __init__(
+        self,
+        tables: Callable[[], Tables],
+        holder: Callable[[bytes], Holder | None],
+        offer: Callable[[Seen], None],
+    ) -> None:
+        """`holder` says whose a provider address is that stands for one CA alone."""
         self._tables = tables
+        self._holder = holder
         self._offer = offer
         self.tenants: frozenset[str] | None = None
         """Whose packets alone are offered; None: everybody's."""
@@ -166,6 +204,27 @@ class Sightings:
                 nodes=(packet.source, packet.destination),
             )
         )
+
+    def provider_in(self, packet: bytes, verdict: Verdict) -> None:
+        """A rewritten packet has come from the underlay: it is whose it is for."""
+        source, destination = self._holders(packet)
+        vsid = destination.vsid if destination is not None else None
+        tenant, place = self._subnet(vsid) if vsid is not None else ("", "")
+        if self._is_unwanted(tenant):
+            return
+        if isinstance(destination, Lease) and isinstance(source, LookupRecord):
+            # A distant CA is in no virtual subnet, or not by this way: its sender's is meant.
+            sender, its_place = self._subnet(source.vsid)
+            vsid, place = (source.vsid, its_place) if sender == tenant else (vsid, place)
+        self._plain(tenant, vsid, place, packet, _why(verdict), is_inbound=True)
+
+    def provider_out(self, packet: ToProvider, lost: OSError | None) -> None:
+        """A rewritten packet has been sent, or could not be."""
+        if self._is_unwanted(packet.tenant):
+            return
+        _, place = self._subnet(packet.vsid)
+        why = reason_of(lost).value if lost is not None else ""
+        self._plain(packet.tenant, packet.vsid, place, packet.packet, why, is_inbound=False)
 
     def port_in(self, port: Port, frame: bytes, verdict: Verdict) -> None:
         """A VM has sent a frame at its port."""
@@ -252,6 +311,55 @@ class Sightings:
         nodes = outer.source, outer.destination
         self._offer(Seen(tenant=tenant, is_inbound=is_inbound, site=name, outer=outer, nodes=nodes))
 
+    def _holders(self, packet: bytes) -> tuple[Holder | None, Holder | None]:
+        """Return whose the two provider addresses of a rewritten packet are."""
+        ends = _ends_untrusted(packet)
+        return (self._holder(ends[0]), self._holder(ends[1])) if ends else (None, None)
+
+    def _plain(
+        self, tenant: str, vsid: Vsid | None, place: str, packet: bytes, dropped: str, *, is_inbound: bool
+    ) -> None:
+        holders = [holder for holder in self._holders(packet) if holder is not None]
+        names = (holder.host if isinstance(holder, LookupRecord) else holder.node for holder in holders)
+        self._offer(
+            Seen(
+                tenant=tenant,
+                is_inbound=is_inbound,
+                dropped=dropped,
+                vsid=vsid if tenant else None,
+                inner=self._as_sent(tenant, packet) if tenant else None,
+                is_ethernet=False,
+                inner_place=place,
+                outer=Plain(packet),
+                nodes=_ends_untrusted(packet),
+                names=tuple(names),
+            )
+        )
+
+    def _as_sent(self, tenant: str, packet: bytes) -> bytes | None:
+        """Return a rewritten packet as its tenant knows it; None if one of its addresses is another's."""
+        try:
+            facts = ip.decode_untrusted(packet)
+        except MalformedPacket:
+            return None
+        source = self._customer(tenant, facts.source)
+        destination = self._customer(tenant, facts.destination)
+        if source is None or destination is None:
+            return None
+        quoted = None
+        if facts.quoted is not None:
+            ends = facts.quoted.source, facts.quoted.destination
+            # What is nobody's, or another's, is shown as it is.
+            quoted = self._customer(tenant, ends[0]) or ends[0], self._customer(tenant, ends[1]) or ends[1]
+        return rewritten(packet[: facts.total_length], source, destination, quoted)
+
+    def _customer(self, tenant: str, pa: bytes) -> bytes | None:
+        """Return the CA of a tenant that a provider address stands for."""
+        holder = self._holder(pa)
+        if holder is None or len(holder.ca) != len(pa) or self._subnet(holder.vsid)[0] != tenant:
+            return None
+        return holder.ca
+
     def _is_unwanted(self, tenant: str) -> bool:
         return self.tenants is not None and tenant not in self.tenants
 
@@ -290,9 +398,21 @@ def _datagram(path: Path, packet: bytes, ecn: int, *, is_inbound: bool, in_udp: 
     )
 
 
+def _ends_untrusted(packet: bytes) -> tuple[bytes, ...]:
+    """Return the source and the destination of an IP packet, or nothing."""
+    version = packet[0] >> 4 if packet else 0
+    if version == 4 and len(packet) >= ip.IPV4_HEADER_LENGTH:
+        return packet[12:16], packet[16:20]
+    if version == 6 and len(packet) >= ip.IPV6_HEADER_LENGTH:
+        return packet[8:24], packet[24:40]
+    return ()
+
+
 def _why(verdict: Verdict) -> str:
     if isinstance(verdict, Drop):
         return verdict.reason.value
+    if isinstance(verdict, Held):
+        return WAITS
     if isinstance(verdict, Forward) and verdict.lost:
         return f"copies: {', '.join(reason.value for reason in verdict.lost)}"
     return ""

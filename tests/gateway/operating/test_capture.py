@@ -4,28 +4,42 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 import trio.testing
-from scapy.layers.inet import IP, UDP
+from scapy.layers.inet import ICMP, IP, TCP, UDP, IPerror
 from scapy.layers.l2 import GRE, Ether
 from scapy.packet import Packet, Raw
 
 from gateway.emissions import Emitter
+from gateway.forwarding.directory import Holder, Put, PutLease
+from gateway.forwarding.drops import DropReason
 from gateway.forwarding.pipeline import Forwarder
-from gateway.forwarding.verdicts import ToPort, ToSite, ToUnderlay
+from gateway.forwarding.verdicts import (
+    Drop,
+    Forward,
+    Held,
+    ToPort,
+    ToProvider,
+    ToSite,
+    ToUnderlay,
+    Verdict,
+)
 from gateway.operating.capture import MOST_AT_ONCE, Captures, Frame, Told
 from gateway.operating.commands import OWNER, Asker, NotAllowed, carry_out
 from gateway.operating.seen import HELD
-from gateway.taps import Deciding, Observed, Observer
-from policies.addresses import ProviderAddress
+from gateway.taps import Deciding, Observed, Observer, observed_provider
+from policies.addresses import CustomerAddress, ProviderAddress, Vsid
 from policies.errors import ConfigurationError
-from policies.model import Port
+from policies.model import Lease, Port, Translation
 from policies.tables import Tables
 from tests.networks import (
     BY_SEATTLE,
+    VSIDS,
     ca,
     connected,
     frame,
@@ -64,6 +78,9 @@ class World:
             Observed(self.forwarder, self._port, observer) if observer is not None else self.forwarder
         )
         self._emitter.observe(observer, self._port)
+
+    def holder(self, pa: bytes) -> Holder | None:
+        return self.forwarder.directory.holder(pa)
 
     @property
     def tables(self) -> Tables:
@@ -220,6 +237,137 @@ def test_filter_by_site_shows_both_ways_of_its_tunnel_and_nothing_else() -> None
     assert captured(world, happen, tenant="red", site="seattle") == [frames[0], frames[2]]
     outer = IP(frames[1].octets)
     assert (outer.dst, outer[UDP].sport, outer[UDP].dport) == ("203.0.113.7", 4500, 4500)
+
+
+WEB5_PA, DB5_PA, SEATTLE_PA = map(ProviderAddress.parse, ("198.51.100.130", "203.0.113.130", "192.0.2.130"))
+
+
+class RewritingWorld(World):
+    """Red's web5 on hv1 and db5 on hv2 are rewritten, and a server in seattle has a lease at edge-1."""
+
+    def __init__(self, verdict: Verdict = Forward(())) -> None:  # noqa: B008 - it is immutable
+        super().__init__(connected())
+        directory = self.forwarder.directory
+        for subnet, own in (("web", WEB5_PA), ("db", DB5_PA)):
+            record = directory.find(VSIDS["red", subnet], CustomerAddress.parse(ca(subnet, 5)))
+            assert record is not None
+            directory.apply(Put(msgspec.structs.replace(record, pa=own, translation=Translation.REWRITE)))
+        lease = Lease(SEATTLE_PA, Vsid(5001), CustomerAddress.parse(on_premise()), "edge-1")
+        directory.apply(PutLease(lease))
+        self.verdict = verdict
+
+    def come_plain(self, packet: Packet | bytes) -> None:
+        assert self.observer is not None
+        self.observer.provider_in(bytes(packet), self.verdict)
+
+    def leave_plain(self, packet: Packet, subnet: str) -> None:
+        def send(_: ToProvider) -> None:
+            if self.refuses is not None:
+                raise OSError(self.refuses, "refused")
+
+        assert self.observer is not None
+        with suppress(OSError):
+            sent = ToProvider(bytes(packet), Vsid(VSIDS["red", subnet]), "red")
+            observed_provider(send, self.observer)(sent)
+
+
+def plain(source: ProviderAddress, destination: ProviderAddress) -> Packet:
+    return IP(src=str(source), dst=str(destination)) / TCP(sport=1111, dport=5432, flags="S")
+
+
+def test_rewritten_packet_has_customer_addresses_inside_and_provider_addresses_outside() -> None:
+    world = RewritingWorld()
+
+    def happen() -> None:
+        world.come_plain(plain(DB5_PA, SEATTLE_PA))
+        world.leave_plain(plain(SEATTLE_PA, DB5_PA), "db")
+
+    frames = captured(world, happen, side="both")
+
+    assert places(frames) == [("red/db", "in"), ("underlay", "in"), ("red/db", "out"), ("underlay", "out")]
+    assert all(each.is_rewritten and not each.is_ethernet and each.tenant == "red" for each in frames)
+    inner, outer = IP(frames[0].octets), frames[1].octets
+    assert outer == bytes(plain(DB5_PA, SEATTLE_PA))
+    expected = IP(src=ca("db", 5), dst=on_premise()) / TCP(sport=1111, dport=5432, flags="S")
+    assert bytes(inner) == bytes(expected)
+
+
+def test_error_about_a_rewritten_packet_quotes_customer_addresses_inside() -> None:
+    world = RewritingWorld()
+    quoted = plain(DB5_PA, WEB5_PA)
+    error = IP(src=str(WEB5_PA), dst=str(DB5_PA)) / ICMP(type=3, code=3) / Raw(bytes(quoted)[:28])
+
+    (frame,) = captured(world, lambda: world.come_plain(error))
+
+    inner = IP(frame.octets)
+    assert (inner.src, inner.dst) == (ca("web", 5), ca("db", 5))
+    assert (inner[IPerror].src, inner[IPerror].dst) == (ca("db", 5), ca("web", 5))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "count"),
+    [
+        ({"tenant": "red"}, 2),
+        ({"tenant": "blue"}, 0),
+        ({"address": ca("db", 5)}, 2),
+        ({"address": on_premise()}, 1),
+        ({"address": str(DB5_PA)}, 0),
+        ({"host": "hv1"}, 1),
+        ({"host": "hv2"}, 2),
+        ({"host": "edge-1"}, 1),
+        ({"host": str(DB5_PA)}, 2),
+        ({"vsid": 5002}, 2),
+        ({"vsid": 5001}, 0),
+    ],
+)
+def test_filters_find_rewritten_packets_by_whose_their_addresses_are(
+    wanted: dict[str, Any], count: int
+) -> None:
+    world = RewritingWorld()
+
+    def happen() -> None:
+        world.come_plain(plain(DB5_PA, SEATTLE_PA))
+        world.come_plain(plain(WEB5_PA, DB5_PA))
+
+    assert len(captured(world, happen, **wanted)) == count
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"\x45" + bytes(10), id="too short"),
+        pytest.param(b"\x45\x00\xff\xff" + bytes(16), id="with a false length"),
+        pytest.param(plain(DB5_PA, ProviderAddress.parse("192.0.2.131")), id="to nobody's address"),
+    ],
+)
+def test_plain_packet_that_is_nobodys_is_shown_by_its_outer_side_to_no_tenant(packet: Packet | bytes) -> None:
+    world = RewritingWorld(Drop(DropReason.UNKNOWN_PROVIDER_ADDRESS))
+    assert captured(world, lambda: world.come_plain(packet), tenant="red") == []
+
+    (frame,) = captured(world, lambda: world.come_plain(packet), dropped=True)
+
+    assert (frame.place, frame.tenant, frame.dropped) == ("underlay", "", "unknown-provider-address")
+
+
+def test_plain_packet_from_a_stranger_is_not_shown_in_customer_addresses() -> None:
+    world = RewritingWorld(Held(ProviderAddress.parse("203.0.113.131"), "red"))
+    packet = plain(ProviderAddress.parse("203.0.113.131"), DB5_PA)
+
+    assert captured(world, lambda: world.come_plain(packet)) == []
+    (frame,) = captured(world, lambda: world.come_plain(packet), side="outer")
+
+    assert (frame.tenant, frame.octets) == ("red", bytes(packet))
+    assert frame.end == "held: waits for a provider address"
+
+
+def test_rewritten_packet_that_the_kernel_refuses_is_shown_as_dropped() -> None:
+    world = RewritingWorld()
+    world.refuses = errno.EMSGSIZE
+
+    (frame,) = captured(world, lambda: world.leave_plain(plain(SEATTLE_PA, DB5_PA), "db"))
+
+    assert frame.end == "dropped: too-big"
 
 
 @pytest.mark.parametrize(
@@ -392,7 +540,7 @@ def test_only_so_many_captures_run_together_and_the_last_one_ends_the_looking() 
         ({"site": "seattle"}, "site: 'seattle' is not TENANT/SITE"),
         ({"site": "red/rome"}, "site: there is no rome; there are: seattle"),
         ({"vsid": 7777}, "vsid: there is no 7777"),
-        ({"host": "hv9"}, "host: there is no hv9; there are: hv1, hv2"),
+        ({"host": "hv9"}, "host: there is no hv9; there are: edge-1, hv1, hv2"),
         ({"address": "10.0.1.300"}, "address: "),
         ({"frames": 0}, "frames"),
         ({"frames": 10_000_000}, "frames"),
