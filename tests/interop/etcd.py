@@ -15,7 +15,8 @@ import json
 import signal
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -251,9 +252,9 @@ class Single:
 
 
 @asynccontextmanager
-async def opened(settings: Etcd) -> AsyncIterator[EtcdStore]:
+async def opened(settings: Etcd, now: Callable[[], float] = time.time) -> AsyncIterator[EtcdStore]:
     """A store, closed at the end."""
-    store = await EtcdStore.open(settings)
+    store = await EtcdStore.open(settings, now=now)
     try:
         yield store
     finally:

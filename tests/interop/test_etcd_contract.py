@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import count
+from time import time
 
 import pytest
 
@@ -29,4 +30,4 @@ class TestEtcdStore(StoreContract):
     def open_store(self, single: Single) -> OpenStore:
         """Each store has a prefix of its own, and so no entries."""
 
-        return lambda: opened(Etcd((single.endpoint,), prefix=f"/isthmus-{next(numbers)}/"))
+        return lambda now=time: opened(Etcd((single.endpoint,), prefix=f"/isthmus-{next(numbers)}/"), now)

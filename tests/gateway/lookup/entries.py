@@ -7,12 +7,24 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, cast
+from time import time
+from typing import Any, Protocol, cast
 
 import pytest
 
 from gateway.lookup.claims import Claim, FlapLimits, Mode, Reason, Refused
-from gateway.lookup.entries import Key, Kind, NamedKey, Placement, Progress, RecordKey, Stored, Value
+from gateway.lookup.entries import (
+    Grant,
+    Key,
+    Kind,
+    LeaseKey,
+    NamedKey,
+    Placement,
+    Progress,
+    RecordKey,
+    Stored,
+    Value,
+)
 from gateway.lookup.store import LookupStore, Prefix
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.model import (
@@ -27,7 +39,22 @@ from policies.model import (
     VirtualSubnet,
 )
 
-OpenStore = Callable[[], AbstractAsyncContextManager[LookupStore]]
+
+class OpenStore(Protocol):
+    """Makes a store without entries, which is closed at the end."""
+
+    def __call__(self, now: Callable[[], float] = time) -> AbstractAsyncContextManager[LookupStore]: ...
+
+
+class Clock:
+    """Unix time, as a test has it."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
 
 WEB, DATABASE = Vsid(5001), Vsid(5002)
 MAC = MacAddress.parse("02:00:00:00:01:05")
@@ -99,6 +126,23 @@ def scenario(test: Callable[[Any, LookupStore], Awaitable[None]]) -> Callable[[A
     return run
 
 
+def timed_scenario(
+    test: Callable[[Any, LookupStore, Clock], Awaitable[None]],
+) -> Callable[[Any, OpenStore], None]:
+    """Run an asynchronous test on a new store with a clock."""
+
+    def run(self: object, open_store: OpenStore) -> None:
+        async def main() -> None:
+            clock = Clock()
+            async with asyncio.timeout(60), open_store(clock) as store:
+                await test(self, store, clock)
+
+        asyncio.run(main())
+
+    run.__name__ = test.__name__
+    return run
+
+
 async def refusal(store: LookupStore, refused: Claim) -> tuple[Reason, Stored | None]:
     with pytest.raises(Refused) as refusal:
         await store.claim(refused)
@@ -121,6 +165,9 @@ VALUES: dict[Key, Value] = {
     ),
     KEY6: at("hv2"),
     HOST_KEY: ProviderHost("hv1", (PROVIDER["hv1"], ProviderAddress.parse("2001:db8::11")), ("red", "blue")),
+    LeaseKey(ProviderAddress.parse("2001:db8:5::9")): Grant(
+        DATABASE, CA6, "kante-ü", 1732278000.5, leased=True
+    ),
     NamedKey(Kind.GATEWAY, "kante-ü"): ProviderGateway("kante-ü", (PROVIDER["hv9"],)),
     NamedKey(Kind.TENANT, "hv1"): Tenant(
         "hv1",

@@ -7,9 +7,10 @@ entries each time that it is entered. Revisions need not begin at any particular
 from __future__ import annotations
 
 from tests.gateway.lookup.stores.contract_claims import ClaimContract
+from tests.gateway.lookup.stores.contract_grants import GrantContract
 from tests.gateway.lookup.stores.contract_reads import ReadContract
 from tests.gateway.lookup.stores.contract_writes import WriteContract
 
 
-class StoreContract(WriteContract, ClaimContract, ReadContract):
+class StoreContract(WriteContract, ClaimContract, GrantContract, ReadContract):
     """Each test is one promise of `gateway.lookup.store.LookupStore`."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from time import time
 
 import hypothesis
 import pytest
@@ -17,8 +18,8 @@ from tests.gateway.lookup.stores.store_model import OPERATIONS, Operation, check
 
 
 @asynccontextmanager
-async def memory_store() -> AsyncIterator[LookupStore]:
-    store = MemoryStore()
+async def memory_store(now: Callable[[], float] = time) -> AsyncIterator[LookupStore]:
+    store = MemoryStore(now)
     yield store
     await store.close()
 
