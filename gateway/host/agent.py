@@ -23,8 +23,8 @@ from gateway.host.registration import Cancel, Claim, Complaint, Find, Probe, Reg
 from gateway.host.uses import Key, Uses
 from gateway.lookup.answers import Hint
 from gateway.lookup.asking import Asking
-from gateway.lookup.claims import Mode, Refused
-from gateway.lookup.outcomes import Forbidden, NoLease, Unacceptable
+from gateway.lookup.claims import Mode, Reason, Refused
+from gateway.lookup.outcomes import Forbidden, NoLease, Unacceptable, WhyNoLease
 from gateway.lookup.store import StoreUnavailable
 from policies.addresses import CustomerAddress, ProviderAddress, Vsid
 from policies.model import Appliance, RecordsKept
@@ -44,6 +44,15 @@ HINTS_AT_ONCE = 500
 # Seconds between two calls with hints, and after one that failed.
 HINT_EVERY = 0.05
 PAUSE = 1.0
+
+# What the lookup service says in one word.
+IN_WORDS: dict[str, str] = {
+    Reason.NO_ADDRESS: "the host's pools have no address left",
+    WhyNoLease.UNKNOWN: "nobody has it: no record, no route to a site, no gateway",
+    WhyNoLease.NO_POOL: "no gateway of the tenant has a pool of its family",
+    WhyNoLease.POOL_EMPTY: "the gateway's pools have no address left",
+    WhyNoLease.TENANT_LIMIT: "the tenant holds as many as its `leases` allow",
+}
 
 # How often the connection is looked at, and how often what is used, in seconds.
 LOOK = 1.0
@@ -114,7 +123,8 @@ class Agent:
         self._tenants = {subnet.vsid: tenant.name for tenant in network.tenants for subnet in tenant.subnets}
         if self._registrar is not None and appliance.host is not None:
             ports = appliance.host.ports_in(network)
-            self._take(self._registrar.configure(ports, trio.current_time()))
+            pools = [pool for host in network.hosts if host.name == self._name for pool in host.pools]
+            self._take(self._registrar.configure(ports, trio.current_time(), pools))
         self._take(self._leasing.configure(appliance, trio.current_time()))
 
     def port_opened(self, key: PortKey) -> None:
@@ -201,7 +211,8 @@ class Agent:
                     self._probe(port, ca)
                 case Complaint((vsid, mac), reason):
                     words = "the VM %s in virtual subnet %d cannot be claimed: %s"
-                    log.warning(words, mac, vsid, reason, extra=self._about("claim-refused", (vsid, mac)))
+                    about = self._about("claim-refused", (vsid, mac))
+                    log.warning(words, mac, vsid, IN_WORDS.get(reason, reason), extra=about)
                 case Ask():
                     self._nursery.start_soon(self._lease, effect)
                 case Return(pas):
@@ -213,7 +224,7 @@ class Agent:
                 case Lacking(vsid, ca, reason):
                     words = "no provider address for %s in virtual subnet %d: %s"
                     about = {"event": "lease-refused", "tenant": self._tenants.get(vsid), "vsid": vsid}
-                    log.warning(words, ca, vsid, reason, extra=about)
+                    log.warning(words, ca, vsid, IN_WORDS.get(reason, reason), extra=about)
         self._earlier.set()
 
     async def _keep_time(self, registrar: Registrar) -> None:

@@ -364,7 +364,9 @@ class Leasing:
         """Whether it is of our pools and tenants, the first of its CA, and the CA has no record with one."""
         if lease.vsid not in self._vsids or self._pools.lookup(lease.pa) is None:
             return False
-        if min(self._by_key[lease.vsid, lease.ca]) != lease.pa:
+        # Of two that were leased at once the earlier stands: so the lookup service sees it, too.
+        each = (self._own[pa] for pa in self._by_key[lease.vsid, lease.ca])
+        if min(each, key=lambda own: (own.revision, own.pa)) != lease:
             return False
         record = self._find(lease.vsid, lease.ca)
         return record is None or record.translation is not Translation.REWRITE

@@ -11,15 +11,16 @@ a VM that announces itself is heard then, and that is for forwarding to say.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from enum import Enum
 
 import msgspec
 
 from gateway.forwarding.verdicts import PortKey
 from gateway.lookup.claims import Mode, Reason
-from policies.addresses import CustomerAddress, ProviderAddress, Vsid
-from policies.model import LookupRecord, Port
+from policies.addresses import CustomerAddress, Prefix, ProviderAddress, Vsid
+from policies.model import LookupRecord, Port, Translation
+from policies.tables import PrefixTable
 
 Find = Callable[[Vsid, CustomerAddress], LookupRecord | None]
 
@@ -140,6 +141,7 @@ class Registrar:
         self._pa = pa
         self._find = find
         self._jitter = jitter
+        self._pools: PrefixTable[bool] = PrefixTable(())
         self._ports: dict[PortKey, Port] = {}
         self._is_open: set[PortKey] = set()
         self._states: dict[PortKey, _State] = {}
@@ -151,8 +153,13 @@ class Registrar:
         """When `handle_timeout` is to be called next, if nothing happens before."""
         return min((state.deadline for state in self._states.values()), default=math.inf)
 
-    def configure(self, ports: Iterable[Port], now: float) -> list[Effect]:
-        """Take over which ports there are. Whatever was refused is tried again: it may be allowed now."""
+    def configure(self, ports: Iterable[Port], now: float, pools: Collection[Prefix] = ()) -> list[Effect]:
+        """Take over which ports there are, and the host's pools.
+
+        Whatever was refused is tried again: it may be allowed now. What is rewritten, and has an address
+        of no pool any more, gets another by being registered.
+        """
+        self._pools = PrefixTable((pool, True) for pool in pools)
         self._ports = {(port.vsid, port.mac): port for port in ports}
         self._by_address = {
             (port.vsid, ca): key for key, port in self._ports.items() for ca in port.addresses
@@ -168,7 +175,7 @@ class Registrar:
             elif state.addresses != port.addresses:
                 effects += self._forget(key)
                 effects += self._begin(key, port, now)
-            elif state.refused:
+            elif state.refused or self._is_out_of_pool(state):
                 self._try_again(state, now)
                 effects += self._step(key, state, now)
         return effects
@@ -237,6 +244,9 @@ class Registrar:
             return self._step(claim.port, state, now)
         state.refused = True
         state.not_before = now + REFUSED_FOR
+        if reason == Reason.NO_ADDRESS and state.want is None:
+            # Addresses come back without anything being told of it here.
+            state.wish(claim.mode, state.not_before)
         complaints: list[Effect] = []
         if reason != state.told:
             state.told = reason
@@ -336,10 +346,21 @@ class Registrar:
         if any(record is not None and record.host != self._host for record in state.records):
             return _Place.ELSEWHERE
         if all(
-            record is not None and record.mac == key[1] and record.pa == self._pa for record in state.records
+            record is not None and record.mac == key[1] and self._is_ours(record) for record in state.records
         ):
             return _Place.HERE
         return _Place.NOWHERE
+
+    def _is_out_of_pool(self, state: _State) -> bool:
+        """Whether a record is this host's, but its address is not any more."""
+        ours = (record for record in state.records if record is not None and record.host == self._host)
+        return any(record.translation is Translation.REWRITE and not self._is_ours(record) for record in ours)
+
+    def _is_ours(self, record: LookupRecord) -> bool:
+        """Whether a record of this host has an address by which it is reached here."""
+        if record.translation is Translation.REWRITE:
+            return self._pools.lookup(record.pa) is not None
+        return record.pa == self._pa
 
 
 def _places(records: Iterable[LookupRecord | None]) -> list[object]:
