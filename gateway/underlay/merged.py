@@ -25,18 +25,34 @@ def split_untrusted(payload: bytes, largest: int) -> list[bytes]:
     """
     try:
         nvgre.decode_untrusted(payload)
-        frame = payload[nvgre.HEADER_LENGTH :]
-        facts = ip.decode_untrusted(frame[ethernet.HEADER_LENGTH :])
-        if not _may_be_merged(facts):
-            return [payload]
-        headers = facts.header_length + (frame[ethernet.HEADER_LENGTH + facts.header_length + 12] >> 4) * 4
-        room = largest - nvgre.HEADER_LENGTH - ethernet.HEADER_LENGTH - headers
-        if facts.total_length - headers > MOST_PIECES * room:
-            return [payload]
-        header = payload[: nvgre.HEADER_LENGTH]
-        return [header + each for each in segment(frame, room)]
+        frames = _frames(payload[nvgre.HEADER_LENGTH :], largest - nvgre.HEADER_LENGTH)
     except MalformedPacket:
         return [payload]
+    header = payload[: nvgre.HEADER_LENGTH]
+    return [header + each for each in frames]
+
+
+def split_packet_untrusted(packet: bytes, largest: int) -> list[bytes]:
+    """Cut an IP packet that was merged into packets of `largest` octets; any other is returned whole."""
+    ethertype = ethernet.IPV4 if packet[0] >> 4 == 4 else ethernet.IPV6
+    header = ethernet.EthernetHeader(bytes(6), bytes(6), ethertype).encode()
+    try:
+        frames = _frames(header + packet, largest + ethernet.HEADER_LENGTH)
+    except MalformedPacket:
+        return [packet]
+    return [each[ethernet.HEADER_LENGTH :] for each in frames]
+
+
+def _frames(frame: bytes, largest: int) -> list[bytes]:
+    """Raises MalformedPacket for what is not cut."""
+    facts = ip.decode_untrusted(frame[ethernet.HEADER_LENGTH :])
+    if not _may_be_merged(facts):
+        raise MalformedPacket("not a plain TCP segment")
+    headers = facts.header_length + (frame[ethernet.HEADER_LENGTH + facts.header_length + 12] >> 4) * 4
+    room = largest - ethernet.HEADER_LENGTH - headers
+    if facts.total_length - headers > MOST_PIECES * room:
+        raise MalformedPacket(f"a merged packet of more than {MOST_PIECES} segments")
+    return segment(frame, room)
 
 
 def _may_be_merged(facts: PacketFacts) -> bool:
