@@ -95,7 +95,6 @@ class RoutingDomain(msgspec.Struct, frozen=True, eq=False):
         hop = self.routes.lookup(address)
         return (hop.ca, self.routes.lookup(hop.ca)) if isinstance(hop, AddressHop) else (address, hop)
 
-
     def home(self, address: bytes) -> Vsid | None:
         """Return by which VSID a CA's provider address is leased; None for a tenant without subnets."""
         hop = self.routes.lookup(address)

@@ -24,8 +24,9 @@ from gateway.forwarding.onward import Onward
 from gateway.forwarding.permission import Permission
 from gateway.forwarding.redirects import Redirects
 from gateway.forwarding.sites import Sites
-from gateway.forwarding.verdicts import Drop, Emission, Forward, Verdict
-from gateway.forwarding.ways import LocalPort, Path, Tunnel, Ways
+from gateway.forwarding.verdicts import Drop, Emission, Forward, Held, Verdict
+from gateway.forwarding.waiting import Waiting
+from gateway.forwarding.ways import Across, LocalPort, Pending, Plain, Tunnel, Ways
 from gateway.packets import ethernet, icmp, ndp
 from gateway.packets.ethernet import EthernetHeader
 from gateway.packets.icmp import Unreachable
@@ -56,8 +57,10 @@ class Decisions:
         permission: Permission,
         redirects: Redirects,
         happenings: Happenings,
+        waiting: Waiting,
         explain: Explain | None = None,
     ) -> None:
+        self._waiting = waiting
         self.permission = permission
         self.neighbours = Neighbours(directory, ways, delivery, explain)
         self.guests = Guests(directory, ways, delivery, explain)
@@ -150,8 +153,8 @@ class Decisions:
             if record is not None:
                 return self._towards(arrival, facts, record, source, now, routed=True)
             reason, unreachable = DropReason.NO_RECORD, Unreachable.HOST
-            passed = self._pass_to_gateway(arrival, facts) if isinstance(arrival, Arrival) else None
-            if passed is not None:
+            passed = self._pass_to_gateway(arrival, facts, now) if isinstance(arrival, Arrival) else None
+            if passed is not None and not _is_refused(passed):
                 return passed
         else:
             reason, unreachable = DropReason.NO_ROUTE, Unreachable.NETWORK
@@ -170,15 +173,16 @@ class Decisions:
         site: str,
         source: LookupRecord | None,
         now: float,
-    ) -> Flow | Drop:
+    ) -> Flow | Drop | Held:
         """Send a packet into a site's tunnel, or to the gateway that has it."""
         domain = arrival.domain
         key = domain.name, site
         if not self._ways.dials(domain, site):
-            passed = self._pass_to_site_gateway(arrival, facts, site)
-            if passed is not None:
+            passed = self._pass_to_site_gateway(arrival, facts, site, now)
+            if passed is not None and not _is_refused(passed):
                 return passed
-            reason, unreachable = DropReason.SITE_DOWN, Unreachable.NETWORK
+            reason = DropReason.NO_LEASE if passed is not None else DropReason.SITE_DOWN
+            unreachable = Unreachable.NETWORK
         elif isinstance(home := domain.resolve(facts.source)[1], SiteHop) and home.site == site:
             reason, unreachable = DropReason.LOOP, Unreachable.NETWORK
         elif (state := self._sites.find(key)) is None:
@@ -217,13 +221,15 @@ class Decisions:
         port = (vsid, MacAddress(arrival.destination_mac))
         record = self._directory.find_of_mac(vsid, arrival.destination_mac, facts.destination)
         is_here = port in self._node.ports
-        onward: Flow | Drop | None = None
+        onward: Flow | Drop | Held | None = None
         if record is not None:
             onward = self._towards(arrival, facts, record, source, now, routed=False)
-            if isinstance(onward, Drop):
+            if isinstance(onward, Drop) and onward.reason is not DropReason.NO_LEASE:
                 onward = self.onward.redirect(arrival, facts, record, now) or (None if is_here else onward)
         elif not is_here or self._ways.residence.is_closed(port):
-            onward = self._pass_to_gateway(arrival, facts)
+            onward = self._pass_to_gateway(arrival, facts, now)
+            if _is_refused(onward):
+                onward = None
         if onward is None and is_here:
             # A VM that has just come here may still have its record elsewhere, or none.
             sent = self._meter_of_source(arrival, facts)
@@ -231,7 +237,7 @@ class Decisions:
         if onward is None:
             unknown = DropReason.UNKNOWN_MAC if self._ways.is_router_for(arrival) else DropReason.NOT_HERE
             return Drop(unknown, domain.name)
-        if isinstance(onward, Drop):
+        if not isinstance(onward, Flow):
             return onward
         refusal = self.permission.refusal(domain, facts, now)
         return onward if refusal is None else Drop(refusal, domain.name)
@@ -245,7 +251,7 @@ class Decisions:
         now: float,
         *,
         routed: bool,
-    ) -> Flow | Drop:
+    ) -> Flow | Drop | Held:
         """Make the flow that leads to a record's VM, wherever that is.
 
         A host that lets this gateway carry it to another host is taught the record.
@@ -260,11 +266,27 @@ class Decisions:
             header = EthernetHeader(record.mac, target.gateway_mac, ethertype).encode()
         else:
             header = arrival.frame[: ethernet.HEADER_LENGTH]
+        if self._ways.is_for_gateway(arrival, record) and isinstance(arrival, Arrival):
+            passed = self._pass_to_gateway(arrival, facts, now)
+            return passed if passed is not None else Drop(DropReason.NO_PROVIDER_ADDRESS, arrival.tenant)
         way = self._ways.to_record(arrival, facts, record)
+        if isinstance(way, Pending):
+            return self._awaits(arrival, way, now)
         if isinstance(way, DropReason):
             return Drop(way, arrival.tenant)
+        if isinstance(way, Plain):
+            header, routed = b"", routed and facts.destination == record.ca
+            if self._explain:
+                self._explain(
+                    "rewrite", f"{CustomerAddress(facts.source)} goes as {way.source}, to {way.destination}"
+                )
         until = math.inf
-        if isinstance(way, Path) and isinstance(arrival, Arrival) and arrival.outer is not None:
+        if (
+            isinstance(way, Across)
+            and isinstance(arrival, Arrival)
+            and arrival.outer is not None
+            and isinstance(way, Plain) is (arrival.plain is not None)
+        ):
             sender = arrival.outer.source
             if sender not in arrival.domain.gateway_provider_addresses:
                 self._happenings.stale(sender, record, now)
@@ -283,23 +305,57 @@ class Decisions:
             until=until,
         )
 
-    def _pass_to_gateway(self, arrival: Arrival, facts: PacketFacts) -> Flow | None:
-        """A host that cannot decide lets its gateway: the frame goes there as it is."""
+    def _pass_to_gateway(self, arrival: Arrival, facts: PacketFacts, now: float) -> Flow | Drop | Held | None:
+        """A host that cannot decide lets its gateway: the packet goes there as it is, or rewritten."""
+        if self._ways.is_rewritten(arrival) and not self._ways.is_gateway_of(arrival.domain):
+            return self._to_distant(arrival, facts, now)
         path = self._ways.to_gateway(arrival, facts)
         if path is None:
             return None
         if self._explain:
-            self._explain("gateway", f"no record here: as it is to the gateway at {path.destination}")
+            self._explain(
+                "gateway", f"not for this host to decide: as it is to the gateway at {path.destination}"
+            )
         return as_it_is(arrival, facts, path, self._meters[arrival.entry.vsid])
 
-    def _pass_to_site_gateway(self, arrival: Origin, facts: PacketFacts, site: str) -> Flow | None:
+    def _pass_to_site_gateway(
+        self, arrival: Origin, facts: PacketFacts, site: str, now: float
+    ) -> Flow | Drop | Held | None:
         """Let the gateway that has a site's tunnel route: the packet goes there as it is."""
+        if isinstance(arrival, Arrival) and self._ways.is_rewritten(arrival):
+            return self._pass_to_gateway(arrival, facts, now)
         path = self._ways.to_site_gateway(arrival, facts, site)
         if path is None:
-            return self._pass_to_gateway(arrival, facts) if isinstance(arrival, Arrival) else None
+            return self._pass_to_gateway(arrival, facts, now) if isinstance(arrival, Arrival) else None
         if self._explain:
             self._explain("gateway", f"{site} is another's: as it is to the gateway at {path.destination}")
         return as_it_is(arrival, facts, path, self._meter_of_source(arrival, facts))
+
+    def _to_distant(self, arrival: Arrival, facts: PacketFacts, now: float) -> Flow | Drop | Held | None:
+        """Send what a rewritten VM says to the provider address that stands for a distant CA at a gateway.
+
+        None where there is none to be had.
+        """
+        way = self._ways.to_distant(arrival, facts)
+        if isinstance(way, Pending):
+            return self._awaits(arrival, way, now)
+        if isinstance(way, DropReason):
+            return Drop(way, arrival.tenant)
+        if self._explain:
+            self._explain(
+                "rewrite", f"{CustomerAddress(facts.source)} goes as {way.source}, to {way.destination}"
+            )
+        return as_it_is(arrival, facts, way, self._meters[arrival.entry.vsid])
+
+    def _awaits(self, arrival: Origin, way: Pending, now: float) -> Held | Drop:
+        """Have a packet wait for a provider address, unless there was none to be had a moment ago."""
+        vsid, ca = way.wanted
+        if self._waiting.is_refused(way.wanted, now):
+            return Drop(DropReason.NO_LEASE, arrival.tenant)
+        if self._explain:
+            self._explain("rewrite", f"no provider address stands for {ca} yet: asked for")
+        self._happenings.wanted(vsid, ca, now)
+        return Held(way.wanted, arrival.tenant)
 
     def _meter_of_source(self, arrival: Origin, facts: PacketFacts) -> Meter | None:
         if isinstance(arrival, SiteArrival):
@@ -328,3 +384,8 @@ class Decisions:
             return lost[0] if lost else Drop(DropReason.NO_RECORD, arrival.tenant)
         self._meters[entry.vsid].sent(facts.total_length)
         return Forward(tuple(emissions), tuple(copy.reason for copy in lost))
+
+
+def _is_refused(passed: Flow | Drop | Held | None) -> bool:
+    """Whether there is nowhere to pass a packet to, since nothing stands for what it is for."""
+    return isinstance(passed, Drop) and passed.reason is DropReason.NO_LEASE

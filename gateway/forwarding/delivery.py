@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from gateway.forwarding.drops import DropReason
 from gateway.forwarding.flows import Flow
-from gateway.forwarding.node import Arrival, Explain, Origin, SiteArrival
+from gateway.forwarding.node import Arrival, Explain, Origin, PlainHeader, SiteArrival
 from gateway.forwarding.notices import Message, Notices
 from gateway.forwarding.pmtu import LOWEST_IPV6, PathMtu
 from gateway.forwarding.sites import Sites, SiteState
@@ -18,15 +18,19 @@ from gateway.forwarding.verdicts import (
     OuterHeader,
     PortKey,
     ToPort,
+    ToProvider,
     ToSite,
     ToUnderlay,
     Verdict,
 )
-from gateway.forwarding.ways import LocalPort, Path, Tunnel, Way, Ways
+from gateway.forwarding.ways import LocalPort, Path, Plain, Tunnel, Way, Ways
 from gateway.packets import fragmentation, icmp, ip, nvgre, transport
-from gateway.packets.ethernet import OF_IP_VERSION, EthernetHeader
+from gateway.packets.ethernet import HEADER_LENGTH, OF_IP_VERSION, EthernetHeader
+from gateway.packets.rewriting import rewritten
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, gateway_mac
 from policies.facts import ICMP, ICMPV6, TCP_SYN, PacketFacts
+
+Quoted = tuple[ProviderAddress, ProviderAddress]
 
 _NOT_ECT = 0
 _HOP_LIMIT = 64
@@ -48,6 +52,8 @@ class Delivery:
         notices: Notices,
         explain: Explain | None = None,
     ) -> None:
+        self.used_leases: set[bytes] = set()
+        """The leased addresses that packets have come to or gone from; whoever reads it empties it."""
         self._port_mtus = port_mtus
         self._ways = ways
         self._paths = paths
@@ -59,18 +65,21 @@ class Delivery:
         """Send a packet on: one hop older if it is routed, no larger than what comes next.
 
         What is not routed, and came from the underlay, has one outer hop less to go: so
-        nothing goes round for ever, whatever the records of its nodes say.
+        nothing goes round for ever, whatever the records of its nodes say. What came rewritten, and goes
+        on so, has no hop limit but its own.
         """
         tenant = arrival.tenant
         outer = arrival.outer if isinstance(arrival, Arrival) else None
         outer_hop_limit = _HOP_LIMIT
-        if outer is not None and not flow.routed and isinstance(flow.way, Path):
+        is_plain = isinstance(arrival, Arrival) and arrival.plain is not None
+        is_older = flow.routed or (is_plain and isinstance(flow.way, Plain))
+        if outer is not None and not flow.routed and not is_plain and isinstance(flow.way, Path):
             outer_hop_limit = outer.hop_limit - 1
             if outer_hop_limit <= 0:
                 return Drop(DropReason.HOP_LIMIT, tenant)
-        if flow.routed and facts.hop_limit <= 1:
+        if is_older and facts.hop_limit <= 1:
             notice = self.tell(arrival, facts, lambda source: icmp.time_exceeded(source, packet, facts), now)
-            return Drop(DropReason.HOP_LIMIT, tenant, notice)
+            return Drop(DropReason.HOP_LIMIT, tenant, notice if flow.routed else ())
         pieces = [self._clamp(flow, arrival, facts, packet, now)]
         mtu = self._mtu(flow.way, facts.version, now)
         if facts.total_length > mtu:
@@ -82,11 +91,16 @@ class Delivery:
             if self._explain:
                 self._explain("mtu", f"{facts.total_length} octets are more than {mtu}: fragmented inside")
             pieces = fragmentation.fragment(pieces[0], facts, mtu)
-        if flow.routed:
+        if is_older:
             hop_limit = facts.hop_limit - 1
             if self._explain:
                 self._explain("hop limit", f"{facts.hop_limit} -> {hop_limit}: this node is one hop")
             pieces = [ip.with_hop_limit(piece, hop_limit) for piece in pieces]
+        quoted: Quoted | None = None
+        if isinstance(flow.way, Plain) and facts.quoted is not None:
+            quoted = self._ways.quoted(arrival.domain, facts.quoted)
+            if quoted is None:
+                return Drop(DropReason.NOT_REWRITABLE, tenant)
         if flow.sent is not None:
             flow.sent.sent(facts.total_length)
         if flow.received is not None:
@@ -94,7 +108,7 @@ class Delivery:
         ecn = facts.traffic_class & 3
         return Forward(
             tuple(
-                self.emit(flow.way, tenant, flow.ethernet + piece, ecn, outer, outer_hop_limit)
+                self.emit(flow.way, tenant, flow.ethernet + piece, ecn, outer, outer_hop_limit, quoted)
                 for piece in pieces
             )
         )
@@ -120,11 +134,11 @@ class Delivery:
         if total_length > self._mtu(flow.way, packet[0] >> 4, now) or now >= flow.until:
             return None
         outer_hop_limit = _HOP_LIMIT
-        if flow.routed:
+        if flow.routed or (flow.came is not None and isinstance(flow.way, Plain)):
             if hop_limit <= 1:
                 return None
             packet = ip.with_hop_limit(packet, hop_limit - 1)
-        elif outer is not None:
+        elif outer is not None and flow.came is None and isinstance(flow.way, Path):
             outer_hop_limit = outer.hop_limit - 1
             if outer_hop_limit <= 0:
                 return None
@@ -137,9 +151,10 @@ class Delivery:
             flow.received.received(total_length)
         return Forward((self.emit(flow.way, tenant, flow.ethernet + packet, ecn, outer, outer_hop_limit),))
 
-    def answer(self, arrival: Arrival, frame: bytes) -> Answer:
+    def answer(self, arrival: Arrival, frame: bytes) -> Answer | Drop:
         """Answer a frame where it came from."""
-        return Answer((self.reply(arrival, frame),))
+        reply = self.reply(arrival, frame)
+        return Answer((reply,)) if reply is not None else Drop(DropReason.NO_LEASE, arrival.tenant)
 
     def ask_gateway(self, arrival: Arrival) -> Forward | Drop:
         """Pass a VM's question on, unicast and as it is, to its gateway, which may know the answer."""
@@ -155,9 +170,14 @@ class Delivery:
             return None
         return Forward((self.emit(port, arrival.tenant, arrival.frame, outer=arrival.outer),))
 
-    def reply(self, arrival: Arrival, frame: bytes) -> Emission:
-        """Send a frame back to where `arrival` came in, in the same virtual subnet."""
+    def reply(self, arrival: Arrival, frame: bytes) -> Emission | None:
+        """Send a frame back to where `arrival` came in, in the same virtual subnet.
+
+        None where it came rewritten, and nothing stands for the CA that answers.
+        """
         vsid, outer = arrival.entry.vsid, arrival.outer
+        if arrival.plain is not None:
+            return self._reply_rewritten(arrival, arrival.plain, frame[HEADER_LENGTH:])
         way: Way
         if outer is None:
             way = LocalPort((vsid, arrival.source_mac))
@@ -165,6 +185,20 @@ class Delivery:
             ours, theirs = ProviderAddress(outer.destination), ProviderAddress(outer.source)
             way = Path(ours, theirs, vsid, nvgre.encode(vsid))
         return self.emit(way, arrival.tenant, frame)
+
+    def _reply_rewritten(self, arrival: Arrival, plain: PlainHeader, packet: bytes) -> Emission | None:
+        facts = ip.decode_untrusted(packet)
+        way = self._ways.back(arrival, plain, facts.source)
+        return self._plain_notice(arrival, way, facts, packet) if way is not None else None
+
+    def _plain_notice(
+        self, arrival: Arrival, way: Plain, facts: PacketFacts, packet: bytes
+    ) -> Emission | None:
+        """Send what this node itself says by IP rewrite; None where it is about what cannot be rewritten."""
+        quoted = self._ways.quoted(arrival.domain, facts.quoted) if facts.quoted is not None else None
+        if facts.quoted is not None and quoted is None:
+            return None
+        return self.emit(way, arrival.tenant, packet, quoted=quoted)
 
     def emit(
         self,
@@ -174,12 +208,18 @@ class Delivery:
         ecn: int = _NOT_ECT,
         outer: OuterHeader | None = None,
         hop_limit: int = _HOP_LIMIT,
+        quoted: Quoted | None = None,
     ) -> Emission:
         """Send a frame out. The outer ECN field is the inner one's (RFC 6040 section 4.1, normal mode).
 
         Into a tunnel goes an IP packet alone. `outer` is what the frame came in, `hop_limit`
-        that of the underlay's packet which it goes in.
+        that of the underlay's packet which it goes in. `quoted` are the provider addresses of the
+        packet that an error quotes which is rewritten.
         """
+        if isinstance(way, Plain):
+            self.used_leases.update(lease.pa for lease in way.leases)
+            packet = rewritten(frame, way.source, way.destination, quoted)
+            return ToProvider(packet=packet, vsid=way.vsid, tenant=tenant)
         if isinstance(way, LocalPort):
             return ToPort(port=way.key, frame=frame, tenant=tenant, outer=outer)
         if isinstance(way, Tunnel):
@@ -229,15 +269,18 @@ class Delivery:
             and arrival.destination_mac == entry.gateway_mac
         )
         by_record = was_routed or was_passed_on
-        back = self._ways.back_to_sender(arrival, facts) if by_record else None
+        speaker = source if source is not None else entry.gateway_address(facts.version)
+        back = self._ways.back_to_sender(arrival, facts, speaker or b"") if by_record else None
         if by_record and back is None:
             return ()
-        speaker = source if source is not None else entry.gateway_address(facts.version)
         notice = self._notices.compose(arrival.tenant, facts, speaker, message, now)
         if notice is None:
             return ()
         if back is not None:
             way, sender = back
+            if isinstance(way, Plain):
+                told = self._plain_notice(arrival, way, ip.decode_untrusted(notice), notice)
+                return (told,) if told is not None else ()
             header = EthernetHeader(sender.mac, gateway_mac(sender.vsid), OF_IP_VERSION[facts.version])
             return (self.emit(way, arrival.tenant, header.encode() + notice),)
         header = EthernetHeader(
@@ -245,7 +288,8 @@ class Delivery:
             source=source_mac if source_mac is not None else entry.gateway_mac,
             ethertype=OF_IP_VERSION[facts.version],
         )
-        return (self.reply(arrival, header.encode() + notice),)
+        reply = self.reply(arrival, header.encode() + notice)
+        return (reply,) if reply is not None else ()
 
     def _tell_site(
         self,
@@ -286,6 +330,8 @@ class Delivery:
         """What a guest had better send at most: what its interface and the underlay carry, in octets."""
         address = self._ways.own_address_for(arrival)
         interface = self._port_mtus.get((arrival.entry.vsid, arrival.source_mac), _LARGEST_PACKET)
+        if self._ways.is_rewritten(arrival):
+            return min(self._paths.underlay_mtu, interface)
         if address is None:
             return interface
         return min(self._paths.customer_mtu(address, version, now), interface)
@@ -320,6 +366,8 @@ class Delivery:
         """The largest packet of an IP version that goes out in one piece."""
         if isinstance(way, Path):
             return self._paths.customer_mtu(way.destination, version, now)
+        if isinstance(way, Plain):
+            return self._paths.plain_mtu(way.destination, now)
         if isinstance(way, Tunnel):
             return way.state.mtu_of(version)
         return self._port_mtus.get(way.key, _LARGEST_PACKET)
@@ -336,6 +384,8 @@ class Delivery:
         if isinstance(arrival, SiteArrival):
             state = self._sites.find(arrival.site)
             mtu = min(mtu, state.mtu_of(facts.version)) if state is not None else mtu
+        elif arrival.plain is not None:
+            mtu = min(mtu, self._paths.plain_mtu(arrival.plain.source, now))
         elif arrival.outer is not None:
             mtu = min(mtu, self._paths.customer_mtu(arrival.outer.source, facts.version, now))
         elif arrival.port is not None:

@@ -28,6 +28,9 @@ class Delete(msgspec.Struct, frozen=True, gc=False):
     ca: bytes
 
 
+_NONE = ProviderAddress()
+
+
 class PutLease(msgspec.Struct, frozen=True, gc=False):
     """A provider address of a gateway's pool stands for a CA from now on."""
 
@@ -64,14 +67,14 @@ class _Segment:
         if old is None or old.mac != record.mac:
             others = self.by_mac.get(record.mac)
             self.by_mac[record.mac] = record.ca if others is None else (*_all(others), record.ca)
-        if old is None or (old.host, old.pa) != (record.host, record.pa):
+        if old is None or (old.host, _at(old)) != (record.host, _at(record)):
             addresses = self.hosts.setdefault(record.host, {})
-            addresses[record.pa] = addresses.get(record.pa, 0) + 1
+            addresses[_at(record)] = addresses.get(_at(record), 0) + 1
         if old is None:
             return True
         if old.mac != record.mac:
             self._forget_mac(old)
-        if (old.host, old.pa) != (record.host, record.pa):
+        if (old.host, _at(old)) != (record.host, _at(record)):
             self._forget_host(old)
         return False
 
@@ -89,15 +92,20 @@ class _Segment:
 
     def _forget_host(self, record: LookupRecord) -> None:
         addresses = self.hosts[record.host]
-        addresses[record.pa] -= 1
-        if not addresses[record.pa]:
-            del addresses[record.pa]
+        addresses[_at(record)] -= 1
+        if not addresses[_at(record)]:
+            del addresses[_at(record)]
             if not addresses:
                 del self.hosts[record.host]
 
 
 def _all(cas: bytes | tuple[bytes, ...]) -> tuple[bytes, ...]:
     return cas if isinstance(cas, tuple) else (cas,)
+
+
+def _at(record: LookupRecord) -> ProviderAddress:
+    """By which of its host's addresses a record's VM is reached in NVGRE, if it is."""
+    return record.pa if record.translation is Translation.ENCAP else _NONE
 
 
 class Directory:
@@ -194,8 +202,13 @@ class Directory:
         view._segments, view._holders, view._leases = self._segments, self._holders, self._leases
         return view
 
+    @property
+    def has_holders(self) -> bool:
+        """Whether any provider address stands for one CA alone."""
+        return bool(self._holders)
+
     def holder(self, pa: bytes) -> Holder | None:
-        """Return whose a provider address is that stands for one CA alone: a rewritten record's, or a lease."""
+        """Return whose a provider address is that stands for one CA: a rewritten record's, or a lease."""
         return self._holders.get(pa)
 
     def leases(self, vsid: int, ca: bytes) -> tuple[Lease, ...]:
@@ -227,11 +240,12 @@ class Directory:
         return next(iter(self.find_by_mac(vsid, mac)), None)
 
     def hosts(self, vsid: int) -> Iterator[tuple[str, tuple[ProviderAddress, ...]]]:
-        """Each host with VMs in a virtual subnet, and the provider addresses that reach them."""
+        """Each host with encapsulated VMs in a virtual subnet, and the provider addresses that reach them."""
         segment = self._segments.get(vsid)
         if segment is not None:
             for host, addresses in segment.hosts.items():
-                yield host, tuple(addresses)
+                if reachable := tuple(address for address in addresses if address != _NONE):
+                    yield host, reachable
 
     def held(self) -> dict[tuple[int, str], int]:
         """How many records each host holds in each virtual subnet where it holds any, by VSID and name."""

@@ -85,6 +85,10 @@ class DropReason(StrEnum):
         "not-rewritable",
         "IP rewrite cannot carry it: a group, link-local or behind a VM, or an error about such a packet",
     )
+    UNDERLAY_ERROR = (
+        "underlay-error",
+        "What the underlay says of a rewritten packet: heeded, and not for the tenant",
+    )
     TOO_BIG = "too-big", "Larger than what comes next carries, and not to be fragmented"
     CONGESTION = (
         "congestion",

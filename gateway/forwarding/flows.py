@@ -8,16 +8,17 @@ or its tunnel changes. What differs from packet to packet is done in `delivery`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from struct import Struct
 
 import msgspec
 
-from gateway.forwarding.directory import Directory
+from gateway.forwarding.directory import Directory, Holder
 from gateway.forwarding.metering import Meter
 from gateway.forwarding.node import Origin, SiteArrival
 from gateway.forwarding.sites import Sites
-from gateway.forwarding.ways import Tunnel, Way
+from gateway.forwarding.verdicts import OuterHeader
+from gateway.forwarding.ways import Plain, Tunnel, Way
 from gateway.packets import ethernet, ip, nvgre
 from policies.facts import TCP, TCP_SYN, UDP, PacketFacts
 from policies.model import LookupRecord
@@ -27,6 +28,15 @@ from policies.token_bucket import TokenBucket
 # The most flows that are remembered; then all are forgotten at once, which costs
 # one slow decision each and bounds what a port scan can take.
 CAPACITY = 65_536
+
+
+class Came(msgspec.Struct, frozen=True, gc=False):
+    """What stands behind the provider addresses of a rewritten packet that has come."""
+
+    sender: Holder
+    receiver: Holder
+    outer: OuterHeader
+    """What NVGRE would have brought it in."""
 
 
 class Flow(msgspec.Struct, frozen=True, eq=False):
@@ -47,6 +57,8 @@ class Flow(msgspec.Struct, frozen=True, eq=False):
     destination_record: LookupRecord | None
     admitted_by: Selectors | None = None
     """For what comes from a site: those of the child SA that it came by."""
+    came: Came | None = None
+    """For what comes rewritten."""
     until: float = math.inf
     """When it is decided anew, so that whoever still sends it this way is taught once more."""
 
@@ -55,7 +67,9 @@ def as_it_is(
     arrival: Origin, facts: PacketFacts, way: Way, sent: Meter | None, received: Meter | None = None
 ) -> Flow:
     """Make the flow of what goes on as it came: whoever it goes to decides it, or somebody has before."""
-    if isinstance(arrival, SiteArrival):
+    if isinstance(way, Plain):
+        header = b""
+    elif isinstance(arrival, SiteArrival):
         # As if it came from the router of the virtual subnet in which it is passed on.
         mac = arrival.subnets[0].gateway_mac
         header = ethernet.EthernetHeader(mac, mac, ethernet.OF_IP_VERSION[facts.version]).encode()
@@ -164,10 +178,18 @@ what the first has given a key, and so knows to be whole.
 """
 
 site_key_untrusted, known_site_packet_untrusted = _readers(slice(0), slice(0, 0))
-"""The same for an IP packet from a site, whose origin has four octets.
+"""The same for an IP packet from a site, whose origin has four octets, or for a rewritten one.
 
-So these keys have 18 or 41 octets, and NVGRE's 39 or more, but never 41.
+So a site's keys have 18 or 41 octets, and NVGRE's 39 or more, but never 41.
 """
+
+REWRITTEN = b"plain"
+"""The origin of rewritten packets: their keys have 19 or 42 octets, as nothing else's have."""
+
+
+def _stand(directory: Directory, holders: Iterable[Holder]) -> bool:
+    """Whether provider addresses still stand for whom they did."""
+    return all(directory.holder(holder.pa) is holder for holder in holders)
 
 
 class FlowCache:
@@ -190,6 +212,8 @@ class FlowCache:
             (source is None or directory.find(source.vsid, source.ca) is source)
             and (destination is None or directory.find(destination.vsid, destination.ca) is destination)
             and (type(way) is not Tunnel or sites.find(way.site) is way.state)
+            and (type(way) is not Plain or _stand(directory, way.leases))
+            and (flow.came is None or _stand(directory, (flow.came.sender, flow.came.receiver)))
         ):
             return flow
         del self._flows[key]

@@ -6,9 +6,9 @@ nobody knows yet which of the others is late.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
-from gateway.forwarding.directory import Change, Directory, Put
+from gateway.forwarding.directory import Change, Delete, DeleteLease, Directory, Put, PutLease
 from gateway.forwarding.drops import DropReason, Drops
 from gateway.forwarding.happenings import Happenings
 from gateway.forwarding.holding import Holding
@@ -16,9 +16,10 @@ from gateway.forwarding.node import Arrival
 from gateway.forwarding.onward import Onward, Wait
 from gateway.forwarding.redirects import Redirects
 from gateway.forwarding.residence import Residence
+from gateway.forwarding.translations import Formers
 from gateway.forwarding.verdicts import Emission, OuterHeader, PortKey, ToPort, counted
 from policies.addresses import CustomerAddress, MacAddress, Vsid
-from policies.model import LookupRecord, Port
+from policies.model import Lease, LookupRecord, Port, Translation
 from policies.tables import Tables
 
 
@@ -30,7 +31,7 @@ class Moves:
 
     def __init__(
         self,
-        own: Collection[bytes],
+        holds: Callable[[LookupRecord], bool],
         directory: Directory,
         drops: Drops,
         happenings: Happenings,
@@ -39,8 +40,10 @@ class Moves:
         self.holding = Holding()
         """Frames that wait for a VM's port."""
         self.redirects = Redirects()
-        self.residence = Residence(own, directory, happenings, arrivals_changed)
-        self._own = own
+        self.residence = Residence(holds, directory, happenings, arrivals_changed)
+        self._holds = holds
+        self.formers = Formers()
+        """The provider addresses that stood for somebody until a moment ago."""
         self._directory = directory
         self._drops = drops
 
@@ -53,23 +56,28 @@ class Moves:
     def take_over(self, other: Moves) -> None:
         """Know which VMs have come and left as another does now. Frames that wait stay with it."""
         self.redirects.take_over(other.redirects)
+        self.formers.take_over(other.formers)
         self.residence.take_over(other.residence)
 
     def apply(self, changes: Iterable[Change], now: float) -> tuple[Emission, ...]:
         """Change records, and return what is to be sent because of that: frames that have waited for it."""
         touched: dict[PortKey, None] = {}
         for change in changes:
-            if isinstance(change, Put):
-                new: LookupRecord | None = change.record
-                vsid, ca = change.record.vsid, change.record.ca
-            else:
-                new, vsid, ca = None, change.vsid, CustomerAddress(change.ca)
+            match change:
+                case Put(record):
+                    new: LookupRecord | None = record
+                    vsid, ca = record.vsid, record.ca
+                case Delete():
+                    new, vsid, ca = None, change.vsid, CustomerAddress(change.ca)
+                case _:
+                    self._heed_lease(change, now)
+                    continue
             old = self._directory.find(vsid, ca)
             self._directory.apply(change)
             self._heed(vsid, ca, old, new, now)
-            for record in (old, new):
-                if record is not None and (vsid, record.mac) in self.holding:
-                    touched[vsid, record.mac] = None
+            for each in (old, new):
+                if each is not None and (vsid, each.mac) in self.holding:
+                    touched[vsid, each.mac] = None
         return tuple(emission for port in touched for emission in self._release(port, now))
 
     def port_opened(self, port: PortKey, now: float) -> tuple[Emission, ...]:
@@ -110,6 +118,7 @@ class Moves:
             else:
                 emissions.extend(counted(verdict, self._drops).emissions)
         self.redirects.expire(now)
+        self.formers.expire(now)
         return tuple(emissions)
 
     def is_sent_on(self, arrival: Arrival, outer: OuterHeader, now: float) -> bool:
@@ -130,14 +139,24 @@ class Moves:
         now: float,
     ) -> None:
         """Take note of a record that has come here, or left."""
-        was_here = old is not None and old.pa in self._own
-        if new is None or new.pa in self._own:
+        was_here = old is not None and self._holds(old)
+        if old is not None and old.translation is Translation.REWRITE and (new is None or new.pa != old.pa):
+            self.formers.add(old, now)
+        if new is None or self._holds(new):
             self.redirects.forget(vsid, ca)
         elif old is not None and was_here and new.revision > old.revision:
             self.redirects.left(new, now)
         if old is not None and not was_here and (vsid, old.mac) in self._ports:
             self.redirects.came((vsid, old.mac), old.host, now)
         self.residence.record_changed(vsid, ca, *(each.mac for each in (old, new) if each is not None))
+
+    def _heed_lease(self, change: PutLease | DeleteLease, now: float) -> None:
+        """Take a lease over, or understand for a while what it was."""
+        pa = change.lease.pa if isinstance(change, PutLease) else change.pa
+        old = self._directory.holder(pa)
+        self._directory.apply(change)
+        if isinstance(old, Lease) and self._directory.holder(pa) != old:
+            self.formers.add(old, now)
 
     def _release(self, port: PortKey, now: float) -> list[Emission]:
         """Send on those of a port's waiting frames whose VM is elsewhere by now."""

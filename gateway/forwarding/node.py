@@ -10,7 +10,7 @@ from gateway.forwarding.metering import Meter
 from gateway.forwarding.verdicts import OuterHeader, PortKey
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress
 from policies.facts import PacketFacts
-from policies.model import Appliance, Port, SubnetHop
+from policies.model import Appliance, LookupRecord, Port, SubnetHop, Translation
 from policies.tables import RoutingDomain, SubnetEntry
 from tunnels.effects import SiteKey
 
@@ -26,6 +26,8 @@ class Node(msgspec.Struct, frozen=True):
     underlay_mtu: int
     is_gateway: bool
     ports: dict[PortKey, Port]
+    host: str | None = None
+    """Its name as a host, where it has that role."""
 
     @classmethod
     def of(cls, appliance: Appliance, underlay_mtu: int) -> Node:
@@ -37,7 +39,14 @@ class Node(msgspec.Struct, frozen=True):
             underlay_mtu=underlay_mtu,
             is_gateway=appliance.gateway,
             ports={(port.vsid, port.mac): port for port in ports},
+            host=appliance.host.name if appliance.host is not None else None,
         )
+
+    def holds(self, record: LookupRecord) -> bool:
+        """Whether a record says that its VM is here."""
+        if record.translation is Translation.REWRITE:
+            return record.host == self.host
+        return record.pa in self.provider_addresses
 
     def address_towards(self, destination: bytes) -> ProviderAddress | None:
         """Our provider address of the same family as `destination`."""
@@ -47,6 +56,13 @@ class Node(msgspec.Struct, frozen=True):
         return None
 
 
+class PlainHeader(msgspec.Struct, frozen=True, gc=False):
+    """The provider addresses that a rewritten packet came with."""
+
+    source: ProviderAddress
+    destination: ProviderAddress
+
+
 class Arrival(msgspec.Struct, frozen=True, eq=False):
     """A frame and where it came in: from the underlay, or at a VM's port."""
 
@@ -54,6 +70,8 @@ class Arrival(msgspec.Struct, frozen=True, eq=False):
     frame: bytes
     outer: OuterHeader | None = None
     port: PortKey | None = None
+    plain: PlainHeader | None = None
+    """For what has been rewritten: `outer` is then as NVGRE's would have been."""
 
     @property
     def domain(self) -> RoutingDomain:

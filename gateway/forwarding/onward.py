@@ -12,7 +12,7 @@ from gateway.forwarding.happenings import Happenings
 from gateway.forwarding.node import Arrival, Explain
 from gateway.forwarding.redirects import Redirects
 from gateway.forwarding.verdicts import Drop, ToPort, Verdict
-from gateway.forwarding.ways import Ways
+from gateway.forwarding.ways import Across, Ways
 from gateway.packets import ethernet, ip
 from policies.facts import PacketFacts
 from policies.model import LookupRecord
@@ -68,19 +68,19 @@ class Onward:
         if outer is None or not self._redirects.sends_on(record, now):
             return None
         self._happenings.stale(outer.source, record, now)
-        path = self._ways.onward(arrival.domain, record, facts)
-        if path is None:
+        way = self._ways.across(arrival.domain, record, facts.source, facts)
+        if not isinstance(way, Across):
             return None
         theirs = self._tables.provider_addresses_of.get(record.host, frozenset())
         if wait is Wait.NONE and (outer.source == record.pa or outer.source in theirs):
             return None
-        comes_back = self._redirects.comes_back(arrival.frame, outer.hop_limit)
+        comes_back = self._redirects.comes_back(_mark(arrival), outer.hop_limit)
         if comes_back and wait is not Wait.RECORD_CAME:
             return None
         if self._explain:
             self._explain("redirect", f"{record.ca} has left for {record.pa}: sent on")
         self._redirects.packets += 1
-        return as_it_is(arrival, facts, path, None)
+        return as_it_is(arrival, facts, way, None)
 
     def release(self, held: ToPort, wait: Wait, now: float) -> Verdict | None:
         """Decide anew about a frame that waits for a VM's port; None: nothing says that it is elsewhere.
@@ -96,12 +96,20 @@ class Onward:
         packet = held.frame[ethernet.HEADER_LENGTH :]
         facts = ip.decode_untrusted(packet)
         record = self._directory.find_of_mac(vsid, mac, facts.destination)
-        if record is None or record.pa in self._ways.own or self._ways.residence.has_arrived(record):
+        if record is None or self._ways.is_here(record):
             return None
         arrival = Arrival(entry, held.frame, outer=held.outer)
         if held.outer is not None:
             flow = self.redirect(arrival, facts, record, now, wait)
         else:
-            path = self._ways.onward(entry.domain, record, facts)
-            flow = as_it_is(arrival, facts, path, None) if path is not None else None
+            way = self._ways.across(entry.domain, record, facts.source, facts)
+            flow = as_it_is(arrival, facts, way, None) if isinstance(way, Across) else None
         return self._delivery.carry(flow, arrival, facts, packet, now) if flow is not None else None
+
+
+def _mark(arrival: Arrival) -> bytes:
+    """What a frame is known by when it comes back: of a rewritten one, the hop limit is its packet's own."""
+    if arrival.plain is None:
+        return arrival.frame
+    header, packet = arrival.frame[: ethernet.HEADER_LENGTH], arrival.frame[ethernet.HEADER_LENGTH :]
+    return header + ip.with_hop_limit(packet, 0)

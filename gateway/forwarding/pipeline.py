@@ -8,16 +8,17 @@ the same decisions.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
 from gateway.forwarding.admission import Admission, admit, port_owns, site_owns
 from gateway.forwarding.decisions import Decisions
 from gateway.forwarding.delivery import Delivery
-from gateway.forwarding.directory import Directory
+from gateway.forwarding.directory import Change, Directory, Put, PutLease
 from gateway.forwarding.drops import DropReason, Drops
 from gateway.forwarding.flows import (
+    REWRITTEN,
     Flow,
     FlowCache,
     key_untrusted,
@@ -40,15 +41,29 @@ from gateway.forwarding.node import Arrival, Explain, Node, SiteArrival
 from gateway.forwarding.notices import Notices
 from gateway.forwarding.permission import Permission
 from gateway.forwarding.pmtu import PathMtu
+from gateway.forwarding.rewritten import Arrived, Rewritten
 from gateway.forwarding.sites import Sites
-from gateway.forwarding.verdicts import Drop, OuterHeader, PortKey, ToPort, Verdict, counted
+from gateway.forwarding.translations import Translations
+from gateway.forwarding.verdicts import (
+    Awaited,
+    Drop,
+    Emission,
+    Held,
+    OuterHeader,
+    PortKey,
+    ToPort,
+    Verdict,
+    counted,
+)
+from gateway.forwarding.waiting import PATIENCE, Waiter, Waiting
 from gateway.forwarding.ways import Tunnel, Ways
 from gateway.packets import arp, ethernet, ip, nvgre
 from gateway.packets.arp import ArpPacket
 from gateway.packets.nvgre import NotNvgre
+from gateway.packets.rewriting import rewritten
 from policies.addresses import CustomerAddress, Vsid
 from policies.errors import MalformedPacket
-from policies.model import Port
+from policies.model import Lease, Port
 from policies.selectors import Selectors
 from policies.tables import RoutingDomain, SubnetEntry, Tables
 from tunnels.effects import SiteKey
@@ -77,12 +92,14 @@ class Forwarder:
         """Of the VMs' interfaces, in octets of the IP packet, as far as they are known."""
         self.happenings = Happenings()
         self.moves = Moves(
-            frozenset[bytes](node.provider_addresses),
+            node.holds,
             directory,
             self.drops,
             self.happenings,
             self._forget_flows,
         )
+        self.waiting = Waiting()
+        """Packets that wait for a provider address."""
         self._explain = explain
         self._permission: Permission | None = None
         self.tables = tables
@@ -114,7 +131,8 @@ class Forwarder:
         self.sites.keep_only(self.site_meters)
         self.notices.keep_only(tables.domains)
         self._permission = Permission(tables, self._explain, self._permission)
-        ways = Ways(self.node, tables, self.directory, self.moves.residence)
+        self.translations = Translations(self.node, tables, self.directory, self.moves.formers)
+        ways = Ways(self.node, tables, self.directory, self.moves.residence, self.translations)
         self._ways = ways
         self._delivery = Delivery(ways, self.paths, self.sites, self.port_mtus, self.notices, self._explain)
         self.decisions = Decisions(
@@ -129,7 +147,11 @@ class Forwarder:
             self._permission,
             self.moves.redirects,
             self.happenings,
+            self.waiting,
             self._explain,
+        )
+        self._rewritten = Rewritten(
+            self.node, tables, self.directory, self.translations, self.paths, self._explain
         )
         self.moves.decide_by(tables, self.node.ports, self.decisions.onward)
         self._forget_flows()
@@ -186,7 +208,7 @@ class Forwarder:
                 verdict = self._delivery.carry_known_untrusted(flow, outer, outer.ecn, known, now)
                 if verdict is not None:
                     return counted(verdict, self.drops)
-        return counted(self._from_underlay(outer, payload, key, now), self.drops)
+        return self._settled(lambda at: self._from_underlay(outer, payload, key, at), now)
 
     def from_site(
         self, site: SiteKey, packet: bytes, selectors: Selectors, outer_ecn: int, now: float
@@ -207,11 +229,55 @@ class Forwarder:
                 verdict = self._delivery.carry_known_untrusted(flow, None, outer_ecn, known, now)
                 if verdict is not None:
                     return counted(verdict, self.drops)
-        return counted(self._from_site(arrival, packet, selectors, outer_ecn, key, now), self.drops)
+        return self._settled(lambda at: self._from_site(arrival, packet, selectors, outer_ecn, key, at), now)
 
     def from_port(self, port: PortKey, frame: bytes, now: float) -> Verdict:
         """Decide a frame that a VM sent at its port."""
-        return counted(self._from_port(port, frame, now), self.drops)
+        return self._settled(lambda at: self._from_port(port, frame, at), now)
+
+    def from_provider(self, packet: bytes, now: float) -> Verdict:
+        """Decide a rewritten packet: one to a provider address of a pool of ours, with or without padding."""
+        key = site_key_untrusted(REWRITTEN, packet)
+        if key is not None and self._explain is None:
+            flow = self.flows.find(key, self.directory, self.sites)
+            if flow is not None and flow.came is not None:
+                whole, traffic_class, hop_limit = known_site_packet_untrusted(packet)
+                customers = rewritten(whole, flow.came.sender.ca, flow.came.receiver.ca)
+                known = customers, traffic_class, hop_limit
+                verdict = self._delivery.carry_known_untrusted(flow, flow.came.outer, 0, known, now)
+                if verdict is not None:
+                    return counted(verdict, self.drops)
+        return self._settled(lambda at: self._from_provider(packet, key, at), now)
+
+    def apply(self, changes: Sequence[Change], now: float) -> tuple[Emission, ...]:
+        """Take changes of records and leases over, and return what is to be sent because of that."""
+        emissions = self.moves.apply(changes, now)
+        if not len(self.waiting):
+            return emissions
+        return emissions + tuple(
+            emission
+            for wanted in dict.fromkeys(each for change in changes for each in _what_comes(change))
+            for emission in self._decide_anew(self.waiting.take(wanted), now)
+        )
+
+    def refuse(self, vsid: Vsid, ca: CustomerAddress, now: float) -> tuple[Emission, ...]:
+        """Hear that a CA gets no provider address for now, and return what its senders are told."""
+        return tuple(self._decide_anew(self.waiting.refuse((vsid, ca), now), now))
+
+    def expire(self, now: float) -> tuple[Emission, ...]:
+        """Let go of what has waited too long. Call it every 100 ms or so, and send what it returns."""
+        for waiter in self.waiting.expired(now):
+            self.drops.count(DropReason.NO_LEASE, waiter.tenant)
+        return self.moves.expire(now)
+
+    def answers_for(self, pa: bytes, now: float) -> bool:
+        """Whether a provider address of a pool is to be found here, for whoever asks for it on the link."""
+        return self.translations.is_ours(pa, now)
+
+    def take_used_leases(self) -> set[bytes]:
+        """Return the leased addresses that packets have come to or gone from since this was last asked."""
+        used, self._delivery.used_leases = self._delivery.used_leases, set()
+        return used
 
     def may_admit(self, outer: OuterHeader, payload: bytes) -> bool:
         """Whether a packet comes from a node of its VSID's tenant: a look before any work on it."""
@@ -293,6 +359,38 @@ class Forwarder:
         if key is not None and admission is Admission.ADMITTED and record and _ends_the_way(decision):
             self.flows.remember(key, decision)
         return self._delivery.carry(decision, arrival, parsed, packet, now)
+
+    def _from_provider(self, packet: bytes, key: bytes | None, now: float) -> Verdict:
+        came = self._rewritten.read_untrusted(packet, now)
+        if not isinstance(came, Arrived):
+            return came
+        decision = self.decisions.decide(came.arrival, came.facts, came.packet, came.source, now)
+        if not isinstance(decision, Flow):
+            return decision
+        if isinstance(came.came.receiver, Lease):
+            self._delivery.used_leases.add(came.came.receiver.pa)
+        if key is not None and _ends_the_way(decision):
+            self.flows.remember(key, msgspec.structs.replace(decision, came=came.came))
+        return self._delivery.carry(decision, came.arrival, came.facts, came.packet, now)
+
+    def _settled(
+        self, decide: Callable[[float], Verdict], now: float, deadline: float | None = None
+    ) -> Verdict:
+        """Decide a packet, and count what that loses. Where it has to wait, see that it does."""
+        verdict = decide(now)
+        if isinstance(verdict, Held):
+            until = now + PATIENCE if deadline is None else deadline
+            if self._explain is None and not self.waiting.add(
+                Waiter(verdict.wanted, verdict.tenant, decide, until)
+            ):
+                verdict = Drop(DropReason.NO_LEASE, verdict.tenant)
+        return counted(verdict, self.drops)
+
+    def _decide_anew(self, waiters: Iterable[Waiter], now: float) -> list[Emission]:
+        emissions: list[Emission] = []
+        for waiter in waiters:
+            emissions.extend(self._settled(waiter.decide, now, waiter.deadline).emissions)
+        return emissions
 
     def _from_site(
         self,
@@ -403,6 +501,17 @@ def _site_arrivals(tables: Tables, ways: Ways, meters: Mapping[SiteKey, Meter]) 
         for number, ((tenant, site), meter) in enumerate(meters.items())
         if ways.dials(tables.domains[tenant], site)
     }
+
+
+def _what_comes(change: Change) -> tuple[Awaited, ...]:
+    """What packets may have waited for that a change brings."""
+    match change:
+        case Put(record):
+            return (record.vsid, record.ca), record.pa
+        case PutLease(lease):
+            return (lease.vsid, lease.ca), lease.pa
+        case _:
+            return ()
 
 
 def _ends_the_way(flow: Flow) -> bool:

@@ -8,7 +8,7 @@ here. An announcement always does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 
 from gateway.forwarding.directory import Directory
 from gateway.forwarding.happenings import Happenings
@@ -20,18 +20,22 @@ _PINNED = 0
 
 
 class Residence:
-    """The VMs of one host's ports. `arrivals_changed` is called where decisions may have rested on them."""
+    """The VMs of one host's ports.
+
+    `holds` says whether a record's VM is here by that. `arrivals_changed` is called where decisions may have
+    rested on them.
+    """
 
     def __init__(
         self,
-        own: Collection[bytes],
+        holds: Callable[[LookupRecord], bool],
         directory: Directory,
         happenings: Happenings,
         arrivals_changed: Callable[[], object],
     ) -> None:
         self.away: set[PortKey] = set()
         """Ports whose VM has, by its records, not all of its addresses here."""
-        self._own = own
+        self._holds = holds
         self._directory = directory
         self._happenings = happenings
         self._arrivals_changed = arrivals_changed
@@ -114,7 +118,7 @@ class Residence:
     def is_here(self, key: PortKey) -> bool:
         """Whether a port's VM is here, or may be: nothing says that it is elsewhere."""
         records = self._directory.find_by_mac(*key)
-        return not records or any(record.pa in self._own or self.has_arrived(record) for record in records)
+        return not records or any(self._holds(record) or self.has_arrived(record) for record in records)
 
     def is_closed(self, key: PortKey) -> bool:
         """Whether a port's interface is known not to be there."""
@@ -125,12 +129,12 @@ class Residence:
         return source in self._ports[key].addresses or (record is not None and record.mac == key[1])
 
     def _has_record_here(self, key: PortKey) -> bool:
-        return any(record.pa in self._own for record in self._directory.find_by_mac(*key))
+        return any(self._holds(record) for record in self._directory.find_by_mac(*key))
 
     def _is_away(self, key: PortKey) -> bool:
         port = self._ports[key]
         records = self._directory.find_by_mac(*key)
-        if any(record.pa not in self._own for record in records):
+        if any(not self._holds(record) for record in records):
             return True
         recorded = {record.ca for record in records}
         return any(ca not in recorded for ca in port.addresses)

@@ -6,16 +6,18 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from gateway.forwarding.admission import is_martian
 from gateway.forwarding.directory import Directory
 from gateway.forwarding.drops import DropReason
-from gateway.forwarding.node import Arrival, Node, Origin, SiteArrival
+from gateway.forwarding.node import Arrival, Node, Origin, PlainHeader, SiteArrival
 from gateway.forwarding.residence import Residence
 from gateway.forwarding.sites import SiteState
+from gateway.forwarding.translations import Translations
 from gateway.forwarding.verdicts import PortKey
 from gateway.packets import nvgre, transport
-from policies.addresses import MacAddress, ProviderAddress, Vsid
+from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid, is_group_address
 from policies.facts import PacketFacts
-from policies.model import LookupRecord, SubnetHop
+from policies.model import Lease, LookupRecord, SiteHop, SubnetHop, Translation
 from policies.tables import RoutingDomain, Tables
 from tunnels.effects import SiteKey
 
@@ -28,6 +30,22 @@ class Path(msgspec.Struct, frozen=True, gc=False):
     vsid: Vsid
     header: bytes
     """The GRE header: VSID and FlowID."""
+
+
+class Plain(msgspec.Struct, frozen=True, gc=False):
+    """Across the underlay as it is, but for its addresses: IP rewrite."""
+
+    source: ProviderAddress
+    destination: ProviderAddress
+    vsid: Vsid
+    leases: tuple[Lease, ...] = ()
+    """Those that it rests on. The two addresses of rewritten records stand as long as the records do."""
+
+
+class Pending(msgspec.Struct, frozen=True, gc=False):
+    """Nobody here knows yet by which provider address it goes."""
+
+    wanted: tuple[Vsid, CustomerAddress]
 
 
 class LocalPort(msgspec.Struct, frozen=True, gc=False):
@@ -45,14 +63,24 @@ class Tunnel(msgspec.Struct, frozen=True, gc=False):
     """By which the child SA is chosen."""
 
 
-Way = Path | LocalPort | Tunnel
+Way = Path | Plain | LocalPort | Tunnel
+Across = Path | Plain
+"""The ways across the underlay."""
 
 
 class Ways:
     """The ways out of one node."""
 
-    def __init__(self, node: Node, tables: Tables, directory: Directory, residence: Residence) -> None:
+    def __init__(
+        self,
+        node: Node,
+        tables: Tables,
+        directory: Directory,
+        residence: Residence,
+        translations: Translations,
+    ) -> None:
         self.residence = residence
+        self.translations = translations
         self._node = node
         self._tables = tables
         self._directory = directory
@@ -89,7 +117,31 @@ class Ways:
             return arrival.outer.destination
         return next(iter(self._node.provider_addresses), None)
 
-    def to_record(self, arrival: Origin, facts: PacketFacts, record: LookupRecord) -> Way | DropReason:
+    def is_rewritten(self, arrival: Arrival) -> bool:
+        """Whether a frame's VM, at a port here, is one whose packets are rewritten."""
+        if arrival.port is None:
+            return False
+        if not self._directory.has_holders and arrival.entry.translation is Translation.ENCAP:
+            return False
+        records = self._directory.find_by_mac(*arrival.port)
+        if not records:
+            return arrival.entry.translation is Translation.REWRITE
+        return any(record.translation is Translation.REWRITE for record in records)
+
+    def is_for_gateway(self, arrival: Origin, record: LookupRecord) -> bool:
+        """Whether a gateway carries what a VM here sends to a record's: rewritten, as this one is not."""
+        return (
+            record.translation is Translation.REWRITE
+            and isinstance(arrival, Arrival)
+            and arrival.port is not None
+            and not self.is_gateway_of(arrival.domain)
+            and not self.is_here(record)
+            and not self.is_rewritten(arrival)
+        )
+
+    def to_record(
+        self, arrival: Origin, facts: PacketFacts, record: LookupRecord
+    ) -> Way | Pending | DropReason:
         """The way to a record's VM.
 
         A host passes nothing on that came from the underlay, and a gateway switches
@@ -99,7 +151,7 @@ class Ways:
         """
         domain = arrival.domain
         key = (record.vsid, record.mac)
-        if record.pa in self.own:
+        if self._node.holds(record):
             if key in self._node.ports:
                 return LocalPort(key)
             return DropReason.LOOP if self.is_gateway_of(domain) else DropReason.NOT_HERE
@@ -110,19 +162,92 @@ class Ways:
             from_gateway = arrival.outer.source in domain.gateway_provider_addresses
             if not self.is_gateway_of(domain) or (is_switched and from_gateway):
                 return DropReason.NOT_HERE
-        return self.onward(domain, record, facts) or (
-            DropReason.NO_PROVIDER_ADDRESS if record.pa in domain.host_addresses else DropReason.NO_RECORD
-        )
+        elif (
+            isinstance(arrival, Arrival)
+            and record.translation is Translation.ENCAP
+            and not self.is_gateway_of(domain)
+            and self.is_rewritten(arrival)
+        ):
+            return self.to_distant(arrival, facts)
+        return self.across(domain, record, facts.source, facts)
 
-    def onward(self, domain: RoutingDomain, record: LookupRecord, facts: PacketFacts | None) -> Path | None:
-        """The way across the underlay to a record's host, if that may hold the tenant."""
-        if record.pa not in domain.host_addresses:
+    def across(
+        self, domain: RoutingDomain, record: LookupRecord, speaker: bytes, facts: PacketFacts | None
+    ) -> Across | Pending | DropReason:
+        """The way across the underlay to a record's host, if that may hold the tenant.
+
+        `speaker` is the CA that a packet comes from: a rewritten one has a provider address for it.
+        """
+        if record.translation is Translation.ENCAP:
+            if record.pa not in domain.host_addresses:
+                return DropReason.NO_RECORD
+            return self._path(record.pa, record.vsid, facts) or DropReason.NO_PROVIDER_ADDRESS
+        if not self.translations.is_sound(record, domain):
+            return DropReason.NO_RECORD
+        if facts is not None and facts.destination != record.ca:
+            # Behind the VM, or a link-local address of its: the address of the way would say neither.
+            return DropReason.NOT_REWRITABLE
+        return self._plain(domain, speaker, record.pa, record.vsid)
+
+    def to_distant(self, arrival: Arrival, facts: PacketFacts) -> Plain | Pending | DropReason:
+        """The way of a rewritten VM's packet to a CA that has no provider address of its own.
+
+        That is to a gateway, by the address which stands for the CA there: at a site, its own gateway.
+        """
+        domain = arrival.domain
+        if not _has_provider_address(facts.destination) or not _has_provider_address(facts.source):
+            return DropReason.NOT_REWRITABLE
+        home = domain.home(facts.destination)
+        if home is None:
+            return DropReason.NO_ROUTE
+        lease = self.translations.reaching(domain, facts.destination, self._gateways_for(domain, facts))
+        if lease is None:
+            return Pending((home, CustomerAddress(facts.destination)))
+        way = self._plain(domain, facts.source, lease.pa, lease.vsid)
+        return msgspec.structs.replace(way, leases=(*way.leases, lease)) if isinstance(way, Plain) else way
+
+    def back(self, arrival: Arrival, plain: PlainHeader, speaker: bytes) -> Plain | None:
+        """The way back to where a rewritten packet came from, for what a CA here says."""
+        own = self.translations.standing_for(arrival.domain, speaker)
+        if own is None:
             return None
-        return self._path(record.pa, record.vsid, facts)
+        leases = (own,) if isinstance(own, Lease) else ()
+        return Plain(own.pa, plain.source, arrival.entry.vsid, leases)
+
+    def quoted(
+        self, domain: RoutingDomain, quoted: PacketFacts
+    ) -> tuple[ProviderAddress, ProviderAddress] | None:
+        """Return what stands for both ends of a packet that an ICMP error quotes; None if one has nothing."""
+        source = self.translations.any_for(domain, quoted.source)
+        destination = self.translations.any_for(domain, quoted.destination)
+        return (source, destination) if source is not None and destination is not None else None
+
+    def _plain(
+        self, domain: RoutingDomain, speaker: bytes, destination: ProviderAddress, vsid: Vsid
+    ) -> Plain | Pending | DropReason:
+        own = self.translations.standing_for(domain, speaker)
+        if own is None:
+            home = domain.home(speaker)
+            if home is None or not _has_provider_address(speaker):
+                return DropReason.NOT_REWRITABLE
+            return Pending((home, CustomerAddress(speaker)))
+        if len(own.pa) != len(destination):
+            return DropReason.NO_PROVIDER_ADDRESS
+        return Plain(own.pa, destination, vsid, (own,) if isinstance(own, Lease) else ())
+
+    def _gateways_for(self, domain: RoutingDomain, facts: PacketFacts) -> Iterator[str]:
+        """The gateways by which a distant CA is reached: its site's own, else any in their order."""
+        _, hop = domain.resolve(facts.destination)
+        if isinstance(hop, SiteHop) and hop.site in domain.site_gateways:
+            yield domain.site_gateways[hop.site]
+            return
+        yield from (name for name, _ in domain.gateways)
 
     def to_gateway(self, arrival: Arrival, facts: PacketFacts | None) -> Path | None:
-        """The way to the tenant's first gateway that shares a family with us: for what a VM sent here."""
+        """The way to the tenant's first gateway that shares a family with us, in NVGRE."""
         if arrival.outer is not None or self.is_gateway_of(arrival.entry.domain):
+            return None
+        if self.is_rewritten(arrival):
             return None
         addresses = (address for _, all_own in arrival.entry.domain.gateways for address in all_own)
         return self._first_path(addresses, arrival.entry.vsid, facts)
@@ -149,18 +274,22 @@ class Ways:
         addresses = (address for name, all_own in domain.gateways if name == dialling for address in all_own)
         return self._first_path((address for address in addresses if address not in self.own), vsid, facts)
 
-    def back_to_sender(self, arrival: Arrival, facts: PacketFacts) -> tuple[Way, LookupRecord] | None:
-        """The way to the VM that sent what another node has routed here, by its record."""
+    def back_to_sender(
+        self, arrival: Arrival, facts: PacketFacts, speaker: bytes
+    ) -> tuple[Way, LookupRecord] | None:
+        """The way to the VM that sent what another node has routed here, by its record: what a CA says."""
         domain = arrival.entry.domain
         hop = domain.routes.lookup(facts.source)
         record = self._directory.find(hop.vsid, facts.source) if isinstance(hop, SubnetHop) else None
-        if record is None or record.pa not in domain.host_addresses:
+        if record is None:
             return None
         key = (record.vsid, record.mac)
-        if key not in self._node.ports and record.pa in self.own:
+        if key in self._node.ports:
+            return LocalPort(key), record
+        if self._node.holds(record):
             return None
-        way = LocalPort(key) if key in self._node.ports else self._path(record.pa, record.vsid, None)
-        return (way, record) if way is not None else None
+        way = self.across(domain, record, speaker, None)
+        return (way, record) if isinstance(way, Across) else None
 
     def to_all(self, arrival: Arrival, facts: PacketFacts) -> Iterator[Way]:
         """Every port and host of the virtual subnet but the one that the frame came from.
@@ -192,6 +321,9 @@ class Ways:
             if path is not None:
                 yield path
 
+    def is_here(self, record: LookupRecord) -> bool:
+        return self._node.holds(record) or self.residence.has_arrived(record)
+
     def _first_path(
         self, addresses: Iterable[ProviderAddress], vsid: Vsid, facts: PacketFacts | None
     ) -> Path | None:
@@ -206,3 +338,8 @@ class Ways:
         hashed = facts is not None and destination not in self._tables.zero_flow_id
         flow_id = transport.flow_id(facts) if facts is not None and hashed else 0
         return Path(ours, ProviderAddress(destination), vsid, nvgre.encode(vsid, flow_id))
+
+
+def _has_provider_address(ca: bytes) -> bool:
+    """Whether a CA may have a provider address: a single machine's, beyond its link."""
+    return not is_group_address(ca) and not is_martian(ca)

@@ -73,6 +73,21 @@ def too_big(source: bytes, packet: bytes, facts: PacketFacts, mtu: int) -> bytes
     return _error(source, packet, facts, V6_TOO_BIG, 0, mtu)
 
 
+def reported_mtu(packet: bytes, facts: PacketFacts) -> int | None:
+    """Return the MTU that a "too big" reports, in octets; None for any other message, or where it names none."""
+    if facts.version == 4:
+        is_report = facts.protocol == ICMP and (facts.icmp_type, facts.icmp_code) == (
+            UNREACHABLE,
+            FRAGMENTATION_NEEDED,
+        )
+    else:
+        is_report = facts.protocol == ICMPV6 and facts.icmp_type == V6_TOO_BIG
+    if not is_report or facts.is_fragment:
+        return None
+    rest: int = _HEADER.unpack_from(packet, facts.header_length)[3]
+    return (rest & 0xFFFF if facts.version == 4 else rest) or None
+
+
 def echo_reply(packet: bytes, facts: PacketFacts) -> bytes:
     """Return the whole IP packet that answers an echo request, from the address that was asked.
 

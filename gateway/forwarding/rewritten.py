@@ -1,0 +1,194 @@
+"""What has come rewritten, read: whose its provider addresses are, and what its tenant's packet was.
+
+From then on it is decided as what NVGRE brings: in the virtual subnet of the CA that it is for, to the MAC
+that the sending host has chosen, which follows from both CAs. The isolation of tenants rests on this: a
+provider address is one CA's alone, so a packet is a tenant's only if both of its addresses are.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from gateway.forwarding.directory import Directory, Holder
+from gateway.forwarding.drops import DropReason
+from gateway.forwarding.flows import Came
+from gateway.forwarding.node import Arrival, Explain, Node, PlainHeader
+from gateway.forwarding.pmtu import PathMtu
+from gateway.forwarding.translations import Translations
+from gateway.forwarding.verdicts import Drop, Forward, Held, OuterHeader, ToPort, Verdict
+from gateway.packets import icmp, ip
+from gateway.packets.ethernet import OF_IP_VERSION, EthernetHeader
+from gateway.packets.rewriting import rewritten
+from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid, gateway_mac
+from policies.errors import MalformedPacket
+from policies.facts import PacketFacts
+from policies.model import Lease, LookupRecord, SubnetHop
+from policies.tables import RoutingDomain, SubnetEntry, Tables
+
+
+class Arrived(msgspec.Struct, frozen=True, eq=False):
+    """A tenant's packet as its sender had it, and as if NVGRE had brought it."""
+
+    arrival: Arrival
+    facts: PacketFacts
+    packet: bytes
+    source: LookupRecord | None
+    came: Came
+
+
+class Rewritten:
+    """Reads what comes to the pools of one node."""
+
+    def __init__(
+        self,
+        node: Node,
+        tables: Tables,
+        directory: Directory,
+        translations: Translations,
+        paths: PathMtu,
+        explain: Explain | None = None,
+    ) -> None:
+        self._node = node
+        self._tables = tables
+        self._directory = directory
+        self._translations = translations
+        self._paths = paths
+        self._explain = explain
+
+    def read_untrusted(self, packet: bytes, now: float) -> Arrived | Verdict:
+        """Return the tenant's packet behind a rewritten one, or what becomes of it where there is none."""
+        try:
+            facts = ip.decode_untrusted(packet)
+        except MalformedPacket:
+            return Drop(DropReason.MALFORMED)
+        packet = packet[: facts.total_length]
+        receiver = self._translations.holder(facts.destination, now)
+        entry = self._tables.subnets.get(receiver.vsid) if receiver is not None else None
+        if receiver is None or entry is None or self._is_elsewhere(receiver):
+            return Drop(DropReason.UNKNOWN_PROVIDER_ADDRESS)
+        domain, tenant = entry.domain, entry.domain.name
+        if self._explain:
+            self._explain("provider address", f"{receiver.pa} is {receiver.ca} of tenant {tenant}")
+        sender = self._translations.holder(facts.source, now)
+        if sender is None:
+            return self._from_nobody(receiver, entry, facts, packet, now)
+        if self._explain:
+            self._explain("source", f"{sender.pa} is {sender.ca}, VSID {sender.vsid}")
+        if sender.vsid not in domain.vsids:
+            return Drop(DropReason.OTHER_TENANT, tenant)
+        outer = self._outer(sender, domain, facts)
+        if outer is None or (isinstance(sender, Lease) and isinstance(receiver, Lease)):
+            return Drop(DropReason.SPOOFED_SOURCE, tenant)
+        quoted: tuple[CustomerAddress, CustomerAddress] | None = None
+        if facts.quoted is not None:
+            quoted = self._quoted(domain, facts.quoted, now)
+            if quoted is None:
+                return Drop(DropReason.NOT_REWRITABLE, tenant)
+        packet = rewritten(packet, sender.ca, receiver.ca, quoted)
+        entry, header = self._frame(domain, entry, sender, receiver, facts.version)
+        return Arrived(
+            arrival=Arrival(
+                entry,
+                header + packet,
+                outer=outer,
+                plain=PlainHeader(ProviderAddress(facts.source), ProviderAddress(facts.destination)),
+            ),
+            facts=ip.decode_untrusted(packet),
+            packet=packet,
+            source=sender if isinstance(sender, LookupRecord) else None,
+            came=Came(sender, receiver, outer),
+        )
+
+    def _is_elsewhere(self, receiver: Holder) -> bool:
+        return isinstance(receiver, Lease) and receiver.node != self._node.name
+
+    def _outer(self, sender: Holder, domain: RoutingDomain, facts: PacketFacts) -> OuterHeader | None:
+        """What NVGRE would have brought it in; None where its sender may not hold the tenant."""
+        if isinstance(sender, Lease):
+            theirs = next((all_own for name, all_own in domain.gateways if name == sender.node), ())
+        elif self._translations.is_sound(sender, domain):
+            theirs = tuple(map(ProviderAddress, sorted(self._tables.provider_addresses_of[sender.host])))
+        else:
+            return None
+        ours = self._node.provider_addresses
+        if not theirs or not ours:
+            return None
+        return OuterHeader(theirs[0], ours[0], ecn=0, hop_limit=facts.hop_limit)
+
+    def _quoted(
+        self, domain: RoutingDomain, quoted: PacketFacts, now: float
+    ) -> tuple[CustomerAddress, CustomerAddress] | None:
+        source = self._translations.customer_of(domain, quoted.source, now)
+        destination = self._translations.customer_of(domain, quoted.destination, now)
+        return (source, destination) if source is not None and destination is not None else None
+
+    def _frame(
+        self, domain: RoutingDomain, entry: SubnetEntry, sender: Holder, receiver: Holder, version: int
+    ) -> tuple[SubnetEntry, bytes]:
+        """Return the virtual subnet and the Ethernet header that NVGRE would have brought.
+
+        A VM is sent to by its MAC; anything else is for the gateway to route, in the sender's virtual subnet.
+        A sender in the receiver's own has its own MAC, and any other has been routed.
+        """
+        target = self._directory.find(receiver.vsid, receiver.ca)
+        if target is not None and isinstance(domain.routes.lookup(receiver.ca), SubnetHop):
+            source_mac = gateway_mac(receiver.vsid)
+            if sender.vsid == receiver.vsid:
+                source_mac = self._mac_of(sender) or source_mac
+            return entry, EthernetHeader(target.mac, source_mac, OF_IP_VERSION[version]).encode()
+        entry = self._tables.subnets[sender.vsid]
+        source_mac = self._mac_of(sender) or gateway_mac(sender.vsid)
+        return entry, EthernetHeader(entry.gateway_mac, source_mac, OF_IP_VERSION[version]).encode()
+
+    def _mac_of(self, holder: Holder) -> MacAddress | None:
+        if isinstance(holder, LookupRecord):
+            return holder.mac
+        record = self._directory.find(holder.vsid, holder.ca)
+        return record.mac if record is not None else None
+
+    def _from_nobody(
+        self, receiver: Holder, entry: SubnetEntry, facts: PacketFacts, packet: bytes, now: float
+    ) -> Verdict:
+        """Decide what comes from an address that stands for nobody.
+
+        A moved VM's first packets may outrun the news of its new address, so what is of a pool waits for
+        that. The underlay's routers have no other address than their own.
+        """
+        tenant = entry.domain.name
+        if facts.quoted is not None:
+            return self._underlay_error(receiver, entry, facts, facts.quoted, packet, now)
+        if isinstance(receiver, LookupRecord) and self._tables.pools.lookup(facts.source) is not None:
+            return Held(ProviderAddress(facts.source), tenant)
+        return Drop(DropReason.UNKNOWN_PROVIDER_ADDRESS, tenant)
+
+    def _underlay_error(
+        self,
+        receiver: Holder,
+        entry: SubnetEntry,
+        facts: PacketFacts,
+        quoted: PacketFacts,
+        packet: bytes,
+        now: float,
+    ) -> Verdict:
+        """Heed what the underlay says of a packet that was sent from here, and tell its VM in its own words.
+
+        To the VM it is its gateway that says so. A gateway tells the distant end itself, once it knows.
+        """
+        domain, tenant = entry.domain, entry.domain.name
+        if quoted.source != receiver.pa:
+            return Drop(DropReason.UNKNOWN_PROVIDER_ADDRESS, tenant)
+        target = self._translations.customer_of(domain, quoted.destination, now)
+        if target is None:
+            return Drop(DropReason.UNKNOWN_PROVIDER_ADDRESS, tenant)
+        mtu = icmp.reported_mtu(packet, facts)
+        if mtu is not None:
+            self._paths.report(quoted.destination, mtu, now, (quoted.destination,))
+        speaker = entry.gateway_address(facts.version)
+        if isinstance(receiver, Lease) or speaker is None or not self._node.holds(receiver):
+            return Drop(DropReason.UNDERLAY_ERROR, tenant)
+        told = rewritten(packet, speaker, receiver.ca, (receiver.ca, target))
+        header = EthernetHeader(receiver.mac, entry.gateway_mac, OF_IP_VERSION[facts.version]).encode()
+        port = (Vsid(receiver.vsid), receiver.mac)
+        if port not in self._node.ports:
+            return Drop(DropReason.UNDERLAY_ERROR, tenant)
+        return Forward((ToPort(port, header + told, tenant),))
