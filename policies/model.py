@@ -22,6 +22,8 @@ DEFAULT_PREFIX = "/isthmus/"
 DEFAULT_FLAP_MOVES = 5
 DEFAULT_FLAP_SECONDS = 180.0
 DEFAULT_LEASES = 1000
+MOST_POOLS = 64
+"""Of one node: each is an entry of the filter that its packets come in by."""
 DEFAULT_BRIDGE = "br-int"
 DEFAULT_RUN_DIRECTORY = Path("/var/run/openvswitch")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
+from gateway.lookup.pool_soundness import lease_fault, pool_faults, rewriting_faults
 from policies.addresses import (
     HIGHEST_VSID,
     LOWEST_VSID,
@@ -46,9 +47,17 @@ def faults(network: Network) -> Iterator[str]:
     for several in (network.hosts, network.gateways):
         yield from _twice("the provider address", (pa for each in several for pa in each.provider_addresses))
     yield from _twice("the VSID", (subnet.vsid for tenant in network.tenants for subnet in tenant.subnets))
+    yield from pool_faults(network)
     hosts = {host.name: host for host in network.hosts}
+    rewritten = (
+        record.pa
+        for tenant in network.tenants
+        for record in tenant.records
+        if record.translation is Translation.REWRITE
+    )
+    yield from _twice("the provider address of a rewritten VM", rewritten)
     for tenant in network.tenants:
-        for fault in _tenant_faults(tenant, hosts):
+        for fault in (*_tenant_faults(tenant, hosts), *rewriting_faults(tenant, network)):
             yield f"tenant {tenant.name}: {fault}"
 
 
@@ -88,8 +97,6 @@ def _tenant_faults(tenant: Tenant, hosts: dict[str, ProviderHost]) -> Iterator[s
     for subnet in tenant.subnets:
         if not LOWEST_VSID <= subnet.vsid <= HIGHEST_VSID:
             yield f"VSID {subnet.vsid} is not from {LOWEST_VSID} to {HIGHEST_VSID}"
-        if fault := translation_fault(subnet.translation):
-            yield f"subnet {subnet.name}: {fault}"
         if not subnet.prefixes:
             yield f"subnet {subnet.name} has no prefix"
         for ca in subnet.gateway_addresses:
@@ -121,16 +128,17 @@ def _record_faults(tenant: Tenant, hosts: dict[str, ProviderHost]) -> Iterator[s
         if subnet is None:
             yield f"record {record.ca}: VSID {record.vsid} is not its own"
             continue
-        for fault in (
-            address_fault(subnet, record.ca),
-            mac_fault(record.vsid, record.mac),
-            translation_fault(record.translation),
-        ):
+        for fault in (address_fault(subnet, record.ca), mac_fault(record.vsid, record.mac)):
             if fault is not None:
                 yield f"record: {fault}"
         host = hosts.get(record.host)
-        if host is None or record.pa not in host.provider_addresses or tenant.name not in host.tenants:
-            yield f"record {record.ca}: {record.pa} is of no host {record.host} that may hold this tenant"
+        if host is None or tenant.name not in host.tenants:
+            yield f"record {record.ca}: there is no host {record.host} that may hold this tenant"
+        elif record.translation is Translation.REWRITE:
+            if fault := lease_fault(record.ca, record.pa, host):
+                yield f"record {record.ca}: {fault}"
+        elif record.pa not in host.provider_addresses:
+            yield f"record {record.ca}: {record.pa} is no provider address of {host.name}"
 
 
 def _rule_faults(rule: AccessRule, subnets: Iterable[str], sites: Iterable[str]) -> Iterator[str]:

@@ -17,11 +17,8 @@ from policies.config.node_tables import File, GatewayTable
 from policies.config.reader import listed
 from policies.config.tables import by_name
 from policies.errors import Problem
-from policies.model import AddressHop, Translation
+from policies.model import MOST_POOLS, AddressHop, Translation
 from policies.tables import PrefixTable
-
-MOST_POOLS = 64
-"""Of one node: each is an entry of the filter that its packets come in by."""
 
 
 def pool_problems(file: File) -> Iterator[Problem]:
@@ -187,17 +184,18 @@ def rewritten_records_used_twice(file: File) -> Iterator[Problem]:
 
 def hosts_without_pools(tenant: TenantTable, file: File) -> Iterator[Problem]:
     """A rewritten subnet that none of the hosts that may hold the tenant has a pool for."""
-    hosts = [host for host in file.hosts if tenant.name in host.tenants]
+    families = {subnet.path: _rewritten_families(subnet) for subnet in tenant.subnets}
+    hosts = [host for host in file.hosts if tenant.name in host.tenants] if any(families.values()) else []
     if not hosts or any({"pools", "tenants"} & host.unsound for host in file.hosts):
         return
     pooled = {pool.version for host in hosts for pool in host.pools}
-    for subnet in tenant.subnets:
-        for version in sorted(_rewritten_families(subnet) - pooled):
+    for path, versions in families.items():
+        for version in sorted(versions - pooled):
             message = (
                 f'"rewrite" needs a pool of IPv{version} at a host of this tenant; '
                 f"write pools in {listed(host.path for host in hosts)}"
             )
-            yield Problem(f"{subnet.path}.translation", message)
+            yield Problem(f"{path}.translation", message)
 
 
 def gateways_without_pools(tenant: TenantTable, file: File) -> Iterator[Problem]:

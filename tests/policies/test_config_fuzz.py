@@ -14,7 +14,7 @@ import pytest
 
 from policies.config import parse
 from policies.errors import ConfigurationError
-from tests.policies.whole import FOLLOWER, WHOLE
+from tests.policies.whole import FOLLOWER, REWRITE, WHOLE
 
 # Values at the edge of some meaning; any of them may be put anywhere.
 EDGES: list[Any] = [
@@ -137,11 +137,11 @@ KEYS = [
 
 @pytest.mark.parametrize("cases", [1_000, pytest.param(100_000, marks=pytest.mark.soak)])
 def test_a_mutated_configuration_loads_or_says_what_is_wrong(cases: int) -> None:
-    trees = tomllib.loads(WHOLE), tomllib.loads(FOLLOWER)
+    trees = [tomllib.loads(text) for text in (FOLLOWER, WHOLE, REWRITE, WHOLE)]
     loaded = refused = 0
     for seed in range(cases):
         rng = random.Random(seed)
-        mutant = copy.deepcopy(trees[seed % 4 == 0])
+        mutant = copy.deepcopy(trees[seed % 4])
         for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
             mutate(mutant, rng)
         if said(to_toml(mutant), seed):

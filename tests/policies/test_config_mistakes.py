@@ -95,12 +95,18 @@ def test_each_of_those_that_lack_what_rewritten_vms_need_is_told() -> None:
 
     hosts = "provider_host[hv0], provider_host[hv1], provider_host[hv2]"
     assert problems(no_host) == [
-        f'tenant[red].subnet[web].translation: "rewrite" needs a pool of IPv6 at a host of this tenant; '
-        f"write pools in {hosts}",
-        'tenant[red].record[10.0.1.5].pa: 198.51.100.130 is in no pool of "hv1"; '
-        "use one of provider_host[hv1].pools, where there is no IPv4 yet",
-        'tenant[red].record[fd00:1::5].pa: 2001:db8:1::5 is in no pool of "hv1"; '
-        "use one of provider_host[hv1].pools, where there is no IPv6 yet",
+        (
+            f'tenant[red].subnet[web].translation: "rewrite" needs a pool of IPv6 at a host of this tenant; '
+            f"write pools in {hosts}"
+        ),
+        (
+            'tenant[red].record[10.0.1.5].pa: 198.51.100.130 is in no pool of "hv1"; '
+            "use one of provider_host[hv1].pools, where there is no IPv4 yet"
+        ),
+        (
+            'tenant[red].record[fd00:1::5].pa: 2001:db8:1::5 is in no pool of "hv1"; '
+            "use one of provider_host[hv1].pools, where there is no IPv6 yet"
+        ),
     ]
     assert problems(no_gateway) == [
         f'tenant[red].gateways: "edge-2" has no pool of IPv{version}, which rewritten VMs of tenant "red" '
@@ -128,8 +134,10 @@ def test_pools_are_not_used_where_the_network_comes_from_elsewhere() -> None:
     text = with_change('records = "used"', "", FOLLOWER) + '\n[gateway]\npools = ["198.51.100.64/26"]\n'
 
     assert problems(text) == [
-        "gateway.pools: is not used where the network comes from elsewhere; "
-        'there, write it in the [[provider_gateway]] "hv1"'
+        (
+            "gateway.pools: is not used where the network comes from elsewhere; "
+            'there, write it in the [[provider_gateway]] "hv1"'
+        )
     ]
 
 
