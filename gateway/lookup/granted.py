@@ -1,4 +1,4 @@
-"""Whose the provider addresses of pools are, as a replica knows it: records have some, and gateways lease some."""
+"""Whose the provider addresses of pools are, as a replica knows it: records', or leased by gateways."""
 
 from __future__ import annotations
 

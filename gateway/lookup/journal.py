@@ -29,7 +29,8 @@ log = logging.getLogger("isthmus.lookup")
 
 _JOURNAL = {"event": "journal"}
 
-MAGIC = b"isthmus journal 1\n"
+MAGIC = b"isthmus journal 2\n"
+_WITHOUT_GRANTS = b"isthmus journal 1\n"
 
 _HEADER = struct.Struct("!II")  # length and CRC-32 of what follows
 
@@ -126,6 +127,8 @@ class Journal:
         self._work = asyncio.Event()
         self.age = 0.0
         """For how many seconds nothing had been noted when it was loaded."""
+        self.is_whole = True
+        """Whether what was loaded is all that there was: an older version has left out what it did not know."""
 
     async def load(self) -> AsyncIterator[Part]:
         """Yield what the file holds, as far as it is sound; nothing where there is none."""
@@ -234,7 +237,9 @@ class Journal:
             return
         with file:
             self.age = max(0.0, time.time() - os.fstat(file.fileno()).st_mtime)
-            if file.read(len(MAGIC)) != MAGIC:
+            magic = file.read(len(MAGIC))
+            self.is_whole = magic == MAGIC
+            if magic not in {MAGIC, _WITHOUT_GRANTS}:
                 log.error("%s is no journal of ours, and is not used", self._path, extra=_JOURNAL)
                 return
             self._size = self._snapshot_size = len(MAGIC)

@@ -105,6 +105,8 @@ class Replica:
         self._behind_since: float | None = None
         self._resync: Resync | None = None
         self._is_loading = False
+        # What is here was written down by a version that left something out.
+        self._is_partial = False
         # Deleted after the latest Progress: until the next one, an older put may still come.
         self._tombstones: dict[Key, int] = {}
         self._network: Network | None = None
@@ -251,6 +253,7 @@ class Replica:
             self._contents.keep_from_collector()
             self.stale_since = _now() - journal.age
             self.has_contents = True
+            self._is_partial = not journal.is_whole
             self.revision = self._complete = revision
             self._highest = max(self._highest, revision)
             self._history.restart(self._highest)
@@ -261,7 +264,7 @@ class Replica:
         while True:
             try:
                 self._awaited = self._highest
-                after = None if self._has_gone_back() else self._complete
+                after = None if self._has_gone_back() or self._is_partial else self._complete
                 async with closing(self._source(after)) as events:
                     async for event in events:
                         self._take(event)
@@ -396,6 +399,7 @@ class Replica:
         for entry in differences:
             self._change(entry)
         self._resync = None
+        self._is_partial = False
         self._highest = max(self._highest, revision)
         if resync.is_restored or is_lost or not self.has_contents:
             self._history.restart(self._highest)

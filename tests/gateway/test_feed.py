@@ -10,12 +10,12 @@ import trio
 import trio.testing
 
 from gateway.feed import AT_ONCE, Feed
-from gateway.forwarding.directory import Change, Delete, Put
-from gateway.lookup.entries import Kind, NamedKey, Placement, RecordKey, Stored
+from gateway.forwarding.directory import Change, Delete, DeleteLease, Put, PutLease
+from gateway.lookup.entries import Grant, Kind, LeaseKey, NamedKey, Placement, RecordKey, Stored
 from gateway.lookup.replica import Batch
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.errors import ConfigurationError, Problem
-from policies.model import Network
+from policies.model import Lease, Network
 
 VSID = Vsid(5001)
 PLACE = Placement(MacAddress.parse("02:00:00:00:01:05"), ProviderAddress.parse("198.51.100.11"), "hv1")
@@ -90,6 +90,23 @@ def test_a_tombstone_deletes_and_entries_of_other_kinds_are_left_out() -> None:
     first = put(1, 9).record
     assert first is not None
     assert seen.changes == [Put(first), Delete(VSID, address(1))]
+
+
+def test_leases_come_among_the_records_in_order_and_what_a_record_has_is_no_lease() -> None:
+    seen = Seen()
+    pa, other = ProviderAddress.parse("192.0.2.65"), ProviderAddress.parse("192.0.2.66")
+    leased = Stored(LeaseKey(pa), Grant(VSID, address(9), "edge-1", leased=True), 1, 9)
+    returned = Stored(LeaseKey(pa), Grant(VSID, address(9), "edge-1", 5.0, leased=True), 2, 10)
+    of_a_record = Stored(LeaseKey(other), Grant(VSID, address(8), "hv1"), 1, 11)
+    gone = Stored(LeaseKey(other), None, 2, 12)
+
+    trio.run(told, seen, batch(leased, put(1, 9), returned, of_a_record, gone, revision=12))
+
+    record = put(1, 9).record
+    assert record is not None
+    lease = Lease(pa, VSID, address(9), "edge-1", 9)
+    ended = DeleteLease(other)
+    assert seen.changes == [PutLease(lease), Put(record), DeleteLease(pa), ended, ended]
 
 
 def test_a_network_that_cannot_be_adopted_is_said_and_does_not_end_the_feed(

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.lookup.entries import Kind, NamedKey, Placement, RecordKey, Stored
+from gateway.lookup.entries import Grant, Kind, LeaseKey, NamedKey, Placement, RecordKey, Stored
 from gateway.lookup.records_wire import (
     customer_address,
     deletion,
+    lease_line,
     line,
     progress,
     provider_address,
@@ -75,6 +76,33 @@ def test_named_entries_and_their_deletions_keep_their_names(name: str) -> None:
 
     assert (put["type"], put["kind"], put["value"]["name"]) == ("put", "host", name)
     assert gone == {"type": "delete", "kind": "host", "revision": 10, "value": {"name": name}}
+
+
+@given(records, names)
+def test_lease_is_one_line_that_says_everything_of_it(record: LookupRecord, node: str) -> None:
+    grant = Grant(record.vsid, record.ca, node, leased=True)
+    entry = Stored(LeaseKey(record.pa), grant, 1, record.revision)
+    assert entry.lease is not None
+
+    assert line(entry) == lease_line(entry.lease)
+    assert line(entry).count(b"\n") == 1
+    found = msgspec.json.decode(line(entry))
+    assert (found["type"], found["kind"], found["revision"]) == ("put", "lease", record.revision)
+    assert list(found["value"]) == ["pa", "vsid", "ca", "node"]
+    assert ProviderAddress.parse(found["value"]["pa"]) == record.pa
+    assert CustomerAddress.parse(found["value"]["ca"]) == record.ca
+    assert (found["value"]["vsid"], found["value"]["node"]) == (record.vsid, node)
+
+
+@pytest.mark.parametrize("ended", [{"returned_at": 1732278000.5}, {"leased": False}])
+def test_lease_that_has_ended_is_named_by_its_address_alone(ended: dict[str, object]) -> None:
+    grant = Grant(Vsid(5001), CustomerAddress.parse("172.16.0.9"), "edge-1", leased=True)
+    entry = Stored(
+        LeaseKey(ProviderAddress.parse("192.0.2.65")), msgspec.structs.replace(grant, **ended), 2, 8
+    )
+
+    expected = {"type": "delete", "kind": "lease", "revision": 8, "value": {"pa": "192.0.2.65"}}
+    assert msgspec.json.decode(line(entry)) == expected
 
 
 def test_record_that_is_gone_is_named() -> None:

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from gateway.http.principals import Principal
-from gateway.lookup.entries import Kind, NamedKey, Placement, RecordKey, Stored
+from gateway.lookup.entries import Grant, Kind, LeaseKey, NamedKey, Placement, RecordKey, Stored
 from gateway.lookup.visibility import HIDDEN, Views, view
 from policies.model import ALL_TENANTS, Network, Role, Tenant
 from tests.gateway.lookup.serving import (
@@ -91,6 +91,20 @@ def test_records_and_their_tombstones_are_seen_by_their_virtual_subnet_alone() -
         assert view(HV1, NETWORK).entry(entry) is None
         assert view(READER, NETWORK).entry(entry) is None
         assert view(HV3, NETWORK).entry(entry) == entry
+
+
+def test_leases_and_their_ends_are_seen_by_their_virtual_subnet_alone() -> None:
+    grant = Grant(BLUE, ca("172.16.0.9"), "edge-1", leased=True)
+    lease = Stored(LeaseKey(pa("192.0.2.65")), grant, 1, 9)
+    ended = msgspec.structs.replace(lease, value=msgspec.structs.replace(grant, returned_at=5.0))
+
+    for entry in (lease, ended):
+        assert view(HV1, NETWORK).entry(entry) is None
+        assert view(READER, NETWORK).entry(entry) is None
+        for principal in (HV3, GATEWAY, OPERATOR):
+            assert view(principal, NETWORK).entry(entry) == entry
+    for principal in (HV1, HV3, GATEWAY):
+        assert view(principal, NETWORK).entry(msgspec.structs.replace(lease, value=None)) is None
 
 
 def test_views_that_are_equal_are_one_until_the_network_is_another() -> None:

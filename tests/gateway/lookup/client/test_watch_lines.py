@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.lookup.client.watch_lines import event
-from gateway.lookup.entries import Kind, NamedKey, Progress, RecordKey, Reset, Stored
+from gateway.lookup.entries import Grant, Kind, LeaseKey, NamedKey, Progress, RecordKey, Reset, Stored
 from gateway.lookup.forms import Malformed
 from gateway.lookup.network import entries_of
 from gateway.lookup.records_wire import deletion, line, progress, resync
@@ -28,7 +28,17 @@ RECORD = LookupRecord(
     7,
     1234,
 )
-ENTRIES = [Stored.of(RECORD), *(Stored(key, value, 0, 9) for key, value in entries_of(NETWORK).items())]
+LEASE = Stored(
+    LeaseKey(ProviderAddress.parse("2001:db8::65")),
+    Grant(Vsid(5001), CustomerAddress.parse("fd00:9::9"), "kante-ü", leased=True),
+    0,
+    1235,
+)
+ENTRIES = [
+    Stored.of(RECORD),
+    LEASE,
+    *(Stored(key, value, 0, 9) for key, value in entries_of(NETWORK).items()),
+]
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: str(entry.key))
@@ -43,6 +53,27 @@ def test_static_records_are_read_as_pinned() -> None:
     found = event(line(Stored.of(static)))
     assert isinstance(found, Stored)
     assert found.record == static
+
+
+@pytest.mark.parametrize("change", [{"returned_at": 5.0}, {"leased": False}])
+def test_a_lease_that_has_ended_is_read_as_gone(change: dict[str, object]) -> None:
+    assert isinstance(LEASE.value, Grant)
+    ended = msgspec.structs.replace(LEASE, value=msgspec.structs.replace(LEASE.value, **change))
+    assert event(line(ended)) == Stored(LEASE.key, None, 0, LEASE.revision)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b'{"pa":"192.0.2.65","vsid":5001,"ca":"172.16.0.9"}',
+        b'{"pa":"192.0.2","vsid":5001,"ca":"172.16.0.9","node":"edge-1"}',
+        b'{"pa":"192.0.2.65","vsid":5001,"ca":"nobody","node":"edge-1"}',
+        b'{"pa":"192.0.2.65","vsid":"web","ca":"172.16.0.9","node":"edge-1"}',
+    ],
+)
+def test_a_lease_that_makes_no_sense_is_malformed(value: bytes) -> None:
+    with pytest.raises(Malformed):
+        event(b'{"type":"put","kind":"lease","revision":7,"value":%b}' % value)
 
 
 def test_progress_and_resync_are_read() -> None:
@@ -61,7 +92,9 @@ ANYTHING = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["name", "vsid", "ca", "mac", "pa", "host", "subnets", "provider_addresses"]),
+            st.sampled_from(
+                ["name", "vsid", "ca", "mac", "pa", "host", "node", "subnets", "provider_addresses"]
+            ),
             inner,
         )
     ),
@@ -81,4 +114,4 @@ def test_any_json_is_an_event_or_malformed(what: str, kind: object, revision: ob
         found = event(octets.replace(b'"revision":"' + str(revision).encode() + b'"', b'"revision":5'))
         assert isinstance(found, Stored | Progress | Reset)
         if isinstance(found, Stored):
-            assert isinstance(found.key, RecordKey | NamedKey)
+            assert isinstance(found.key, RecordKey | NamedKey | LeaseKey)
