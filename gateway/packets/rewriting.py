@@ -66,10 +66,12 @@ _QUOTE = 8  # where an ICMP error has it
 
 
 class _UpperLayer(msgspec.Struct, frozen=True, gc=False):
-    """Where it begins, and which addresses of the header its checksum covers."""
+    """What is behind the IP headers, and which of their addresses its checksum covers."""
 
     protocol: int
     start: int
+    fragment_offset: int
+    """How many octets of it are in earlier fragments."""
     covers_source: bool = True
     covers_destination: bool = True
 
@@ -109,12 +111,12 @@ def rewritten(
         return layout.pack(before, addresses, between, checksum) + packet[end:]
     upper = _find_upper_layer(packet)
     changed = _readdressed(packet, source, destination, upper)
-    if quoted is not None and upper is not None and _is_error(packet, upper):
+    if quoted is not None and _is_error(packet, upper):
         _readdress_quote(changed, upper.start, quoted)
     return bytes(changed)
 
 
-def _readdressed(packet: bytes, source: bytes, destination: bytes, upper: _UpperLayer | None) -> bytearray:
+def _readdressed(packet: bytes, source: bytes, destination: bytes, upper: _UpperLayer) -> bytearray:
     """Exchange the addresses of a packet that may be cut off anywhere behind its IP headers."""
     changed = bytearray(packet)
     version, start = (4, 12) if packet[0] >> 4 == 4 else (6, 8)
@@ -124,13 +126,12 @@ def _readdressed(packet: bytes, source: bytes, destination: bytes, upper: _Upper
     changed[start:end] = source + destination
     if version == 4:
         _add(changed, 10, from_source + from_destination)
-    if upper is None:
-        return changed
-    at = (_IPV4_CHECKSUMS if version == 4 else _IPV6_CHECKSUMS).get(upper.protocol)
-    if at is None or upper.start + at + 2 > len(packet):
-        return changed
-    difference = from_source * upper.covers_source + from_destination * upper.covers_destination
-    _add(changed, upper.start + at, difference, _ZEROS.get(upper.protocol, 0))
+    within = (_IPV4_CHECKSUMS if version == 4 else _IPV6_CHECKSUMS).get(upper.protocol, -1)
+    # A first fragment of TCP may end before the checksum, which then begins the second one.
+    at = upper.start + within - upper.fragment_offset
+    if within >= upper.fragment_offset and at + 2 <= len(packet):
+        difference = from_source * upper.covers_source + from_destination * upper.covers_destination
+        _add(changed, at, difference, _ZEROS.get(upper.protocol, 0))
     return changed
 
 
@@ -157,46 +158,47 @@ def _add(packet: bytearray, at: int, difference: int, zero: int = 0) -> None:
 
 
 def _is_error(packet: bytes, upper: _UpperLayer) -> bool:
+    if upper.fragment_offset:
+        return False
     if packet[0] >> 4 == 4:
         return upper.protocol == ICMP and packet[upper.start] in ip.ICMP_ERRORS
     return upper.protocol == ICMPV6 and packet[upper.start] < 128
 
 
-def _find_upper_layer(packet: bytes) -> _UpperLayer | None:
-    """Return what a later fragment has not. Raises MalformedPacket where not all IP headers are there."""
+def _find_upper_layer(packet: bytes) -> _UpperLayer:
+    """Raise MalformedPacket where not all IP headers are there."""
     return _find_behind_ipv4(packet) if packet[0] >> 4 == 4 else _find_behind_ipv6(packet)
 
 
-def _find_behind_ipv4(packet: bytes) -> _UpperLayer | None:
+def _find_behind_ipv4(packet: bytes) -> _UpperLayer:
     start = (packet[0] & 0xF) * 4
     if not ip.IPV4_HEADER_LENGTH <= start <= len(packet):
         raise MalformedPacket(f"IPv4 header of {start} octets in {len(packet)}")
-    if (packet[6] << 8 | packet[7]) & 0x1FFF:
-        return None
-    # The pseudo header has the last destination (RFC 1122 section 4.1.3.4 and 4.2.3.8): the last of
-    # a route that has not come to its end, that is, whose pointer is not behind it.
+    # A sender puts the last destination into the pseudo header, which is the one that the receiver will
+    # see. The header has it once the route is used up: its pointer is behind it (RFC 791 section 3.1).
     routed = start > ip.IPV4_HEADER_LENGTH and any(
         option[0] in _SOURCE_ROUTES and 2 < len(option) >= option[2]
         for option in ip.ipv4_options(packet[:start])
     )
-    return _UpperLayer(packet[9], start, covers_destination=not routed)
+    offset = ((packet[6] << 8 | packet[7]) & 0x1FFF) * 8
+    return _UpperLayer(packet[9], start, offset, covers_destination=not routed)
 
 
-def _find_behind_ipv6(packet: bytes) -> _UpperLayer | None:
+def _find_behind_ipv6(packet: bytes) -> _UpperLayer:
     if len(packet) < ip.IPV6_HEADER_LENGTH:
         raise MalformedPacket(f"{len(packet)} octets are too short for an IPv6 header")
-    protocol, start = packet[6], ip.IPV6_HEADER_LENGTH
+    protocol, start, offset = packet[6], ip.IPV6_HEADER_LENGTH, 0
     covers_source = covers_destination = True
     for kind, header in ip.ipv6_extensions(packet, len(packet)):
         protocol = header[0]
         start += len(header)
-        if kind == ip.FRAGMENT and (header[2] << 8 | header[3]) & 0xFFF8:
-            return None
-        if kind == ip.ROUTING and header[3]:
+        if kind == ip.FRAGMENT:
+            offset = (header[2] << 8 | header[3]) & 0xFFF8
+        elif kind == ip.ROUTING and header[3]:
             covers_destination = False  # but the last segment (RFC 8200 section 8.1)
         elif kind == ip.DESTINATION_OPTIONS and _has_home_address(header):
             covers_source = False  # but the home address (RFC 6275 section 11.3.1)
-    return _UpperLayer(protocol, start, covers_source, covers_destination)
+    return _UpperLayer(protocol, start, offset, covers_source, covers_destination)
 
 
 def _has_home_address(header: bytes) -> bool:
