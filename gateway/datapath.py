@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeGuard
 
 import trio
 
 from gateway.emissions import Emitter
-from gateway.forwarding.directory import Change, Directory, Holder, changes_between, configured_directory
+from gateway.forwarding.directory import Change, Directory, Put, changes_between, configured_directory
 from gateway.forwarding.drops import Drops
 from gateway.forwarding.guests import ADVERTISE_EVERY
 from gateway.forwarding.happenings import Listener
@@ -27,10 +27,11 @@ from gateway.sites.tunnels import SiteTunnels
 from gateway.taps import Deciding, Observed, Observer
 from gateway.trace import Explanation, Question, explain_running
 from gateway.underlay.interfaces import Attachment, check_ports, mtus_of, read_links
+from gateway.underlay.provider import Provider
 from gateway.underlay.service import Underlay
 from policies.addresses import CustomerAddress, Vsid
 from policies.errors import ConfigurationError, Problem
-from policies.model import Appliance, LookupRecord, Port
+from policies.model import Appliance, Lease, LookupRecord, Port, Translation
 from policies.tables import Tables
 from tunnels.effects import SiteKey
 from tunnels.ike.policy import PeerPolicy
@@ -79,6 +80,18 @@ class DataPath(Protocol):
 
     def probe(self, port: PortKey, ca: CustomerAddress) -> None:
         """Ask the VM at a port whether it has an address."""
+        ...
+
+    def leases(self) -> Iterable[Lease]:
+        """Return the provider addresses that stand for CAs which have none of their own, as known here."""
+        ...
+
+    def used_leases(self) -> Iterable[bytes]:
+        """Return those that packets have come to or gone from here since this was last asked."""
+        ...
+
+    def refuse(self, vsid: Vsid, ca: CustomerAddress) -> None:
+        """Hear that no provider address can be had for a CA now: what waits for it is let go."""
         ...
 
     def tell(self, listener: Listener) -> None:
@@ -143,13 +156,20 @@ class Builtin:
         self.underlay = Underlay()
         self.ports = Ports(self.forwarder.drops)
         self.tunnels = SiteTunnels(self.forwarder, past)
+        self.provider = Provider()
         self._emitter = Emitter(
-            self.forwarder.drops, self.underlay.send, self.ports.send, self.tunnels.send, self._hold
+            self.forwarder.drops,
+            self.underlay.send,
+            self.ports.send,
+            self.tunnels.send,
+            lambda rewritten: self.provider.send(rewritten.packet),
+            self._hold,
         )
         self._listener: Listener | None = None
         self._served: dict[Port, _Service] = {}
         self._policies: tuple[PeerPolicy, ...] = ()
         self._nursery: trio.Nursery | None = None
+        self._serves_pools = False
 
     async def start(self, nursery: trio.Nursery, appliance: Appliance) -> None:
         """Open the underlay's sockets, and carry packets in the nursery until that is cancelled.
@@ -188,6 +208,7 @@ class Builtin:
             links = await trio.to_thread.run_sync(read_links)
             mtus = mtus_of(appliance.site_addresses, links, self._attachment)
             await self.tunnels.start(nursery, mtus, self._emitter.carry_out)
+        refused = [*unreadable, *await self._serve_pools(nursery, appliance)]
         ports = appliance.host.ports_in(appliance.network) if appliance.host is not None else ()
         keyed = {(port.vsid, port.mac): port for port in ports}
         # No packet comes in between: it would be decided by the one and the other.
@@ -199,7 +220,6 @@ class Builtin:
         for service in leaving:
             # Its interface may be that of a port to come, in another virtual subnet.
             await service.ended.wait()
-        refused = list(unreadable)
         for port in ports:
             if port not in self._served:
                 service = _Service(trio.CancelScope(), trio.Event())
@@ -216,8 +236,11 @@ class Builtin:
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Take changes of records over, and send on what was waiting for them."""
-        for emission in self.forwarder.moves.apply(changes, trio.current_time()):
+        arriving = [change.record.pa for change in changes if self._comes_here(change)]
+        for emission in self.forwarder.apply(changes, trio.current_time()):
             self._emitter.send(emission)
+        for pa in arriving:
+            self.provider.announce(pa)
 
     def find(self, vsid: Vsid, ca: CustomerAddress) -> LookupRecord | None:
         """Return a record as it is known here."""
@@ -242,6 +265,19 @@ class Builtin:
         if question is not None:
             self._emitter.send(question)
 
+    def leases(self) -> Iterable[Lease]:
+        """Return the provider addresses that stand for CAs which have none of their own, as known here."""
+        return self.forwarder.directory.all_leases()
+
+    def used_leases(self) -> Iterable[bytes]:
+        """Return those that packets have come to or gone from here since this was last asked."""
+        return self.forwarder.take_used_leases()
+
+    def refuse(self, vsid: Vsid, ca: CustomerAddress) -> None:
+        """Hear that no provider address can be had for a CA now: what waits for it is let go."""
+        for emission in self.forwarder.refuse(vsid, ca, trio.current_time()):
+            self._emitter.send(emission)
+
     def tell(self, listener: Listener) -> None:
         """Have someone told from now on what happens here."""
         self._listener = listener
@@ -263,7 +299,9 @@ class Builtin:
     def in_words(self) -> str:
         """Where it is attached."""
         attachment = self._attachment
-        return f"({', '.join(attachment.interfaces)}, MTU {attachment.mtu}), engine python"
+        pools = ", ".join(map(str, self.provider.pools))
+        rewriting = f", rewriting {pools}" if pools else ""
+        return f"({', '.join(attachment.interfaces)}, MTU {attachment.mtu}), engine python{rewriting}"
 
     def report(self) -> Report:
         """The counters."""
@@ -291,6 +329,36 @@ class Builtin:
 
     def _from_underlay(self, outer: OuterHeader, payload: bytes, now: float) -> None:
         self._emitter.carry_out(self._decide.from_underlay(outer, payload, now))
+
+    def _from_provider(self, packet: bytes, now: float) -> None:
+        self._emitter.carry_out(self._decide.from_provider(packet, now))
+
+    def _comes_here(self, change: Change) -> TypeGuard[Put]:
+        """Whether the provider address of a rewritten record is to be found here from now on."""
+        if not isinstance(change, Put) or change.record.translation is not Translation.REWRITE:
+            return False
+        record, before = change.record, self.find(change.record.vsid, change.record.ca)
+        is_news = before is None or (before.host, before.pa) != (record.host, record.pa)
+        return is_news and self.forwarder.node.holds(record)
+
+    async def _serve_pools(self, nursery: trio.Nursery, appliance: Appliance) -> Sequence[Problem]:
+        """Serve the addresses of this node's pools, and return why not where that cannot be."""
+        pools = appliance.pools
+        try:
+            if self._serves_pools:
+                await self.provider.replace_pools(pools)
+            elif pools:
+                await nursery.start(
+                    self.provider.serve,
+                    pools,
+                    self._attachment,
+                    self._from_provider,
+                    lambda pa: self.forwarder.answers_for(pa, trio.current_time()),
+                )
+                self._serves_pools = True
+        except ConfigurationError as error:
+            return error.problems
+        return ()
 
     def _from_port(self, port: PortKey, frame: bytes, now: float) -> None:
         self._emitter.carry_out(self._decide.from_port(port, frame, now))
@@ -360,5 +428,5 @@ class Builtin:
     async def _expire(self) -> None:
         while True:
             await trio.sleep(EXPIRE_EVERY)
-            for emission in self.forwarder.moves.expire(trio.current_time()):
+            for emission in self.forwarder.expire(trio.current_time()):
                 self._emitter.send(emission)

@@ -6,8 +6,8 @@ import errno
 from collections.abc import Callable
 
 from gateway.forwarding.drops import DropReason, Drops
-from gateway.forwarding.verdicts import Emission, ToPort, ToSite, ToUnderlay, Verdict
-from gateway.taps import FindPort, Observer, observed_ports, observed_underlay
+from gateway.forwarding.verdicts import Emission, ToPort, ToProvider, ToSite, ToUnderlay, Verdict
+from gateway.taps import FindPort, Observer, observed_ports, observed_provider, observed_underlay
 
 _REASONS = {
     errno.EAGAIN: DropReason.QUEUE_FULL,
@@ -21,7 +21,7 @@ _NOT_THERE = frozenset((errno.ENETDOWN, errno.ENXIO, errno.ENODEV))
 
 
 class Emitter:
-    """Sends each emission of a verdict at once, through the underlay, to a VM's port or into a site's tunnel.
+    """Sends each emission of a verdict at once, across the underlay, to a VM's port or into a site's tunnel.
 
     All senders either send or raise OSError. The verdict's own drop has been
     counted by whoever decided it. `hold` takes the frames for ports that are not there.
@@ -33,19 +33,20 @@ class Emitter:
         to_underlay: Callable[[ToUnderlay], None],
         to_port: Callable[[ToPort], None],
         to_site: Callable[[ToSite], None],
+        to_provider: Callable[[ToProvider], None],
         hold: Callable[[ToPort], None] | None = None,
     ) -> None:
         self._drops = drops
-        self._unobserved = to_underlay, to_port
-        self._to_underlay = to_underlay
-        self._to_port = to_port
+        self._unobserved = to_underlay, to_port, to_provider
+        self._to_underlay, self._to_port, self._to_provider = self._unobserved
         self._to_site = to_site
         self._hold = hold
 
     def observe(self, observer: Observer | None, find_port: FindPort) -> None:
         """Show someone from now on what is sent and what cannot be, or nobody."""
-        self._to_underlay, self._to_port = self._unobserved
+        self._to_underlay, self._to_port, self._to_provider = self._unobserved
         if observer is not None:
+            self._to_provider = observed_provider(self._to_provider, observer)
             self._to_underlay = observed_underlay(self._to_underlay, observer)
             self._to_port = observed_ports(self._to_port, find_port, observer)
 
@@ -61,6 +62,8 @@ class Emitter:
                 self._to_underlay(emission)
             elif isinstance(emission, ToPort):
                 self._to_port(emission)
+            elif isinstance(emission, ToProvider):
+                self._to_provider(emission)
             else:
                 self._to_site(emission)
         except OSError as error:

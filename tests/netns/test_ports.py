@@ -21,7 +21,7 @@ import trio
 
 from gateway.emissions import Emitter
 from gateway.forwarding.drops import DropReason, Drops
-from gateway.forwarding.verdicts import Forward, PortKey, ToPort, ToSite, ToUnderlay
+from gateway.forwarding.verdicts import Forward, PortKey, ToPort, ToProvider, ToSite, ToUnderlay
 from gateway.host import isolation
 from gateway.host.ports import LOOK_AT_ALL, Ports
 from gateway.lab.namespaces import Namespace, connect
@@ -89,7 +89,9 @@ class Host:
         self.said: list[tuple[str, MacAddress]] = []
         self.at: dict[tuple[str, MacAddress], float] = {}
         self.held: list[ToPort] = []
-        self._emitter = Emitter(self.drops, _no_underlay, self.ports.send, _no_sites, self.held.append)
+        self._emitter = Emitter(
+            self.drops, _no_underlay, self.ports.send, _no_sites, _no_provider, self.held.append
+        )
 
     def send(self, number: int, frame: bytes) -> None:
         self._emitter.carry_out(Forward((ToPort((Vsid(5001), MACS[number]), frame, "red"),)))
@@ -138,6 +140,10 @@ def _no_underlay(packet: ToUnderlay) -> None:
 
 def _no_sites(packet: ToSite) -> None:
     raise AssertionError(f"there is no tunnel for {packet}")
+
+
+def _no_provider(packet: ToProvider) -> None:
+    raise AssertionError(f"no pool is there for {packet}")
 
 
 Scene = Callable[[Host], Awaitable[None]]

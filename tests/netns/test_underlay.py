@@ -14,7 +14,7 @@ import trio
 
 from gateway.emissions import Emitter
 from gateway.forwarding.drops import DropReason, Drops
-from gateway.forwarding.verdicts import Forward, OuterHeader, ToPort, ToSite, ToUnderlay
+from gateway.forwarding.verdicts import Forward, OuterHeader, ToPort, ToProvider, ToSite, ToUnderlay
 from gateway.lab.namespaces import Namespace, connect
 from gateway.packets import ethernet, ip, nvgre
 from gateway.packets.checksum import internet_checksum, transport_checksum
@@ -84,7 +84,7 @@ class End:
         self.drops = Drops()
         self.received: list[Received] = []
         self.reports: list[tuple[bytes, int, int]] = []
-        self._emitter = Emitter(self.drops, self.underlay.send, _no_ports, _no_sites)
+        self._emitter = Emitter(self.drops, self.underlay.send, _no_ports, _no_sites, _no_provider)
 
     async def serve(
         self, addresses: dict[int, ProviderAddress], *, task_status: trio.TaskStatus[None]
@@ -118,6 +118,10 @@ def _no_ports(frame: ToPort) -> None:
 
 def _no_sites(packet: ToSite) -> None:
     raise AssertionError(f"there is no tunnel for {packet}")
+
+
+def _no_provider(packet: ToProvider) -> None:
+    raise AssertionError(f"no pool is there for {packet}")
 
 
 def to_gateway(version: int, payload: bytes, ecn: int = 0, hop_limit: int = 64) -> ToUnderlay:

@@ -69,7 +69,7 @@ class World:
         self.observer: Observer | None = None
         self.refuses: int | None = None
         self._decide: Deciding = forwarder
-        self._emitter = Emitter(forwarder.drops, self._send, self._send, self._seal, lambda _: None)
+        self._emitter = Emitter(forwarder.drops, self._send, self._send, self._seal, self._send, lambda _: None)
         self.captures = Captures(self, lambda: NOW)
 
     def observe(self, observer: Observer | None) -> None:
