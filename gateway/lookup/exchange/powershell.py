@@ -55,11 +55,12 @@ Import-Module NetWNV
 _PROVIDER = """\
 if (-not $ProviderAddresses.ContainsKey($HostName)) { throw "There is no provider host $HostName." }
 $Interface = Get-NetAdapter -Name $InterfaceAlias
-foreach ($Address in $ProviderAddresses[$HostName]) {
+function Add-ProviderAddress([string] $Address) {
     $Length = if ($Address.Contains(':')) { $PrefixLengthIPv6 } else { $PrefixLength }
     New-NetVirtualizationProviderAddress -InterfaceIndex $Interface.InterfaceIndex -ProviderAddress $Address `
         -PrefixLength $Length
 }
+foreach ($Address in $ProviderAddresses[$HostName]) { Add-ProviderAddress $Address }
 """
 
 _RULES = {Translation.ENCAP: "TranslationMethodEncap", Translation.REWRITE: "TranslationMethodNat"}
@@ -120,7 +121,7 @@ def lines(
     for record in records:
         owner = owners.get(record.vsid)
         if owner is not None:
-            yield from _windows([_record(record, owner, rdids[owner.name])])
+            yield from _windows(_record(record, owner, rdids[owner.name]))
 
 
 def _provider_addresses(network: Network) -> Iterator[str]:
@@ -158,7 +159,14 @@ def _tenant(tenant: Tenant, gateways: Sequence[ProviderGateway], rdid: str) -> I
 def _gateway_records(
     tenant: Tenant, subnet: VirtualSubnet, name: str, pa: ProviderAddress, rdid: str
 ) -> Iterator[str]:
-    """The subnet's gateway address, and the wildcard: what has no record is at the gateway."""
+    """The subnet's gateway address, and the wildcard: what has no record is at the gateway.
+
+    Rewritten VMs reach it by provider addresses that are leased while packets flow, and a script has none.
+    """
+    if subnet.translation is Translation.REWRITE:
+        name = _commented(subnet.name)
+        yield f"# VMs of {name} are rewritten, and reach each other alone: no sites, no encapsulated VMs."
+        return
     mac = gateway_mac(subnet.vsid)
     context = f"{tenant.name}/{subnet.name} gateway {name}"
     for ca in subnet.gateway_addresses:
@@ -189,7 +197,8 @@ def _subnet_of(
     for subnet in tenant.subnets:
         if hop is not None and any(hop.ip in prefix for prefix in subnet.prefixes):
             return subnet.vsid, hop
-        for ca in subnet.gateway_addresses if hop is None else ():
+        is_gateway_known = hop is None and subnet.translation is Translation.ENCAP
+        for ca in subnet.gateway_addresses if is_gateway_known else ():
             if ca.version == version:
                 return subnet.vsid, ca
     return None
@@ -200,12 +209,15 @@ def _first_gateway(tenant: Tenant, gateways: Sequence[ProviderGateway]) -> Provi
     return next((known[name] for name in tenant.gateways if name in known), None)
 
 
-def _record(record: LookupRecord, tenant: Tenant, rdid: str) -> str:
+def _record(record: LookupRecord, tenant: Tenant, rdid: str) -> Iterator[str]:
+    """Where a VM is; the host that it is at has the provider address of a rewritten one itself."""
     name = f"{tenant.name}/{record.ca}"
     line = _lookup_record(
         str(record.ca), record.vsid, record.mac, record.pa, record.translation, f"host {record.host}", rdid
     )
-    return f"{line} -VMName {quoted(name)}"
+    yield f"{line} -VMName {quoted(name)}"
+    if record.translation is Translation.REWRITE:
+        yield f"if ($HostName -eq {quoted(record.host)}) {{ Add-ProviderAddress {quoted(str(record.pa))} }}"
 
 
 def _lookup_record(

@@ -141,7 +141,7 @@ def _mac(text: str) -> MacAddress:
 def _rule(text: str) -> Translation:
     found = _RULES.get(text.lower())
     if found is None:
-        raise ValueError(f"Rule {_told(text)} is not TranslationMethodEncap")
+        raise ValueError(f"Rule {_told(text)} is neither TranslationMethodEncap nor TranslationMethodNat")
     return found
 
 

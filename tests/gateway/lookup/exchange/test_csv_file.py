@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.lookup.exchange import csv_file
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
-from policies.model import LookupRecord
+from policies.model import LookupRecord, Translation
 
 RECORD = LookupRecord(
     Vsid(5001),
@@ -37,6 +37,12 @@ def test_a_record_is_one_line_behind_the_header() -> None:
 
 def test_no_records_are_a_header() -> None:
     assert "".join(csv_file.lines([])) == HEADER
+
+
+def test_a_rewritten_record_comes_back_as_it_went() -> None:
+    rewritten = msgspec.structs.replace(RECORD, translation=Translation.REWRITE)
+    (found,) = csv_file.read("".join(csv_file.lines([rewritten]))).given
+    assert (found.pa, found.translation) == (rewritten.pa, Translation.REWRITE)
 
 
 @pytest.mark.parametrize("start", [*"=+-@\t\r", "\uff1d", "\uff0b", "\uff0d", "\uff20"])

@@ -70,6 +70,18 @@ def test_what_windows_prints_of_several_records_is_read(mac: str, rule: object) 
     ] * 2
 
 
+@pytest.mark.parametrize("rule", [0, 35, "35", "TranslationMethodNat"], ids=repr)
+def test_what_windows_rewrites_is_rewritten(rule: object) -> None:
+    (found,) = json_file.read(json.dumps({**WINDOWS, "Rule": rule})).given
+    assert found.translation is Translation.REWRITE
+
+
+def test_a_rewritten_record_comes_back_as_it_went() -> None:
+    rewritten = msgspec.structs.replace(RECORD, translation=Translation.REWRITE)
+    (found,) = json_file.read("".join(json_file.lines([rewritten]))).given
+    assert (found.pa, found.translation) == (rewritten.pa, Translation.REWRITE)
+
+
 def test_windows_prints_a_single_record_without_an_array() -> None:
     reading = json_file.read(json.dumps(WINDOWS))
     assert [(each.where, each.ca) for each in reading.given] == [("the record", RECORD.ca)]
@@ -101,7 +113,7 @@ def test_wildcards_of_windows_are_passed_over_and_named(change: dict[str, Any]) 
         ('[{"vsid": 5001, "hots": ""}]', "[0]: unknown field 'hots'"),
         (
             json.dumps({**WINDOWS, "Rule": 2}),
-            "the record: translation: Rule '2' is not TranslationMethodEncap",
+            "the record: translation: Rule '2' is neither TranslationMethodEncap nor TranslationMethodNat",
         ),
         (json.dumps({**WINDOWS, "VirtualSubnetID": 5001.5}), "the record: vsid: text is wanted"),
         (json.dumps({**WINDOWS, "MACAddress": "x" * 100_000}), "the record: mac: 'xxxx"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.lookup.exchange import powershell
 from policies.errors import ConfigurationError
-from policies.model import LookupRecord, Network, ProviderHost
+from policies.model import LookupRecord, Network, ProviderHost, Translation
 from tests.gateway.lookup.serving import DB, NETWORK, WEB, ca, mac, pa
 
 RDIDS = {
@@ -54,6 +54,35 @@ def test_a_record_says_what_the_command_wants() -> None:
     )
 
 
+def test_a_rewritten_record_has_its_own_provider_address_and_its_host_gets_that_too() -> None:
+    rewritten = msgspec.structs.replace(
+        RECORD, pa=pa("198.51.100.130"), translation=Translation.REWRITE, host="o'hv"
+    )
+
+    assert script(rewritten)[-3:-1] == [
+        (
+            "New-NetVirtualizationLookupRecord -CustomerAddress '10.0.1.5' -VirtualSubnetID 5001"
+            " -MACAddress '020000000105' -ProviderAddress '198.51.100.130' -Rule 'TranslationMethodNat'"
+            f" -CustomerID {RED} -Context 'host o''hv' -VMName 'red/10.0.1.5'"
+        ),
+        "if ($HostName -eq 'o''hv') { Add-ProviderAddress '198.51.100.130' }",
+    ]
+
+
+def test_what_a_rewritten_subnet_cannot_reach_by_a_script_is_said() -> None:
+    red, blue = NETWORK.tenants
+    web = msgspec.structs.replace(red.subnets[0], translation=Translation.REWRITE)
+    changed = msgspec.structs.replace(red, subnets=(web, *red.subnets[1:]))
+    lines = script(RECORD, network=msgspec.structs.replace(NETWORK, tenants=(changed, blue)))
+
+    wildcards = [line for line in lines if line.endswith("-Type 'GatewayWildcard'")]
+    assert "# VMs of web are rewritten, and reach each other alone: no sites, no encapsulated VMs." in lines
+    assert not any(" -VirtualSubnetID 5001 " in line for line in wildcards)
+    (site,) = [line for line in lines if "172.16.0.0/16" in line]
+    assert "-VirtualSubnetID 5002 " in site
+    assert "-NextHop '10.0.2.1' " in site
+
+
 def test_every_prefix_of_a_virtual_subnet_is_on_its_link() -> None:
     route = f"New-NetVirtualizationCustomerRoute -RoutingDomainID {RED} -VirtualSubnetID 5001"
     lines = script()
@@ -86,6 +115,7 @@ def test_provider_addresses_are_of_the_host_that_runs_the_script() -> None:
     lines = script()
     assert "    'hv2' = @('198.51.100.12', '2001:db8::12')" in lines
     assert any(line.startswith("    New-NetVirtualizationProviderAddress -InterfaceIndex ") for line in lines)
+    assert "foreach ($Address in $ProviderAddresses[$HostName]) { Add-ProviderAddress $Address }" in lines
 
 
 def test_it_says_first_that_nobody_has_tried_it() -> None:
