@@ -120,7 +120,7 @@ class Leasing:
         self._vsids: frozenset[Vsid] = frozenset()
         """Of the tenants that this is a gateway of."""
         self._pools: PrefixTable[bool] = PrefixTable(())
-        self._standing: frozenset[Key] = frozenset()
+        self._standing: dict[Key, None] = {}
         """This gateway's own CAs, which are leased for ever."""
         self._lacking: dict[Key, float] = {}
         """Those that have no lease, and when each is asked for next."""
@@ -153,16 +153,16 @@ class Leasing:
         tenants = [tenant for tenant in network.tenants if self._gateway in tenant.gateways]
         self._pools = PrefixTable((pool, True) for pool in pools)
         self._vsids = frozenset(subnet.vsid for tenant in tenants for subnet in tenant.subnets)
-        self._standing = frozenset(
-            (subnet.vsid, ca)
+        self._standing = {
+            (subnet.vsid, ca): None
             for tenant in tenants
             if any(subnet.translation is Translation.REWRITE for subnet in tenant.subnets)
             for subnet in tenant.subnets
             for ca in subnet.gateway_addresses
             if ca.version in families
-        )
+        }
         self._lacking = {
-            key: self._lacking.get(key, now) for key in self._standing if key not in self._by_key
+            key: self._lacking.get(key, now) for key in self._standing if self._first(key) is None
         }
         return self.handle_timeout(now)
 
@@ -257,9 +257,9 @@ class Leasing:
         says only for a moment, and whoever still uses it has learned of another meanwhile.
         """
         for key in self._standing:
-            for pa in self._by_key.get(key, ()):
-                if self._is_needed(self._own[pa]):
-                    self._use(pa, now)
+            lease = self._first(key)
+            if lease is not None:
+                self._use(lease.pa, now)
         self._unused.update(dict.fromkeys(self._uses.expire(now)))
         return self._give_back(now)
 
@@ -339,7 +339,8 @@ class Leasing:
         if lease.node == self._gateway:
             self._own[lease.pa] = lease
             self._by_key.setdefault(key, set()).add(lease.pa)
-            self._lacking.pop(key, None)
+            if self._first(key) is not None:
+                self._lacking.pop(key, None)
             self._uses.learned(lease.pa, now)
 
     def _forget(self, pa: ProviderAddress, now: float) -> None:
@@ -352,21 +353,22 @@ class Leasing:
         self._by_key[key].discard(pa)
         if not self._by_key[key]:
             del self._by_key[key]
-            if key in self._standing:
-                self._lacking[key] = now
+        if key in self._standing and self._first(key) is None:
+            self._lacking.setdefault(key, now)
 
     def _use(self, pa: ProviderAddress, now: float) -> None:
         if pa not in self._returning:
             self._unused.pop(pa, None)
             self._uses.learned(pa, now)
 
+    def _first(self, key: Key) -> Lease | None:
+        """Return our lease of a CA. Of two that were made at once the earlier stands, at the service too."""
+        every = (self._own[pa] for pa in self._by_key.get(key, ()) if self._pools.lookup(pa) is not None)
+        return min(every, key=lambda lease: (lease.revision, lease.pa), default=None)
+
     def _is_needed(self, lease: Lease) -> bool:
         """Whether it is of our pools and tenants, the first of its CA, and the CA has no record with one."""
-        if lease.vsid not in self._vsids or self._pools.lookup(lease.pa) is None:
-            return False
-        # Of two that were leased at once the earlier stands: so the lookup service sees it, too.
-        each = (self._own[pa] for pa in self._by_key[lease.vsid, lease.ca])
-        if min(each, key=lambda own: (own.revision, own.pa)) != lease:
+        if lease.vsid not in self._vsids or lease != self._first((lease.vsid, lease.ca)):
             return False
         record = self._find(lease.vsid, lease.ca)
         return record is None or record.translation is not Translation.REWRITE
