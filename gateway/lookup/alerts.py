@@ -27,6 +27,8 @@ class AlertKind(StrEnum):
     """Somebody asked whom we do not know."""
     FROZEN = "frozen"
     """A record has moved too often."""
+    NO_LEASE = "no-lease"
+    """A tenant gets no more provider addresses of a gateway's pools."""
 
 
 class Alert(msgspec.Struct, frozen=True):

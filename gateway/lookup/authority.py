@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
+
+import msgspec
 
 from gateway.http.principals import Principal
 from gateway.lookup import network as networks
@@ -18,17 +20,24 @@ from gateway.lookup.claims import MOST_OF_A_HOST, Claim, FlapLimits, Mode, Reaso
 from gateway.lookup.entries import Placement, RecordKey, Stored
 from gateway.lookup.follow import latest_revision
 from gateway.lookup.followers import Followers
+from gateway.lookup.granting import Granting
+from gateway.lookup.judgement import Judgement
+from gateway.lookup.leasing import Leasing
 from gateway.lookup.outcomes import ClaimAnswer, Forbidden, Unacceptable
 from gateway.lookup.replica import Replica
-from gateway.lookup.soundness import address_fault, faults, mac_fault, translation_fault
+from gateway.lookup.soundness import faults
 from gateway.lookup.store import Conflict, Expect, Expected, LookupStore, StoreUnavailable
 from gateway.lookup.visibility import Views
-from gateway.lookup.writes import Writes, persistently
+from gateway.lookup.writes import OWN_REPLICA_SECONDS, Writes, persistently
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
-from policies.model import LookupRecord, Network, ProviderHost, Role, Tenant, Translation, VirtualSubnet
+from policies.model import (
+    Lease,
+    LookupRecord,
+    Network,
+    Role,
+    Translation,
+)
 
-# How long a write waits for this node's own replica to show it, so that whoever wrote reads it.
-OWN_REPLICA_SECONDS = 2.0
 # How long whoever claims what cannot be so waits for this node to know the latest network.
 LATEST_NETWORK_SECONDS = 1.0
 WAIT_SECONDS = 1.0
@@ -58,6 +67,9 @@ class Authority:
         self.moves: Counter[Mode] = Counter()
         """Records that claims have moved here, by mode."""
         self.writes = Writes(clock)
+        self.granting = Granting(store, replica, self.writes, now=now)
+        self.leasing = Leasing(store, replica, self.granting, self.alerts, now=now)
+        self._judge = Judgement(replica, self.views, self.granting, self.leasing.domains)
         self._store = store
         self._replica = replica
         self._limits = limits
@@ -88,23 +100,33 @@ class Authority:
         began = self._clock()
         with self._reporting(principal, f"claim of {vsid}/{mac} at {pa}", vsid):
             try:
-                owner = self._claimant(principal, host, pa, mode, vsid, mac, addresses)
+                owner, subnet = self._judge.claimant(principal, host, pa, mode, vsid, mac, addresses)
             except Unacceptable:
                 # It may have become so a moment ago, through another lookup node.
                 latest = await latest_revision(self._store)
                 await self._replica.reached(latest, LATEST_NETWORK_SECONDS)
-                owner = self._claimant(principal, host, pa, mode, vsid, mac, addresses)
+                owner, subnet = self._judge.claimant(principal, host, pa, mode, vsid, mac, addresses)
         before = self._replica.find_by_mac(vsid, mac)
         if principal.role is Role.HOST:
             self._check_room(owner.name, {*(record.ca for record in before), *addresses}, vsid)
-        claim = Claim(vsid, mac, pa, owner.name, mode, self._now(), addresses, self._limits)
+        claim = Claim(
+            vsid=vsid,
+            mac=mac,
+            pa=pa,
+            host=owner.name,
+            mode=mode,
+            now=self._now(),
+            addresses=addresses,
+            translation=subnet.translation,
+            pools=owner.pools,
+            limits=self._limits,
+        )
         try:
-            with self.writes.timed():
-                entries = await self._store.claim(claim)
+            entries = await self.granting.claim(claim)
         except Refused as refused:
             if refused.reason is Reason.FROZEN:
                 words = f"{owner.name} claims {vsid}/{mac}, which is frozen"
-                self.alerts.tell(AlertKind.FROZEN, words, self._tenant_of(vsid))
+                self.alerts.tell(AlertKind.FROZEN, words, self._judge.tenant_of(vsid))
             raise
         await self._seen(entries)
         return await self._learned(claim, before, entries, wait, wait_seconds, began)
@@ -115,34 +137,43 @@ class Authority:
         key: RecordKey,
         *,
         mac: MacAddress,
-        pa: ProviderAddress,
+        pa: ProviderAddress | None = None,
         host: str,
         translation: Translation | None = None,
         expected: Expected,
     ) -> Stored:
         """Write a record. `expected` is its epoch, ABSENT, or ANY for one that is there.
 
-        Raises Forbidden, Unacceptable, Conflict, Refused for a pinned one, and StoreUnavailable.
+        Without a provider address, it is the host's first; of a rewritten record, the one that it has if the
+        host may have that too, or else a free one of the host's pools.
+        Raises Forbidden, Unacceptable, Conflict, Taken, Refused for a pinned one or where no address is free,
+        and StoreUnavailable.
         """
         self._operator(principal, f"put of {key}")
         self._must_know()
-        if translation is not None and (fault := translation_fault(translation)):
-            raise Unacceptable(fault)
-        tenant, subnet = self._subnet(key.vsid)
-        owner = self._owner(host, pa)
-        self._check_tenant(owner, tenant)
-        _check(subnet, mac, [key.ca])
+        owner, subnet = self._judge.placement(host, key.vsid, key.ca, mac)
 
         async def write() -> Stored:
             current = await self._expected(key, expected)
             before = current.value if current is not None else None
-            kept = before if isinstance(before, Placement) else Placement(mac, pa, host, subnet.translation)
-            value = Placement(
-                mac, pa, host, translation or kept.translation, frozen=kept.frozen, moves=kept.moves
-            )
+            kept = before if isinstance(before, Placement) else None
+            way = translation or (kept.translation if kept is not None else subnet.translation)
             # Where any epoch is as good, it is the one that has just been read.
             as_read = current.epoch if expected is Expect.ANY and current is not None else expected
-            return await self._put(key, value, as_read)
+
+            async def place(address: ProviderAddress) -> Stored:
+                value = Placement(mac, address, host, way)
+                if kept is not None:
+                    value = msgspec.structs.replace(value, frozen=kept.frozen, moves=kept.moves)
+                return await self._put(key, value, as_read)
+
+            address = self._judge.address(owner, key.ca, way, pa, kept)
+            if address is not None:
+                return await place(address)
+            stored = await self.granting.with_address(owner.pools, key.vsid, key.ca, place)
+            if stored is None:
+                raise Refused(Reason.NO_ADDRESS, current)
+            return stored
 
         return await persistently(write) if expected is Expect.ANY else await write()
 
@@ -228,6 +259,37 @@ class Authority:
         await self._replica.reached(revision, OWN_REPLICA_SECONDS)
         self.acknowledge(principal, revision, is_local=False)
 
+    async def lease(
+        self, principal: Principal, vsid: Vsid, ca: CustomerAddress, gateway: str | None = None
+    ) -> Lease | LookupRecord:
+        """Have an address of a gateway's pool stand for a CA that has none of its own.
+
+        A gateway gets one of its own pools, a host one of the gateway by which it reaches the CA; an operator
+        may say whose. A CA with an address of its own has its record returned, which a host is taught.
+        Raises NoLease, Forbidden, Unacceptable and StoreUnavailable.
+        """
+        self._must_know()
+        with self._reporting(principal, f"lease for {vsid}/{ca}", vsid):
+            domain, gateway = self._judge.lessee(principal, vsid, ca, gateway)
+        found = await self.leasing.lease(domain, vsid, ca, gateway)
+        if principal.role is Role.HOST and isinstance(found, LookupRecord):
+            self.followers.teach(principal.name, RecordKey(vsid, ca))
+        return found
+
+    async def return_leases(self, principal: Principal, pas: Sequence[ProviderAddress]) -> None:
+        """Return addresses of gateways' pools; those that nobody holds are passed over.
+
+        A gateway returns its own. Raises Forbidden, Unacceptable and StoreUnavailable.
+        """
+        self._must_know()
+        what = f"return of {len(pas)} leases"
+        if principal.role not in (Role.GATEWAY, Role.OPERATOR):
+            raise self.refuse(principal, what, "only gateways and operators return leases")
+        try:
+            await self.leasing.give_back(pas, principal.name if principal.role is Role.GATEWAY else None)
+        except Forbidden as error:
+            raise self.refuse(principal, what, str(error)) from None
+
     def refuse(self, principal: Principal, what: str, reason: str, tenant: str = "") -> Forbidden:
         """Count and report that somebody asked for what they may not have; return what is to be raised."""
         self.alerts.tell(AlertKind.REFUSED, f"{principal.role} {principal.name}: {what}: {reason}", tenant)
@@ -239,11 +301,11 @@ class Authority:
         try:
             yield
         except Forbidden as error:
-            raise self.refuse(principal, what, str(error), self._tenant_of(vsid)) from None
+            raise self.refuse(principal, what, str(error), self._judge.tenant_of(vsid)) from None
         except Unacceptable as error:
             if principal.role is not Role.HOST:
                 raise
-            raise self.refuse(principal, what, str(error), self._tenant_of(vsid)) from None
+            raise self.refuse(principal, what, str(error), self._judge.tenant_of(vsid)) from None
 
     def _must_know(self) -> None:
         """Judge nobody by a network that has not been read yet; another node may have read it."""
@@ -257,60 +319,6 @@ class Authority:
     def _operator(self, principal: Principal, what: str) -> None:
         if principal.role is not Role.OPERATOR:
             raise self.refuse(principal, what, "only an operator may")
-
-    def _claimant(
-        self,
-        principal: Principal,
-        host: str | None,
-        pa: ProviderAddress,
-        mode: Mode,
-        vsid: Vsid,
-        mac: MacAddress,
-        addresses: tuple[CustomerAddress, ...],
-    ) -> ProviderHost:
-        """Return for whom a claim is. Raises Forbidden, or Unacceptable by the network known here."""
-        if principal.role is not Role.OPERATOR:
-            if principal.role is not Role.HOST:
-                raise Forbidden(f"a {principal.role} claims nothing")
-            if host is not None and host != principal.name:
-                raise Forbidden(f"{principal.name} claims for itself only")
-            if mode is Mode.ORCHESTRATE:
-                raise Forbidden("only an operator orchestrates")
-            host = principal.name
-        owner = self._owner(host, pa)
-        tenant, subnet = self._subnet(vsid)
-        self._check_tenant(owner, tenant)
-        _check(subnet, mac, addresses)
-        return owner
-
-    def _owner(self, name: str | None, pa: ProviderAddress) -> ProviderHost:
-        for host in self._replica.network.hosts:
-            if name is None and pa in host.provider_addresses:
-                return host
-            if host.name == name:
-                if pa in host.provider_addresses:
-                    return host
-                raise Unacceptable(f"{pa} is no provider address of {name}")
-        raise Unacceptable(f"no host has {pa}" if name is None else f"there is no host {name}")
-
-    def _subnet(self, vsid: Vsid) -> tuple[Tenant, VirtualSubnet]:
-        for tenant in self._replica.network.tenants:
-            for subnet in tenant.subnets:
-                if subnet.vsid == vsid:
-                    return tenant, subnet
-        raise Unacceptable(f"no virtual subnet has VSID {vsid}")
-
-    def _tenant_of(self, vsid: Vsid) -> str:
-        """Return whose a virtual subnet is, or nothing where there is none."""
-        try:
-            return self._subnet(vsid)[0].name
-        except Unacceptable:
-            return ""
-
-    def _check_tenant(self, host: ProviderHost, tenant: Tenant) -> None:
-        if tenant.name not in host.tenants:
-            # A host is not told whose the virtual subnets of others are.
-            raise Unacceptable(f"{host.name} is not allowed the tenant of this virtual subnet")
 
     def _check_room(self, host: str, addresses: set[CustomerAddress], vsid: Vsid) -> None:
         """Raise Refused where a host would claim more records than it may have, as far as is known here."""
@@ -354,7 +362,7 @@ class Authority:
         for entry in entries:
             if moved and isinstance(entry.value, Placement) and entry.value.frozen:
                 words = f"{entry.key} has moved too often, last to {claim.host}"
-                self.alerts.tell(AlertKind.FROZEN, words, self._tenant_of(claim.vsid))
+                self.alerts.tell(AlertKind.FROZEN, words, self._judge.tenant_of(claim.vsid))
         if wait is None:
             both = {claim.host, *(record.host for record in before)}
             wait = both if claim.mode is Mode.ORCHESTRATE else ()
@@ -371,10 +379,3 @@ class Authority:
 def _check_pin(current: Stored) -> None:
     if isinstance(current.value, Placement) and current.value.pinned:
         raise Refused(Reason.PINNED, current)
-
-
-def _check(subnet: VirtualSubnet, mac: MacAddress, addresses: Iterable[CustomerAddress]) -> None:
-    """Raise Unacceptable where a VM of a virtual subnet cannot have a MAC or an address."""
-    for fault in (mac_fault(subnet.vsid, mac), *(address_fault(subnet, ca) for ca in addresses)):
-        if fault is not None:
-            raise Unacceptable(fault)

@@ -84,13 +84,6 @@ def mac_fault(vsid: Vsid, mac: MacAddress) -> str | None:
     return None
 
 
-def translation_fault(translation: Translation) -> str | None:
-    """Return why packets cannot be carried in a way, or None."""
-    if translation is Translation.REWRITE:
-        return "translation rewrite is not supported yet by this version; use encap"
-    return None
-
-
 def _tenant_faults(tenant: Tenant, hosts: dict[str, ProviderHost]) -> Iterator[str]:
     yield from _names("subnet", (each.name for each in tenant.subnets))
     yield from _names("site", (each.name for each in tenant.sites))

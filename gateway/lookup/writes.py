@@ -10,6 +10,8 @@ from gateway.lookup.entries import Stored
 from gateway.lookup.store import Conflict, StoreUnavailable
 
 ATTEMPTS = 5
+OWN_REPLICA_SECONDS = 2.0
+"""How long a write waits for this node's own replica to show it, so that whoever wrote reads it."""
 
 
 class Writes:

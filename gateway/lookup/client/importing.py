@@ -8,6 +8,7 @@ again goes on where one was broken off.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
@@ -17,11 +18,13 @@ from gateway.lookup.client.client import LookupClient
 from gateway.lookup.entries import RecordKey
 from gateway.lookup.exchange.rows import Given
 from gateway.lookup.outcomes import Forbidden, Unacceptable
-from gateway.lookup.soundness import address_fault, mac_fault, translation_fault
-from gateway.lookup.store import Conflict, Expect, Expected, StoreUnavailable
+from gateway.lookup.pool_soundness import lease_fault
+from gateway.lookup.soundness import address_fault, mac_fault
+from gateway.lookup.store import Conflict, Expect, Expected, StoreUnavailable, Taken
 from policies.addresses import ProviderAddress, Vsid
 from policies.errors import Problem
-from policies.model import LookupRecord, Network, ProviderHost, Tenant, VirtualSubnet
+from policies.model import LookupRecord, Network, ProviderHost, Tenant, Translation, VirtualSubnet
+from policies.tables import PrefixTable
 
 AT_ONCE = 64
 """Writes under way together: the embedded store makes one commit of those that come together."""
@@ -71,6 +74,10 @@ class Judge:
     def __init__(self, network: Network) -> None:
         self._hosts = {host.name: host for host in network.hosts}
         self._owners = {pa: host for host in network.hosts for pa in host.provider_addresses}
+        pools = Counter(pool for host in network.hosts for pool in host.pools)
+        self._pools = PrefixTable(
+            (pool, host) for host in network.hosts for pool in host.pools if pools[pool] == 1
+        )
         self._subnets: dict[Vsid, tuple[Tenant, VirtualSubnet]] = {
             subnet.vsid: (tenant, subnet) for tenant in network.tenants for subnet in tenant.subnets
         }
@@ -92,8 +99,10 @@ class Judge:
         return found is not None and given.ca in found[1].gateway_addresses
 
     def host_of(self, given: Given) -> ProviderHost | None:
-        """Return the host that a record names, or that has its provider address."""
-        return self._owners.get(given.pa) if given.host is None else self._hosts.get(given.host)
+        """Return the host that a record names, or that has its provider address to itself, or in a pool."""
+        if given.host is not None:
+            return self._hosts.get(given.host)
+        return self._owners.get(given.pa) or self._pools.lookup(given.pa)
 
     def _faults(self, given: Given) -> Iterator[str]:
         found = self._subnets.get(given.vsid)
@@ -101,16 +110,18 @@ class Judge:
             yield f"no virtual subnet has VSID {given.vsid}"
             return
         tenant, subnet = found
-        faults = [address_fault(subnet, given.ca), mac_fault(given.vsid, given.mac)]
-        if given.translation is not None:
-            faults.append(translation_fault(given.translation))
+        faults = (address_fault(subnet, given.ca), mac_fault(given.vsid, given.mac))
         yield from (fault for fault in faults if fault is not None)
         host = self.host_of(given)
         if host is None:
             yield f"no host has {given.pa}" if given.host is None else f"there is no host {given.host}"
+            return
+        if (given.translation or subnet.translation) is Translation.REWRITE:
+            if (fault := lease_fault(given.ca, given.pa, host)) is not None:
+                yield fault
         elif given.pa not in host.provider_addresses:
             yield f"{given.pa} is no provider address of {host.name}"
-        elif tenant.name not in host.tenants:
+        if tenant.name not in host.tenants:
             yield f"{host.name} is not allowed the tenant {tenant.name}"
 
 
@@ -153,7 +164,7 @@ async def carry_out(
                     outcome.broken_off += f": {AGAIN}"
                     what = "it is not known whether this was written"
                     outcome.failed.append(Problem(each.given.where, what))
-            except (Conflict, Refused, Unacceptable) as error:
+            except (Conflict, Refused, Taken, Unacceptable) as error:
                 outcome.failed.append(Problem(each.given.where, _why(error)))
             else:
                 if each.expected is Expect.ABSENT:

@@ -78,7 +78,7 @@ def test_alerts_are_counted_by_kind_and_say_whose_record_is_frozen(caplog: pytes
     with caplog.at_level(logging.WARNING):
         alerts = asyncio.run(main())
 
-    assert alerts == {"refused": 0, "unknown": 0, "frozen": 1}
+    assert alerts == {"refused": 0, "unknown": 0, "frozen": 1, "no-lease": 0}
     [line] = caplog.records
     assert (line.__dict__["event"], line.__dict__["cause"], line.__dict__["tenant"]) == (
         "alert",

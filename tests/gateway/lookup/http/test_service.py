@@ -231,14 +231,6 @@ def test_precondition_that_is_none_of_ours_is_refused(headers: dict[str, str]) -
     asked(test)
 
 
-def test_translation_that_no_data_path_carries_yet_is_refused_in_words() -> None:
-    async def test(_node: Serving, ask: Asker) -> None:
-        refused = await ask("PUT", PATH, {**BODY, "translation": "rewrite"}, If_None_Match="*")
-        assert is_problem(refused, 422, "not supported yet")
-
-    asked(test)
-
-
 def test_record_is_deleted_as_expected_and_its_epoch_goes_on() -> None:
     async def test(_node: Serving, ask: Asker) -> None:
         assert is_problem(await ask("DELETE", PATH, If_Match="*"), 404)
