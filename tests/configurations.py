@@ -7,6 +7,7 @@ and a site. What a test does not name is as `tests.networks` has it, and does no
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from policies.addresses import Address, MacAddress
 
@@ -35,26 +36,30 @@ def edge_1(**settings: object) -> str:
     return gateway("edge-1", "192.0.2.254", **settings)
 
 
-def provider_host(name: str, address: Address | str, *tenants: str) -> str:
+def provider_host(name: str, address: Address | str, *tenants: str, pools: Sequence[str] = ()) -> str:
     """A host that may hold the VMs of Red, unless of others."""
     return table(
-        "[[provider_host]]", name=name, provider_addresses=[address], tenants=list(tenants or ("red",))
+        "[[provider_host]]",
+        name=name,
+        provider_addresses=[address],
+        tenants=list(tenants or ("red",)),
+        pools=list(pools) or None,
     )
 
 
-def provider_gateway(name: str, address: Address | str) -> str:
+def provider_gateway(name: str, address: Address | str, *pools: str) -> str:
     """A gateway as others know it."""
-    return table("[[provider_gateway]]", name=name, provider_addresses=[address])
+    return table("[[provider_gateway]]", name=name, provider_addresses=[address], pools=list(pools) or None)
 
 
-def tenant(name: str, gateway: str | None = "edge-1") -> str:
+def tenant(name: str, gateway: str | None = "edge-1", *, leases: int | None = None) -> str:
     """A tenant without virtual subnets yet."""
-    return table("[[tenant]]", name=name, gateways=[gateway] if gateway else None)
+    return table("[[tenant]]", name=name, gateways=[gateway] if gateway else None, leases=leases)
 
 
-def subnet(name: str, vsid: int, *prefixes: str) -> str:
+def subnet(name: str, vsid: int, *prefixes: str, translation: str | None = None) -> str:
     """A virtual subnet of the tenant before it."""
-    return table("[[tenant.subnet]]", name=name, vsid=vsid, prefixes=list(prefixes))
+    return table("[[tenant.subnet]]", name=name, vsid=vsid, prefixes=list(prefixes), translation=translation)
 
 
 WEB, DB = subnet("web", 5001, "10.0.1.0/24"), subnet("db", 5002, "10.0.2.0/24")
@@ -73,9 +78,16 @@ def host_port(interface: str = "vnet0") -> str:
     )
 
 
-def record(ca: Address | str, mac: MacAddress | str, host: str) -> str:
+def record(
+    ca: Address | str,
+    mac: MacAddress | str,
+    host: str,
+    *,
+    pa: Address | str | None = None,
+    translation: str | None = None,
+) -> str:
     """A static record of the tenant before it."""
-    return table("[[tenant.record]]", ca=ca, mac=mac, host=host)
+    return table("[[tenant.record]]", ca=ca, mac=mac, host=host, pa=pa, translation=translation)
 
 
 def site(

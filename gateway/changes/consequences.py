@@ -29,6 +29,9 @@ DELETED = "its tunnel is deleted at its peer"
 _NODE = ("appliance", "underlay", "gateway", "host", "lookup", "api")
 _LISTED_THERE = (".port", ".token", ".certificate")
 
+# Keys of those sections that belong to the network, which is replaced whole.
+_OF_NETWORK = ("gateway.pools",)
+
 
 class Turn(StrEnum):
     """What has become of a key."""
@@ -49,7 +52,7 @@ def needs_restart(path: str) -> bool:
     """Whether only a start takes what stands at a path."""
     section = path.partition(".")[0].partition("[")[0]
     listed = path.removeprefix(section).partition("[")[0]
-    return section in _NODE and listed not in _LISTED_THERE
+    return section in _NODE and listed not in _LISTED_THERE and path not in _OF_NETWORK
 
 
 def for_site(path: str, turn: Turn, old: PeerPolicy | None, new: PeerPolicy | None) -> str:
@@ -73,6 +76,8 @@ def of_new_terms(policy: PeerPolicy) -> str:
 
 def in_general(path: str, turn: Turn, owner: object) -> str:
     """Return what comes of a difference in anything but a site; the owner is what is listed there."""
+    if path in _OF_NETWORK:
+        return _in_what_is_listed(owner, Turn.CHANGED, path.rpartition(".")[2])
     if path.endswith(("].access", "].route", "].site", "].subnet", "].record")) or "[" not in path:
         return "the first rule that matches decides" if path.endswith(".access") else NOTHING
     if not path.endswith("]"):
@@ -92,6 +97,8 @@ def _in_what_is_listed(owner: object, turn: Turn, key: str) -> str:
             return "its VMs are cut off, its records and counters forgotten"
         case VirtualSubnet(), Turn.CHANGED if key == "vsid":
             return "its VMs' packets are carried by another VSID, and its counters begin anew"
+        case VirtualSubnet(), Turn.CHANGED if key == "translation":
+            return "VMs that are registered from now on are carried so, those that are there as before"
         case VirtualSubnet(), Turn.ADDED:
             return "it is carried from now on"
         case HostPort(), Turn.ADDED:
@@ -106,6 +113,16 @@ def _in_what_is_listed(owner: object, turn: Turn, key: str) -> str:
             return "it may not ask any more, and what it watches ends"
         case Credential(), _:
             return "it may ask by that from now on"
+        case ProviderHost(), Turn.CHANGED if key == "pools":
+            return (
+                "its rewritten VMs get other provider addresses for those that are gone, and packets follow"
+            )
+        case ProviderGateway(), Turn.CHANGED if key == "pools":
+            return "what is leased of a pool that is gone is leased anew, for the next packet to it"
+        case Tenant(), Turn.CHANGED if key == "leases":
+            return "leases that it has stay, and it gets more only below that number"
+        case LookupRecord(), Turn.CHANGED if key == "translation":
+            return "its packets are carried so from now on"
         case LookupRecord(), Turn.REMOVED:
             return "packets to it are dropped"
         case LookupRecord(), _:

@@ -208,6 +208,8 @@ class _Walk:
     ) -> Iterator[Difference]:
         if old == new:
             return
+        if path == f"provider_gateway[{self._after.name}].pools" and self._after.gateway:
+            path = "gateway.pools"
         if isinstance(old, _TABLES) and type(old) is type(new):
             yield from self._fields(path, old, new, site)
         elif _is_listed(old) or _is_listed(new):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from policies.addresses import Prefix
 from policies.model import (
     AccessRule,
     ApiSettings,
@@ -22,6 +23,7 @@ from policies.model import (
     ServerTls,
     Site,
     Tenant,
+    Translation,
     Underlay,
     VirtualSubnet,
 )
@@ -44,20 +46,20 @@ def in_words(value: object) -> str:
             return str(first) if first == last else f"{first}-{last}"
         case Tenant(subnets=subnets, sites=sites):
             return f"{_count(len(subnets), 'virtual subnet')}, {_count(len(sites), 'site')}"
-        case VirtualSubnet(vsid=vsid, prefixes=prefixes):
-            return f"VSID {vsid}, {in_words(prefixes)}"
+        case VirtualSubnet(vsid=vsid, prefixes=prefixes, translation=translation):
+            return f"VSID {vsid}, {in_words(prefixes)}{_rewritten(translation)}"
         case Site(prefixes=prefixes, peer=peer, gateway=gateway):
             return f"{in_words(prefixes)} at {peer if peer is not None else 'any'}, by {gateway}"
-        case LookupRecord(mac=mac, pa=pa, host=host):
-            return f"{mac} on {host}, {pa}"
+        case LookupRecord(mac=mac, pa=pa, host=host, translation=translation):
+            return f"{mac} on {host}, {pa}{_rewritten(translation)}"
         case CustomerRoute(next_hop=hop):
             return f"via {hop}"
         case AccessRule():
             return _rule(value)
-        case ProviderHost(provider_addresses=addresses, tenants=tenants):
-            return f"{in_words(addresses)}, tenants {in_words(tenants)}"
-        case ProviderGateway(provider_addresses=addresses):
-            return in_words(addresses)
+        case ProviderHost(provider_addresses=addresses, tenants=tenants, pools=pools):
+            return f"{in_words(addresses)}, tenants {in_words(tenants)}{_pooled(pools)}"
+        case ProviderGateway(provider_addresses=addresses, pools=pools):
+            return f"{in_words(addresses)}{_pooled(pools)}"
         case HostPort(tenant=tenant, subnet=subnet, mac=mac, addresses=addresses):
             return f"{tenant}/{subnet}, {mac}, {in_words(addresses)}"
         case Credential(role=role):
@@ -83,6 +85,14 @@ def _rule(rule: AccessRule) -> str:
     protocol = "any protocol" if rule.protocol is None else f"protocol {rule.protocol}"
     ports = f" port {in_words(rule.ports)}" if rule.ports else ""
     return f"{rule.action.value} {rule.source} to {rule.destination}, {protocol}{ports}"
+
+
+def _pooled(pools: tuple[Prefix, ...]) -> str:
+    return f", pools {in_words(pools)}" if pools else ""
+
+
+def _rewritten(translation: Translation) -> str:
+    return ", rewritten" if translation is Translation.REWRITE else ""
 
 
 def _count(number: int, noun: str) -> str:

@@ -30,6 +30,7 @@ from policies.model import (
     PortRange,
     SiteHop,
     SubnetHop,
+    Translation,
 )
 from tests.configurations import (
     DB,
@@ -293,6 +294,52 @@ def test_what_a_reload_takes_says_what_comes_of_it(
     assert not any(each.needs_restart for each in found.values())
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "path", "effect"),
+    [
+        (
+            '"198.51.100.128/26"',
+            '"198.51.100.192/26"',
+            "provider_host[hv1].pools",
+            "its rewritten VMs get other provider addresses for those that are gone, and packets follow",
+        ),
+        (
+            '"198.51.100.64/26"',
+            '"198.51.100.32/27"',
+            "gateway.pools",
+            "what is leased of a pool that is gone is leased anew, for the next packet to it",
+        ),
+        (
+            'translation = "rewrite"',
+            'translation = "encap"',
+            "tenant[red].subnet[web].translation",
+            "VMs that are registered from now on are carried so, those that are there as before",
+        ),
+        (
+            'name = "red"\n',
+            'name = "red"\nleases = 20\n',
+            "tenant[red].leases",
+            "leases that it has stay, and it gets more only below that number",
+        ),
+    ],
+)
+def test_what_becomes_of_rewritten_vms_is_said_and_a_reload_takes_it(
+    old: str, new: str, path: str, effect: str
+) -> None:
+    text = (
+        table("[appliance]", name="edge-1")
+        + table("[underlay]", provider_addresses=["192.0.2.254"])
+        + table("[gateway]", pools=["198.51.100.64/26"])
+        + "[lookup]\n"
+        + provider_host("hv1", "198.51.100.11", pools=["198.51.100.128/26"])
+        + tenant("red")
+        + subnet("web", 5001, "10.0.1.0/24", translation="rewrite")
+    )
+    (found,) = differences(parse(text), parse(text.replace(old, new)))
+
+    assert (found.path, found.effect, found.needs_restart) == (path, effect, False)
+
+
 def test_key_that_comes_or_goes_is_not_told_as_if_its_tenant_did(files: Path) -> None:
     before, after = read(files), read(files, ('name = "red"\n', f'name = "red"\nrdid = "{UUID(int=1)}"\n'))
     for found in (*differences(before, after), *differences(after, before)):
@@ -328,7 +375,9 @@ VALUES: dict[tuple[str, str], st.SearchStrategy[Any]] = {
     ("VirtualSubnet", "prefixes"): st.lists(PREFIXES, min_size=1, max_size=2).map(tuple),
     ("VirtualSubnet", "vsid"): st.integers(4096, 9000).map(Vsid),
     ("VirtualSubnet", "broadcast"): st.booleans(),
+    ("VirtualSubnet", "translation"): st.sampled_from(Translation),
     ("LookupRecord", "mac"): st.binary(min_size=6, max_size=6).map(MacAddress),
+    ("LookupRecord", "translation"): st.sampled_from(Translation),
     ("LookupRecord", "host"): st.sampled_from(("hv1", "hv2", "hv3")),
     ("CustomerRoute", "next_hop"): st.builds(SiteHop, st.sampled_from(("seattle", "tacoma")))
     | st.just(SubnetHop("web", Vsid(5001))),
@@ -336,6 +385,7 @@ VALUES: dict[tuple[str, str], st.SearchStrategy[Any]] = {
     ("AccessRule", "ports"): st.lists(st.builds(PortRange, st.just(1), st.integers(1, 9))).map(tuple),
     ("AccessRule", "source"): st.builds(Endpoint, prefix=PREFIXES),
     ("Tenant", "limits"): st.none() | st.builds(Limits, st.integers(1, 9), st.integers(1, 9)),
+    ("Tenant", "leases"): st.integers(1, 9),
     ("Tenant", "rdid"): st.none() | st.text("0123456789abcdef", min_size=4),
     ("Tenant", "gateways"): st.lists(st.sampled_from(("edge-1", "edge-2"))).map(tuple),
     ("Tenant", "access"): st.permutations(
@@ -344,6 +394,7 @@ VALUES: dict[tuple[str, str], st.SearchStrategy[Any]] = {
     ("Tenant", "routes"): st.lists(st.builds(CustomerRoute, PREFIXES, st.just(SiteHop("tacoma")))).map(tuple),
     ("ProviderHost", "provider_addresses"): st.lists(ADDRESSES, min_size=1).map(tuple),
     ("ProviderHost", "tenants"): st.lists(st.sampled_from(("red", "blue"))).map(tuple),
+    ("ProviderHost", "pools"): st.lists(PREFIXES, max_size=2).map(tuple),
     ("HostPort", "mac"): st.binary(min_size=6, max_size=6).map(MacAddress),
     ("Credential", "subject"): st.none() | st.text(min_size=1),
     ("LookupSettings", "flap_moves"): st.integers(1, 9),
