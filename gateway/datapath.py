@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol, TypeGuard
 import trio
 
 from gateway.emissions import Emitter
-from gateway.forwarding.directory import Change, Directory, Put, changes_between, configured_directory
+from gateway.forwarding.directory import Change, Directory, Holder, Put, changes_between, configured_directory
 from gateway.forwarding.drops import Drops
 from gateway.forwarding.guests import ADVERTISE_EVERY
 from gateway.forwarding.happenings import Listener

@@ -59,7 +59,7 @@ def _path() -> Builtin:
     )
     path = Builtin(appliance, Attachment((), 1500), networks.directory(net))
     # What is sent goes nowhere: only the way to it is measured.
-    path._emitter = Emitter(path.drops, _nowhere, _nowhere, _nowhere)
+    path._emitter = Emitter(path.drops, _nowhere, _nowhere, _nowhere, _nowhere)
     return path
 
 

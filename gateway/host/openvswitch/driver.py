@@ -42,7 +42,7 @@ from gateway.taps import Observer
 from gateway.trace import Explanation, Question, explain_running
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.errors import ConfigurationError, Problem
-from policies.model import Appliance, LookupRecord, Port
+from policies.model import Appliance, Lease, LookupRecord, Port
 from policies.tables import Tables
 
 log = logging.getLogger("isthmus.openvswitch")
@@ -162,6 +162,28 @@ class OpenVswitchDriver:
         attached = self._attached().get(port)
         if question is not None and attached is not None and self._nursery is not None:
             self._nursery.start_soon(self._send, attached.number, question.frame)
+
+    def leases(self) -> Iterable[Lease]:
+        """Return the provider addresses that stand for CAs which have none of their own, as known here."""
+        return self.forwarder.directory.all_leases()
+
+    def used_leases(self) -> Iterable[bytes]:
+        """Return those that packets have come to or gone from here: none, nothing is rewritten."""
+        return ()
+
+    def refuse(self, vsid: Vsid, ca: CustomerAddress) -> None:
+        """Hear that no provider address can be had for a CA now: nothing waits for one."""
+
+    def leases(self) -> Iterable[Lease]:
+        """Return the provider addresses that stand for CAs which have none of their own, as known here."""
+        return self.forwarder.directory.all_leases()
+
+    def used_leases(self) -> Iterable[bytes]:
+        """Return those that are used here: none, for nothing is rewritten on a bridge."""
+        return ()
+
+    def refuse(self, vsid: Vsid, ca: CustomerAddress) -> None:
+        """Hear that no provider address can be had for a CA: nothing here waits for one."""
 
     def tell(self, listener: Listener) -> None:
         """Have someone told from now on what happens here."""
