@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
@@ -12,10 +11,19 @@ from gateway.forwarding.directory import Directory
 from gateway.forwarding.drops import DropReason
 from gateway.forwarding.node import Explain, Node
 from gateway.forwarding.pipeline import Forwarder
-from gateway.forwarding.verdicts import Answer, Drop, Emission, Forward, OuterHeader, ToPort, ToSite, Verdict
+from gateway.forwarding.verdicts import (
+    Answer,
+    Drop,
+    Forward,
+    Held,
+    OuterHeader,
+    Verdict,
+)
 from gateway.packets import ethernet, ip, nvgre
 from gateway.packets.checksum import internet_checksum, transport_checksum
+from gateway.packets.rewriting import rewritten
 from gateway.sites.policies import children
+from gateway.trace_words import in_words, whose
 from policies.addresses import (
     BROADCAST_MAC,
     CustomerAddress,
@@ -27,7 +35,7 @@ from policies.addresses import (
 )
 from policies.errors import ConfigurationError, Problem
 from policies.facts import ICMP, ICMPV6, TCP, TCP_ACK, TCP_SYN, UDP
-from policies.model import Appliance, LookupRecord, SiteHop, SubnetHop
+from policies.model import Appliance, LookupRecord, SiteHop, SubnetHop, Translation
 from policies.selectors import Selectors
 from policies.tables import RoutingDomain, Tables
 
@@ -45,7 +53,7 @@ _UDP = struct.Struct("!HHHH")
 _ECHO = struct.Struct("!BBHHH")
 _ECHO_REQUEST = {4: 8, 6: 128}
 
-_OUTCOMES = {Forward: "forwarded", Answer: "answered", Drop: "dropped"}
+_OUTCOMES = {Forward: "forwarded", Answer: "answered", Drop: "dropped", Held: "held"}
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -66,6 +74,8 @@ class Question(msgspec.Struct, frozen=True):
     via: ProviderAddress | None = None
     site: str | None = None
     """The site that it comes from, if not the one that routes lead to its source by."""
+    is_rewritten: bool = False
+    """It comes from the underlay as it is: its source and destination are provider addresses."""
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -80,7 +90,7 @@ class Explanation(msgspec.Struct, frozen=True):
 
     steps: tuple[Step, ...]
     outcome: str
-    """`forwarded`, `answered` or `dropped`."""
+    """`forwarded`, `answered`, `held` or `dropped`."""
     verdict: str
 
 
@@ -94,7 +104,7 @@ def explain(appliance: Appliance, directory: Directory, question: Question) -> E
         raise _unfit("", "no packet comes to this node: it has neither [gateway] nor [host]")
     node = Node.of(appliance, appliance.underlay.mtu or _DEFAULT_MTU)
     tables = Tables.compile(appliance.network)
-    domain = _domain(tables, question)
+    domain = _domain(tables, directory, question)
     return _explain(
         domain,
         lambda tell: Forwarder(node, tables, directory, explain=tell),
@@ -110,7 +120,7 @@ def explain_running(forwarder: Forwarder, question: Question, now: float) -> Exp
     It is only looked at: nothing is counted, learned or sent. Tenants' rates are not judged.
     Raises ConfigurationError where the question does not fit the network.
     """
-    domain = _domain(forwarder.tables, question)
+    domain = _domain(forwarder.tables, forwarder.directory, question)
     return _explain(
         domain,
         lambda tell: forwarder.aside(domain, tell),
@@ -131,13 +141,17 @@ def _explain(
     forwarder = make(lambda name, detail: steps.append(Step(name, detail)))
     sites = sites_of(forwarder)
     site = _site_of(domain, question)
-    if site is not None:
+    if question.is_rewritten:
+        for name, address in (("sender", question.source), ("receiver", question.destination)):
+            steps.append(Step(name, whose(forwarder, address)))
+        verdict = forwarder.from_provider(_packet(question), now)
+    elif site is not None:
         if site in sites and sites[site] is None:
             steps.append(Step("site", f"{site} has no tunnel now: nothing comes from there"))
         verdict = _through_tunnel(forwarder, domain, site, sites, question, now)
     else:
-        verdict = _from_datacenter(forwarder, domain, question, now)
-    return Explanation(tuple(steps), _OUTCOMES[type(verdict)], _in_words(verdict, forwarder.tables))
+        verdict = _from_datacenter(forwarder, domain, question, now, steps)
+    return Explanation(tuple(steps), _OUTCOMES[type(verdict)], in_words(verdict, forwarder.tables))
 
 
 def _through_tunnel(
@@ -157,7 +171,9 @@ def _through_tunnel(
     return forwarder.from_site((domain.name, site), _packet(question), selectors, 0, now)
 
 
-def _from_datacenter(forwarder: Forwarder, domain: RoutingDomain, question: Question, now: float) -> Verdict:
+def _from_datacenter(
+    forwarder: Forwarder, domain: RoutingDomain, question: Question, now: float, steps: list[Step]
+) -> Verdict:
     """From the port of a VM here, or else from the underlay."""
     node, tables, directory = forwarder.node, forwarder.tables, forwarder.directory
     source = _subnet_of(domain, question.source)
@@ -166,8 +182,54 @@ def _from_datacenter(forwarder: Forwarder, domain: RoutingDomain, question: Ques
     frame = _frame(tables, directory, arrival_vsid, record, question)
     if record is not None and (record.vsid, record.mac) in node.ports and question.via is None:
         return forwarder.from_port((record.vsid, record.mac), frame, now)
+    plain_source = _plain_source(tables, record, question)
+    if plain_source is not None:
+        return _from_rewritten(forwarder, domain, question, plain_source, now, steps)
     outer = _outer(node, record, question)
     return forwarder.from_underlay(outer, nvgre.encode(arrival_vsid) + frame, now)
+
+
+def _plain_source(tables: Tables, record: LookupRecord | None, question: Question) -> ProviderAddress | None:
+    """The provider address that a packet comes from rewritten, if it comes so."""
+    if question.via is not None:
+        return question.via if tables.pools.lookup(question.via) is not None else None
+    is_rewritten = record is not None and record.translation is Translation.REWRITE
+    return record.pa if record is not None and is_rewritten else None
+
+
+def _from_rewritten(
+    forwarder: Forwarder,
+    domain: RoutingDomain,
+    question: Question,
+    source: ProviderAddress,
+    now: float,
+    steps: list[Step],
+) -> Verdict:
+    """From the underlay as a rewritten VM's host sends it: to what stands here for its destination."""
+    node, directory, ca = forwarder.node, forwarder.directory, question.destination
+    sender = directory.holder(source)
+    if sender is not None and sender.vsid not in domain.vsids:
+        # Whose it is, is not told to whoever may ask about this tenant alone.
+        steps.append(Step("source", f"{source} is another tenant's"))
+        return Drop(DropReason.OTHER_TENANT, domain.name)
+    hop = _subnet_of(domain, ca)
+    record = directory.find(hop.vsid, ca) if hop is not None else None
+    home = domain.home(ca)
+    if record is not None and record.translation is Translation.REWRITE:
+        if not node.holds(record):
+            words = f"{ca} is rewritten too, at {record.host}: what {source} sends it does not come here"
+            raise _unfit("to", words)
+        destination = record.pa
+    else:
+        leases = directory.leases(home, ca) if home is not None else ()
+        own = next((lease for lease in leases if lease.node == node.name), None)
+        if own is None:
+            words = f"no provider address of {node.name} stands for {ca}: it waits at its host for one"
+            steps.append(Step("lease", words))
+            return Held((home or min(domain.vsids), ca), domain.name)
+        steps.append(Step("lease", f"{own.pa} of {node.name} stands for {ca}"))
+        destination = own.pa
+    return forwarder.from_provider(rewritten(_packet(question), source, destination), now)
 
 
 def _take_for_up(appliance: Appliance, forwarder: Forwarder, domain: RoutingDomain) -> dict[str, Selectors]:
@@ -204,13 +266,17 @@ def _together(selectors: Iterable[Selectors]) -> Selectors:
 
 def _site_of(domain: RoutingDomain, question: Question) -> str | None:
     """The site that a packet comes from, if it comes from one."""
+    if question.is_rewritten:
+        return None
     if question.site is not None or question.via is not None:
         return question.site
     _, hop = domain.resolve(question.source)
     return hop.site if isinstance(hop, SiteHop) else None
 
 
-def _domain(tables: Tables, question: Question) -> RoutingDomain:
+def _domain(tables: Tables, directory: Directory, question: Question) -> RoutingDomain:
+    if question.is_rewritten:
+        return _domain_of_pair(tables, directory, question)
     if question.vsid is not None:
         entry = tables.subnets.get(question.vsid)
         if question.tenant is not None and (entry is None or entry.domain.name != question.tenant):
@@ -226,6 +292,18 @@ def _domain(tables: Tables, question: Question) -> RoutingDomain:
     if domain is None:
         raise _unfit("tenant", f"name one of {', '.join(sorted(tables.domains))}, or a VSID")
     return domain
+
+
+def _domain_of_pair(tables: Tables, directory: Directory, question: Question) -> RoutingDomain:
+    """Whose a rewritten packet is: the receiver's, or if it is to nobody, whoever's."""
+    for pa in (question.destination, question.source):
+        holder = directory.holder(pa)
+        entry = tables.subnets.get(holder.vsid) if holder is not None else None
+        if entry is not None:
+            return entry.domain
+    if not tables.domains:
+        raise _unfit("", "there is no tenant: neither this file nor who it asks has a network")
+    return next(iter(tables.domains.values()))
 
 
 def _unfit(path: str, message: str) -> ConfigurationError:
@@ -335,27 +413,3 @@ def _upper_layer(question: Question, length: int) -> tuple[int, bytes, int]:
             return ICMP if version == 4 else ICMPV6, _ECHO.pack(_ECHO_REQUEST[version], 0, 0, 1, 1), 2
         case other:
             raise _unfit("protocol", f"{other!r} is none of {', '.join(PROTOCOLS)}")
-
-
-def _in_words(verdict: Verdict, tables: Tables) -> str:
-    if isinstance(verdict, Drop):
-        told = "; its sender is told by ICMP" if verdict.emissions else ""
-        return f"dropped: {verdict.reason.value}{told}"
-    # The fragments of a packet differ at most in the length of the last.
-    counts = Counter(_way_in_words(emission, tables) for emission in verdict.emissions)
-    ways = "; ".join(way if count == 1 else f"{way}, {count} times" for way, count in counts.items())
-    return f"{'answered' if isinstance(verdict, Answer) else 'forwarded'} {ways}"
-
-
-def _way_in_words(emission: Emission, tables: Tables) -> str:
-    if isinstance(emission, ToPort):
-        vsid, mac = emission.port
-        return f"to the port of {mac} in {tables.subnets[vsid].name} here"
-    if isinstance(emission, ToSite):
-        return f"into the tunnel to {emission.site[1]}, {len(emission.packet)} octets before encryption"
-    name = tables.subnets[emission.vsid].name
-    octets = len(emission.payload)
-    return (
-        f"from {emission.source} to {emission.destination} in NVGRE, VSID {emission.vsid} ({name}),"
-        f" {octets} octets behind the outer IP header"
-    )

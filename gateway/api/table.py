@@ -115,6 +115,8 @@ OPERATIONS = (
         about={
             "from": "The customer address that sends.",
             "to": "The customer address that it is for.",
+            "from_provider": "Instead of `from`: the provider address that a rewritten packet comes from.",
+            "to_provider": "Instead of `to`: the provider address that it is for.",
             "tenant": "Whose addresses these are; or its virtual subnet is named.",
             "vsid": "The virtual subnet that it is sent in.",
             "protocol": "tcp, udp or icmp.",

@@ -31,8 +31,10 @@ def trace(
     file: Path = INSTALLED,
     /,
     *,
-    from_: Annotated[str, Parameter(name="--from")],
-    to: str,
+    from_: Annotated[str, Parameter(name="--from")] = "",
+    to: str = "",
+    from_provider: str = "",
+    to_provider: str = "",
     tenant: str | None = None,
     vsid: int | None = None,
     protocol: str = "icmp",
@@ -63,6 +65,10 @@ def trace(
         The customer address that sends.
     to
         The customer address that it sends to.
+    from_provider
+        Instead of --from: the provider address that a rewritten packet comes from.
+    to_provider
+        Instead of --to: the one that it is for. They say whose it is; --tenant and the like don't.
     tenant
         Whose addresses these are; or give the VSID.
     vsid
@@ -82,7 +88,8 @@ def trace(
     established
         For TCP: a segment of an open connection instead of a SYN.
     via
-        The provider address that it comes from; the one of the sender's record, if not given.
+        The provider address that it comes from, rewritten if it is of a pool; the one of the sender's
+        record, if not given.
     from_site
         The site whose tunnel it comes through; the one that the sender is at, if not given.
     by_file
@@ -95,6 +102,8 @@ def trace(
     packet = Packet(
         from_=from_,
         to=to,
+        from_provider=from_provider,
+        to_provider=to_provider,
         tenant=tenant,
         vsid=vsid,
         protocol=protocol,

@@ -15,8 +15,11 @@ from policies.errors import ConfigurationError, Problem
 class Packet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"from_": "from"}):
     """A packet in text, with the names that `isthmus trace` gives its options."""
 
-    from_: str
-    to: str
+    from_: str = ""
+    to: str = ""
+    from_provider: str = ""
+    """Instead: two provider addresses, of a packet that comes rewritten."""
+    to_provider: str = ""
     tenant: str | None = None
     vsid: int | None = None
     protocol: str = "icmp"
@@ -41,10 +44,12 @@ class Packet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"f
         ):
             if not 0 <= value <= highest:
                 raise ConfigurationError([Problem(name, f"{value} is not within 0 to {highest}")])
+        source, destination = self._ends()
         try:
             return Question(
-                source=CustomerAddress.parse(self.from_),
-                destination=CustomerAddress.parse(self.to),
+                source=CustomerAddress.parse(source),
+                destination=CustomerAddress.parse(destination),
+                is_rewritten=bool(self.from_provider),
                 tenant=self.tenant,
                 vsid=Vsid(self.vsid) if self.vsid is not None else None,
                 protocol=self.protocol,
@@ -60,6 +65,21 @@ class Packet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"f
         except ValueError as error:
             raise ConfigurationError([Problem("", str(error))]) from None
 
+    def _ends(self) -> tuple[str, str]:
+        """The addresses that it comes with: customers', or what stands for them."""
+        ends, providers = (self.from_, self.to), (self.from_provider, self.to_provider)
+        if all(ends) and not any(providers):
+            return ends
+        if not all(providers) or any(ends):
+            words = "name both ends: from and to, or from_provider and to_provider"
+            raise ConfigurationError([Problem("from", words)])
+        given = {"tenant": self.tenant, "vsid": self.vsid, "via": self.via, "from_site": self.from_site}
+        for name, value in given.items():
+            if value is not None:
+                words = "whose a rewritten packet is follows from its provider addresses: leave it out"
+                raise ConfigurationError([Problem(name, words)])
+        return providers
+
 
 def commands(explain: Callable[[Question], Explanation] | None) -> Commands:
     """Return what can be asked of packets. Without `explain`, none comes to this appliance."""
@@ -70,6 +90,8 @@ def commands(explain: Callable[[Question], Explanation] | None) -> Commands:
         question = packet.question()
         if asker.tenants is None:
             return explain(question)
+        if question.is_rewritten:
+            raise NotAllowed("whose provider addresses are is told to those who see every tenant")
         if packet.tenant is None or not asker.sees(packet.tenant):
             raise NotAllowed(f"name your tenant: {', '.join(sorted(asker.tenants))}")
         try:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import trio
 
-from gateway.forwarding.directory import Put
+from gateway.forwarding.directory import DeleteLease, Put
 from gateway.forwarding.pipeline import Forwarder
 from gateway.host.uses import WatchedDirectory
 from gateway.operating.commands import OWNER, Asker, NotAllowed, carry_out
@@ -16,6 +16,8 @@ from gateway.operating.tracing import commands
 from gateway.trace import Explanation, explain_running
 from policies.addresses import CustomerAddress
 from policies.errors import ConfigurationError
+from policies.model import Translation
+from tests import rewriting
 from tests.networks import (
     BY_SEATTLE,
     SEATTLE,
@@ -131,6 +133,164 @@ def test_vm_that_was_heard_here_before_its_record_came_is_known_to_be_here() -> 
     explanation = ask(forwarder, packet("10.0.1.6", "10.0.1.5"))
 
     assert explanation.verdict == f"forwarded to the port of {key[1]} in web here"
+
+
+def details(explanation: Explanation) -> dict[str, str]:
+    return {step.name: step.detail for step in explanation.steps}
+
+
+def test_host_says_by_which_provider_addresses_a_packet_goes_rewritten() -> None:
+    explanation = ask(rewriting.host("hv1"), packet("10.0.1.5", "10.0.1.6"))
+
+    assert explanation.verdict == "forwarded from 198.51.100.130 to 203.0.113.130, rewritten, web, 100 octets"
+    assert "198.51.100.130" in details(explanation)["rewrite"]
+
+
+def test_packet_that_needs_a_lease_first_is_said_to_wait_for_one() -> None:
+    known = rewriting.directory(rewriting.network())
+    known.apply(DeleteLease(rewriting.pa(rewriting.DB5)))
+
+    explanation = ask(rewriting.host("hv1", known=known), packet("10.0.1.5", "10.0.2.5"))
+
+    assert (explanation.outcome, explanation.verdict) == (
+        "held",
+        "held: it waits for a provider address, one that stands for 10.0.2.5",
+    )
+
+
+def test_gateway_takes_what_comes_from_a_rewritten_vm_by_the_lease_that_stands_for_its_destination() -> None:
+    explanation = ask(rewriting.gateway(), packet("10.0.1.5", "10.0.2.5"))
+
+    assert details(explanation)["lease"] == "192.0.2.130 of edge-1 stands for 10.0.2.5"
+    assert "from 192.0.2.254 to 203.0.113.12 in NVGRE, VSID 5002 (db)" in explanation.verdict
+
+
+def test_gateway_without_a_lease_for_it_says_where_the_packet_waits() -> None:
+    explanation = ask(rewriting.gateway(), packet("10.0.1.5", "10.0.2.6"))
+
+    assert explanation.outcome == "held"
+    assert "no provider address of edge-1 stands for 10.0.2.6" in details(explanation)["lease"]
+
+
+def test_gateway_translates_what_an_encapsulated_vm_sends_a_rewritten_one() -> None:
+    explanation = ask(rewriting.gateway(), packet("10.0.2.5", "10.0.1.5"))
+
+    assert explanation.verdict == "forwarded from 192.0.2.130 to 198.51.100.130, rewritten, web, 100 octets"
+
+
+def test_what_two_rewritten_vms_send_each_other_does_not_come_to_the_gateway() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        ask(rewriting.gateway(), packet("10.0.1.5", "10.0.1.6"))
+    assert str(caught.value.problems[0]) == (
+        "to: 10.0.1.6 is rewritten too, at hv2: what 198.51.100.130 sends it does not come here"
+    )
+
+
+def plain(source: str, destination: str) -> dict[str, Any]:
+    return {"from_provider": source, "to_provider": destination}
+
+
+def test_packet_between_two_provider_addresses_is_told_by_whose_they_are() -> None:
+    explanation = ask(rewriting.host("hv2"), plain("198.51.100.130", "203.0.113.130"))
+
+    told = details(explanation)
+    assert told["sender"] == "198.51.100.130 is 10.0.1.5 of tenant red, at hv1"
+    assert told["receiver"] == "203.0.113.130 is 10.0.1.6 of tenant red, at hv2"
+    key = port("red", "web", 6)
+    assert explanation.verdict == f"forwarded to the port of {key[1]} in web here"
+
+
+def test_lease_is_told_by_what_it_stands_for() -> None:
+    explanation = ask(rewriting.gateway(), plain("198.51.100.130", "192.0.2.130"))
+
+    told = details(explanation)
+    assert told["receiver"] == "192.0.2.130 stands for 10.0.2.5 of tenant red, leased by edge-1"
+    assert "in NVGRE, VSID 5002 (db)" in explanation.verdict
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "told", "verdict"),
+    [
+        pytest.param(
+            "203.0.113.131",
+            "198.51.100.130",
+            "203.0.113.131 is 10.0.1.6 of another tenant, VSID 6001, at hv2",
+            "dropped: other-tenant",
+            id="another tenant's",
+        ),
+        pytest.param(
+            "8.8.8.8",
+            "198.51.100.130",
+            "8.8.8.8 is nobody's, of no pool",
+            "dropped: unknown-provider-address",
+            id="of no pool",
+        ),
+        pytest.param(
+            "203.0.113.140",
+            "198.51.100.130",
+            "203.0.113.140 is nobody's, of a pool of hv2",
+            "held: it waits for a provider address, until it is known whose 203.0.113.140 is",
+            id="of a pool, not known yet",
+        ),
+        pytest.param(
+            "203.0.113.130",
+            "198.51.100.140",
+            "203.0.113.130 is 10.0.1.6 of tenant red, at hv2",
+            "dropped: unknown-provider-address",
+            id="to nobody",
+        ),
+    ],
+)
+def test_packet_between_provider_addresses_of_different_tenants_or_of_nobody_is_told_as_it_ends(
+    source: str, destination: str, told: str, verdict: str
+) -> None:
+    known = rewriting.directory(rewriting.network())
+    record = known.find(6001, CustomerAddress.parse("10.0.1.6"))
+    assert record is not None
+    own = rewriting.pa("203.0.113.131")
+    known.apply(Put(msgspec.structs.replace(record, pa=own, translation=Translation.REWRITE)))
+
+    explanation = ask(rewriting.host("hv1", known=known), plain(source, destination))
+
+    assert (details(explanation)["sender"], explanation.verdict) == (told, verdict)
+
+
+def test_packet_by_the_provider_address_of_another_tenant_is_refused_without_saying_whose_it_is() -> None:
+    known = rewriting.directory(rewriting.network())
+    record = known.find(6001, CustomerAddress.parse("10.0.1.6"))
+    assert record is not None
+    own = rewriting.pa("203.0.113.131")
+    known.apply(Put(msgspec.structs.replace(record, pa=own, translation=Translation.REWRITE)))
+
+    explanation = ask(
+        rewriting.host("hv1", known=known), packet("10.0.1.6", "10.0.1.5", via=str(own)), READER
+    )
+
+    assert explanation.verdict == "dropped: other-tenant"
+    assert details(explanation) == {"source": "203.0.113.131 is another tenant's"}
+
+
+def test_reader_asks_about_no_provider_addresses() -> None:
+    with pytest.raises(NotAllowed, match="those who see every tenant"):
+        ask(rewriting.gateway(), plain("198.51.100.130", "192.0.2.130"), READER)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "complaint"),
+    [
+        ({}, "from: name both ends"),
+        ({"from": "10.0.1.5"}, "from: name both ends"),
+        ({"from_provider": "198.51.100.130"}, "from: name both ends"),
+        (plain("198.51.100.130", "192.0.2.130") | {"from": "10.0.1.5"}, "from: name both ends"),
+        (plain("198.51.100.130", "192.0.2.130") | {"tenant": "red"}, "tenant: whose a rewritten packet is"),
+        (plain("198.51.100.130", "192.0.2.300"), "192.0.2.300"),
+        (plain("198.51.100.130", "2001:db8::1"), "to: 2001:db8::1 is not of the same family"),
+    ],
+)
+def test_question_by_half_its_ends_is_refused_in_words(wanted: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        ask(rewriting.gateway(), wanted)
+    assert complaint in str(caught.value.problems[0])
 
 
 @pytest.mark.parametrize(
