@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import queue
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from time import time
 from typing import Self, TypeVar
 
-from gateway.lookup.claims import Claim, Write, decide, next_write
+from gateway.lookup.claims import Claim, decide, next_write
 from gateway.lookup.entries import Key, Progress, RecordKey, Stored, Value
 from gateway.lookup.grants import granted
 from gateway.lookup.store import Compacted, Conflict, Expected, Page, Prefix, StoreUnavailable
@@ -133,12 +133,17 @@ class SqliteStore:
 def _set(
     transaction: Transaction, key: Key, value: Value | None, expected: Expected, now: float
 ) -> Stored | None:
-    current = sqlite_rows.entry(transaction.connection, key)
+    connection = transaction.connection
+    current = sqlite_rows.entry(connection, key)
     Conflict.check(key, current, expected)
     write = next_write(current, key, value)
     if write is None:
         return current
-    _make(transaction, [write], {key: current}, now)
+    writes = (write,)
+    grants = granted(
+        writes, lambda other: current if other is key else sqlite_rows.entry(connection, other), now
+    )
+    transaction.write(writes + grants)
     return Stored(key, value, write.epoch, transaction.revision)
 
 
@@ -152,16 +157,8 @@ def _claim(transaction: Transaction, claim: Claim, now: float) -> list[Stored]:
         if key not in found:
             found[key] = sqlite_rows.entry(connection, key)
     writes = decide(claim, (entry for entry in found.values() if entry is not None))
-    _make(transaction, writes, found, now)
+    grants = granted(
+        writes, lambda key: found[key] if key in found else sqlite_rows.entry(connection, key), now
+    )
+    transaction.write(writes + grants)
     return sqlite_rows.entries_of(connection, claim.vsid, claim.mac)
-
-
-def _make(
-    transaction: Transaction, writes: Sequence[Write], known: Mapping[Key, Stored | None], now: float
-) -> None:
-    """Make changes and what they come to for provider addresses. Raises Taken before it makes any."""
-
-    def find(key: Key) -> Stored | None:
-        return known[key] if key in known else sqlite_rows.entry(transaction.connection, key)
-
-    transaction.write((*writes, *granted(writes, find, now)))

@@ -12,7 +12,6 @@ from policies.errors import ConfigurationError, Problem
 
 # "Isth", so that another program's database is not taken for ours.
 APPLICATION_ID = 0x49737468
-SCHEMA_VERSION = 1
 
 _TABLES = {"entries", "history", "meta"}
 _DAMAGED = "it is damaged: restore it from a backup, or remove it"
@@ -99,15 +98,16 @@ class DatabaseFile:
         }
         if tables and application != APPLICATION_ID:
             raise self._refusal("it is another program's database")
-        if version > SCHEMA_VERSION:
+        if version > (known := sqlite_rows.VERSION_WITH_GRANTS):
             raise self._refusal(
-                f"a newer version of isthmus wrote it (schema {version}; this one knows {SCHEMA_VERSION})"
+                f"a newer version of isthmus wrote it (schema {version}; this one knows {known})"
             )
         connection.execute("PRAGMA journal_mode = WAL")
         if not tables:
             connection.executescript(
                 f"BEGIN; {sqlite_rows.SCHEMA}"
-                f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+                f"PRAGMA application_id = {APPLICATION_ID};"
+                f"PRAGMA user_version = {sqlite_rows.FIRST_VERSION}; COMMIT;"
             )
         elif not tables >= _TABLES or not _is_whole(connection):
             raise self._refusal(_DAMAGED)

@@ -21,6 +21,12 @@ from gateway.lookup.store import Page, Prefix
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.model import Translation
 
+FIRST_VERSION = 1
+"""Of a new file."""
+VERSION_WITH_GRANTS = 2
+"""Of a file in which a provider address has been granted: programs that do not know this kind of entry refuse
+it. Until then they can read it, so that going back to one needs no copy."""
+
 SCHEMA = """
 CREATE TABLE entries (
     kind TEXT NOT NULL,
@@ -48,6 +54,7 @@ CREATE TABLE meta (
 INSERT INTO meta VALUES (0, 0);
 """
 
+_LEASE = Kind.LEASE.value
 _COLUMNS = "kind, key, mac, value, epoch, revision"
 
 # So many changes are read at once for a watch.
@@ -130,6 +137,8 @@ def write(connection: sqlite3.Connection, writes: Iterable[Write], revision: int
     for change in writes:
         mac, text = _columns(change.value)
         kind, key = change.key.kind.value, _octets(change.key)
+        if kind == _LEASE:
+            connection.execute(f"PRAGMA user_version = {VERSION_WITH_GRANTS}")
         connection.execute(
             "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?)",
             (kind, key, mac, text, change.epoch, revision),

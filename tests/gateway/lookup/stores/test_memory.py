@@ -14,7 +14,7 @@ from gateway.lookup.store import Expect, LookupStore, StoreUnavailable
 from gateway.lookup.stores.memory import MemoryStore
 from tests.gateway.lookup.entries import KEY4, KEY6, OpenStore, at, events_of, told
 from tests.gateway.lookup.stores.contract import StoreContract
-from tests.gateway.lookup.stores.store_model import OPERATIONS, Operation, check_against_model
+from tests.gateway.lookup.stores.store_model import CONTENTION, OPERATIONS, Operation, check_against_model
 
 
 @asynccontextmanager
@@ -57,4 +57,9 @@ def test_outage_fails_every_call_and_every_watch_and_loses_nothing() -> None:
 
 @hypothesis.given(OPERATIONS)
 def test_any_history_ends_as_it_does_in_a_model(operations: list[Operation]) -> None:
+    check_against_model(memory_store, operations)
+
+
+@hypothesis.given(CONTENTION)
+def test_no_address_is_anybodys_that_is_or_just_was_anothers(operations: list[Operation]) -> None:
     check_against_model(memory_store, operations)

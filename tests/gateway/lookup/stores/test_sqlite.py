@@ -17,7 +17,7 @@ from typing import cast
 import hypothesis
 import pytest
 
-from gateway.lookup.entries import Kind, LeaseKey, NamedKey, Placement, RecordKey
+from gateway.lookup.entries import Grant, Kind, LeaseKey, NamedKey, Placement, RecordKey
 from gateway.lookup.store import Compacted, Expect, LookupStore, Prefix, StoreUnavailable
 from gateway.lookup.stores import sqlite_file
 from gateway.lookup.stores.sqlite import SqliteStore
@@ -26,8 +26,10 @@ from policies.addresses import CustomerAddress
 from policies.errors import ConfigurationError
 from policies.model import ProviderHost
 from tests.gateway.lookup.entries import (
+    CA4,
     KEY4,
     KEY6,
+    PROVIDER,
     VALUES,
     WEB,
     OpenStore,
@@ -37,7 +39,7 @@ from tests.gateway.lookup.entries import (
     told,
 )
 from tests.gateway.lookup.stores.contract import StoreContract
-from tests.gateway.lookup.stores.store_model import OPERATIONS, Operation, check_against_model
+from tests.gateway.lookup.stores.store_model import CONTENTION, OPERATIONS, Operation, check_against_model
 
 
 class TestSqliteStore(StoreContract):
@@ -75,6 +77,13 @@ def run(main: Callable[[], Awaitable[None]]) -> None:
 @hypothesis.settings(max_examples=hypothesis.settings().max_examples // 3)
 @hypothesis.given(OPERATIONS)
 def test_any_history_ends_as_it_does_in_a_model(operations: list[Operation]) -> None:
+    with TemporaryDirectory() as folder:
+        check_against_model(lambda now=time: store_in(Path(folder), now=now), operations)
+
+
+@hypothesis.settings(max_examples=hypothesis.settings().max_examples // 3)
+@hypothesis.given(CONTENTION)
+def test_no_address_is_anybodys_that_is_or_just_was_anothers(operations: list[Operation]) -> None:
     with TemporaryDirectory() as folder:
         check_against_model(lambda now=time: store_in(Path(folder), now=now), operations)
 
@@ -193,7 +202,7 @@ def _damage_page(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (lambda path: _change(path, "PRAGMA user_version = 2"), "a newer version of isthmus wrote it"),
+        (lambda path: _change(path, "PRAGMA user_version = 3"), "a newer version of isthmus wrote it"),
         (lambda path: _change(path, "PRAGMA application_id = 7"), "another program's database"),
         (lambda path: path.write_bytes(b"not a database, but long enough " * 64), "no database"),
         (_damage_page, "damaged"),
@@ -226,6 +235,27 @@ def test_folder_that_cannot_be_made_is_refused_in_words(tmp_path: Path) -> None:
     async def main() -> None:
         with pytest.raises(ConfigurationError, match=r"Not a directory|File exists"):
             await SqliteStore.open(tmp_path / "state" / "lookup.db")
+
+    run(main)
+
+
+def version_of(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as connection:
+        return cast("int", connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def test_file_without_grants_is_one_that_older_programs_read(tmp_path: Path) -> None:
+    async def main() -> None:
+        path = tmp_path / "lookup.db"
+        async with store_in(tmp_path) as store:
+            await store.put(KEY4, at("hv1"), Expect.ABSENT)
+            assert version_of(path) == 1
+            await store.put(LeaseKey(PROVIDER["hv9"]), Grant(WEB, CA4, "edge-1"), Expect.ABSENT)
+        assert version_of(path) == 2
+        async with store_in(tmp_path) as store:
+            assert [entry.key for entry in await listed(store, Prefix(Kind.LEASE))] == [
+                LeaseKey(PROVIDER["hv9"])
+            ]
 
     run(main)
 
