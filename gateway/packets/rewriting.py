@@ -203,12 +203,9 @@ def _find_behind_ipv6(packet: bytes) -> _UpperLayer:
 
 def _has_home_address(header: bytes) -> bool:
     position = 2
-    while position < len(header) and header[position] != _HOME_ADDRESS:
-        # All options but the single octet of padding have a length (RFC 8200 section 4.2).
-        if header[position] == 0:
-            position += 1
-        elif position + 1 < len(header):
-            position += 2 + header[position + 1]
-        else:
-            break
-    return position < len(header) and header[position] == _HOME_ADDRESS
+    while position + 1 < len(header):
+        if header[position] == _HOME_ADDRESS:
+            return True
+        # All options but one octet of padding have a length (RFC 8200 section 4.2).
+        position += 1 if header[position] == 0 else 2 + header[position + 1]
+    return False

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import struct
 
+import msgspec
 import pytest
 
 from gateway.packets import arp, dhcp, ethernet, fragmentation, icmp, ip, ndp, nvgre, segmentation, transport
 from gateway.packets.checksum import internet_checksum, transport_checksum
+from gateway.packets.rewriting import rewritten
 from policies.addresses import Address, MacAddress, Vsid, gateway_mac
 from policies.errors import MalformedPacket
 from policies.facts import ICMP, ICMPV6, TCP, UDP, PacketFacts
@@ -18,6 +20,8 @@ MAC = MacAddress.parse("02:00:00:00:01:05")
 ROUTER_MAC = gateway_mac(Vsid(5001))
 V4 = (Address.parse("10.0.1.5"), Address.parse("10.0.2.6"))
 V6 = (Address.parse("fd00:1::5"), Address.parse("fd00:2::6"))
+V4_PROVIDER = (Address.parse("198.51.100.130"), Address.parse("203.0.113.7"))
+V6_PROVIDER = (Address.parse("2001:db8:1::82"), Address.parse("2001:db8:2::7"))
 
 
 def upper_layers(version: int) -> list[tuple[int, bytes]]:
@@ -57,6 +61,16 @@ def packets() -> list[bytes]:
         valid.append(ip.build(*V6, ip.HOP_BY_HOP, chain + payload))
         valid.append(ip.build(*V6, ip.FRAGMENT, bytes([protocol, 0, 1, 0x41]) + bytes(4) + payload[:16]))
     return [*valid, *neighbour_discovery()]
+
+
+def rewritable() -> list[bytes]:
+    """Whatever there is, and errors about all of it."""
+    valid = []
+    for packet in packets():
+        facts = ip.decode_untrusted(packet)
+        source = (V4 if facts.version == 4 else V6)[1]
+        valid += [packet, icmp.unreachable(source, packet, facts, icmp.Unreachable.HOST)]
+    return valid
 
 
 def neighbour_discovery() -> list[bytes]:
@@ -147,6 +161,22 @@ def carry_on(packet: bytes) -> None:
             ip.decode_untrusted(piece)
 
 
+def rewrite(packet: bytes) -> None:
+    facts = ip.decode_untrusted(packet)
+    packet = packet[: facts.total_length]
+    source, destination = V4_PROVIDER if facts.version == 4 else V6_PROVIDER
+    quoted = facts.quoted
+    if quoted is not None:
+        quoted = msgspec.structs.replace(quoted, source=destination, destination=source)
+
+    changed = rewritten(packet, source, destination, (destination, source))
+
+    assert len(changed) == len(packet)
+    assert ip.decode_untrusted(changed) == msgspec.structs.replace(
+        facts, source=source, destination=destination, quoted=quoted
+    )
+
+
 def tell(source: bytes, packet: bytes, facts: PacketFacts) -> None:
     for error in (
         icmp.time_exceeded(source, packet, facts),
@@ -196,6 +226,7 @@ DECODERS = {
     "nvgre": Target(nvgre.decode_untrusted, NVGRE),
     "arp": Target(arp.decode_untrusted, [frames()[-1][14:]]),
     "ip": Target(carry_on, packets(), ipv4_checksum_at(0)),
+    "rewriting": Target(rewrite, rewritable(), ipv4_checksum_at(0)),
     "solicitation": Target(solicit, neighbour_discovery()[:2], icmpv6_checksum),
     "advertisement": Target(advertise, neighbour_discovery()[2:], icmpv6_checksum),
     "router solicitation": Target(solicit_router, router_solicitations(), icmpv6_checksum),
