@@ -273,6 +273,9 @@ class Membership:
             probe=path.probe,
             is_connected=lambda: replica.stale_since is None,
             in_use=path.in_use,
+            refuse=path.refuse,
+            apply=path.apply,
+            used_leases=path.used_leases,
         )
         path.tell(agent)
 

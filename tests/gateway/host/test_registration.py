@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from ipaddress import ip_network
 
 import pytest
 
 from gateway.host.registration import Cancel, Claim, Complaint, Effect, Probe, Registrar
 from gateway.lookup.claims import Mode, Reason
-from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
-from policies.model import LookupRecord, Port
+from policies.addresses import CustomerAddress, MacAddress, Prefix, ProviderAddress, Vsid
+from policies.model import LookupRecord, Port, Translation
 
 HERE = ProviderAddress.parse("198.51.100.11")
 THERE = ProviderAddress.parse("203.0.113.12")
@@ -43,6 +44,17 @@ class Host:
         self.revision += 1
         for ca in PORT.addresses:
             self.records[VSID, ca] = LookupRecord(VSID, ca, mac, HOSTS[host], host, revision=self.revision)
+            effects += self.registrar.record_changed(VSID, ca, now)
+        return effects
+
+    def rewrite(self, host: str, now: float, pas: Sequence[ProviderAddress]) -> list[Effect]:
+        """The records of both addresses come to be rewritten ones, each with an address of its own."""
+        effects: list[Effect] = []
+        self.revision += 1
+        for ca, pa in zip(PORT.addresses, pas, strict=True):
+            self.records[VSID, ca] = LookupRecord(
+                VSID, ca, MAC, pa, host, Translation.REWRITE, revision=self.revision
+            )
             effects += self.registrar.record_changed(VSID, ca, now)
         return effects
 
@@ -517,3 +529,85 @@ def test_whatever_happens_one_claim_is_in_flight_and_in_the_end_the_vm_that_spea
                 take(host.put("hv1", now))
     assert {record.host for record in host.records.values()} == {"hv1"}
     assert host.registrar.deadline == math.inf
+
+
+# --- a rewritten VM
+
+
+POOL = ip_network("198.51.100.128/26")
+POOL6 = ip_network("2001:db8:1::/112")
+INSIDE = (ProviderAddress.parse("198.51.100.130"), ProviderAddress.parse("2001:db8:1::2"))
+ANOTHER = (ProviderAddress.parse("198.51.100.131"), ProviderAddress.parse("2001:db8:1::3"))
+
+
+def pooled(host: Host, now: float, *pools: Prefix) -> list[Effect]:
+    """The host's pools are these, unless none is named."""
+    return host.registrar.configure([PORT], now, pools or (POOL, POOL6))
+
+
+def test_a_rewritten_vm_is_here_by_an_address_of_the_hosts_pools(host: Host) -> None:
+    pooled(host, 0.0)
+    host.registrar.answered(host.opened(), 0.1)
+    assert host.rewrite("hv1", 0.2, INSIDE) == []
+
+    assert host.registrar.heard(KEY, 5.0) == []
+    assert host.registrar.deadline == math.inf
+
+
+def test_a_rewritten_vm_of_another_host_is_not_here_although_both_have_the_same_pool(host: Host) -> None:
+    pooled(host, 0.0)
+    host.rewrite("hv2", 0.0, INSIDE)
+
+    assert host.registrar.port_opened(KEY, 0.0) == []
+    assert claim(host.registrar.heard(KEY, 0.5)).mode is Mode.ANNOUNCE
+
+
+def test_a_rewritten_vm_whose_address_is_of_no_pool_any_more_is_registered_for_another(host: Host) -> None:
+    pooled(host, 0.0)
+    host.registrar.answered(host.opened(), 0.1)
+    host.rewrite("hv1", 0.2, INSIDE)
+
+    made = claim(pooled(host, 9.0, ip_network("198.51.100.131/32"), ip_network("2001:db8:1::3/128")))
+    assert made.mode is Mode.REGISTER
+    host.registrar.answered(made, 9.1)
+    assert host.rewrite("hv1", 9.2, ANOTHER) == []
+    assert list(host.advance(1000.0)) == []
+
+
+def test_a_pool_that_is_added_changes_nothing_for_those_who_have_an_address(host: Host) -> None:
+    pooled(host, 0.0)
+    host.registrar.answered(host.opened(), 0.1)
+    host.rewrite("hv1", 0.2, INSIDE)
+
+    assert pooled(host, 9.0, POOL, POOL6, ip_network("203.0.113.0/26")) == []
+
+
+def test_a_rewritten_vm_that_has_left_for_another_host_is_not_registered_for_its_address(
+    host: Host,
+) -> None:
+    pooled(host, 0.0)
+    host.rewrite("hv1", 0.0, INSIDE)
+    host.registrar.answered(host.opened(), 0.1)
+    host.rewrite("hv2", 0.2, ANOTHER)
+
+    assert pooled(host, 9.0, ip_network("203.0.113.0/26")) == []
+
+
+@pytest.mark.parametrize("mode", [Mode.REGISTER, Mode.ANNOUNCE])
+def test_a_host_whose_pools_are_empty_says_so_once_and_tries_again_every_30_seconds(
+    host: Host, mode: Mode
+) -> None:
+    if mode is Mode.ANNOUNCE:
+        host.rewrite("hv2", 0.0, INSIDE)
+        host.registrar.port_opened(KEY, 0.0)
+        made = claim(host.registrar.heard(KEY, 0.0))
+    else:
+        made = host.opened()
+    assert host.registrar.refused(made, Reason.NO_ADDRESS, 1.0) == [Complaint(KEY, Reason.NO_ADDRESS)]
+
+    for at in (31.0, 61.0, 91.0):
+        ((now, again),) = host.advance(at)
+        assert now == at
+        assert isinstance(again, Claim)
+        assert again.mode is mode
+        assert host.registrar.refused(again, Reason.NO_ADDRESS, at) == []
