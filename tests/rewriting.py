@@ -41,7 +41,11 @@ POOLS = {
     "hv2": ("100.64.2.0/24", "2001:db8:64:2::/112"),
     "edge-1": ("100.64.254.0/24", "2001:db8:64:fe::/112"),
 }
-SHARED = {**POOLS, "hv1": ("100.64.1.0/24", "2001:db8:64:1::/112"), "hv2": ("100.64.1.0/24", "2001:db8:64:1::/112")}
+SHARED = {
+    **POOLS,
+    "hv1": ("100.64.1.0/24", "2001:db8:64:1::/112"),
+    "hv2": ("100.64.1.0/24", "2001:db8:64:1::/112"),
+}
 
 
 def network(net: Network, pools: dict[str, tuple[str, ...]] = POOLS) -> Network:
@@ -132,7 +136,7 @@ class World:
 
     def tell(self, changes: list[Change]) -> None:
         """Tell every node of changes."""
-        for name, forwarder in self.nodes.items():
+        for name in self.nodes:
             self.tell_one(name, changes)
 
     def tell_one(self, name: str, changes: list[Change]) -> None:
@@ -148,7 +152,9 @@ class World:
     def record(self, vm: Vm, version: int = 4) -> LookupRecord:
         """Return the record of a VM."""
         tenant, subnet, number = vm
-        return self.records[Vsid(n.VSIDS[tenant, subnet]), CustomerAddress.parse(n.ca(subnet, number, version))]
+        return self.records[
+            Vsid(n.VSIDS[tenant, subnet]), CustomerAddress.parse(n.ca(subnet, number, version))
+        ]
 
     def _records(self) -> Iterable[LookupRecord]:
         for record in n.directory(self.network):

@@ -246,6 +246,7 @@ class Forwarder:
                 known = customers, traffic_class, hop_limit
                 verdict = self._delivery.carry_known_untrusted(flow, flow.came.outer, 0, known, now)
                 if verdict is not None:
+                    self._note_use(flow.came.receiver)
                     return counted(verdict, self.drops)
         return self._settled(lambda at: self._from_provider(packet, key, at), now)
 
@@ -267,7 +268,9 @@ class Forwarder:
     def expire(self, now: float) -> tuple[Emission, ...]:
         """Let go of what has waited too long. Call it every 100 ms or so, and send what it returns."""
         for waiter in self.waiting.expired(now):
-            self.drops.count(DropReason.NO_LEASE, waiter.tenant)
+            is_for_ca = isinstance(waiter.wanted, tuple)
+            reason = DropReason.NO_LEASE if is_for_ca else DropReason.UNKNOWN_PROVIDER_ADDRESS
+            self.drops.count(reason, waiter.tenant)
         return self.moves.expire(now)
 
     def answers_for(self, pa: bytes, now: float) -> bool:
@@ -367,8 +370,7 @@ class Forwarder:
         decision = self.decisions.decide(came.arrival, came.facts, came.packet, came.source, now)
         if not isinstance(decision, Flow):
             return decision
-        if isinstance(came.came.receiver, Lease):
-            self._delivery.used_leases.add(came.came.receiver.pa)
+        self._note_use(came.came.receiver)
         if key is not None and _ends_the_way(decision):
             self.flows.remember(key, msgspec.structs.replace(decision, came=came.came))
         return self._delivery.carry(decision, came.arrival, came.facts, came.packet, now)

@@ -64,6 +64,9 @@ class Rewritten:
         packet = packet[: facts.total_length]
         receiver = self._translations.holder(facts.destination, now)
         entry = self._tables.subnets.get(receiver.vsid) if receiver is not None else None
+        if receiver is None and self._translations.is_in_own_pool(facts.destination):
+            # Whoever sends there may know of it before we do.
+            return Held(ProviderAddress(facts.destination))
         if receiver is None or entry is None or self._is_elsewhere(receiver):
             return Drop(DropReason.UNKNOWN_PROVIDER_ADDRESS)
         domain, tenant = entry.domain, entry.domain.name

@@ -75,11 +75,22 @@ class Translations:
         return self._directory.holder(pa) or self._formers.find(pa, now)
 
     def is_ours(self, pa: bytes, now: float) -> bool:
-        """Whether packets for a provider address belong here: its holder is here, or has just left."""
+        """Whether packets for a provider address belong here: its holder is here, or has just left.
+
+        What only we lease from is all ours, for others may know of a new lease before we do.
+        """
+        if self.is_in_own_pool(pa, is_shared=False):
+            return True
         holder = self.holder(pa, now)
         if isinstance(holder, Lease):
             return holder.node == self._node.name
         return holder is not None and self._node.holds(holder)
+
+    def is_in_own_pool(self, pa: bytes, *, is_shared: bool = True) -> bool:
+        """Whether a provider address is of a pool of ours, which others may share or not."""
+        names = self._tables.pools.lookup(pa) or frozenset()
+        own = {self._node.host} | ({self._node.name} if self._node.is_gateway else set())
+        return not own.isdisjoint(names) and (is_shared or len(names) == 1)
 
     def is_sound(self, record: LookupRecord, domain: RoutingDomain) -> bool:
         """Whether a rewritten record is at a host that may hold the tenant, by an address of its pools."""

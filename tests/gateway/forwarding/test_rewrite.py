@@ -1,0 +1,300 @@
+"""IP rewrite from port to port: between rewritten VMs, encapsulated ones, sites and the gateway."""
+
+from __future__ import annotations
+
+import pytest
+from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet6 import ICMPv6EchoRequest, ICMPv6TimeExceeded, IPv6
+from scapy.layers.l2 import Ether
+from scapy.packet import Packet, Raw
+
+from gateway.forwarding.drops import DropReason
+from gateway.forwarding.verdicts import Drop, Held, ToPort, ToProvider, ToUnderlay
+from tests import networks as n
+from tests.rewriting import Vm, World
+
+WEB5: Vm = ("red", "web", 5)
+WEB6: Vm = ("red", "web", 6)
+DB5: Vm = ("red", "db", 5)
+DB6: Vm = ("red", "db", 6)
+ALL = [WEB5, WEB6, DB5, DB6]
+SITED = n.network(
+    n.tenant("red", sites=(n.site("seattle", *n.SEATTLE),)),
+    n.tenant("blue", sites=(n.site("seattle", *n.SEATTLE),)),
+)
+
+
+def sited(*rewritten: Vm, mtu: int = 1400) -> World:
+    world = World(rewritten, net=SITED)
+    for tenant in ("red", "blue"):
+        world.nodes["edge-1"].sites.site_is_up((tenant, "seattle"), mtu, [n.BY_SEATTLE])
+    return world
+
+
+def to_site(vm: Vm, version: int = 4, upper: Packet | None = None, **fields: object) -> Packet:
+    layer = IP if version == 4 else IPv6
+    own, mac = n.ca(vm[1], vm[2], version), str(n.mac(*vm))
+    upper = upper or UDP(sport=1111, dport=2222) / Raw(b"payload")
+    to = str(n.router_mac(vm[0], vm[1]))
+    return Ether(dst=to, src=mac) / layer(src=own, dst=n.on_premise(version=version), **fields) / upper
+
+
+def arrived(world: World, at: Vm) -> Ether:
+    """The one frame that has come to a VM."""
+    ((_, frame),) = world.at_ports
+    assert frame.port == n.port(*at)
+    return Ether(frame.frame)
+
+
+def wire(world: World) -> list[type]:
+    return [type(each) for each in world.on_wire]
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_two_rewritten_vms_of_a_subnet_see_each_others_frames_untouched(version: int) -> None:
+    world = World(ALL)
+    sent = n.frame("red", ("web", 5), ("web", 6), version=version, upper=n.tcp("PA", size=100))
+
+    world.send(WEB5, sent)
+
+    assert bytes(arrived(world, WEB6)) == bytes(sent)
+    (packet,) = world.on_wire
+    assert isinstance(packet, ToProvider)
+    layer = IP if version == 4 else IPv6
+    own, other = world.record(WEB5, version).pa, world.record(WEB6, version).pa
+    expected = bytes(sent[layer].copy())
+    built = layer(expected)
+    built.src, built.dst = str(own), str(other)
+    if version == 4:
+        del built.chksum
+    del built[TCP].chksum
+    assert packet.packet == bytes(built)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_between_subnets_the_sending_host_is_one_hop(version: int) -> None:
+    world = World(ALL)
+    field = {"ttl": 9} if version == 4 else {"hlim": 9}
+    world.send(WEB5, n.frame("red", ("web", 5), ("db", 5), version=version, **field))
+
+    frame = arrived(world, DB5)
+    assert (frame.src, frame.dst) == (str(n.router_mac("red", "db")), str(n.mac(*DB5)))
+    assert (frame[IP].ttl if version == 4 else frame[IPv6].hlim) == 8
+    assert wire(world) == [ToProvider]
+
+
+def test_full_1500_octets_cross_between_rewritten_vms_and_not_to_encapsulated_ones() -> None:
+    upper = UDP(sport=1, dport=2) / Raw(bytes(1472))
+    world = World(ALL)
+    world.send(WEB5, n.frame("red", ("web", 5), ("web", 6), upper=upper, flags="DF"))
+    assert len(arrived(world, WEB6)) == 1514
+
+    mixed = World([WEB5])
+    mixed.send(WEB5, n.frame("red", ("web", 5), ("db", 5), upper=upper, flags="DF"))
+    told = arrived(mixed, WEB5)
+    assert (told[ICMP].type, told[ICMP].code, told[ICMP].nexthopmtu) == (3, 4, 1458)
+    assert told[IP].src == n.ca("db", 5)
+    quoted = told[ICMP].payload
+    assert (quoted.src, quoted.dst) == (n.ca("web", 5), n.ca("db", 5))
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("peer", [WEB6, DB5], ids=["same subnet", "another subnet"])
+def test_a_rewritten_and_an_encapsulated_vm_reach_each_other_through_the_gateway(
+    peer: Vm, version: int
+) -> None:
+    world = World([WEB5])
+    hop = {"ttl": 20} if version == 4 else {"hlim": 20}
+    left = 20 if peer == WEB6 else 19
+
+    world.send(WEB5, n.frame("red", WEB5[1:], peer[1:], version=version, **hop))
+    there = arrived(world, peer)
+    assert wire(world) == [ToProvider, ToUnderlay]
+    world.at_ports.clear()
+    world.on_wire.clear()
+    world.send(peer, n.frame("red", peer[1:], WEB5[1:], version=version, **hop))
+    back = arrived(world, WEB5)
+    assert wire(world) == [ToUnderlay, ToProvider]
+
+    for frame in (there, back):
+        assert (frame[IP].ttl if version == 4 else frame[IPv6].hlim) == left
+        raw = frame[UDP]
+        rebuilt = type(frame)(bytes(frame))
+        del rebuilt[UDP].chksum
+        assert type(frame)(bytes(rebuilt))[UDP].chksum == raw.chksum
+    expected = n.mac(*peer) if peer == WEB6 else n.router_mac("red", "web")
+    assert back.src == str(expected)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_rewritten_vm_and_its_site_reach_each_other_and_the_gateway_is_the_hop(version: int) -> None:
+    world = sited(WEB5)
+    hop = {"ttl": 20} if version == 4 else {"hlim": 20}
+    world.send(WEB5, to_site(WEB5, version, **hop))
+
+    ((_, sent),) = world.at_sites
+    packet = (IP if version == 4 else IPv6)(sent.packet)
+    assert (packet.src, packet.dst) == (n.ca("web", 5, version), n.on_premise(version=version))
+    assert (packet.ttl if version == 4 else packet.hlim) == 19
+
+    layer = IP if version == 4 else IPv6
+    answer = layer(src=n.on_premise(version=version), dst=n.ca("web", 5, version), **hop) / UDP(
+        sport=2, dport=1
+    )
+    world.from_site(answer)
+    frame = arrived(world, WEB5)
+    assert (frame[layer].ttl if version == 4 else frame[layer].hlim) == 19
+    assert frame.src == str(n.router_mac("red", "web"))
+    assert wire(world) == [ToProvider, ToProvider]
+
+
+def test_traceroute_to_a_site_shows_the_gateway_and_then_the_site() -> None:
+    world = sited(WEB5)
+    world.lease(*_gateway_address(world))
+    world.send(WEB5, to_site(WEB5, ttl=1, upper=UDP(sport=9, dport=33434)))
+
+    told = arrived(world, WEB5)
+    assert told[IP].src == n.ca("web", 1)
+    assert told[ICMP].type == 11
+    assert (told[ICMP].payload.src, told[ICMP].payload.dst) == (n.ca("web", 5), n.on_premise())
+    assert not world.at_sites
+
+
+def test_traceroute_in_ipv6_to_a_site_shows_the_gateway() -> None:
+    world = sited(WEB5)
+    world.lease(*_gateway_address(world, 6))
+    world.send(WEB5, to_site(WEB5, 6, hlim=1, upper=ICMPv6EchoRequest()))
+
+    told = arrived(world, WEB5)
+    assert told[IPv6].src == n.ca("web", 1, 6)
+    assert told.haslayer(ICMPv6TimeExceeded)
+
+
+def test_traceroute_between_rewritten_subnets_shows_the_gateway_at_the_sending_host() -> None:
+    world = World(ALL)
+    world.send(WEB5, n.frame("red", ("web", 5), ("db", 5), ttl=1))
+
+    told = arrived(world, WEB5)
+    assert (told[IP].src, told[ICMP].type) == (n.ca("web", 1), 11)
+    assert not world.on_wire
+
+
+def test_the_gateways_own_address_answers_at_the_host() -> None:
+    world = World(ALL)
+    echo = Ether(dst=str(n.router_mac("red", "web")), src=str(n.mac(*WEB5)))
+    echo /= IP(src=n.ca("web", 5), dst=n.ca("web", 1)) / ICMP(id=7, seq=1)
+    world.send(WEB5, echo)
+
+    assert arrived(world, WEB5)[ICMP].type == 0
+    assert not world.on_wire
+
+
+def test_errors_of_the_tenant_quote_what_it_sent() -> None:
+    world = World(ALL)
+    refused = n.frame("red", ("web", 6), ("web", 5), upper=UDP(sport=53, dport=9))
+    inner = IP(bytes(refused[IP]))
+    error = Ether(dst=str(n.mac(*WEB6)), src=str(n.mac(*WEB5)))
+    error /= IP(src=n.ca("web", 5), dst=n.ca("web", 6)) / ICMP(type=3, code=3) / inner
+    world.send(WEB5, error)
+
+    assert bytes(arrived(world, WEB6)) == bytes(error)
+    (packet,) = world.on_wire
+    assert isinstance(packet, ToProvider)
+    quoted = IP(packet.packet)[ICMP].payload
+    assert (quoted.src, quoted.dst) == (str(world.record(WEB6).pa), str(world.record(WEB5).pa))
+
+
+def test_a_first_packet_waits_for_its_lease_and_only_so_long() -> None:
+    world = sited(WEB5)
+    world.leasing = False
+    world.send(WEB5, to_site(WEB5))
+    host = world.nodes["hv1"]
+    assert len(host.waiting) == 1
+    assert not world.at_sites
+
+    (asked,) = world.asked
+    world.leasing = True
+    world.lease(asked[1], asked[2])
+    assert len(world.at_sites) == 1
+    assert not host.waiting
+
+    world.send(WEB5, to_site(WEB5))
+    assert len(world.at_sites) == 2
+
+
+def test_what_waits_in_vain_is_dropped_under_its_own_reason() -> None:
+    world = sited(WEB5)
+    world.leasing = False
+    world.send(WEB5, to_site(WEB5))
+    host = world.nodes["hv1"]
+    host.expire(0.9)
+    assert host.drops.total(DropReason.NO_LEASE) == 0
+    host.expire(1.0)
+    assert host.drops.counts == {(DropReason.NO_LEASE, "red"): 1}
+
+
+def test_a_refused_lease_tells_the_sender_and_lets_nothing_wait_for_a_while() -> None:
+    world = sited(WEB5)
+    world.leasing = False
+    world.send(WEB5, to_site(WEB5))
+    host = world.nodes["hv1"]
+    ((_, vsid, ca),) = world.asked
+    (told,) = host.refuse(vsid, ca, 0.1)
+    assert isinstance(told, ToPort)
+    assert Ether(told.frame)[ICMP].type == 3
+    verdict = host.from_port(n.port(*WEB5), bytes(to_site(WEB5)), 0.2)
+    assert isinstance(verdict, Drop)
+    assert verdict.reason is DropReason.NO_LEASE
+    assert not host.waiting
+
+
+def test_what_comes_from_another_tenants_address_is_dropped() -> None:
+    blue: Vm = ("blue", "web", 6)
+    world = World([WEB5, blue])
+    packet = IP(src=str(world.record(blue).pa), dst=str(world.record(WEB5).pa)) / UDP()
+    verdict = world.nodes["hv1"].from_provider(bytes(packet), 0)
+    assert n.dropped(verdict, DropReason.OTHER_TENANT) == ()
+
+
+@pytest.mark.parametrize("source", ["198.51.100.77", "198.51.100.11"])
+def test_what_comes_from_nobodys_address_is_dropped(source: str) -> None:
+    world = World([WEB5])
+    packet = IP(src=source, dst=str(world.record(WEB5).pa)) / UDP()
+    n.dropped(world.nodes["hv1"].from_provider(bytes(packet), 0), DropReason.UNKNOWN_PROVIDER_ADDRESS)
+
+
+def test_what_is_for_nobodys_address_is_dropped() -> None:
+    world = World([WEB5, WEB6])
+    packet = IP(src=str(world.record(WEB6).pa), dst="100.64.1.200") / UDP()
+    host = world.nodes["hv1"]
+    assert isinstance(host.from_provider(bytes(packet), 0), Held)
+    host.expire(1.0)
+    assert host.drops.counts == {(DropReason.UNKNOWN_PROVIDER_ADDRESS, ""): 1}
+
+
+def test_known_flows_are_decided_as_their_first_packets_were() -> None:
+    world = sited(WEB5)
+    frames = [n.frame("red", ("web", 5), ("db", 5)), to_site(WEB5)]
+    for frame in frames * 3:
+        world.send(WEB5, frame)
+    delivered = [each.frame for _, each in world.at_ports]
+    assert len(delivered) == 3
+    assert len(set(delivered)) == 1
+    assert len({each.packet for _, each in world.at_sites}) == 1
+    assert len(world.nodes["edge-1"].flows) == 2
+
+
+def test_a_gateway_takes_note_of_the_leases_that_are_used() -> None:
+    world = sited(WEB5)
+    world.send(WEB5, to_site(WEB5))
+    edge = world.nodes["edge-1"]
+    assert len(edge.take_used_leases()) == 1
+    assert not edge.take_used_leases()
+    world.send(WEB5, to_site(WEB5))
+    assert len(edge.take_used_leases()) == 1
+
+
+def _gateway_address(world: World, version: int = 4):  # type: ignore[no-untyped-def]
+    from policies.addresses import CustomerAddress, Vsid
+
+    return Vsid(n.VSIDS["red", "web"]), CustomerAddress.parse(n.ca("web", 1, version))
