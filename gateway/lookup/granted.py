@@ -50,12 +50,10 @@ class Granted:
     def is_told(self, entry: Stored) -> bool:
         """Whether watchers are told of a change that has not been taken yet.
 
-        They are not told what a record has, since the record says so; unless it was a gateway's until now.
+        They are told of leases and of their ends alone: what a record has is said by the record.
         """
-        key, value = entry.key, entry.value
-        return not isinstance(key, LeaseKey) or (
-            isinstance(value, Grant) and (value.leased or self._lease(key) is not None)
-        )
+        key = entry.key
+        return not isinstance(key, LeaseKey) or entry.lease is not None or self._lease(key) is not None
 
     def loses(self, entry: Stored) -> bool:
         """Whether a change that has not been taken yet ends a lease, and who was told of that cannot see it.

@@ -2,6 +2,7 @@
 
     writers -> store --follow--> replicas A, B --their history, as HTTP watches tell it--> replicas C, D
 
+D sees one virtual subnet alone, and neither of them what provider addresses records have.
 Time is virtual: it jumps to when something is next due, so a history of minutes takes
 milliseconds, and the same seed makes the same history.
 """
@@ -12,13 +13,21 @@ import asyncio
 import random
 import selectors
 from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
+from ipaddress import ip_network
 from typing import Any
 
+import msgspec
+
 from gateway.lookup.claims import Claim, FlapLimits, Mode, Refused
+from gateway.lookup.client.watch_lines import event as read_line
 from gateway.lookup.entries import (
+    NAMED_KINDS,
     Event,
+    Grant,
     Key,
     Kind,
+    LeaseKey,
     NamedKey,
     Placement,
     Progress,
@@ -29,16 +38,22 @@ from gateway.lookup.entries import (
 )
 from gateway.lookup.follow import closing, entries, follow
 from gateway.lookup.network import assemble
+from gateway.lookup.records_wire import lease_line, line
 from gateway.lookup.replica import Batch, Replica
 from gateway.lookup.store import Expect, Prefix, StoreError, StoreUnavailable
 from gateway.lookup.stores.memory import MemoryStore
+from gateway.lookup.visibility import EVERYTHING, View
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
-from policies.model import ProviderGateway, Tenant
+from policies.model import Lease, ProviderGateway, Tenant, Translation
 
 VSIDS = (Vsid(5001), Vsid(5002))
 ADDRESSES = tuple(CustomerAddress(bytes((10, 0, 0, number))) for number in (5, 6, 7))
 MACS = tuple(MacAddress(bytes((2, 0, 0, 0, 0, number))) for number in (1, 2))
 HOSTS = {f"hv{number}": ProviderAddress(bytes((198, 51, 100, number))) for number in (1, 2, 3)}
+POOL = tuple(ProviderAddress(bytes((192, 0, 2, number))) for number in (1, 2, 3, 4))
+"""Of gateways and of hosts alike, so that an address comes to be one's and then the other's."""
+FASTER = 100
+"""So much faster the store's clock goes: quarantines end within a history."""
 
 
 class _Jump(selectors.DefaultSelector):
@@ -75,8 +90,8 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 class Mirror:
     """Whatever a replica tells its subscribers, and whether it ever goes backwards."""
 
-    def __init__(self, world: World, name: str, replica: Replica) -> None:
-        self.world, self.name, self.replica = world, name, replica
+    def __init__(self, world: World, name: str, replica: Replica, view: View | None) -> None:
+        self.world, self.name, self.replica, self.view = world, name, replica, view
         self.entries: dict[Key, Stored] = {}
         self.last: dict[Key, int] = {}
         replica.subscribe(self.take)
@@ -85,6 +100,13 @@ class Mirror:
         """Whether the replica has come to a revision, and believes so."""
         replica = self.replica
         return replica.complete == replica.revision == revision and replica.stale_since is None
+
+    def sees(self, entry: Stored) -> Stored | None:
+        """An entry of the store as the replica is to have it: as it is, or as a watch tells it."""
+        if self.view is None:
+            return entry
+        shown = self.view.entry(entry)
+        return shown if shown is None or not isinstance(entry.key, LeaseKey) else as_told(shown)
 
     def take(self, batch: Batch) -> None:
         for change, record in zip(batch.changes, batch.records, strict=True):
@@ -101,6 +123,12 @@ class Mirror:
             self.world.problems.append(f"{self.name}: what is told is not what is there")
 
 
+def as_told(entry: Stored) -> Stored | None:
+    """A lease as a watch tells it; None if that is that it has ended."""
+    found = read_line(line(entry))
+    return found if isinstance(found, Stored) and found.value is not None else None
+
+
 def contents(replica: Replica) -> dict[Key, Stored]:
     """Everything that a replica has."""
     return {entry.key: entry for kind in Kind for entry in replica.entries(kind)}
@@ -112,7 +140,7 @@ class World:
     def __init__(self, seed: int, *, writes: int = 25) -> None:
         self.chance = random.Random(seed)
         self.writes = writes
-        self.store = MemoryStore()
+        self.store = MemoryStore(self._now)
         self.problems: list[str] = []
         self.is_calm = False
         self.is_restored = False
@@ -126,13 +154,14 @@ class World:
         # A replica's back-off draws from the module's own generator.
         random.seed(self.chance.random())
         tasks = []
-        for number in range(4):
-            source = self._faulty(self._of_store if number < 2 else self._of_a_replica)
+        views = (None, None, EVERYTHING, View(vsids=frozenset(VSIDS[:1])))
+        for number, view in enumerate(views):
+            source = self._faulty(self._of_store if view is None else partial(self._of_a_replica, view))
             patience = 0.0 if number < 2 else 300.0
             replica = Replica(source, history=self.chance.choice((2, 8, 100)), patience=patience)
             if number < 2:
                 self.near.append(replica)
-            self.mirrors.append(Mirror(self, "ABCD"[number], replica))
+            self.mirrors.append(Mirror(self, "ABCD"[number], replica, view))
             tasks.append(asyncio.create_task(replica.run()))
         backup = None
         for number in range(self.writes):
@@ -165,12 +194,14 @@ class World:
         for each in self.mirrors:
             if not each.is_at(head):
                 self.problems.append(f"{each.name} is at {each.replica.revision}, not at {head}")
+            seen = {key: shown for key, entry in wanted.items() if (shown := each.sees(entry)) is not None}
             for what, found in (("has", contents(each.replica)), ("has told", each.entries)):
                 self.problems += [
-                    f"{each.name} {what} {found.get(key)}, and the store {wanted.get(key)}"
-                    for key in {**found, **wanted}
-                    if found.get(key) != wanted.get(key)
+                    f"{each.name} {what} {found.get(key)}, and the store {seen.get(key)}"
+                    for key in {**found, **seen}
+                    if found.get(key) != seen.get(key)
                 ]
+            self.problems += _disagreements(each, seen)
             if each.replica.network != network:
                 self.problems.append(f"{each.name} has another network")
 
@@ -179,9 +210,17 @@ class World:
         vsid, ca, mac = chance.choice(VSIDS), chance.choice(ADDRESSES), chance.choice(MACS)
         host, pa = chance.choice(list(HOSTS.items()))
         try:
-            match chance.randrange(12):
+            match chance.randrange(16):
                 case 0 | 1:
                     await store.put(RecordKey(vsid, ca), Placement(mac, pa, host), Expect.ANY)
+                case 12:
+                    placed = Placement(mac, chance.choice(POOL), host, Translation.REWRITE)
+                    await store.put(RecordKey(vsid, ca), placed, Expect.ANY)
+                case 13 | 14:
+                    grant = Grant(vsid, ca, chance.choice(("one", "two")), leased=True)
+                    await store.put(LeaseKey(chance.choice(POOL)), grant, Expect.ANY)
+                case 15:
+                    await self._give_back(LeaseKey(chance.choice(POOL)))
                 case 2 | 3:
                     await store.delete(RecordKey(vsid, ca), Expect.ANY)
                 case 4:
@@ -205,6 +244,20 @@ class World:
                     await store.claim(Claim(vsid, mac, pa, host, mode, 1.0, addresses, limits))
         except (StoreError, Refused):
             pass  # what a write comes to is the store's own test; here it is one more history
+
+    async def _give_back(self, key: LeaseKey) -> None:
+        """Return a lease, or forget the address that has been returned for long."""
+        entry = await self.store.get(key)
+        if entry is None or not isinstance(entry.value, Grant):
+            return
+        if entry.lease is None:
+            await self.store.delete(key, entry.epoch)
+        else:
+            value = msgspec.structs.replace(entry.value, returned_at=self._now())
+            await self.store.put(key, value, entry.epoch)
+
+    def _now(self) -> float:
+        return FASTER * asyncio.get_running_loop().time()
 
     def _named(self) -> tuple[NamedKey, Value]:
         name = self.chance.choice(("one", "two"))
@@ -254,7 +307,7 @@ class World:
     def _of_store(self, after: int | None) -> AsyncIterator[Event]:
         return follow(self.store, after)
 
-    async def _of_a_replica(self, after: int | None) -> AsyncIterator[Event]:
+    async def _of_a_replica(self, view: View, after: int | None) -> AsyncIterator[Event]:
         """What a lookup node tells on a watch, of which the reader has everything up to a revision."""
         replica = self.chance.choice(self.near)
         if not replica.has_contents:
@@ -263,10 +316,10 @@ class World:
         if position is None:
             position = replica.position
             yield Reset(replica.complete)
-            for kind in (Kind.HOST, Kind.GATEWAY, Kind.TENANT):
+            for kind in NAMED_KINDS:
                 for entry in list(replica.entries(kind)):
                     yield entry
-            for vsid in replica.vsids():
+            for vsid in filter(view.sees, replica.vsids()):
                 last = None
                 while page := replica.records(vsid, last, 2):
                     last = page[-1].ca
@@ -275,12 +328,15 @@ class World:
                     for placed in found:
                         if placed is not None:
                             yield placed
+            for vsid in filter(view.sees, replica.leased_vsids()):
+                for lease in replica.leases_in(vsid):
+                    yield read_line(lease_line(lease))
         while True:
             changes = replica.since(position)
             if changes is None:
                 return
-            for change in changes:
-                yield change
+            for change in filter(None, map(view.entry, changes)):
+                yield read_line(line(change)) if isinstance(change.key, LeaseKey) else change
             position += len(changes)
             if position == replica.position:
                 yield Progress(replica.complete)
@@ -289,6 +345,27 @@ class World:
                         await replica.changed(position)
                 except TimeoutError:
                     continue
+
+
+def _disagreements(mirror: Mirror, seen: dict[Key, Stored]) -> list[str]:
+    """Where what a replica says of addresses of the pool is not what it has."""
+    replica = mirror.replica
+    leases: dict[tuple[Vsid, CustomerAddress], set[Lease]] = {}
+    grants: dict[ProviderAddress, object] = {}
+    for key, entry in seen.items():
+        if isinstance(key, LeaseKey):
+            grants[key.pa] = entry.value
+            if (lease := entry.lease) is not None:
+                leases.setdefault((lease.vsid, lease.ca), set()).add(lease)
+    said = {(vsid, ca): set(replica.leases_of(vsid, ca)) for vsid in VSIDS for ca in ADDRESSES}
+    problems = [
+        f"{mirror.name} says {found} of {whose}, and has {leases.get(whose)}"
+        for whose, found in said.items()
+        if found != leases.get(whose, set())
+    ]
+    if (found := dict(replica.grants_in(ip_network("192.0.2.0/29")))) != grants:
+        problems.append(f"{mirror.name} says {found}, and has {grants}")
+    return problems
 
 
 async def _shuffled(chance: random.Random, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
@@ -312,7 +389,7 @@ async def _shuffled(chance: random.Random, events: AsyncIterator[Event]) -> Asyn
 
 def clone(store: MemoryStore) -> MemoryStore:
     """A store as it is now, as a backup would have it."""
-    copy = MemoryStore()
+    copy = MemoryStore(store._now)
     copy._entries = dict(store._entries)
     for kind, keys in store._keys.items():
         copy._keys[kind] = list(keys)

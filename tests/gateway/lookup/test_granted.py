@@ -119,6 +119,7 @@ def test_a_change_is_told_where_it_is_of_a_lease_or_ends_one() -> None:
     assert granted.is_told(returned(lease))
     assert granted.is_told(of_a_record("192.0.2.65", 3))
     assert not granted.is_told(returned(held))
+    put(granted, returned(lease))
     assert not granted.is_told(gone(lease))
 
 
