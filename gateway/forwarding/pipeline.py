@@ -15,7 +15,7 @@ import msgspec
 from gateway.forwarding.admission import Admission, admit, port_owns, site_owns
 from gateway.forwarding.decisions import Decisions
 from gateway.forwarding.delivery import Delivery
-from gateway.forwarding.directory import Change, Directory, Put, PutLease
+from gateway.forwarding.directory import Change, Directory, Holder, Put, PutLease
 from gateway.forwarding.drops import DropReason, Drops
 from gateway.forwarding.flows import (
     REWRITTEN,
@@ -374,6 +374,10 @@ class Forwarder:
         if key is not None and _ends_the_way(decision):
             self.flows.remember(key, msgspec.structs.replace(decision, came=came.came))
         return self._delivery.carry(decision, came.arrival, came.facts, came.packet, now)
+
+    def _note_use(self, receiver: Holder) -> None:
+        if isinstance(receiver, Lease):
+            self._delivery.used_leases.add(receiver.pa)
 
     def _settled(
         self, decide: Callable[[float], Verdict], now: float, deadline: float | None = None
