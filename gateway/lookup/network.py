@@ -11,8 +11,9 @@ import msgspec
 
 from gateway.lookup.entries import NAMED_KINDS, Key, Kind, NamedKey, Placement, RecordKey, Stored, Value
 from gateway.lookup.follow import entries
+from gateway.lookup.grants import QUARANTINE
 from gateway.lookup.soundness import faults
-from gateway.lookup.store import Conflict, Expect, Expected, LookupStore, Prefix, StoreUnavailable
+from gateway.lookup.store import Conflict, Expect, Expected, LookupStore, Prefix, StoreUnavailable, Taken
 from policies.addresses import Vsid
 from policies.model import (
     CustomerRoute,
@@ -188,8 +189,9 @@ def phases(wanted: Network, current: Iterable[Stored]) -> list[list[Step]]:
 async def apply(store: LookupStore, network: Network, *, dry_run: bool = False) -> list[Step]:
     """Bring the store to a network, and return the steps taken; or with `dry_run` those that would be.
 
-    Where somebody else writes meanwhile, the rest is worked out anew. Raises StoreUnavailable,
-    with a part written perhaps: the same network applied again does the rest.
+    Where somebody else writes meanwhile, the rest is worked out anew. Raises StoreUnavailable, also where
+    a static record's provider address is another's, with a part written perhaps: the same network applied
+    again does the rest.
     """
     taken: list[Step] = []
     for _ in range(_ATTEMPTS):
@@ -253,8 +255,11 @@ async def _take(store: LookupStore, steps: Sequence[Step], taken: list[Step]) ->
     async def take(step: Step) -> None:
         if step.value is None:
             await store.delete(step.key, step.expected)
-        else:
+            return
+        try:
             await store.put(step.key, step.value, step.expected)
+        except Taken as error:
+            raise StoreUnavailable(_why(step.key, error)) from None
 
     failures: list[BaseException] = []
     for step, failure in zip(
@@ -267,6 +272,13 @@ async def _take(store: LookupStore, steps: Sequence[Step], taken: list[Step]) ->
     if failures:
         # A conflict means to work the rest out anew; anything else is worse.
         raise min(failures, key=lambda failure: isinstance(failure, Conflict))
+
+
+def _why(key: Key, taken: Taken) -> str:
+    """Why a static record does not get the provider address that it names."""
+    if taken.holder is not None:
+        return f"{taken} by {taken.holder.key}, so that {key} cannot have it; give one of the two another"
+    return f"{taken} by another, or was within {QUARANTINE:.0f} s: {key} cannot have it yet"
 
 
 class _Owners:

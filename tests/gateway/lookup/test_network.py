@@ -44,6 +44,7 @@ from policies.model import (
     SiteHop,
     SubnetHop,
     Tenant,
+    Translation,
     VirtualSubnet,
 )
 from policies.tables import Tables
@@ -259,6 +260,54 @@ def test_who_is_always_overtaken_gives_up() -> None:
 
 
 # --- back again
+
+
+def rewritten(number: int, own: int) -> LookupRecord:
+    return msgspec.structs.replace(
+        static(VSIDS[0], number, "hv1"), pa=pa(own), translation=Translation.REWRITE
+    )
+
+
+def with_records(*records: LookupRecord) -> Network:
+    red = Tenant("red", (), (subnet(VSIDS[0]),), records)
+    return Network(hosts=(ProviderHost("hv1", (pa(1),), ("red",)),), tenants=(red,))
+
+
+def test_a_static_record_waits_for_a_provider_address_that_was_anothers_a_moment_ago() -> None:
+    async def main() -> None:
+        clock = [1000.0]
+        store = MemoryStore(lambda: clock[0])
+        await apply(store, with_records(rewritten(5, 130)))
+        clock[0] += 1
+        wanted = with_records(rewritten(6, 130), rewritten(7, 131))
+        with pytest.raises(StoreUnavailable) as raised:
+            await apply(store, wanted)
+        assert str(raised.value) == (
+            "198.51.100.130 is taken by another, or was within 300 s: record 5001/10.0.1.6 cannot have it yet"
+        )
+        clock[0] += 300
+        await apply(store, wanted)
+        (red,) = (await stored_network(store)).tenants
+        assert {str(record.ca): record.pa for record in red.records} == {
+            "10.0.1.6": pa(130),
+            "10.0.1.7": pa(131),
+        }
+
+    asyncio.run(main())
+
+
+def test_a_static_record_that_names_the_provider_address_of_a_vm_is_refused_with_the_holder() -> None:
+    async def main() -> None:
+        store = MemoryStore(lambda: 1000.0)
+        await apply(store, with_records(rewritten(5, 130)))
+        with pytest.raises(StoreUnavailable) as raised:
+            await apply(store, with_records(rewritten(5, 130), rewritten(6, 130)))
+        assert str(raised.value) == (
+            "198.51.100.130 is taken by record 5001/10.0.1.5, so that record 5001/10.0.1.6 cannot have it; "
+            "give one of the two another"
+        )
+
+    asyncio.run(main())
 
 
 def named(*names: str) -> Network:
