@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import cast
 
 import hypothesis
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import strategies as st
 
 from gateway.lookup.claims import (
+    MOST_IN_A_WRITE,
     MOST_OF_A_MAC,
     Claim,
     FlapLimits,
@@ -23,6 +25,7 @@ from gateway.lookup.claims import (
 )
 from gateway.lookup.entries import Placement, RecordKey, Stored, Value
 from policies.addresses import CustomerAddress, ProviderAddress
+from policies.model import Translation
 from tests.gateway.lookup.entries import CA4, CA6, KEY4, KEY6, MAC, OTHER_MAC, PROVIDER, WEB, at, claim
 
 
@@ -154,6 +157,69 @@ def test_mac_gets_no_more_addresses_by_claims_than_move_in_one_write() -> None:
     assert refusal(one_more, *recorded[:-1]) == (Reason.TOO_MANY, None)
     # What an operator has written beyond that moves all the same.
     assert len(decide(claim("hv2"), recorded)) == MOST_OF_A_MAC + 1
+
+
+POOL = ip_network("203.0.113.0/24")
+FIRST, SECOND, THIRD, ELSEWHERE = (
+    ProviderAddress.parse(text) for text in ("203.0.113.1", "203.0.113.2", "203.0.113.3", "198.51.99.1")
+)
+
+
+def rewriting(wanted: Claim, *candidates: ProviderAddress) -> Claim:
+    return msgspec.structs.replace(
+        wanted, translation=Translation.REWRITE, pools=(POOL,), candidates=candidates
+    )
+
+
+def rewritten(pa: ProviderAddress, host: str = "hv1") -> Placement:
+    return Placement(MAC, pa, host, Translation.REWRITE)
+
+
+def test_candidate_that_the_mac_has_already_or_that_is_named_twice_is_given_once() -> None:
+    """Else its own claim would be refused for ever."""
+    addresses = tuple(CustomerAddress.parse(f"10.0.2.{number}") for number in (1, 2))
+    wanted = rewriting(claim("hv1", Mode.REGISTER, addresses=addresses), FIRST, SECOND, SECOND, THIRD)
+    writes = decide(wanted, [stored(rewritten(FIRST))])
+    assert [cast("Placement", write.value).pa for write in writes] == [SECOND, THIRD]
+
+
+def test_rewritten_record_keeps_what_the_host_may_have_and_changes_what_it_may_not() -> None:
+    for mode in Mode:
+        kept = rewriting(claim("hv1", mode), SECOND)
+        assert decide(kept, [stored(rewritten(FIRST))]) == ()
+        assert decide(kept, [stored(rewritten(ELSEWHERE))]) == (Write(KEY4, rewritten(SECOND), 4),)
+
+
+def test_encapsulated_record_stays_so_in_a_subnet_that_is_rewritten_now() -> None:
+    (write,) = decide(rewriting(claim("hv2", Mode.ORCHESTRATE), FIRST), [stored(at("hv1"))])
+    assert write.value == at("hv2")
+
+
+def test_host_without_pools_gets_no_rewritten_record() -> None:
+    entry = stored(rewritten(FIRST))
+    assert refusal(claim("hv2", Mode.ORCHESTRATE), entry) == (Reason.NO_ADDRESS, entry)
+    new = msgspec.structs.replace(
+        claim("hv2", Mode.REGISTER, addresses=(CA4,)), translation=Translation.REWRITE
+    )
+    assert refusal(new) == (Reason.NO_ADDRESS, None)
+
+
+def test_address_of_the_other_family_is_no_candidate() -> None:
+    six = stored(rewritten(ProviderAddress.parse("2001:db8::1")), key=KEY6)
+    assert refusal(rewriting(claim("hv1"), FIRST), six) == (Reason.NO_ADDRESS, six)
+
+
+def test_rewritten_records_of_a_mac_are_no_more_than_change_in_one_write() -> None:
+    many = MOST_IN_A_WRITE // 3
+    addresses = [CustomerAddress.parse(f"10.0.2.{number}") for number in range(many + 1)]
+    recorded = [
+        stored(rewritten(ProviderAddress.parse(f"203.0.113.{n}")), key=RecordKey(WEB, ca))
+        for n, ca in enumerate(addresses)
+    ]
+    assert len(decide(rewriting(claim("hv2", Mode.ORCHESTRATE)), recorded[:-1])) == many
+    assert refusal(rewriting(claim("hv2", Mode.ORCHESTRATE)), *recorded) == (Reason.TOO_MANY, None)
+    # What changes nothing is refused for nothing.
+    assert decide(rewriting(claim("hv1")), recorded) == ()
 
 
 _moves = st.tuples(

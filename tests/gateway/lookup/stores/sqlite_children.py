@@ -13,16 +13,20 @@ import random
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import cast
 
+import msgspec
+
 from gateway.lookup.claims import Claim, Mode
 from gateway.lookup.entries import Key, Kind, RecordKey, Stored
-from gateway.lookup.store import Expect, Prefix, StoreUnavailable
+from gateway.lookup.store import Expect, Prefix, StoreUnavailable, Taken
 from gateway.lookup.stores.sqlite import SqliteStore
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
+from policies.model import Translation
 from tests.gateway.lookup.entries import at, events_of, listed, told
 
 WRITERS = 64
@@ -45,8 +49,11 @@ def line_of(stored: Stored) -> str:
 
 
 async def write_for_ever(folder: Path) -> None:
-    """64 writers, each with keys of its own and one that all share: puts, deletions and claims."""
-    store = await SqliteStore.open(folder / "lookup.db")
+    """64 writers, each with keys of its own and one that all share: puts, deletions and claims.
+
+    They contend for a few provider addresses, too, whose quarantine is over in milliseconds.
+    """
+    store = await SqliteStore.open(folder / "lookup.db", now=lambda: time.time() * 100_000)
 
     async def write(writer: int) -> None:
         rng = random.Random(writer)
@@ -54,7 +61,7 @@ async def write_for_ever(folder: Path) -> None:
         addresses = (record_key(writer, 1).ca, record_key(writer, 2).ca)
         while True:
             host = rng.randrange(1, 10)
-            what = rng.randrange(8)
+            what = rng.randrange(12)
             if what == 0:
                 stored = [await store.delete(record_key(writer), Expect.ANY)]
             elif what == 1:
@@ -63,6 +70,13 @@ async def write_for_ever(folder: Path) -> None:
                 stored = [*await store.claim(claim)]
             elif what == 2:
                 stored = [await store.put(record_key(200), at(f"hv{host}"), Expect.ANY)]
+            elif what < 6:
+                pa = ProviderAddress(bytes((203, 0, 113, rng.randrange(WRITERS // 4))))
+                value = msgspec.structs.replace(at(f"hv{host}"), pa=pa, translation=Translation.REWRITE)
+                try:
+                    stored = [await store.put(record_key(writer), value, Expect.ANY)]
+                except Taken:
+                    continue
             else:
                 stored = [await store.put(record_key(writer), at(f"hv{host}"), Expect.ANY)]
             lines = "".join(f"{line_of(each)}\n" for each in stored if each is not None)

@@ -14,19 +14,21 @@ from gateway.lookup.store import Prefix, StoreUnavailable
 from gateway.lookup.stores import etcd_layout
 from gateway.lookup.stores.etcd_layout import Layout
 from gateway.lookup.stores.etcd_wire import KeyValue
-from policies.addresses import CustomerAddress, Vsid
+from policies.addresses import CustomerAddress, ProviderAddress, Vsid
 from tests.gateway.lookup.entries import CA4, CA6, KEY4, MAC, VALUES, WEB, at
 
 LAYOUT = Layout("/isthmus/")
 
 addresses = st.binary(min_size=4, max_size=4) | st.binary(min_size=16, max_size=16)
 records = st.builds(RecordKey, st.integers(0x1000, 0xFFFFFE).map(Vsid), addresses.map(CustomerAddress))
+leases = st.builds(LeaseKey, addresses.map(ProviderAddress))
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 
 
 def test_keys_are_readable() -> None:
     assert LAYOUT.key(KEY4) == b"/isthmus/record/00005001/0a000105"
     assert LAYOUT.key(NamedKey(Kind.TENANT, "red")) == b"/isthmus/tenant/red"
+    assert LAYOUT.key(LeaseKey(ProviderAddress.parse("203.0.113.5"))) == b"/isthmus/lease/cb007105"
     assert LAYOUT.index_key(WEB, MAC) == b"/isthmus/mac/00005001/020000000105"
 
 
@@ -50,9 +52,9 @@ def test_every_kind_of_entry_is_read_as_it_was_written(key: Key) -> None:
         assert etcd_layout.identity(found) == "abc-1"
 
 
-@given(st.lists(records | st.builds(NamedKey, st.just(Kind.HOST), names)))
+@given(st.lists(records | leases | st.builds(NamedKey, st.just(Kind.HOST), names)))
 def test_order_of_etcd_is_that_of_keys_of_a_kind(keys: list[Key]) -> None:
-    for kind in (Kind.RECORD, Kind.HOST):
+    for kind in (Kind.RECORD, Kind.LEASE, Kind.HOST):
         those = sorted(key for key in keys if key.kind is kind)
         assert those == sorted(those, key=LAYOUT.key)
         assert [LAYOUT.read_key(LAYOUT.key(key)) for key in those] == those
@@ -68,7 +70,15 @@ def test_range_of_a_subnet_holds_its_records_and_no_others(key: RecordKey) -> No
 
 
 @pytest.mark.parametrize(
-    "key", [b"/isthmus/mac/00005001/020000000105", b"/isthmus/leases/1", b"/isthmus/record/1", b"/isthmus/"]
+    "key",
+    [
+        b"/isthmus/mac/00005001/020000000105",
+        b"/isthmus/leases/1",
+        b"/isthmus/lease/1",
+        b"/isthmus/lease/cb0071",
+        b"/isthmus/record/1",
+        b"/isthmus/",
+    ],
 )
 def test_key_that_is_no_entrys_is_passed_over(key: bytes) -> None:
     assert LAYOUT.read(KeyValue(key, b"{}")) is None

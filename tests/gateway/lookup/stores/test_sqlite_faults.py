@@ -7,13 +7,15 @@ import random
 import subprocess
 import sys
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-from gateway.lookup.entries import Kind
+from gateway.lookup.entries import Grant, Key, Kind, LeaseKey, Stored
 from gateway.lookup.store import Prefix
 from gateway.lookup.stores.sqlite import SqliteStore
+from policies.model import Translation
 from tests.gateway.lookup.entries import listed, told
 from tests.gateway.lookup.stores.sqlite_children import line_of, parse
 
@@ -36,13 +38,17 @@ def killed_under_writers(folder: Path, seconds: float) -> list[str]:
 
 
 async def check(folder: Path, lines: list[str], before: int) -> int:
-    """Every acknowledged write is in the history as it was told, and stands or was superseded."""
+    """Every acknowledged write is in the history as it was told, and stands or was superseded.
+
+    The records that are rewritten are those that hold an address, each its own.
+    """
     store = await SqliteStore.open(folder / "lookup.db")
     page = await store.page(Prefix(Kind.RECORD), None, 1)
     history = await told(store, before, page.revision)
     changes = {(change.key, change.revision): change for change in history}
     entries = {key: await store.get(key) for key in {parse(line)[0] for line in lines}}
     live = {entry.key: entry for entry in await listed(store, Prefix(Kind.RECORD))}
+    grants = {entry.key: entry for entry in await listed(store, Prefix(Kind.LEASE))}
     await store.close()
 
     for line in lines:
@@ -53,10 +59,26 @@ async def check(folder: Path, lines: list[str], before: int) -> int:
         assert entry is not None
         assert entry.revision >= revision
         assert entry.epoch >= epoch
-    last = {change.key: change for change in history}
+    assert {key: entry.value for key, entry in grants.items() if is_held(entry)} == granted_by(live.values())
+    assert any(is_held(entry) for entry in grants.values())
+    last = {change.key: change for change in history if change.key.kind is Kind.RECORD}
     assert {key: change for key, change in last.items() if change.value is not None}.items() <= live.items()
     assert not live.keys() & {key for key, change in last.items() if change.value is None}
     return page.revision
+
+
+def is_held(grant: Stored) -> bool:
+    return isinstance(grant.value, Grant) and grant.value.returned_at is None
+
+
+def granted_by(records: Iterable[Stored]) -> dict[Key, Grant]:
+    """What rewritten records hold."""
+    found = [entry.record for entry in records]
+    return {
+        LeaseKey(record.pa): Grant(record.vsid, record.ca, record.host)
+        for record in found
+        if record is not None and record.translation is Translation.REWRITE
+    }
 
 
 def kill(folder: Path, times: int) -> None:
