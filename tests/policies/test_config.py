@@ -95,6 +95,8 @@ def test_what_the_reference_configuration_shows_in_comments_is_sound_too(tmp_pat
     assert appliance.lookup is not None
     assert appliance.network.tenants[0].sites
     assert appliance.network.tenants[0].routes
+    assert appliance.network.tenants[0].subnets[-1].translation is Translation.REWRITE
+    assert appliance.pools
 
 
 def test_every_section_reaches_the_model() -> None:
