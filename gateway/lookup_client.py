@@ -14,6 +14,7 @@ from typing import Any, Self, TypeVar
 import trio
 
 from gateway.aio import EventLoop, event_loop
+from gateway.lookup.allocation import PoolUsage
 from gateway.lookup.answers import Hint, RecordPage
 from gateway.lookup.claims import Mode
 from gateway.lookup.client.client import CACHED_RECORDS, CACHED_SECONDS, LookupClient
@@ -23,7 +24,7 @@ from gateway.lookup.limits import MOST_LISTED
 from gateway.lookup.outcomes import ClaimAnswer
 from gateway.lookup.store import Expect, Expected
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
-from policies.model import LookupAccess, LookupRecord, Network, Translation
+from policies.model import Lease, LookupAccess, LookupRecord, Network, Translation
 
 T = TypeVar("T")
 
@@ -84,8 +85,8 @@ class TrioLookupClient:
         ca: CustomerAddress,
         *,
         mac: MacAddress,
-        pa: ProviderAddress,
         host: str,
+        pa: ProviderAddress | None = None,
         translation: Translation | None = None,
         expected: Expected = Expect.ABSENT,
     ) -> LookupRecord:
@@ -128,6 +129,20 @@ class TrioLookupClient:
     async def acknowledge(self, revision: int) -> None:
         """Say that this host or gateway has applied everything up to a revision."""
         await self._loop.run(self._client.acknowledge, revision)
+
+    async def lease(
+        self, vsid: Vsid, ca: CustomerAddress, gateway: str | None = None
+    ) -> Lease | LookupRecord:
+        """Have an address of a gateway's pool stand for a customer address that has none of its own."""
+        return await self._loop.run(self._client.lease, vsid, ca, gateway)
+
+    async def return_leases(self, pas: Sequence[ProviderAddress]) -> None:
+        """Say that addresses of a gateway's pools are not in use any more."""
+        await self._loop.run(self._client.return_leases, pas)
+
+    async def pools(self) -> list[PoolUsage]:
+        """Return how the pools of provider addresses are used."""
+        return await self._loop.run(self._client.pools)
 
     async def nodes(self) -> list[NodeStatus]:
         """Return the connected hosts and gateways, and what they have learned."""

@@ -15,6 +15,7 @@ import msgspec
 
 from gateway.lookup.entries import Grant
 from gateway.lookup.grants import is_free
+from gateway.lookup.limits import LARGEST_NUMBER
 from policies.addresses import CustomerAddress, Prefix, ProviderAddress, Vsid
 from policies.model import Network, ProviderGateway, ProviderHost
 from policies.tables import PrefixTable
@@ -33,6 +34,7 @@ class PoolUsage(msgspec.Struct, frozen=True):
     nodes: tuple[str, ...]
     """Whose it is: one gateway's, or that of the hosts which share it."""
     size: int
+    """LARGEST_NUMBER where there are more, in IPv6."""
     held: int
     quarantined: int
 
@@ -221,7 +223,7 @@ class _Pool:
         return PoolUsage(
             prefix=self.prefix,
             nodes=self._nodes,
-            size=self._size,
+            size=min(self._size, LARGEST_NUMBER),
             held=len(self._held),
             quarantined=sum(not is_free(grant, now) for grant in self._returned.values()),
         )

@@ -11,15 +11,18 @@ from typing import NoReturn, TypeVar
 import msgspec
 
 from gateway.lookup.claims import Reason, Refused
-from gateway.lookup.entries import Key, Stored
+from gateway.lookup.entries import Key, LeaseKey, Stored
 from gateway.lookup.forms import Malformed
-from gateway.lookup.outcomes import Forbidden, Unacceptable
+from gateway.lookup.outcomes import Forbidden, NoLease, Unacceptable, WhyNoLease
 from gateway.lookup.records_wire import customer_address, provider_address
-from gateway.lookup.store import Conflict, StoreUnavailable
+from gateway.lookup.store import Conflict, StoreUnavailable, Taken
 from policies.addresses import CustomerAddress, MacAddress, Vsid
-from policies.model import LookupRecord, Translation
+from policies.model import Lease, LookupRecord, Translation
 
 T = TypeVar("T")
+
+ADDRESS_TAKEN = "address-taken"
+"""Why a record is not written whose provider address is another's."""
 
 
 class Hint(msgspec.Struct, frozen=True, gc=False):
@@ -99,13 +102,46 @@ class ClaimForm(msgspec.Struct, frozen=True):
     learned: dict[str, bool] = {}
 
 
+class LeaseForm(msgspec.Struct, frozen=True, gc=False):
+    """A lease as the interface has it."""
+
+    pa: str
+    vsid: int
+    ca: str
+    node: str
+    revision: int = 0
+
+    def lease(self) -> Lease:
+        """The lease itself. Raises Malformed."""
+        try:
+            pa, ca = provider_address(self.pa), customer_address(self.ca)
+        except ValueError as error:
+            raise Malformed(f"a lease: {error}") from None
+        return Lease(pa, Vsid(self.vsid), ca, self.node, self.revision)
+
+
+class LeaseAnswerForm(msgspec.Struct, frozen=True):
+    """What stands for a customer address as the interface has it: one of them."""
+
+    lease: LeaseForm | None = None
+    record: RecordForm | None = None
+
+
+class LeasePageForm(msgspec.Struct, frozen=True, rename={"rest": "continue"}):
+    """A page of leases as the interface has it."""
+
+    leases: tuple[LeaseForm, ...]
+    rest: str | None = None
+
+
 class ProblemForm(msgspec.Struct, frozen=True):
-    """An RFC 9457 problem, with the record that is in the way."""
+    """An RFC 9457 problem, with the record that is in the way, and the provider address that it has."""
 
     title: str = ""
     detail: str = ""
     reason: str | None = None
     current: RecordForm | None = None
+    pa: str | None = None
 
     def __str__(self) -> str:
         return self.detail or self.title or "no reason is given"
@@ -120,16 +156,19 @@ def decoded(kind: type[T], octets: bytes) -> T:
 
 
 def raise_refusal(status: int, octets: bytes, key: Key | None = None) -> NoReturn:
-    """Raise what it means: Forbidden, Refused, Conflict (of a key), StoreUnavailable or Unacceptable."""
+    """Raise what it means: Forbidden, Refused, Taken, Conflict (of a key), StoreUnavailable, Unacceptable."""
     try:
         problem = decoded(ProblemForm, octets)
         current = Stored.of(problem.current.record()) if problem.current is not None else None
-    except Malformed:
-        problem, current = ProblemForm(), None
+        pa = provider_address(problem.pa) if problem.pa is not None else None
+    except ValueError:
+        problem, current, pa = ProblemForm(), None, None
     if status in (401, 403):
         raise Forbidden(str(problem))
     if status == 409 and problem.reason in _REASONS:
         raise Refused(_REASONS[problem.reason], current)
+    if status == 409 and problem.reason == ADDRESS_TAKEN and pa is not None:
+        raise Taken(LeaseKey(pa), current)
     if status == 412 and key is not None:
         raise Conflict(key, current)
     if status >= 500:
@@ -137,4 +176,16 @@ def raise_refusal(status: int, octets: bytes, key: Key | None = None) -> NoRetur
     raise Unacceptable(f"{problem} (status {status})")
 
 
+def raise_no_lease(status: int, octets: bytes) -> NoReturn:
+    """Raise what it means that a lease is refused: NoLease, or what any refusal means."""
+    try:
+        reason = decoded(ProblemForm, octets).reason if status == 409 else None
+    except Malformed:
+        reason = None
+    if reason in _WHY_NOT:
+        raise NoLease(_WHY_NOT[reason])
+    raise_refusal(status, octets)
+
+
 _REASONS: dict[str | None, Reason] = {reason.value: reason for reason in Reason}
+_WHY_NOT: dict[str | None, WhyNoLease] = {reason.value: reason for reason in WhyNoLease}

@@ -110,7 +110,7 @@ class Granting:
         return entry
 
     async def give_back(self, entries: Sequence[Stored]) -> int:
-        """Return addresses that are as they have been read, and say how many were. Raises StoreUnavailable."""
+        """Return addresses that are as they have been read, and say how many. Raises StoreUnavailable."""
         count = 0
         for start in range(0, len(entries), AT_ONCE):
             done = await asyncio.gather(*map(self._give_back_one, entries[start : start + AT_ONCE]))

@@ -11,15 +11,19 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Any, Self, TypeVar
 
 from gateway.lookup import forms
+from gateway.lookup.allocation import PoolUsage
 from gateway.lookup.answers import (
     ClaimForm,
     Hint,
+    LeaseAnswerForm,
+    LeasePageForm,
     RecordForm,
     RecordPage,
     RecordPageForm,
     Resolved,
     ResolvedForm,
     decoded,
+    raise_no_lease,
     raise_refusal,
 )
 from gateway.lookup.claims import Mode
@@ -29,11 +33,11 @@ from gateway.lookup.client.nodes import PATIENCE, Nodes, Reply
 from gateway.lookup.client.watch import Watch
 from gateway.lookup.entries import Event, Kind, RecordKey
 from gateway.lookup.followers import NodeStatus
-from gateway.lookup.limits import MOST_HINTS, MOST_LISTED, MOST_RESOLVED
+from gateway.lookup.limits import MOST_HINTS, MOST_LISTED, MOST_RESOLVED, MOST_RETURNED
 from gateway.lookup.outcomes import ClaimAnswer
 from gateway.lookup.store import Conflict, Expect, Expected, StoreUnavailable
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
-from policies.model import LookupAccess, LookupRecord, Network, Translation
+from policies.model import Lease, LookupAccess, LookupRecord, Network, Translation
 
 T = TypeVar("T")
 
@@ -126,14 +130,16 @@ class LookupClient:
         ca: CustomerAddress,
         *,
         mac: MacAddress,
-        pa: ProviderAddress,
         host: str,
+        pa: ProviderAddress | None = None,
         translation: Translation | None = None,
         expected: Expected = Expect.ABSENT,
     ) -> LookupRecord:
         """Write a record whose epoch is `expected`, or that is absent, or is there at all (ANY).
 
-        Raises Conflict with the present record, and Refused for a static one. Repeated, the
+        Without a provider address, it is the host's first; of a rewritten record, one of its pools. Raises
+        Conflict with the present record, Taken with that whose provider address it is, and Refused for
+        a static one, or where the pools have no address left. Repeated, the
         precondition fails if the first has been carried out: the record is then as wanted already.
         """
         key = RecordKey(vsid, ca)
@@ -146,7 +152,7 @@ class LookupClient:
             present = conflict.current.record if conflict.current is not None else None
             if present is None or not reply.is_repeated:
                 raise
-            wanted = (mac, pa, host, translation or present.translation)
+            wanted = (mac, pa or present.pa, host, translation or present.translation)
             if (present.mac, present.pa, present.host, present.translation) != wanted:
                 raise
             return present
@@ -229,6 +235,52 @@ class LookupClient:
         self._acknowledged.tell(body)
         _check(await self._nodes.ask("POST", ACKNOWLEDGEMENTS, body=body, first=self._nodes.first))
 
+    async def lease(
+        self, vsid: Vsid, ca: CustomerAddress, gateway: str | None = None
+    ) -> Lease | LookupRecord:
+        """Have an address of a gateway's pool stand for a customer address that has none of its own.
+
+        One that has its own, being rewritten, has its record returned. Only an operator says which gateway
+        it is. Raises NoLease. Repeated, what has been leased is returned as it is.
+        """
+        body = _form(vsid=vsid, ca=ca, gateway=gateway)
+        reply = await self._nodes.ask("POST", "/v1/leases", body=body)
+        if reply.status == 409:
+            raise_no_lease(reply.status, reply.body)
+        found = _answer(LeaseAnswerForm, reply)
+        if found.lease is not None:
+            return found.lease.lease()
+        if found.record is not None:
+            return found.record.record()
+        raise StoreUnavailable("a node answers neither a lease nor a record")
+
+    async def return_leases(self, pas: Sequence[ProviderAddress]) -> None:
+        """Say that addresses of this gateway's pools are not in use any more; an operator may for any.
+
+        Repeated, they may have been leased anew meanwhile, which is undone: whoever uses them asks again.
+        """
+        for start in range(0, len(pas), MOST_RETURNED):
+            body = {"pas": [str(pa) for pa in pas[start : start + MOST_RETURNED]]}
+            _check(await self._nodes.ask("POST", "/v1/leases/return", body=body))
+
+    async def leases(
+        self, *, tenant: str | None = None, node: str | None = None
+    ) -> AsyncGenerator[Lease, None]:
+        """Yield all leases of a tenant or a gateway, or all there are, in the order of customer addresses."""
+        rest = None
+        while True:
+            query = _query(tenant=tenant, node=node, **{"continue": rest})
+            page = _answer(LeasePageForm, await self._nodes.ask("GET", "/v1/leases", query=query))
+            for each in page.leases:
+                yield each.lease()
+            if (rest := page.rest) is None:
+                return
+
+    async def pools(self) -> list[PoolUsage]:
+        """Return how the pools of provider addresses are used: for operators."""
+        found = _answer(list[Any], await self._nodes.ask("GET", "/v1/pools"))
+        return [_read(PoolUsage, each, "pool") for each in found]
+
     async def nodes(self) -> list[NodeStatus]:
         """Return the hosts and gateways that are connected to any node, and what they have learned."""
         found: dict[str, NodeStatus] = {}
@@ -243,10 +295,7 @@ class LookupClient:
         """Return the network's configuration as this credential may see it."""
         found = _answer(dict[str, Any], await self._nodes.ask("GET", "/v1/network"))
         parts = {name: found[name] for name in Network.__struct_fields__ if name in found}
-        try:
-            return forms.read(Network, parts, "network")
-        except forms.Malformed as error:
-            raise StoreUnavailable(f"a node's answer makes no sense: {error}") from error
+        return _read(Network, parts, "network")
 
     async def apply(self, network: Network, *, dry_run: bool = False) -> list[dict[str, Any]]:
         """Have the network be as given, and return what that changes, or would change.
@@ -329,6 +378,14 @@ def _answer(kind: type[T], reply: Reply, key: RecordKey | None = None) -> T:
     _check(reply, key)
     try:
         return decoded(kind, reply.body)
+    except forms.Malformed as error:
+        raise StoreUnavailable(f"a node's answer makes no sense: {error}") from error
+
+
+def _read(kind: type[T], found: object, path: str) -> T:
+    """Return the value of a form in a node's answer."""
+    try:
+        return forms.read(kind, found, path)
     except forms.Malformed as error:
         raise StoreUnavailable(f"a node's answer makes no sense: {error}") from error
 

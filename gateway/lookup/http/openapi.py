@@ -18,7 +18,7 @@ from gateway.http.openapi import (
 from gateway.http.openapi_forms import ADDRESS, VSID, Schema
 from gateway.lookup.entries import Kind
 from gateway.lookup.http.openapi_schemas import REVISION
-from gateway.lookup.limits import MOST_LISTED, MOST_RESOLVED
+from gateway.lookup.limits import MOST_LISTED, MOST_RESOLVED, MOST_RETURNED
 
 _OPERATORS = "operators"
 
@@ -29,6 +29,14 @@ _CHOOSING = [
 _KEY = [
     {"name": "vsid", "in": "path", "required": True, "schema": VSID, "example": 5001},
     {"name": "ca", "in": "path", "required": True, "schema": ADDRESS, "example": "10.0.1.7"},
+]
+_PAGING = [
+    query_parameter(
+        "limit",
+        {"type": "integer", "minimum": 1, "maximum": MOST_LISTED},
+        description="Of a page, at most.",
+    ),
+    query_parameter("continue", TEXT, description="As the page before this said."),
 ]
 _MATCH = {
     "name": "If-Match",
@@ -49,7 +57,7 @@ TITLE = "Isthmus lookup service"
 
 def paths() -> Schema:
     """Return what the document says of each path."""
-    return {**_record_paths(), **_claim_paths(), **_network_paths(), **_node_paths()}
+    return {**_record_paths(), **_claim_paths(), **_lease_paths(), **_network_paths(), **_node_paths()}
 
 
 def _record_paths() -> dict[str, Any]:
@@ -104,12 +112,7 @@ def _record_paths() -> dict[str, Any]:
                 {200: says("A page; `continue` asks for the next.", page)},
                 parameters=[
                     *_CHOOSING,
-                    query_parameter(
-                        "limit",
-                        {"type": "integer", "minimum": 1, "maximum": MOST_LISTED},
-                        description="Records of a page, at most.",
-                    ),
-                    query_parameter("continue", TEXT, description="As the page before this said."),
+                    *_PAGING,
                 ],
             ),
         },
@@ -175,6 +178,49 @@ def _claim_paths() -> dict[str, Any]:
                     ),
                 ],
             ),
+        },
+    }
+
+
+def _lease_paths() -> dict[str, Any]:
+    page = object_of(leases=list_of("Lease"), revision=REVISION, **{"continue": {"type": ["string", "null"]}})
+    either = {"oneOf": [object_of(lease=ref("Lease")), object_of(record=ref("Record"))]}
+    return {
+        "/v1/leases": {
+            "get": operation(
+                "List the leases of gateways' pools, page by page.",
+                {200: says("A page; `continue` asks for the next.", page)},
+                parameters=[
+                    query_parameter("tenant", TEXT, description="Only for this tenant."),
+                    query_parameter("node", TEXT, description="Only of this gateway."),
+                    *_PAGING,
+                ],
+            ),
+            "post": operation(
+                "Have a provider address stand for a customer address that has none of its own.",
+                {200: says("The lease, new or standing; or the record of a rewritten VM.", either)},
+                *(409, 422),
+                body=ref("LeaseRequest"),
+                who="hosts, for their tenants, gateways, of their own pools, and operators",
+                example={"vsid": 5001, "ca": "172.16.0.9"},
+            ),
+        },
+        "/v1/leases/return": {
+            "post": operation(
+                f"Return up to {MOST_RETURNED} leases; what nobody holds is passed over.",
+                {204: says_nothing("They are returned.")},
+                422,
+                body=ref("ReturnRequest"),
+                who="gateways, of their own pools, and operators",
+                example={"pas": ["192.0.2.130"]},
+            )
+        },
+        "/v1/pools": {
+            "get": operation(
+                "Read how the pools of provider addresses are used.",
+                {200: says("Pools.", list_of("PoolUsage"))},
+                who=_OPERATORS,
+            )
         },
     }
 

@@ -9,12 +9,16 @@ import msgspec
 from gateway.http.openapi import TEXT, object_of, problem, ref
 from gateway.http.openapi_forms import ADDRESS, MAC, VSID, Schema, form_schema
 from gateway.lookup.alerts import Alert
+from gateway.lookup.allocation import PoolUsage
+from gateway.lookup.answers import ADDRESS_TAKEN
 from gateway.lookup.claims import Reason
 from gateway.lookup.entries import Kind
 from gateway.lookup.followers import Convergence, NodeStatus
+from gateway.lookup.http.leases import LeaseBody, ReturnBody
 from gateway.lookup.http.reads import Wanted
 from gateway.lookup.http.writes import AcknowledgementBody, ClaimBody, HintBody, RecordBody
 from gateway.lookup.limits import LARGEST_NUMBER, MOST_HINTS, MOST_RESOLVED
+from gateway.lookup.outcomes import WhyNoLease
 from policies.model import Network, Site, Translation
 
 REVISION: Schema = {"type": "integer", "minimum": 0, "maximum": LARGEST_NUMBER}
@@ -25,10 +29,12 @@ _BODIES = {
     "Claim": ClaimBody,
     "Hints": Annotated[list[HintBody], msgspec.Meta(max_length=MOST_HINTS)] | HintBody,
     "Acknowledgement": AcknowledgementBody,
+    "Lease": LeaseBody,
+    "Return": ReturnBody,
 }
 _ANSWERS = (Alert, Convergence, NodeStatus)
 # What of the bodies is an address, which msgspec knows as text only.
-_ADDRESSES = {"Wanted": "ca", "HintBody": "ca", "RecordBody": "pa", "ClaimBody": "pa"}
+_ADDRESSES = {"Wanted": "ca", "HintBody": "ca", "ClaimBody": "pa", "LeaseBody": "ca"}
 
 
 def components() -> dict[str, Schema]:
@@ -43,6 +49,9 @@ def components() -> dict[str, Schema]:
     for name in ("RecordBody", "ClaimBody"):
         found[name]["properties"]["mac"] = MAC
     found["ClaimBody"]["properties"]["addresses"]["items"] = ADDRESS
+    found["ReturnBody"]["properties"]["pas"]["items"] = ADDRESS
+    found["RecordBody"]["properties"]["pa"] = {"anyOf": [ADDRESS, {"type": "null"}], "default": None}
+    form_schema(PoolUsage, found)
     form_schema(Network, found)
     form_schema(Site, found)
     site = found["Site"]
@@ -61,9 +70,12 @@ def components() -> dict[str, Schema]:
         epoch=REVISION,
         revision=REVISION,
     )
+    found["Lease"] = object_of(pa=ADDRESS, vsid=VSID, ca=ADDRESS, node=TEXT, revision=REVISION)
+    reasons = (*(each.value for each in (*Reason, *WhyNoLease)), ADDRESS_TAKEN)
     found["Problem"] = problem(
-        reason={"type": "string", "enum": [each.value for each in Reason]},
+        reason={"type": "string", "enum": list(dict.fromkeys(reasons))},
         current={"anyOf": [ref("Record"), {"type": "null"}]},
+        pa=ADDRESS,
     )
     found["Status"] = {
         "type": "object",

@@ -12,10 +12,10 @@ from gateway.http.problems import HttpProblem
 from gateway.http.routes import Handler, Route
 from gateway.lookup.authority import NoRecord
 from gateway.lookup.claims import Refused
-from gateway.lookup.http import reads, watch, writes
+from gateway.lookup.http import leases, reads, watch, writes
 from gateway.lookup.http.calls import LookupCall, Node
-from gateway.lookup.outcomes import Forbidden, Unacceptable
-from gateway.lookup.store import Conflict, StoreUnavailable
+from gateway.lookup.outcomes import Forbidden, NoLease, Unacceptable
+from gateway.lookup.store import Conflict, StoreUnavailable, Taken
 
 log = logging.getLogger("isthmus.lookup")
 
@@ -24,7 +24,7 @@ Answering = Callable[[LookupCall], Awaitable[web.StreamResponse]]
 _RECORD = "/v1/records/{vsid}/{ca}"
 
 # These know their queries; the others have none.
-_WITH_QUERY = {reads.list_records, watch.watch, writes.put_network}
+_WITH_QUERY = {reads.list_records, leases.list_leases, watch.watch, writes.put_network}
 
 _HANDLERS: tuple[tuple[str, str, Answering], ...] = (
     ("GET", _RECORD, reads.get_record),
@@ -36,6 +36,10 @@ _HANDLERS: tuple[tuple[str, str, Answering], ...] = (
     ("POST", "/v1/claims", writes.claim),
     ("POST", "/v1/hints", writes.hint),
     ("POST", "/v1/acknowledgements", writes.acknowledge),
+    ("POST", "/v1/leases", leases.lease),
+    ("POST", "/v1/leases/return", leases.return_leases),
+    ("GET", "/v1/leases", leases.list_leases),
+    ("GET", "/v1/pools", leases.get_pools),
     ("GET", "/v1/nodes", reads.get_nodes),
     ("GET", "/v1/watch", watch.watch),
     ("GET", "/v1/network", reads.get_network),
@@ -64,6 +68,10 @@ def _answering(node: Node, handler: Answering) -> Handler:
             return await handler(LookupCall(call, node))
         except Refused as refused:
             raise writes.refused_problem(refused) from None
+        except NoLease as error:
+            raise leases.no_lease_problem(error) from None
+        except Taken as taken:
+            raise leases.taken_problem(taken) from None
         except Conflict as conflict:
             extra = {"current": writes.current_form(conflict.current)}
             raise HttpProblem(412, f"{conflict.key} is not as expected", extra=extra) from None

@@ -13,7 +13,7 @@ from gateway.http.problems import HttpProblem
 from gateway.lookup import forms
 from gateway.lookup.authority import LONGEST_WAIT_SECONDS, WAIT_SECONDS
 from gateway.lookup.claims import MOST_OF_A_HOST, MOST_OF_A_MAC, Mode, Reason, Refused
-from gateway.lookup.entries import NamedKey, RecordKey, Stored
+from gateway.lookup.entries import LeaseKey, NamedKey, RecordKey, Stored
 from gateway.lookup.http.calls import LARGE, LookupCall, RevisionNumber, VsidNumber, read_address
 from gateway.lookup.limits import LARGEST_NUMBER, MOST_HINTS
 from gateway.lookup.network import Step
@@ -34,8 +34,8 @@ class RecordBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where an operator says that a customer address is."""
 
     mac: str
-    pa: str
     host: Name
+    pa: str | None = None
     translation: Translation | None = None
 
 
@@ -85,7 +85,7 @@ async def put_record(call: LookupCall) -> web.StreamResponse:
         call.principal,
         key,
         mac=read_text(MacAddress.parse, "mac", body.mac),
-        pa=read_text(provider_address, "pa", body.pa),
+        pa=read_text(provider_address, "pa", body.pa) if body.pa is not None else None,
         host=body.host,
         translation=body.translation,
         expected=expected,
@@ -168,6 +168,8 @@ def step_form(step: Step) -> dict[str, object]:
             return {"action": action, "kind": kind.value, "name": name}
         case RecordKey(vsid=vsid, ca=ca):
             return {"action": action, "kind": "record", "vsid": vsid, "ca": str(ca)}
+        case LeaseKey(pa=pa):
+            return {"action": action, "kind": "lease", "pa": str(pa)}
 
 
 def current_form(entry: Stored | None) -> object:
@@ -189,6 +191,7 @@ _REFUSALS = {
     Reason.FROZEN: "it has moved too often, and is frozen until an operator unfreezes it",
     Reason.TOO_MANY: f"claims give a MAC {MOST_OF_A_MAC} addresses, and a host {MOST_OF_A_HOST}, at most",
     Reason.UNKNOWN: "nothing is recorded of the MAC, and no address is named",
+    Reason.NO_ADDRESS: "the host's pools have no address left of its family, or the host has no such pool",
 }
 
 
