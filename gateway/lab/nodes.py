@@ -75,7 +75,7 @@ def configuration(
     serves = lookup is not None and node.name in lookup.served_by
     access = _access(plan, node, lookup) if lookup is not None and not serves else {}
     if node in plan.gateways:
-        lines += _table("[gateway]", **access)
+        lines += _table("[gateway]", **access, **_pools(node))
     if serves and lookup is not None:
         lines += _lookup(plan, node, lookup)
     if node in plan.hosts:
@@ -134,10 +134,14 @@ def _network(plan: Plan, has_record: Callable[[Vm], bool]) -> list[str]:
             name=host.name,
             provider_addresses=host.provider_addresses,
             tenants=tenants,
+            **_pools(host),
         )
     for gateway in plan.gateways:
         lines += _table(
-            "[[provider_gateway]]", name=gateway.name, provider_addresses=gateway.provider_addresses
+            "[[provider_gateway]]",
+            name=gateway.name,
+            provider_addresses=gateway.provider_addresses,
+            **_pools(gateway),
         )
     for tenant in tenants:
         lines += _table("[[tenant]]", name=tenant, gateways=[gateway.name for gateway in plan.gateways])
@@ -149,6 +153,7 @@ def _network(plan: Plan, has_record: Callable[[Vm], bool]) -> list[str]:
                     vsid=subnet.vsid,
                     prefixes=subnet.prefixes,
                     gateway=subnet.gateways,
+                    translation=subnet.translation,
                 )
         for vm in plan.vms:
             if vm.tenant == tenant and has_record(vm):
@@ -227,6 +232,10 @@ def _table(header: str, **keys: str | int | Iterable[str]) -> list[str]:
     """One table of TOML; strings, integers and arrays of strings are written as JSON writes them."""
     values = ((key, value if isinstance(value, str | int) else list(value)) for key, value in keys.items())
     return [header, *(f"{key} = {json.dumps(value)}" for key, value in values), ""]
+
+
+def _pools(node: Node) -> dict[str, Iterable[str]]:
+    return {"pools": node.pools} if node.pools else {}
 
 
 def _plain(addresses: Iterable[str]) -> list[str]:

@@ -31,10 +31,14 @@ _EVICTIONS = ("net/ipv4/conf/{}/arp_evict_nocarrier", "net/ipv6/conf/{}/ndisc_ev
 
 
 class Node(msgspec.Struct, frozen=True):
-    """A host or a gateway: its name, and its underlay addresses with prefix lengths."""
+    """A host or a gateway: its name, and its underlay addresses with prefix lengths.
+
+    `pools` are on its link too, beside its addresses: for what is rewritten.
+    """
 
     name: str
     addresses: tuple[str, ...]
+    pools: tuple[str, ...] = ()
 
     @property
     def interfaces(self) -> tuple[ipaddress.IPv4Interface | ipaddress.IPv6Interface, ...]:
@@ -82,6 +86,7 @@ class Subnet(msgspec.Struct, frozen=True):
     vsid: int
     prefixes: tuple[str, ...]
     gateways: tuple[str, ...]
+    translation: str = "encap"
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,10 +120,14 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 HOSTS = (
-    Node("hv1", ("198.51.100.11/24", "2001:db8:1::11/64")),
-    Node("hv2", ("203.0.113.12/24", "2001:db8:2::12/64")),
+    Node(
+        "hv1", ("198.51.100.11/24", "2001:db8:1::11/64"), pools=("198.51.100.128/25", "2001:db8:1::1:0/112")
+    ),
+    Node("hv2", ("203.0.113.12/24", "2001:db8:2::12/64"), pools=("203.0.113.128/25", "2001:db8:2::1:0/112")),
 )
-GATEWAYS = (Node("edge-1", ("192.0.2.254/24", "2001:db8::254/64")),)
+GATEWAYS = (
+    Node("edge-1", ("192.0.2.254/24", "2001:db8::254/64"), pools=("192.0.2.128/26", "2001:db8::1:0/112")),
+)
 
 
 def standard_plan(
@@ -129,6 +138,7 @@ def standard_plan(
     underlay: Sequence[int] = (4, 6),
     underlay_mtu: int = 1500,
     detect_duplicates: bool = False,
+    rewritten: Sequence[str] = (),
 ) -> Plan:
     """Plan two hosts and a gateway, and tenants that all use the very same addresses.
 
@@ -136,7 +146,8 @@ def standard_plan(
     10.0.2.0/24 and fd00:2::/64, and so on; the VMs `red-web1`, `red-web2` ...
     have .5, .6 ... and lie alternately on hv1 and hv2, MACs included. VSIDs are
     5001, 5002 ... for the first tenant, 6001, 6002 ... for the second.
-    `underlay` names the IP versions that the nodes have provider addresses of.
+    `underlay` names the IP versions that the nodes have provider addresses of, `rewritten` the subnets whose
+    VMs are carried by IP rewrite.
     """
     planned_subnets: list[Subnet] = []
     vms: list[Vm] = []
@@ -148,6 +159,7 @@ def standard_plan(
                 vsid=5000 + 1000 * t + s,
                 prefixes=(f"10.0.{s}.0/24", f"fd00:{s:x}::/64"),
                 gateways=(f"10.0.{s}.1", f"fd00:{s:x}::1"),
+                translation="rewrite" if name in rewritten else "encap",
             )
             planned_subnets.append(subnet)
             for v in range(vms_per_subnet):
@@ -168,8 +180,8 @@ def standard_plan(
                     )
                 )
     return Plan(
-        hosts=tuple(_with_versions(node, underlay) for node in HOSTS),
-        gateways=tuple(_with_versions(node, underlay) for node in GATEWAYS),
+        hosts=tuple(_with_versions(node, underlay, bool(rewritten)) for node in HOSTS),
+        gateways=tuple(_with_versions(node, underlay, bool(rewritten)) for node in GATEWAYS),
         subnets=tuple(planned_subnets),
         vms=tuple(vms),
         underlay_mtu=underlay_mtu,
@@ -263,9 +275,9 @@ def _default_route(gateway: str, interface: str) -> str:
     return f"route add {everything} via {gateway} dev {interface}"
 
 
-def _with_versions(node: Node, versions: Sequence[int]) -> Node:
+def _with_versions(node: Node, versions: Sequence[int], has_pools: bool) -> Node:
     kept = (str(interface) for interface in node.interfaces if interface.version in versions)
-    return Node(node.name, tuple(kept))
+    return Node(node.name, tuple(kept), node.pools if has_pools else ())
 
 
 def _of_version(addresses: Sequence[str], version: int) -> str:
