@@ -11,10 +11,11 @@ import msgspec
 import pytest
 
 from gateway.lookup.claims import Mode
-from gateway.lookup.store import Conflict, Expect, StoreUnavailable
+from gateway.lookup.entries import Grant, Kind, Placement, Stored
+from gateway.lookup.store import Conflict, Expect, Prefix, StoreUnavailable
 from gateway.lookup.stores.etcd import EtcdStore
-from policies.model import Etcd
-from tests.gateway.lookup.entries import CA4, CA6, KEY4, KEY6, at, claim, revision_of, told
+from policies.model import Etcd, Translation
+from tests.gateway.lookup.entries import CA4, CA6, KEY4, KEY6, at, claim, listed, revision_of, told
 from tests.interop.etcd import COMMANDS, Single, opened
 from tests.interop.etcd_proxy import Fate, Proxy
 
@@ -40,6 +41,14 @@ class Way:
         """What has become of the key: the host, and the epoch."""
         changes = await told(self.other, self.before, await revision_of(self.other))
         return [(getattr(change.value, "host", ""), change.epoch) for change in changes if change.key == KEY4]
+
+
+def rewritten(host: str) -> Placement:
+    return msgspec.structs.replace(at(host), translation=Translation.REWRITE)
+
+
+def is_held(grant: Stored) -> bool:
+    return isinstance(grant.value, Grant) and grant.value.returned_at is None
 
 
 @asynccontextmanager
@@ -77,6 +86,22 @@ def test_unanswered_claim_is_made_once_and_whole(single: Single, fate: Fate) -> 
             records = await each.ours.claim(claim("hv2"))
 
             assert records == [await each.other.get(KEY4), await each.other.get(KEY6)]
+            assert await each.history() == [("hv1", 1), ("hv2", 2)]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("fate", Fate)
+def test_unanswered_write_takes_and_gives_back_its_addresses_once(single: Single, fate: Fate) -> None:
+    async def main() -> None:
+        async with way(single) as each:
+            await each.ours.put(KEY4, rewritten("hv1"), Expect.ABSENT)
+            each.proxy.fates.append(fate)
+            moved = await each.ours.put(KEY4, rewritten("hv2"), Expect.ANY)
+
+            grants = await listed(each.other, Prefix(Kind.LEASE))
+            assert [(entry.epoch, is_held(entry)) for entry in grants] == [(2, False), (1, True)]
+            assert {entry.revision for entry in grants} == {moved.revision}
             assert await each.history() == [("hv1", 1), ("hv2", 2)]
 
     asyncio.run(main())

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.lookup.claims import Write
-from gateway.lookup.entries import Key, Kind, NamedKey, RecordKey
+from gateway.lookup.entries import Key, Kind, LeaseKey, NamedKey, RecordKey
 from gateway.lookup.store import Prefix, StoreUnavailable
 from gateway.lookup.stores import etcd_layout
 from gateway.lookup.stores.etcd_layout import Layout
