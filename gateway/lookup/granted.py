@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections import Counter
-from collections.abc import Container, Iterator
+from collections.abc import Iterator, Set
 
 from gateway.lookup.entries import Grant, LeaseKey, Stored
 from policies.addresses import CustomerAddress, Prefix, ProviderAddress, Vsid
@@ -97,9 +97,10 @@ class Granted:
         """Return the virtual subnets with leases, in order."""
         return sorted(self._leases)
 
-    def held(self, vsids: Container[Vsid], node: str) -> int:
+    def held(self, vsids: Set[Vsid], node: str) -> int:
         """Return how many leases of some virtual subnets are of a gateway's pools."""
-        return sum(count for vsid, count in self._held.get(node, {}).items() if vsid in vsids)
+        held = self._held.get(node)
+        return sum(held[vsid] for vsid in vsids & held.keys()) if held is not None else 0
 
     def _lease(self, key: LeaseKey) -> Lease | None:
         entry = self._entries.get(key)

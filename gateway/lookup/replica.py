@@ -12,7 +12,7 @@ import asyncio
 import itertools
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence, Set
 
 import msgspec
 
@@ -177,7 +177,7 @@ class Replica:
         """Return the addresses that gateways hold for a virtual subnet, in no order."""
         return self._contents.granted.leases_in(vsid)
 
-    def leases_held(self, vsids: Container[Vsid], node: str) -> int:
+    def leases_held(self, vsids: Set[Vsid], node: str) -> int:
         """Return how many addresses a gateway holds for some virtual subnets."""
         return self._contents.granted.held(vsids, node)
 

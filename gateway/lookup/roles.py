@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import random
 import stat
 import time
 from collections.abc import Callable, Sequence
@@ -47,6 +48,8 @@ LAST_KNOWN_GOOD = "last-known-good"
 HISTORY_SECONDS = 600.0
 # How long a node waits for its own replica to have what it has written, in seconds.
 REACHED_WITHIN = 5.0
+# How often it is looked for leases that nobody needs any more, in seconds, at least.
+SWEPT_EVERY = 60.0
 # Between two attempts at a store that is away.
 TRY_AGAIN = 2.0
 
@@ -299,6 +302,7 @@ async def serve_records(
             tasks.create_task(replica.run())
             tasks.create_task(_write_when_possible(serving, appliance.network))
             tasks.create_task(_compact(store, replica))
+            tasks.create_task(_sweep(authority))
             await serve(
                 settings, authority, replica, door, started=lambda _port: started(serving), beside=beside
             )
@@ -327,6 +331,20 @@ async def _compact(store: LookupStore, replica: Replica) -> None:
             await store.compact(seen)
         except StoreUnavailable as error:
             log.warning("the store's history is not cut: %s", error, extra={"event": "history-kept"})
+
+
+async def _sweep(authority: Authority) -> None:
+    """Return leases that nobody needs any more, at times that differ from node to node."""
+    while True:
+        await asyncio.sleep(SWEPT_EVERY * random.uniform(0.5, 1.0))
+        try:
+            swept = await authority.leasing.sweep()
+        except StoreUnavailable as error:
+            log.warning("leases are not looked through: %s", error, extra={"event": "leases-kept"})
+        else:
+            if swept:
+                about = {"event": "leases-returned"}
+                log.info("%d leases are returned that nobody needs any more", swept, extra=about)
 
 
 class Following(msgspec.Struct, frozen=True):
