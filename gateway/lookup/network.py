@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
 
-from gateway.lookup.entries import NAMED_KINDS, Key, Kind, NamedKey, Placement, RecordKey, Stored, Value
+from gateway.lookup.entries import (
+    NAMED_KINDS,
+    Grant,
+    Key,
+    Kind,
+    NamedKey,
+    Placement,
+    RecordKey,
+    Stored,
+    Value,
+)
 from gateway.lookup.follow import entries
 from gateway.lookup.grants import QUARANTINE
 from gateway.lookup.soundness import faults
@@ -133,13 +144,13 @@ def without(current: Network, before: Network, after: Network) -> tuple[Network,
     return network_of(target), sorted(kept, key=str)
 
 
-def phases(wanted: Network, current: Iterable[Stored]) -> list[list[Step]]:
+def phases(wanted: Network, current: Iterable[Stored], now: float) -> list[list[Step]]:
     """Return the steps from what is stored to a network, of which any may be the last, in phases.
 
     Phases are taken one after the other, and the steps of one in any order.
     Hosts, gateways and tenants come before what refers to them, and go after it. A virtual
-    subnet that goes, or goes to another tenant, loses all its records; other dynamic
-    records are left alone.
+    subnet that goes, or goes to another tenant, loses all its records and gives back its
+    leases, at a Unix time; other dynamic records and leases are left alone.
     """
     live = {entry.key: entry for entry in current if entry.value is not None}
     target = entries_of(wanted)
@@ -173,12 +184,17 @@ def phases(wanted: Network, current: Iterable[Stored]) -> list[list[Step]]:
         for kind in NAMED_KINDS
     }
     pins = (entry for entry in unwanted if isinstance(entry.value, Placement))
+    left = [Step(each.key, None, each.epoch) for each in pins if each.key in strays or _is_pinned(each)]
+    for entry in live.values():
+        if entry.lease is not None and entry.lease.vsid in owners.changing and isinstance(entry.value, Grant):
+            returned = msgspec.structs.replace(entry.value, returned_at=now)
+            left.append(Step(entry.key, returned, entry.epoch))
     return [
         written[Kind.HOST],
         written[Kind.GATEWAY],
         deleted[Kind.TENANT],
         released,
-        [Step(each.key, None, each.epoch) for each in pins if each.key in strays or _is_pinned(each)],
+        left,
         written[Kind.TENANT],
         written[Kind.RECORD],
         deleted[Kind.GATEWAY],
@@ -195,7 +211,7 @@ async def apply(store: LookupStore, network: Network, *, dry_run: bool = False) 
     """
     taken: list[Step] = []
     for _ in range(_ATTEMPTS):
-        wanted = phases(network, await _read(store, network))
+        wanted = phases(network, await _read(store, network), time.time())
         if dry_run or not any(wanted):
             return taken + [step for phase in wanted for step in phase]
         if await _are_taken(store, wanted, taken):
@@ -225,7 +241,7 @@ async def take_back(store: LookupStore, before: Network, after: Network) -> list
         target, kept = without(current, before, after)
         if unsound := sorted({*faults(target)} - {*faults(current)}):
             raise NotTakenBack(f"it does not go with what others have changed since: {unsound[0]}")
-        if await _are_taken(store, phases(target, await _read(store, target)), []):
+        if await _are_taken(store, phases(target, await _read(store, target), time.time()), []):
             return kept
     raise StoreUnavailable(_BUSY)
 
@@ -311,10 +327,13 @@ def _is_pinned(entry: Stored) -> bool:
 
 
 async def _read(store: LookupStore, network: Network) -> list[Stored]:
-    """Read what matters to a network: everything but the dynamic records of subnets that stay."""
+    """Read what matters to a network: everything but the dynamic records and leases of subnets that stay."""
     found = [entry async for entry in entries(store, *map(Prefix, NAMED_KINDS))]
     target = entries_of(network)
-    settled = _Owners(found, target.values()).settled
+    owners = _Owners(found, target.values())
+    settled = owners.settled
+    if owners.changing:
+        found += [entry async for entry in entries(store, Prefix(Kind.LEASE)) if entry.lease is not None]
     async for entry in entries(store, Prefix(Kind.RECORD)):
         key = entry.key
         is_left = isinstance(key, RecordKey) and key.vsid in settled and not _is_pinned(entry)

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.lookup.entries import Key, Kind, NamedKey, Placement, RecordKey, Stored, Value
-from gateway.lookup.follow import entries
+from gateway.lookup.entries import Grant, Key, Kind, LeaseKey, NamedKey, Placement, RecordKey, Stored, Value
+from gateway.lookup.follow import entries, latest_revision
 from gateway.lookup.network import (
     NotTakenBack,
     Step,
@@ -150,11 +150,11 @@ def test_every_step_of_the_way_compiles_and_an_attempt_cut_short_is_finished_by_
             (tenant.name, each.vsid) for tenant in after.tenants for each in tenant.subnets
         }
 
-        steps = list(chain(*phases(after, await stored(store))))
+        steps = list(chain(*phases(after, await stored(store), now=0.0)))
         for step in steps[: data.draw(st.integers(0, len(steps)))]:
             await write(store, step)
             await check_sound(store)
-        for step in chain(*phases(after, await stored(store))):
+        for step in chain(*phases(after, await stored(store), now=0.0)):
             await write(store, step)
             await check_sound(store)
 
@@ -255,6 +255,48 @@ def test_who_is_always_overtaken_gives_up() -> None:
     async def main() -> None:
         with pytest.raises(StoreUnavailable):
             await apply(Contended(1000), Network(gateways=(ProviderGateway("edge-1", (pa(201),)),)))
+
+    asyncio.run(main())
+
+
+# --- leases
+
+
+@pytest.mark.parametrize(
+    ("after", "kept"),
+    [
+        pytest.param({"a": VSIDS[:2]}, [1, 2], id="nothing changes"),
+        pytest.param({"a": VSIDS[:2], "b": VSIDS[2:]}, [1, 2], id="another tenant comes"),
+        pytest.param({"a": VSIDS[1:2]}, [2], id="the virtual subnet goes"),
+        pytest.param({"a": VSIDS[1:2], "b": VSIDS[:1]}, [2], id="another tenant gets it"),
+        pytest.param({}, [], id="the tenant goes"),
+    ],
+)
+def test_leases_of_a_virtual_subnet_that_goes_are_given_back_before_anybody_else_has_it(
+    after: dict[str, list[Vsid]], kept: list[int]
+) -> None:
+    def network(tenants: dict[str, list[Vsid]]) -> Network:
+        return Network(
+            tenants=tuple(Tenant(name, (), tuple(map(subnet, of))) for name, of in tenants.items())
+        )
+
+    async def main() -> None:
+        store = MemoryStore()
+        await apply(store, network({"a": VSIDS[:2]}))
+        for number, vsid in ((1, VSIDS[0]), (2, VSIDS[1])):
+            lease = Grant(vsid, ca(vsid, 9), "edge-1", leased=True)
+            await store.put(LeaseKey(pa(number)), lease, Expect.ANY)
+        of_a_record = await store.put(LeaseKey(pa(3)), Grant(VSIDS[0], ca(VSIDS[0], 9), "hv1"), Expect.ANY)
+        begun = await latest_revision(store)
+        await apply(store, network(after))
+
+        found = [entry async for entry in entries(store, Prefix(Kind.LEASE))]
+        assert [entry.key for entry in found if entry.lease is not None] == [LeaseKey(pa(n)) for n in kept]
+        assert found[2] == of_a_record
+        returned = [entry.revision for entry in found if entry.revision > begun and entry != of_a_record]
+        given = await store.get(NamedKey(Kind.TENANT, "b"))
+        if returned and given is not None:
+            assert max(returned) < given.revision
 
     asyncio.run(main())
 
