@@ -15,6 +15,7 @@ from gateway.underlay import packet_filter
 from gateway.underlay.packet_filter import Program
 from tunnels.socket_options import (
     IP_MTU_DISCOVER,
+    IP_NODEFRAG,
     IPV6_MTU_DISCOVER,
     PMTUDISC_PROBE,
     enlarge_buffers,
@@ -135,6 +136,8 @@ class Sender:
 
     def __init__(self) -> None:
         self._ipv4 = _raw_socket(socket.AF_INET, socket.IPPROTO_IP, IP_MTU_DISCOVER)
+        # A firewall that tracks connections would otherwise put fragments together, and cut them anew.
+        self._ipv4.setsockopt(socket.IPPROTO_IP, IP_NODEFRAG, 1)
         try:
             self._ipv6: socket.socket | None = _raw_socket(
                 socket.AF_INET6, socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER
