@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from ipaddress import ip_network
 
 import pytest
 
-from gateway.lookup.entries import Event, Key, Kind, Placement, Progress, RecordKey, Reset, Stored
+from gateway.lookup.entries import (
+    Event,
+    Grant,
+    Key,
+    Kind,
+    LeaseKey,
+    Placement,
+    Progress,
+    RecordKey,
+    Reset,
+    Stored,
+)
 from gateway.lookup.replica import Batch, Replica
 from gateway.lookup.store import StoreUnavailable
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
@@ -50,6 +62,13 @@ def at(number: int, revision: int, host: str = "hv1", *, epoch: int = 1, mac: Ma
 
 def gone(number: int, revision: int) -> Stored:
     return Stored(key(number), None, 2, revision)
+
+
+def granted(
+    number: int, revision: int, returned_at: float | None = None, *, vsid: Vsid = VSID, leased: bool = True
+) -> Stored:
+    grant = Grant(vsid, key(9).ca, "edge-1" if leased else "hv1", returned_at, leased)
+    return Stored(LeaseKey(ProviderAddress(bytes((192, 0, 2, number)))), grant, 1, revision)
 
 
 def host_of(replica: Replica, number: int) -> str | None:
@@ -309,5 +328,63 @@ def test_a_whole_larger_than_a_batch_is_told_in_several() -> None:
             assert [change for batch in batches for change in batch.changes] == many
             assert batches[-1].is_synced
             assert sum(batch.network is not None for batch in batches) == 1
+
+    followed(test)
+
+
+def test_leases_come_and_go_and_what_records_have_is_kept_but_not_for_watchers() -> None:
+    async def test(source: Source, replica: Replica) -> None:
+        told: list[Batch] = []
+        replica.subscribe(told.append)
+        await source.tell(Reset(3), at(5, 1), granted(65, 2), granted(66, 3, leased=False), Progress(3))
+        position = replica.position
+        assert replica.grant(ProviderAddress(b"\xc0\x00\x02\x42")) == granted(66, 3, leased=False).value
+        assert [lease.pa[3] for lease in replica.leases_of(VSID, key(9).ca)] == [65]
+        assert (replica.leases_held({VSID}, "edge-1"), replica.leases_held({VSID}, "hv1")) == (1, 0)
+        assert [pa[3] for pa, _ in replica.grants_in(ip_network("192.0.2.64/26"))] == [65, 66]
+        later = [granted(66, 4, 9.0, leased=False), granted(67, 5), granted(65, 6, 9.0)]
+        await source.tell(*later)
+        assert replica.since(position) == later[1:]
+        assert [change for batch in told for change in batch.changes][-3:] == later
+        assert list(replica.entries(Kind.LEASE)) == [granted(65, 6, 9.0), later[0], granted(67, 5)]
+        assert replica.leased_vsids() == [VSID]
+
+    followed(test)
+
+
+def test_a_reset_takes_away_the_leases_that_are_not_told_again() -> None:
+    async def test(source: Source, replica: Replica) -> None:
+        await source.tell(Reset(3), granted(65, 1), granted(66, 2), granted(67, 3), Progress(3))
+        told: list[Batch] = []
+        replica.subscribe(told.append)
+        told.clear()
+        await source.tell(Reset(8), granted(65, 1), granted(66, 7, 9.0), Progress(8))
+        (batch,) = told
+        assert [(str(change.key), change.lease) for change in batch.changes] == [
+            ("lease 192.0.2.66", None),
+            ("lease 192.0.2.67", None),
+        ]
+        assert [lease.pa[3] for lease in replica.leases_in(VSID)] == [65]
+
+    followed(test)
+
+
+@pytest.mark.parametrize(
+    ("now", "is_seen"),
+    [
+        pytest.param([granted(65, 7, 9.0)], True, id="returned"),
+        pytest.param([granted(65, 7, leased=False)], True, id="a record of the same virtual subnet has it"),
+        pytest.param([granted(65, 7, vsid=Vsid(5002))], False, id="leased for another virtual subnet"),
+        pytest.param([granted(65, 7, leased=False, vsid=Vsid(5002))], False, id="another's record has it"),
+        pytest.param([], False, id="forgotten"),
+    ],
+)
+def test_watchers_who_cannot_see_that_a_lease_has_ended_begin_anew(now: list[Stored], is_seen: bool) -> None:
+    async def test(source: Source, replica: Replica) -> None:
+        await source.tell(Reset(3), granted(65, 1), Progress(3))
+        position = replica.position
+        await source.tell(Reset(8), *now, Progress(8))
+        assert replica.since(position) == (now if is_seen else None)
+        assert replica.position_after(8) is not None
 
     followed(test)
