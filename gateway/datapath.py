@@ -305,7 +305,7 @@ class Builtin:
 
     def report(self) -> Report:
         """The counters."""
-        return report(self.forwarder, self.underlay, self.ports, self.tunnels)
+        return report(self.forwarder, self.underlay, self.provider, self.ports, self.tunnels)
 
     def explain(self, question: Question) -> Explanation:
         """Tell what would happen to a packet now, and change nothing. Raises ConfigurationError."""

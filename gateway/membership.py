@@ -19,7 +19,7 @@ from gateway.host.agent import Agent
 from gateway.lookup.answers import Hint
 from gateway.lookup.asking import Asking
 from gateway.lookup.claims import Mode
-from gateway.lookup.figures import LookupReport, figures
+from gateway.lookup.figures import LookupReport, figures, free
 from gateway.lookup.http.service import Beside
 from gateway.lookup.movements import Move
 from gateway.lookup.replica import Replica
@@ -35,7 +35,7 @@ from gateway.lookup.roles import (
 )
 from gateway.lookup.store import StoreUnavailable
 from gateway.operating import logs
-from gateway.operating.health import LookupStatus
+from gateway.operating.health import LookupStatus, PoolStatus
 from gateway.operating.overview import Inventory
 from gateway.sites.policies import Keyring
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
@@ -134,6 +134,17 @@ class Membership:
             records=sum(found.records.values()),
             followers=sum(followers.nodes.values()) if followers is not None else 0,
             most_behind=followers.most_behind if followers is not None else 0.0,
+            pools=[
+                PoolStatus(
+                    pool=str(pool.prefix),
+                    nodes=list(pool.nodes),
+                    size=pool.size,
+                    held=pool.held,
+                    quarantined=pool.quarantined,
+                    free=free(pool),
+                )
+                for pool in found.pools
+            ],
         )
 
     async def compared(self, wanted: Appliance) -> tuple[Appliance, Appliance]:

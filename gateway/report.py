@@ -14,6 +14,7 @@ from gateway.operating.report import (
     NoticesReport,
     PortsReport,
     Report,
+    RewritingReport,
     SiteReport,
     SubnetReport,
     TunnelReport,
@@ -21,6 +22,7 @@ from gateway.operating.report import (
     UnderlayReport,
 )
 from gateway.sites.tunnels import SiteTunnels
+from gateway.underlay.provider import Provider
 from gateway.underlay.service import Underlay
 from tunnels.effects import Cause, SiteKey
 from tunnels.esp.drops import EspDrop
@@ -30,7 +32,9 @@ _CAUSES = tuple((cause.value, cause) for cause in Cause)
 _REASONS = tuple((reason.value, reason) for reason in EspDrop if reason is not EspDrop.UNKNOWN_SPI)
 
 
-def report(forwarder: Forwarder, underlay: Underlay, ports: Ports, tunnels: SiteTunnels) -> Report:
+def report(
+    forwarder: Forwarder, underlay: Underlay, provider: Provider, ports: Ports, tunnels: SiteTunnels
+) -> Report:
     """Return the counters of one node."""
     moves, notices = forwarder.moves, forwarder.notices
     return Report(
@@ -67,9 +71,24 @@ def report(forwarder: Forwarder, underlay: Underlay, ports: Ports, tunnels: Site
         ),
         notices=NoticesReport(notices.sent, notices.suppressed, notices.without_source),
         underlay=UnderlayReport(underlay.kernel_drops, underlay.icmp_errors, underlay.merged),
+        rewriting=_rewriting(forwarder, provider),
         tunnels=_tunnels(tunnels),
         certificates=list(tunnels.certificates()),
         ports=PortsReport(ports.kernel_drops, ports.unreadable),
+    )
+
+
+def _rewriting(forwarder: Forwarder, provider: Provider) -> RewritingReport:
+    return RewritingReport(
+        received=provider.received,
+        waiting=len(forwarder.waiting),
+        answered=provider.answered,
+        announced=provider.announced,
+        not_announced=provider.not_announced,
+        contested=provider.contested,
+        malformed=provider.malformed,
+        merged=provider.merged,
+        kernel_drops=provider.kernel_drops,
     )
 
 

@@ -103,6 +103,12 @@ NOTICES = _counter("icmp_notices", "ICMP errors to customers: sent, suppressed o
 KERNEL_DROPS = _counter("kernel_drops", "Packets that came while a socket's buffer was full", "side")
 NETWORK_ERRORS = _counter("icmp_errors", "Errors that the network reported of packets sent", "side")
 MERGED = _counter("underlay_merged", "Packets that the interface had merged, and that were cut again")
+REWRITTEN = _counter("rewritten_received_packets", "Packets that came to addresses of this node's pools")
+REWRITTEN_MERGED = _counter(
+    "rewritten_merged", "Those that the interface had merged, and that were cut again"
+)
+WAITING = _gauge("waiting_packets", "Packets that wait for a provider address now")
+NEIGHBOURS = _counter("pool_neighbours", "What was said on the link about addresses held here", "what")
 UNREADABLE = _counter("ports_unreadable", "Frames of VMs that the kernel could not hand over")
 BRIDGE_UP = _gauge("bridge_up", "Whether the Open vSwitch bridge does what it is asked: 1 or 0")
 BRIDGE_FLOWS = _gauge("bridge_flows", "Flows of ours on it")
@@ -112,6 +118,10 @@ STALE = _gauge("lookup_stale_seconds", "For how long the store, or whoever is fo
 REVISION = _gauge("lookup_revision", "The store's revision that this node is at")
 LOOKUP_RECORDS = _gauge("lookup_records", "Records that this node knows", "tenant")
 WATCHES = _gauge("lookup_watches", "Watches that are open here")
+POOL_ADDRESSES = _gauge("pool_addresses", "Addresses of a pool: held, quarantined or free", "pool", "state")
+POOL = _info("pool", "Whose a pool is: a gateway's, or that of each host that shares it", "pool", "node")
+LEASES = _gauge("leases", "Addresses of a gateway's pools that stand for a tenant's", "tenant", "node")
+LEASE_LIMIT = _gauge("lease_limit", "How many a tenant may hold at each gateway", "tenant")
 FOLLOWERS = _gauge("lookup_followers", "Hosts and gateways that follow this node", "role")
 BEHIND = _gauge("lookup_behind_seconds", "For how long the slowest follower has not acknowledged a change")
 MOVES = _counter("lookup_moves", "Records that claims at this node have moved", "mode")

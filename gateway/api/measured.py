@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from platform import python_version
 
@@ -14,8 +14,9 @@ from gateway.api.families import Family
 from gateway.forwarding.drops import DropReason
 from gateway.http.door import Door
 from gateway.http.measures import Histogram, Measures
-from gateway.lookup.figures import FollowersReport, LookupReport
-from gateway.operating.report import Report, SiteReport, SubnetReport, TunnelReport
+from gateway.lookup.allocation import PoolUsage
+from gateway.lookup.figures import FollowersReport, LookupReport, free
+from gateway.operating.report import Report, RewritingReport, SiteReport, SubnetReport, TunnelReport
 from tunnels.esp.drops import EspDrop
 from tunnels.ike.endpoint import IkeDrop
 
@@ -151,6 +152,7 @@ def _rest(report: Report) -> Iterator[tuple[Family, Found]]:
     yield families.NOTICES, [((what,), count) for what, count in told.items()]
     lost = {
         "underlay": underlay.kernel_drops,
+        "pools": report.rewriting.kernel_drops,
         "tunnels": tunnels.kernel_drops,
         "ports": ports.kernel_drops,
     }
@@ -158,10 +160,25 @@ def _rest(report: Report) -> Iterator[tuple[Family, Found]]:
     errors = {"underlay": underlay.icmp_errors, "tunnels": tunnels.icmp_errors}
     yield families.NETWORK_ERRORS, [((side,), count) for side, count in errors.items()]
     yield families.MERGED, _one(underlay.merged)
+    yield from _rewriting(report.rewriting)
     yield families.UNREADABLE, _one(ports.unreadable)
     if report.bridge is not None:
         yield families.BRIDGE_UP, _one(not report.bridge.trouble)
         yield families.BRIDGE_FLOWS, _one(report.bridge.flows)
+
+
+def _rewriting(rewriting: RewritingReport) -> Iterator[tuple[Family, Found]]:
+    yield families.REWRITTEN, _one(rewriting.received)
+    yield families.REWRITTEN_MERGED, _one(rewriting.merged)
+    yield families.WAITING, _one(rewriting.waiting)
+    said = {
+        "answered": rewriting.answered,
+        "announced": rewriting.announced,
+        "not-announced": rewriting.not_announced,
+        "contested": rewriting.contested,
+        "malformed": rewriting.malformed,
+    }
+    yield families.NEIGHBOURS, [((what,), count) for what, count in said.items()]
 
 
 def _lookup(lookup: LookupReport) -> Iterator[tuple[Family, Found]]:
@@ -169,8 +186,26 @@ def _lookup(lookup: LookupReport) -> Iterator[tuple[Family, Found]]:
     yield families.STALE, _one(lookup.stale_seconds)
     yield families.REVISION, _one(lookup.revision)
     yield families.LOOKUP_RECORDS, [((tenant,), count) for tenant, count in lookup.records.items()]
+    yield families.LEASES, lookup.leases.items()
+    yield families.LEASE_LIMIT, [((tenant,), limit) for tenant, limit in lookup.lease_limits.items()]
+    if lookup.pools:
+        yield from _pools(lookup.pools)
     if lookup.followers is not None:
         yield from _followers(lookup.followers)
+
+
+def _pools(pools: Sequence[PoolUsage]) -> Iterator[tuple[Family, Found]]:
+    yield families.POOL, [((str(pool.prefix), node), 1) for pool in pools for node in pool.nodes]
+    addresses = [
+        ((str(pool.prefix), state), count)
+        for pool in pools
+        for state, count in (
+            ("held", pool.held),
+            ("quarantined", pool.quarantined),
+            ("free", free(pool)),
+        )
+    ]
+    yield families.POOL_ADDRESSES, addresses
 
 
 def _followers(followers: FollowersReport) -> Iterator[tuple[Family, Found]]:

@@ -10,6 +10,7 @@ import msgspec
 
 from gateway.http.measures import Histogram
 from gateway.lookup.alerts import AlertKind
+from gateway.lookup.allocation import PoolUsage
 from gateway.lookup.authority import Authority
 from gateway.lookup.claims import Mode
 from gateway.lookup.replica import Replica
@@ -42,7 +43,18 @@ class LookupReport(msgspec.Struct, frozen=True):
     stale_seconds: float
     records: dict[str, int]
     """By tenant."""
+    leases: dict[tuple[str, str], int] = {}
+    """How many addresses a tenant has of a gateway's pools, where that has any: by both their names."""
+    lease_limits: dict[str, int] = {}
+    """How many it may have at each gateway, by its name; of the same tenants."""
+    pools: list[PoolUsage] = []
+    """Of a node that serves records: others are not told of hosts' addresses."""
     followers: FollowersReport | None = None
+
+
+def free(pool: PoolUsage) -> int:
+    """Return how many addresses of a pool are nobody's, and may be somebody's at once."""
+    return max(0, pool.size - pool.held - pool.quarantined)
 
 
 def figures(replica: Replica, authority: Authority | None = None, watches: Sized = ()) -> LookupReport:
@@ -53,11 +65,27 @@ def figures(replica: Replica, authority: Authority | None = None, watches: Sized
     for tenant in replica.network.tenants:
         for subnet in tenant.subnets:
             records[tenant.name] += replica.count(subnet.vsid)
+    leases = {
+        (tenant.name, gateway.name): replica.leases_held(
+            {subnet.vsid for subnet in tenant.subnets}, gateway.name
+        )
+        for gateway in replica.network.gateways
+        if gateway.pools
+        for tenant in replica.network.tenants
+        if gateway.name in tenant.gateways
+    }
     return LookupReport(
         revision=replica.revision,
         is_synced=replica.is_synced,
         stale_seconds=0.0 if stale_since is None else max(0.0, now - stale_since),
         records=records,
+        leases=leases,
+        lease_limits={
+            tenant.name: tenant.leases
+            for tenant in replica.network.tenants
+            if any((tenant.name, gateway) in leases for gateway in tenant.gateways)
+        },
+        pools=list(authority.granting.usage()) if authority is not None else [],
         followers=_followers(authority, watches) if authority is not None else None,
     )
 

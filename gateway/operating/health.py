@@ -23,6 +23,9 @@ OFTEN = 3
 WORTH_A_WORD = 30
 """Packets dropped in a minute for one of the reasons below, from which on it is told."""
 
+NEARLY_EMPTY = 0.1
+"""So much of a pool is free, or less, when it is told."""
+
 LEVELS = ("bad", "warning", "note")
 
 SERIOUS = {
@@ -33,6 +36,8 @@ SERIOUS = {
     DropReason.HOLD_FULL.value: "a moving VM's frames were more than are held for it",
     DropReason.NO_PROVIDER_ADDRESS.value: "this node lacks the family of a host's provider address",
     DropReason.SITE_DOWN.value: "packets for a site that has no tunnel",
+    DropReason.OTHER_TENANT.value: "somebody sends to provider addresses of a tenant that is not its own",
+    DropReason.NO_LEASE.value: "a pool is empty, a tenant has all its leases, or the lookup service is away",
 }
 """Why packets are dropped that no guest can help, and what to do."""
 
@@ -50,6 +55,18 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     site: str = ""
 
 
+class PoolStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How many addresses of a pool are used. Those in quarantine were returned, and are nobody's yet."""
+
+    pool: str
+    nodes: list[str]
+    """Whose it is: one gateway's, or that of the hosts which share it."""
+    size: int
+    held: int
+    quarantined: int
+    free: int
+
+
 class LookupStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What an appliance has of the lookup service."""
 
@@ -64,6 +81,8 @@ class LookupStatus(msgspec.Struct, frozen=True, kw_only=True):
     followers: int = 0
     most_behind: float = 0.0
     """For how many seconds a follower has owed an acknowledgement."""
+    pools: list[PoolStatus] = []
+    """Of a node that serves: of all hosts and gateways that rewrite."""
 
 
 def sorted_by_gravity(findings: Iterable[Finding]) -> list[Finding]:
@@ -144,6 +163,22 @@ def of_lookup(lookup: LookupStatus) -> Iterator[Finding]:
     if lookup.most_behind >= BEHIND:
         words = f"a follower has not acknowledged changes for {lookup.most_behind:.0f} s"
         yield Finding(level="warning", words=words, advice="`isthmus nodes FILE` says which")
+    for pool in lookup.pools:
+        yield from _of_pool(pool)
+
+
+def _of_pool(pool: PoolStatus) -> Iterator[Finding]:
+    if pool.free > NEARLY_EMPTY * pool.size:
+        return
+    owners = ", ".join(pool.nodes[:3]) + (f" and {len(pool.nodes) - 3} more" if len(pool.nodes) > 3 else "")
+    quarantined = (
+        f", and {pool.quarantined:,} wait for the end of their quarantine" if pool.quarantined else ""
+    )
+    words = (
+        f"the pool {pool.pool} of {owners}: {pool.free:,} of {pool.size:,} addresses are free{quarantined}"
+    )
+    advice = "give it another prefix beside this one: `pools` of the host or the gateway takes several"
+    yield Finding(level="warning" if pool.free else "bad", words=words, advice=advice)
 
 
 def of_loops(loops: Iterable[LoopReport]) -> Iterator[Finding]:

@@ -95,6 +95,26 @@ class UnderlayReport(msgspec.Struct, frozen=True):
     merged: int = 0
 
 
+class RewritingReport(msgspec.Struct, frozen=True):
+    """What comes rewritten, to the addresses of this node's pools."""
+
+    received: int = 0
+    waiting: int = 0
+    """Packets that wait for a provider address now."""
+    answered: int = 0
+    """Questions of neighbours for addresses that are held here."""
+    announced: int = 0
+    """Announcements of addresses that have come here, one for each interface."""
+    not_announced: int = 0
+    """Addresses that came here while too many were waiting to be announced."""
+    contested: int = 0
+    """Announcements of others that they have an address which is held here."""
+    malformed: int = 0
+    """Questions of neighbours that break the format."""
+    merged: int = 0
+    kernel_drops: int = 0
+
+
 class TunnelsReport(msgspec.Struct, frozen=True):
     """All sites' sockets together."""
 
@@ -167,6 +187,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     moves: MovesReport = MovesReport()
     notices: NoticesReport = NoticesReport()
     underlay: UnderlayReport = UnderlayReport()
+    rewriting: RewritingReport = RewritingReport()
     tunnels: TunnelsReport = TunnelsReport()
     ports: PortsReport = PortsReport()
     bridge: BridgeReport | None = None

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from ipaddress import ip_network
 
 import msgspec
 import pytest
@@ -19,6 +20,7 @@ from gateway.http.calls import Call
 from gateway.http.door import Door
 from gateway.http.measures import BUCKETS, Histogram, Measures
 from gateway.http.principals import ANYBODY, Principal
+from gateway.lookup.allocation import PoolUsage
 from gateway.lookup.figures import FollowersReport, LookupReport
 from gateway.operating.commands import OWNER, Asker
 from gateway.operating.configuration import Configuration
@@ -29,6 +31,7 @@ from gateway.operating.report import (
     EspDropReport,
     LoopReport,
     Report,
+    RewritingReport,
     SiteReport,
     SubnetReport,
     TunnelReport,
@@ -91,6 +94,7 @@ def everything() -> Scrape:
             ike_drops={"ike-malformed": 3},
             unsent={"ENETUNREACH": 1},
         ),
+        rewriting=RewritingReport(received=11, waiting=2, answered=3, contested=1, kernel_drops=5),
         bridge=BridgeReport(flows=12, ports=["vnet1"], trouble=""),
     )
     followers = FollowersReport(
@@ -103,7 +107,19 @@ def everything() -> Scrape:
         writes=histogram(0.001),
         failed_writes=0,
     )
-    lookup = LookupReport(41, True, 0.0, {"red": 4, "blue": 4}, followers)
+    lookup = LookupReport(
+        41,
+        True,
+        0.0,
+        {"red": 4, "blue": 4},
+        leases={("red", "edge-1"): 998, ("blue", "edge-1"): 0},
+        lease_limits={"red": 1000, "blue": 1000},
+        pools=[
+            PoolUsage(ip_network("198.51.100.128/26"), ("hv1", "hv2"), 62, held=40, quarantined=2),
+            PoolUsage(ip_network("192.0.2.128/30"), ("edge-1",), 2, held=2, quarantined=1),
+        ],
+        followers=followers,
+    )
     measures = Measures()
     measures.answered("GET", "/v1/status", 200, 0.003)
     measures.answered("", "", 404, 0.001)
@@ -161,6 +177,24 @@ def test_all_reasons_for_a_drop_are_there_from_the_start() -> None:
     for reason in DropReason:
         assert value(found, "isthmus_drops_total", reason=reason.value, tenant="") == (reason.value == "loop")
     assert value(found, "isthmus_drops_total", reason="no-record", tenant="red") == 9
+
+
+def test_addresses_of_a_pool_are_free_that_nobody_has_or_has_just_had() -> None:
+    found = series(everything())
+    pool, name = "198.51.100.128/26", "isthmus_pool_addresses"
+    states = {state: value(found, name, pool=pool, state=state) for state in ("held", "quarantined", "free")}
+    assert states == {"held": 40, "quarantined": 2, "free": 20}
+    assert value(found, name, pool="192.0.2.128/30", state="free") == 0
+    for node in ("hv1", "hv2"):
+        assert value(found, "isthmus_pool_info", pool=pool, node=node) == 1
+
+
+def test_reader_sees_the_leases_of_its_tenants_and_no_pool() -> None:
+    found = series(everything(), Asker("red's", is_operator=False, tenants=frozenset({"red"})))
+    assert value(found, "isthmus_leases", tenant="red", node="edge-1") == 998
+    assert value(found, "isthmus_lease_limit", tenant="red") == 1000
+    assert not any(name.startswith("isthmus_pool") for name, _ in found)
+    assert not any(("tenant", "blue") in labels for _, labels in found)
 
 
 def test_histogram_has_cumulative_buckets_and_its_sum() -> None:

@@ -69,7 +69,9 @@ class World:
         self.observer: Observer | None = None
         self.refuses: int | None = None
         self._decide: Deciding = forwarder
-        self._emitter = Emitter(forwarder.drops, self._send, self._send, self._seal, self._send, lambda _: None)
+        self._emitter = Emitter(
+            forwarder.drops, self._send, self._send, self._seal, self._send, lambda _: None
+        )
         self.captures = Captures(self, lambda: NOW)
 
     def observe(self, observer: Observer | None) -> None:
@@ -102,7 +104,7 @@ class World:
     def _port(self, key: Any) -> Port | None:
         return self.forwarder.node.ports.get(key)
 
-    def _send(self, _packet: ToUnderlay | ToPort) -> None:
+    def _send(self, _packet: ToUnderlay | ToProvider | ToPort) -> None:
         if self.refuses is not None:
             raise OSError(self.refuses, "refused")
 

@@ -16,8 +16,7 @@ from gateway.operating.tracing import commands
 from gateway.trace import Explanation, explain_running
 from policies.addresses import CustomerAddress
 from policies.errors import ConfigurationError
-from policies.model import Translation
-from tests import rewriting
+from tests.gateway.operating import plain_network as rewriting
 from tests.networks import (
     BY_SEATTLE,
     SEATTLE,
@@ -236,8 +235,15 @@ def test_lease_is_told_by_what_it_stands_for() -> None:
             "203.0.113.130",
             "198.51.100.140",
             "203.0.113.130 is 10.0.1.6 of tenant red, at hv2",
+            "held: it waits for a provider address, until it is known whose 198.51.100.140 is",
+            id="to a pool's address, not known yet",
+        ),
+        pytest.param(
+            "203.0.113.130",
+            "8.8.8.8",
+            "203.0.113.130 is 10.0.1.6 of tenant red, at hv2",
             "dropped: unknown-provider-address",
-            id="to nobody",
+            id="to no pool",
         ),
     ],
 )
@@ -245,10 +251,7 @@ def test_packet_between_provider_addresses_of_different_tenants_or_of_nobody_is_
     source: str, destination: str, told: str, verdict: str
 ) -> None:
     known = rewriting.directory(rewriting.network())
-    record = known.find(6001, CustomerAddress.parse("10.0.1.6"))
-    assert record is not None
-    own = rewriting.pa("203.0.113.131")
-    known.apply(Put(msgspec.structs.replace(record, pa=own, translation=Translation.REWRITE)))
+    rewriting.rewrite(known, "blue", 6, "203.0.113.131")
 
     explanation = ask(rewriting.host("hv1", known=known), plain(source, destination))
 
@@ -257,13 +260,10 @@ def test_packet_between_provider_addresses_of_different_tenants_or_of_nobody_is_
 
 def test_packet_by_the_provider_address_of_another_tenant_is_refused_without_saying_whose_it_is() -> None:
     known = rewriting.directory(rewriting.network())
-    record = known.find(6001, CustomerAddress.parse("10.0.1.6"))
-    assert record is not None
-    own = rewriting.pa("203.0.113.131")
-    known.apply(Put(msgspec.structs.replace(record, pa=own, translation=Translation.REWRITE)))
+    rewriting.rewrite(known, "blue", 6, "203.0.113.131")
 
     explanation = ask(
-        rewriting.host("hv1", known=known), packet("10.0.1.6", "10.0.1.5", via=str(own)), READER
+        rewriting.host("hv1", known=known), packet("10.0.1.6", "10.0.1.5", via="203.0.113.131"), READER
     )
 
     assert explanation.verdict == "dropped: other-tenant"
