@@ -8,10 +8,11 @@ that answers before the next packet, unless a test takes `leasing` away.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_network
 
 import msgspec
+from scapy.packet import Packet
 
 from gateway.forwarding.directory import Change, DeleteLease, Directory, Put, PutLease
 from gateway.forwarding.happenings import Happening, Wanted
@@ -20,7 +21,6 @@ from gateway.forwarding.pipeline import Forwarder
 from gateway.forwarding.verdicts import (
     Emission,
     OuterHeader,
-    PortKey,
     ToPort,
     ToProvider,
     ToSite,
@@ -41,14 +41,10 @@ POOLS = {
     "hv2": ("100.64.2.0/24", "2001:db8:64:2::/112"),
     "edge-1": ("100.64.254.0/24", "2001:db8:64:fe::/112"),
 }
-SHARED = {
-    **POOLS,
-    "hv1": ("100.64.1.0/24", "2001:db8:64:1::/112"),
-    "hv2": ("100.64.1.0/24", "2001:db8:64:1::/112"),
-}
+SHARED = {**POOLS, "hv2": POOLS["hv1"]}
 
 
-def network(net: Network, pools: dict[str, tuple[str, ...]] = POOLS) -> Network:
+def network(net: Network, pools: Mapping[str, tuple[str, ...]] = POOLS) -> Network:
     """A network with pools."""
     replace = msgspec.structs.replace
     prefixes = {name: tuple(map(ip_network, each)) for name, each in pools.items()}
@@ -67,7 +63,7 @@ class World:
         rewritten: Iterable[Vm],
         *,
         net: Network | None = None,
-        pools: dict[str, tuple[str, ...]] = POOLS,
+        pools: Mapping[str, tuple[str, ...]] = POOLS,
         mtu: int = 1500,
     ) -> None:
         self.network = network(net or n.network(), pools)
@@ -99,15 +95,15 @@ class World:
             self.nodes[name] = forwarder
         self._to_lease: deque[tuple[Vsid, CustomerAddress]] = deque()
 
-    def send(self, vm: Vm, frame: object) -> None:
+    def send(self, vm: Vm, frame: Packet) -> None:
         """Have a VM send a frame where its port is, and carry it to its end."""
         name = n.PLACES[vm[1], vm[2]]
-        self.carry(name, self.nodes[name].from_port(n.port(*vm), bytes(frame), self.now))  # type: ignore[call-overload]
+        self.carry(name, self.nodes[name].from_port(n.port(*vm), bytes(frame), self.now))
 
-    def from_site(self, packet: object, tenant: str = "red", name: str = "seattle") -> None:
+    def from_site(self, packet: Packet, tenant: str = "red", name: str = "seattle") -> None:
         """Have a site send a packet, and carry it to its end."""
         edge = self.nodes["edge-1"]
-        self.carry("edge-1", n.through_tunnel(edge, bytes(packet), tenant=tenant, name=name, now=self.now))  # type: ignore[call-overload]
+        self.carry("edge-1", n.through_tunnel(edge, bytes(packet), tenant=tenant, name=name, now=self.now))
 
     def carry(self, name: str, verdict: Verdict) -> None:
         """Carry what a node has decided to where it ends, with leases that are wanted meanwhile."""
@@ -165,16 +161,17 @@ class World:
                 if vsid == record.vsid and n.mac(tenant, subnet, number) == record.mac
             )
             if vm in self.rewritten:
-                record = msgspec.structs.replace(
+                yield msgspec.structs.replace(
                     record,
                     translation=Translation.REWRITE,
                     pa=self.address(record.host, record.ca.version),
                     epoch=1,
                     revision=1,
                 )
-            yield record
+            else:
+                yield record
 
-    def _listener(self, name: str):  # type: ignore[no-untyped-def]
+    def _listener(self, name: str) -> Callable[[Happening], None]:
         def heard(happening: Happening) -> None:
             if isinstance(happening, Wanted):
                 self.asked.append((name, happening.vsid, happening.ca))
@@ -194,7 +191,7 @@ class World:
 
     def _across(self, emission: ToUnderlay | ToProvider) -> None:
         if isinstance(emission, ToUnderlay):
-            target = next(name for name in self.nodes if emission.destination in n_addresses(name))
+            target = next(name for name in self.nodes if emission.destination in addresses_of(name))
             outer = OuterHeader(emission.source, emission.destination, emission.ecn, emission.hop_limit)
             self.carry(target, self.nodes[target].from_underlay(outer, emission.payload, self.now))
             return
@@ -206,11 +203,6 @@ class World:
         raise AssertionError(f"nobody answers for {ProviderAddress(destination)}")
 
 
-def n_addresses(name: str) -> tuple[ProviderAddress, ...]:
+def addresses_of(name: str) -> tuple[ProviderAddress, ...]:
     """A node's provider addresses."""
     return n.pa(name), n.pa(name, 6)
-
-
-def port_of(vm: Vm) -> PortKey:
-    """What names a VM's port."""
-    return n.port(*vm)

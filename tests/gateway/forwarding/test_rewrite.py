@@ -10,6 +10,7 @@ from scapy.packet import Packet, Raw
 
 from gateway.forwarding.drops import DropReason
 from gateway.forwarding.verdicts import Drop, Held, ToPort, ToProvider, ToUnderlay
+from policies.addresses import CustomerAddress, Vsid
 from tests import networks as n
 from tests.rewriting import Vm, World
 
@@ -150,7 +151,7 @@ def test_a_rewritten_vm_and_its_site_reach_each_other_and_the_gateway_is_the_hop
 
 def test_traceroute_to_a_site_shows_the_gateway_and_then_the_site() -> None:
     world = sited(WEB5)
-    world.lease(*_gateway_address(world))
+    world.lease(*_gateway_address())
     world.send(WEB5, to_site(WEB5, ttl=1, upper=UDP(sport=9, dport=33434)))
 
     told = arrived(world, WEB5)
@@ -162,7 +163,7 @@ def test_traceroute_to_a_site_shows_the_gateway_and_then_the_site() -> None:
 
 def test_traceroute_in_ipv6_to_a_site_shows_the_gateway() -> None:
     world = sited(WEB5)
-    world.lease(*_gateway_address(world, 6))
+    world.lease(*_gateway_address(6))
     world.send(WEB5, to_site(WEB5, 6, hlim=1, upper=ICMPv6EchoRequest()))
 
     told = arrived(world, WEB5)
@@ -294,7 +295,5 @@ def test_a_gateway_takes_note_of_the_leases_that_are_used() -> None:
     assert len(edge.take_used_leases()) == 1
 
 
-def _gateway_address(world: World, version: int = 4):  # type: ignore[no-untyped-def]
-    from policies.addresses import CustomerAddress, Vsid
-
+def _gateway_address(version: int = 4) -> tuple[Vsid, CustomerAddress]:
     return Vsid(n.VSIDS["red", "web"]), CustomerAddress.parse(n.ca("web", 1, version))
