@@ -23,6 +23,7 @@ from tests.bench import (
     many_sites,
     pipeline,
     records,
+    rewrite,
     site_stream,
     sites,
     vm_to_vm,
@@ -31,6 +32,7 @@ from tests.bench.results import Benchmark, CannotMeasure, Result, to_json, to_ta
 
 BENCHMARKS: dict[str, Benchmark] = {
     "pipeline": pipeline.benchmark,
+    "rewrite": rewrite.benchmark,
     "looked-at": looked_at.benchmark,
     "esp": esp.benchmark,
     "handshakes": handshakes.benchmark,
