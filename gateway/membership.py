@@ -35,7 +35,7 @@ from gateway.lookup.roles import (
 )
 from gateway.lookup.store import StoreUnavailable
 from gateway.operating import logs
-from gateway.operating.health import LookupStatus, PoolStatus
+from gateway.operating.health import NEARLY_EMPTY, LeaseStatus, LookupStatus, PoolStatus
 from gateway.operating.overview import Inventory
 from gateway.sites.policies import Keyring
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
@@ -144,6 +144,11 @@ class Membership:
                     free=free(pool),
                 )
                 for pool in found.pools
+            ],
+            short_of_leases=[
+                LeaseStatus(tenant=tenant, node=node, held=held, limit=found.lease_limits[tenant])
+                for (tenant, node), held in found.leases.items()
+                if held > (1 - NEARLY_EMPTY) * found.lease_limits[tenant]
             ],
         )
 

@@ -24,7 +24,7 @@ WORTH_A_WORD = 30
 """Packets dropped in a minute for one of the reasons below, from which on it is told."""
 
 NEARLY_EMPTY = 0.1
-"""So much of a pool is free, or less, when it is told."""
+"""So much of a pool is free, or less, when it is told; and of the leases that a tenant may hold."""
 
 LEVELS = ("bad", "warning", "note")
 
@@ -67,6 +67,15 @@ class PoolStatus(msgspec.Struct, frozen=True, kw_only=True):
     free: int
 
 
+class LeaseStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How many addresses of a gateway's pools a tenant has, of those that it may."""
+
+    tenant: str
+    node: str
+    held: int
+    limit: int
+
+
 class LookupStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What an appliance has of the lookup service."""
 
@@ -83,6 +92,8 @@ class LookupStatus(msgspec.Struct, frozen=True, kw_only=True):
     """For how many seconds a follower has owed an acknowledgement."""
     pools: list[PoolStatus] = []
     """Of a node that serves: of all hosts and gateways that rewrite."""
+    short_of_leases: list[LeaseStatus] = []
+    """The tenants that have nearly as many as they may."""
 
 
 def sorted_by_gravity(findings: Iterable[Finding]) -> list[Finding]:
@@ -165,6 +176,14 @@ def of_lookup(lookup: LookupStatus) -> Iterator[Finding]:
         yield Finding(level="warning", words=words, advice="`isthmus nodes FILE` says which")
     for pool in lookup.pools:
         yield from _of_pool(pool)
+    for leases in lookup.short_of_leases:
+        is_over = leases.held >= leases.limit
+        yield Finding(
+            level="bad" if is_over else "warning",
+            words=f"{leases.tenant} holds {leases.held:,} of {leases.limit:,} leases at {leases.node}",
+            advice="`isthmus leases FILE` says what for; `leases` of the tenant allows it more",
+            tenant=leases.tenant,
+        )
 
 
 def _of_pool(pool: PoolStatus) -> Iterator[Finding]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gateway.operating.events import Event
-from gateway.operating.health import Finding, LookupStatus
+from gateway.operating.health import Finding, LookupStatus, PoolStatus
 from gateway.operating.status import Status
 from gateway.operating.words import duration, moment
 
+_MOST_POOLS = 4
 _MARKS = {"bad": "!!", "warning": "! ", "note": "- "}
 
 
@@ -60,6 +61,7 @@ def _facts(status: Status) -> Iterator[tuple[str, str]]:
         yield "records", f"{status.records:,}"
     if status.lookup is not None:
         yield "lookup", _lookup(status.lookup)
+        yield from _pools(status.lookup.pools)
     for loop in status.loops:
         late = f"late by {loop.most_late * 1000:.1f} ms at most in the last minute"
         yield f"{loop.name} loop", f"{late}, {loop.mean_late * 1000:.1f} ms in the mean"
@@ -97,6 +99,17 @@ def _lookup(lookup: LookupStatus) -> str:
         behind = f", one of them {lookup.most_behind:.1f} s behind" if lookup.most_behind else ""
         words += f"; {lookup.followers} hosts and gateways follow{behind}"
     return words
+
+
+def _pools(pools: list[PoolStatus]) -> Iterator[tuple[str, str]]:
+    """Those that have the fewest free addresses for their size; the others are counted."""
+    fullest = sorted(pools, key=lambda pool: pool.free / max(pool.size, 1))
+    for pool in fullest[:_MOST_POOLS]:
+        owners = ", ".join(pool.nodes[:3]) + (", ..." if len(pool.nodes) > 3 else "")
+        returned = f", {pool.quarantined:,} in quarantine" if pool.quarantined else ""
+        yield "pool", f"{pool.pool} ({owners}): {pool.held:,} of {pool.size:,} held{returned}"
+    if len(pools) > _MOST_POOLS:
+        yield "pool", f"and {len(pools) - _MOST_POOLS} more"
 
 
 def _drops(status: Status) -> str:

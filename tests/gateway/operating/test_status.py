@@ -14,7 +14,7 @@ from gateway.forwarding.drops import DropReason, Drops
 from gateway.operating import health
 from gateway.operating.commands import OWNER, Asker, carry_out
 from gateway.operating.configuration import Configuration
-from gateway.operating.health import LookupStatus
+from gateway.operating.health import LeaseStatus, LookupStatus, PoolStatus
 from gateway.operating.listing import is_well, status_lines
 from gateway.operating.recent import RecentDrops
 from gateway.operating.report import (
@@ -55,6 +55,25 @@ DOWN = msgspec.structs.replace(
 WELL = Report(node="edge-1", version="1.2", records=8, loops=[LoopReport("trio", 0.002, 0.001)])
 CONFIGURATION = Configuration(taken_at=NOW - 100)
 FOLLOWS = LookupStatus(serves=False, is_synced=True, stale_seconds=0.0, revision=7)
+
+
+def pool(held: int, quarantined: int) -> PoolStatus:
+    """One of 62 addresses."""
+    return PoolStatus(
+        pool="198.51.100.128/26",
+        nodes=["hv1", "hv2"],
+        size=62,
+        held=held,
+        quarantined=quarantined,
+        free=62 - held - quarantined,
+    )
+
+
+def leases(held: int) -> LeaseStatus:
+    """Red's, of the thousand that it may have."""
+    return LeaseStatus(tenant="red", node="edge-1", held=held, limit=1000)
+
+
 READER = Asker("a customer", is_operator=False, tenants=frozenset({"red"}))
 
 
@@ -155,6 +174,26 @@ def test_what_is_wrong_comes_first_and_the_worst_of_it_before_all() -> None:
             "a follower has not acknowledged changes for 45 s",
         ),
         (
+            {"lookup": msgspec.structs.replace(FOLLOWS, serves=True, pools=[pool(56, 3)])},
+            "warning",
+            "the pool 198.51.100.128/26 of hv1, hv2: 3 of 62 addresses are free, and 3 wait for the end of",
+        ),
+        (
+            {"lookup": msgspec.structs.replace(FOLLOWS, serves=True, pools=[pool(62, 0)])},
+            "bad",
+            "0 of 62 addresses are free",
+        ),
+        (
+            {"lookup": msgspec.structs.replace(FOLLOWS, short_of_leases=[leases(950)])},
+            "warning",
+            "red holds 950 of 1,000 leases at edge-1",
+        ),
+        (
+            {"lookup": msgspec.structs.replace(FOLLOWS, short_of_leases=[leases(1000)])},
+            "bad",
+            "red holds 1,000 of 1,000 leases at edge-1",
+        ),
+        (
             {"configuration": Configuration(taken_at=NOW, differs_since=NOW - 5, why="it was rolled back")},
             "warning",
             "the file is not what runs: it was rolled back",
@@ -227,7 +266,7 @@ def test_site_that_is_up_but_was_not_again_and_again_is_told_with_when_and_why()
 def test_little_things_are_not_told() -> None:
     assert (
         found(
-            lookup=msgspec.structs.replace(FOLLOWS, stale_seconds=1.0),
+            lookup=msgspec.structs.replace(FOLLOWS, stale_seconds=1.0, pools=[pool(50, 5)]),
             drops=[DropReport("spoofed-source", "red", health.WORTH_A_WORD - 1)],
             report=msgspec.structs.replace(
                 WELL,
@@ -237,6 +276,17 @@ def test_little_things_are_not_told() -> None:
         )
         == []
     )
+
+
+def test_pools_with_the_fewest_free_addresses_are_listed_and_the_rest_is_counted() -> None:
+    pools = [msgspec.structs.replace(pool(held, 0), pool=f"192.0.2.{held}/26") for held in (1, 40, 2, 30, 3)]
+    status = ask("status", lookup=msgspec.structs.replace(FOLLOWS, serves=True, pools=pools))
+
+    listed = [line for line in status_lines(status) if line.startswith("pool ")]
+
+    assert listed[0] == "pool           192.0.2.40/26 (hv1, hv2): 40 of 62 held"
+    assert len(listed) == 5
+    assert listed[-1].endswith("and 1 more")
 
 
 def test_what_waits_as_configured_is_worth_knowing_and_not_wrong() -> None:
