@@ -8,7 +8,8 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
-from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
@@ -20,6 +21,7 @@ from gateway.forwarding.verdicts import Drop, Verdict
 from policies.addresses import CustomerAddress, Vsid
 from policies.model import AccessRule, Action, CustomerRoute, Limits, LookupRecord, SiteHop
 from tests import networks as n
+from tests.rewriting import Vm, World
 
 ROOT = Path(__file__).parents[3]
 
@@ -95,6 +97,47 @@ def by_another_child_sa() -> tuple[Forwarder, Verdict]:
     return here, n.through_tunnel(here, IP(src="172.17.0.5", dst=n.ca("web", 5)) / UDP())
 
 
+def rewritten(source: str, destination: str, upper: Packet | None = None) -> bytes:
+    return bytes(IP(src=source, dst=destination) / (upper or UDP()))
+
+
+def to_nobodys_provider_address() -> tuple[Forwarder, Verdict]:
+    world = World([RED, BLUE])
+    return (here := world.nodes["hv1"]), here.from_provider(rewritten(pa_of(world, RED), "192.0.2.77"), 0)
+
+
+def from_another_tenant() -> tuple[Forwarder, Verdict]:
+    world = World([RED, BLUE])
+    packet = rewritten(pa_of(world, BLUE), pa_of(world, RED))
+    return (here := world.nodes["hv1"]), here.from_provider(packet, 0)
+
+
+def refused_a_lease() -> tuple[Forwarder, Verdict]:
+    here = World([RED]).nodes["hv1"]
+    here.refuse(Vsid(5002), CustomerAddress.parse(n.ca("db", 5)), 0)
+    return here, n.send(here, RED, n.frame("red", ("web", 5), ("db", 5)))
+
+
+def to_a_link_local_address() -> tuple[Forwarder, Verdict]:
+    here = World([RED, ("red", "web", 6)]).nodes["hv1"]
+    to = str(n.mac("red", "web", 6))
+    return here, n.send(here, RED, Ether(src=SELF, dst=to) / IPv6(src="fe80::5", dst="fe80::6") / UDP())
+
+
+def underlay_speaks_of_what_a_gateway_sent() -> tuple[Forwarder, Verdict]:
+    world = World([RED])
+    lease = world.lease(Vsid(5002), CustomerAddress.parse(n.ca("db", 5)))
+    about = IP(src=str(lease.pa), dst=pa_of(world, RED)) / UDP()
+    packet = rewritten("198.51.100.1", str(lease.pa), ICMP(type=11) / about)
+    return (here := world.nodes["edge-1"]), here.from_provider(packet, 0)
+
+
+def pa_of(world: World, vm: Vm) -> str:
+    return str(world.record(vm).pa)
+
+
+RED: Vm = ("red", "web", 5)
+BLUE: Vm = ("blue", "web", 6)
 SITE = {
     "sites": (n.site("seattle", "172.16.0.0/16"),),
     "routes": (CustomerRoute(ip_network("10.0.2.50/32"), SiteHop("seattle")),),
@@ -164,6 +207,13 @@ CASES = [
     ),
     pytest.param(framed(routed(upper=TCP()), ecn=3), DropReason.CONGESTION, "red", id="CE on Not-ECT"),
     pytest.param(announced_at_its_port, DropReason.ANNOUNCEMENT, "red", id="RARP"),
+    pytest.param(to_nobodys_provider_address, DropReason.UNKNOWN_PROVIDER_ADDRESS, "", id="nobody's PA"),
+    pytest.param(from_another_tenant, DropReason.OTHER_TENANT, "red", id="another tenant's PA"),
+    pytest.param(refused_a_lease, DropReason.NO_LEASE, "red", id="no lease"),
+    pytest.param(to_a_link_local_address, DropReason.NOT_REWRITABLE, "red", id="link-local"),
+    pytest.param(
+        underlay_speaks_of_what_a_gateway_sent, DropReason.UNDERLAY_ERROR, "red", id="the underlay's ICMP"
+    ),
 ]
 
 
