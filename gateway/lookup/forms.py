@@ -45,9 +45,9 @@ def form(value: object) -> Any:
     """
     if isinstance(value, msgspec.Struct):
         found = {
-            each.name: form(actual)
-            for each in msgspec.structs.fields(value)
-            if (actual := getattr(value, each.name)) != each.default
+            name: form(actual)
+            for name, default in _defaults(type(value))
+            if (actual := getattr(value, name)) != default
         }
         tag = type(value).__struct_config__.tag
         return found if tag is None else {"type": tag, **found}
@@ -134,6 +134,12 @@ def _read_union(kinds: tuple[Any, ...], found: object, path: str) -> object:
         except Malformed as error:
             reasons.append(error)
     raise reasons[0]
+
+
+@cache
+def _defaults(kind: type[msgspec.Struct]) -> tuple[tuple[str, object], ...]:
+    """What each field is unless it is said."""
+    return tuple((each.name, each.default) for each in msgspec.structs.fields(kind))
 
 
 @cache
