@@ -19,6 +19,7 @@ from gateway.doctor import (
     kernel,
     neighbours,
     paths,
+    pools,
     privileges,
     running,
     state,
@@ -163,6 +164,18 @@ async def _paths(subject: Subject) -> list[Finding]:
     return list(paths.judge(found, attachment.mtu))
 
 
+async def _pools(subject: Subject) -> list[Finding]:
+    if not subject.forwards or not isinstance(subject.attachment, Attachment):
+        return []
+    network = await _network(subject.appliance)
+    if isinstance(network, Finding):
+        # That is said of the paths already.
+        return []
+    own, interfaces = pools.own(subject.appliance, network), subject.attachment.interfaces
+    machine = await _thread(pools.look, interfaces, own)
+    return list(pools.judge(machine, interfaces, own, is_running=subject.process is not None))
+
+
 async def _clock(_subject: Subject) -> list[Finding]:
     return list(clock.judge(clock.look()))
 
@@ -262,6 +275,7 @@ AREAS: tuple[Area, ...] = (
     (privileges.AREA, _privileges),
     (kernel.AREA, _kernel),
     (underlay.AREA, _underlay),
+    (pools.AREA, _pools),
     (paths.AREA, _paths),
     (ike_ports.AREA, _ike),
     (SITES, _sites),

@@ -76,8 +76,8 @@ def judge(kernel: Kernel, appliance: Appliance, underlay: tuple[str, ...]) -> It
 def _sockets(kernel: Kernel, appliance: Appliance) -> Iterator[Finding]:
     advice = "in a container, give it CAP_NET_RAW"
     wanted = [("raw GRE sockets", kernel.raw_socket)]
-    if appliance.host is not None and appliance.host.driver == "builtin":
-        wanted.append(("packet sockets for VM ports", kernel.packet_socket))
+    if appliance.gateway or (appliance.host is not None and appliance.host.driver == "builtin"):
+        wanted.append(("packet sockets for VM ports and pools", kernel.packet_socket))
     for what, why_not in wanted:
         if why_not is None:
             yield Finding(AREA, Level.OK, f"{what} can be opened")

@@ -219,3 +219,18 @@ def test_without_privileges_it_says_what_it_could_not_find_out(
     found = msgspec.json.decode(done.stdout, type=list[Finding])
     assert of("path", found) == [(Level.SKIPPED, "no ping can be sent: that is not permitted")]
     assert [level for level, _ in of("privileges", found)] == [Level.WARN]
+
+
+def test_what_is_in_the_way_of_pools_is_found(world: World) -> None:
+    text = FILE.replace("[gateway]\n", '[gateway]\npools = ["192.0.2.128/26", "2001:db8:1::a:0/112"]\n')
+    assert of("pools", examined(world, text)) == [
+        (Level.OK, "the kernel is kept from 192.0.2.128/26, 2001:db8:1::a:0/112 while isthmus runs")
+    ]
+    world.gateway.ip(
+        "addr add 192.0.2.130/32 dev u0", "rule add iif u0 to 203.0.113.0/24 blackhole priority 637"
+    )
+    failed, _, left = of("pools", examined(world, text))
+    in_pool = "192.0.2.130 of u0 lies in the pool 192.0.2.128/26, whose addresses must be on no interface"
+    assert failed == (Level.FAIL, in_pool)
+    words = "a rule keeps the kernel from 203.0.113.0/24 at u0, which is no pool of this node"
+    assert left == (Level.WARN, words)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from ipaddress import ip_network
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,7 @@ from gateway.doctor import (
     kernel,
     neighbours,
     paths,
+    pools,
     privileges,
     running,
     state,
@@ -25,10 +27,11 @@ from gateway.doctor import (
 from gateway.doctor.findings import Finding, Level
 from gateway.doctor.prober import Path as Measured
 from gateway.underlay.interfaces import Attachment
+from gateway.underlay.silence import Rule
 from policies.addresses import ProviderAddress
 from policies.config import parse
 from policies.errors import Problem
-from policies.model import Appliance, Network, ProviderGateway, ProviderHost
+from policies.model import Appliance, HostRole, Network, ProviderGateway, ProviderHost
 
 OK, WARN, FAIL, SKIPPED = Level.OK, Level.WARN, Level.FAIL, Level.SKIPPED
 
@@ -119,6 +122,61 @@ def test_merging_is_wrong_only_while_an_appliance_receives() -> None:
     assert set(levels(underlay.judge(attachment, {"eth0": ["GRO"]}, is_running=False))) == {OK}
     assert set(levels(underlay.judge(attachment, {"eth0": []}, is_running=True))) == {OK}
     assert levels(underlay.problems([Problem("underlay.provider_addresses", "x")])) == [FAIL]
+
+
+# Pools
+
+POOL, OTHER = ip_network("198.51.100.128/26"), ip_network("2001:db8::a:0/112")
+MACHINE = pools.Machine((), frozenset({Rule("eth0", POOL), Rule("eth0", OTHER)}), frozenset({("eth0", 4)}))
+
+
+def judge_pools(*, is_running: bool = True, **change: object) -> list[Finding]:
+    machine = msgspec.structs.replace(MACHINE, **change)
+    return list(pools.judge(machine, ("eth0",), (POOL, OTHER), is_running=is_running))
+
+
+def test_pools_that_the_kernel_is_kept_from_are_well() -> None:
+    (found,) = judge_pools()
+    assert (found.level, found.what) == (OK, "the kernel is kept from 198.51.100.128/26, 2001:db8::a:0/112")
+    assert levels(judge_pools(is_running=False, rules=frozenset())) == [OK]
+    assert (
+        levels(pools.judge(pools.Machine((), frozenset(), frozenset()), ("eth0",), (), is_running=True)) == []
+    )
+
+
+def test_a_rule_that_is_missing_is_worst_where_the_kernel_forwards() -> None:
+    ipv4, ipv6 = judge_pools(rules=frozenset())
+    assert (ipv4.level, "goes out a second time" in ipv4.what) == (FAIL, True)
+    assert ipv4.advice.endswith("ip rule add iif eth0 to 198.51.100.128/26 blackhole priority 637")
+    assert (ipv6.level, ipv6.what) == (
+        WARN,
+        "no rule keeps the kernel from the pool 2001:db8::a:0/112 at eth0",
+    )
+    assert ipv6.advice.endswith("ip -6 rule add iif eth0 to 2001:db8::a:0/112 blackhole priority 637")
+
+
+def test_a_rule_for_what_is_no_pool_of_this_node_is_told_at_its_interfaces() -> None:
+    left = Rule("eth0", ip_network("203.0.113.0/24"))
+    found = judge_pools(rules=MACHINE.rules | {left, Rule("eth9", POOL)})
+    assert levels(found) == [OK, WARN]
+    assert found[1].advice.endswith("ip rule del iif eth0 to 203.0.113.0/24 blackhole priority 637")
+
+
+def test_an_address_of_the_machine_in_a_pool_is_a_failure() -> None:
+    (address, _) = judge_pools(addresses=("198.51.100.130 of eth0 lies in the pool",))
+    assert address.level is FAIL
+
+
+def test_a_node_serves_the_pools_of_its_roles() -> None:
+    network = Network(
+        hosts=(ProviderHost("hv1", (), (), pools=(POOL,)), ProviderHost("hv2", (), (), pools=(OTHER,))),
+        gateways=(ProviderGateway("edge-1", (), (OTHER,)),),
+    )
+    edge, hv1, bridged = appliance(), HostRole("hv1"), HostRole("hv1", driver="openvswitch")
+    assert pools.own(edge, network) == (OTHER,)
+    assert pools.own(msgspec.structs.replace(edge, host=hv1), network) == (POOL, OTHER)
+    assert pools.own(msgspec.structs.replace(edge, host=hv1, gateway=False), network) == (POOL,)
+    assert pools.own(msgspec.structs.replace(edge, host=bridged, gateway=False), network) == ()
 
 
 # Paths

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from gateway.packets import ethernet, ip, nvgre
 from gateway.packets.checksum import internet_checksum, transport_checksum
-from gateway.underlay.merged import MOST_PIECES, split_untrusted
+from gateway.underlay.merged import MOST_PIECES, split_packet_untrusted, split_untrusted
 
 SOURCE, DESTINATION = bytes([10, 0, 1, 5]), bytes([10, 0, 2, 5])
 LARGEST = 1480
@@ -48,6 +48,20 @@ def test_a_merged_packet_becomes_packets_that_fit_with_all_the_data_in_order() -
     assert max(len(piece) for piece in pieces) == LARGEST
     assert b"".join(piece[8 + 14 + 20 + 32 :] for piece in pieces) == data
     assert all(piece.startswith(HEADER + ETHERNET) for piece in pieces)
+
+
+def test_a_merged_packet_without_nvgre_around_it_is_cut_in_the_same_way() -> None:
+    data = bytes(range(256)) * 40
+    for merged, headers in ((tcp(data), 40), (tcp_over_ipv6(data), 60)):
+        packet = merged[8 + 14 :]
+        pieces = split_packet_untrusted(packet, 1500)
+        assert max(len(piece) for piece in pieces) == 1500
+        assert b"".join(piece[headers:] for piece in pieces) == data
+        assert all(
+            ip.decode_untrusted(piece).destination == ip.decode_untrusted(packet).destination
+            for piece in pieces
+        )
+        assert split_packet_untrusted(packet[:-1], 1500) == [packet[:-1]]
 
 
 def test_a_merged_packet_of_the_largest_size_is_cut_at_the_smallest_segments_that_are_usual() -> None:
