@@ -14,6 +14,7 @@ from tests.bench import (
     api_load,
     esp,
     handshakes,
+    leases,
     live,
     looked_at,
     lookup_disk,
@@ -45,6 +46,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "lookup-http": lookup_http.benchmark,
     "lookup-replica": lookup_replica.benchmark,
     "lookup-disk": lookup_disk.benchmark,
+    "leases": leases.benchmark,
     "lookup-etcd": lookup_etcd.benchmark,
     "api-load": api_load.benchmark,
 }
