@@ -136,8 +136,10 @@ class Translations:
         return holder.ca if holder is not None and holder.vsid in domain.vsids else None
 
     def _leases(self, domain: RoutingDomain, ca: bytes) -> tuple[Lease, ...]:
+        """What a CA is leased of pools that its gateways have still."""
         home: Vsid | None = domain.home(ca)
-        return self._directory.leases(home, ca) if home is not None else ()
+        leases = self._directory.leases(home, ca) if home is not None else ()
+        return tuple(lease for lease in leases if lease.node in (self._tables.pools.lookup(lease.pa) or ()))
 
 
 def _address(holder: Holder) -> bytes:
