@@ -41,9 +41,9 @@ _IPV6_CHECKSUMS = _IPV4_CHECKSUMS | {
 # section 5; RFC 3828 section 3.1 wants the first alone).
 _ZEROS = {UDP: 0xFFFF, _UDP_LITE: 0xFFFF}
 
-# Most packets are TCP or UDP without options, extension headers or fragments. Their octets up to flags and
-# fragment offset, up to the header's checksum, that checksum, the addresses, what is up to the
-# upper layer's checksum, that checksum; to read and to write. Then where they end.
+# Most packets are TCP or UDP without options or extension headers, and no later fragments. Their octets
+# up to flags and fragment offset, up to the header's checksum, that checksum, the addresses, what is up to
+# the upper layer's checksum, that checksum; to read and to write. Then where they end.
 _PLAIN_IPV4 = 0x45
 _PLAIN_IPV4_LAYOUTS = {
     protocol: (
@@ -54,7 +54,7 @@ _PLAIN_IPV4_LAYOUTS = {
     )
     for protocol, at in ((TCP, 16), (UDP, 6))
 }
-_FRAGMENT = 0x3FFF  # more to follow, and the offset
+_FRAGMENT_OFFSET = 0x1FFF
 _PLAIN_IPV6_LAYOUTS = {
     protocol: (struct.Struct(f"!8s32s{at}sH"), ip.IPV6_HEADER_LENGTH + at + 2, _ZEROS.get(protocol, 0))
     for protocol, at in ((TCP, 16), (UDP, 6))
@@ -91,7 +91,7 @@ def rewritten(
         if ipv4 is not None and len(packet) >= ipv4[2]:
             read, write, end, zero = ipv4
             before, fragment, time_to_live, header_checksum, old, between, checksum = read.unpack_from(packet)
-            if not fragment & _FRAGMENT:
+            if not fragment & _FRAGMENT_OFFSET:
                 addresses = source + destination
                 difference = old - int.from_bytes(addresses)
                 header_checksum = (header_checksum + difference) % 0xFFFF
@@ -180,7 +180,7 @@ def _find_behind_ipv4(packet: bytes) -> _UpperLayer:
         option[0] in _SOURCE_ROUTES and 2 < len(option) >= option[2]
         for option in ip.ipv4_options(packet[:start])
     )
-    offset = ((packet[6] << 8 | packet[7]) & 0x1FFF) * 8
+    offset = ((packet[6] << 8 | packet[7]) & _FRAGMENT_OFFSET) * 8
     return _UpperLayer(packet[9], start, offset, covers_destination=not routed)
 
 

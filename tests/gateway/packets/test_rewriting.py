@@ -127,16 +127,16 @@ def test_datagram_whose_checksum_becomes_0_says_0xffff(version: int, protocol: i
 
 
 @BOTH
-def test_tcp_checksum_becomes_0_like_any_other_number(version: int) -> None:
+def test_tcp_checksum_becomes_0_and_is_no_longer_like_any_other_number(version: int) -> None:
     cleared = SEGMENT[:16] + bytes(4) + SEGMENT[20:]
     sequence = transport_checksum(*PROVIDER[version], TCP, cleared[:4] + bytes(2) + cleared[6:])
     cleared = cleared[:4] + sequence.to_bytes(2) + cleared[6:]
-    right = with_checksum(cleared, 16, ends_of(version), TCP)
+    packet = packet_of(version, TCP, with_checksum(cleared, 16, ends_of(version), TCP))
 
-    changed = payload_of(rewritten(packet_of(version, TCP, right), *PROVIDER[version]))
+    changed = rewritten(packet, *PROVIDER[version])
 
-    assert changed[16:18] == bytes(2)
-    assert changed == cleared
+    assert payload_of(changed) == cleared
+    assert rewritten(changed, *ends_of(version)) == packet
 
 
 @pytest.mark.parametrize("options", [RECORD_ROUTE, ROUTER_ALERT, bytes(40)])
@@ -389,6 +389,16 @@ def test_quote_that_is_no_packet_is_left_alone(version: int, quote: bytes) -> No
 
     assert payload_of(changed)[8:] == quote
     assert has_right_icmp_checksum(changed)
+
+
+@BOTH
+def test_quote_of_the_other_family_is_left_alone(version: int) -> None:
+    other = 10 - version
+    quote = packet_of(other, TCP, segment(ends_of(other)))
+
+    changed = rewritten(error_about(version, quote), *PROVIDER[version], PROVIDER[version])
+
+    assert payload_of(changed)[8:] == quote
 
 
 def test_damaged_header_in_a_quote_is_as_damaged_afterwards() -> None:
