@@ -124,7 +124,7 @@ def decide(claim: Claim, entries: Iterable[Stored]) -> tuple[Write, ...]:
     """
     found = {entry.key: entry for entry in entries}
     recorded = [
-        key for key, entry in found.items() if isinstance(key, RecordKey) and _has_mac(entry, claim.mac)
+        key for key, entry in found.items() if _has_mac(entry, claim.mac) and isinstance(key, RecordKey)
     ]
     named = [RecordKey(claim.vsid, ca) for ca in claim.addresses]
     keys = tuple(dict.fromkeys((*recorded, *named)))
@@ -192,17 +192,20 @@ class _Addresses:
     """The provider addresses that rewritten records get from a claim, each once."""
 
     def __init__(self, claim: Claim, entries: Iterable[Stored]) -> None:
-        self._pools = claim.pools
-        present = {each.value.pa for each in entries if isinstance(each.value, Placement)}
-        self._left = [pa for pa in dict.fromkeys(claim.candidates) if pa not in present]
+        self._claim = claim
+        self._entries = entries
+        self._left: list[ProviderAddress] | None = None
 
     def kept_or_another(self, key: RecordKey, pa: ProviderAddress, entry: Stored | None) -> ProviderAddress:
         """The address that a record has, if the host may have it. Raises Refused."""
         ip = pa.ip
-        return pa if any(ip in pool for pool in self._pools) else self.another(key, entry)
+        return pa if any(ip in pool for pool in self._claim.pools) else self.another(key, entry)
 
     def another(self, key: RecordKey, entry: Stored | None) -> ProviderAddress:
         """The next address of a customer address's family. Raises Refused."""
+        if self._left is None:
+            present = {each.value.pa for each in self._entries if isinstance(each.value, Placement)}
+            self._left = [pa for pa in dict.fromkeys(self._claim.candidates) if pa not in present]
         for number, pa in enumerate(self._left):
             if pa.version == key.ca.version:
                 return self._left.pop(number)
@@ -221,5 +224,4 @@ def _looks_same(before: Value | None, after: Value | None) -> bool:
     """Whether a reader sees no difference: a record's history is not for readers."""
     if not isinstance(before, Placement) or not isinstance(after, Placement):
         return False
-    hidden = {"frozen": False, "moves": ()}
-    return msgspec.structs.replace(before, **hidden) == msgspec.structs.replace(after, **hidden)
+    return msgspec.structs.replace(before, frozen=after.frozen, moves=after.moves) == after

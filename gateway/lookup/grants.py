@@ -68,16 +68,18 @@ def granted(writes: Iterable[Write], find: Find, now: float) -> tuple[Write, ...
     taken: dict[LeaseKey, Write | None] = {}
     given: list[Write] = []
     for write in writes:
-        if isinstance(write.key, LeaseKey):
-            _check_lease(write.key, write.value, find, now)
-        elif isinstance(write.key, RecordKey):
-            before, after = _leased(_value(find(write.key))), _leased(write.value)
-            if after is not None and isinstance(write.value, Placement):
+        key, value = write.key, write.value
+        if isinstance(key, RecordKey):
+            entry = find(key)
+            before, after = None if entry is None else _leased(entry.value), _leased(value)
+            if after is not None and isinstance(value, Placement):
                 if after in taken:
                     raise Taken(after, None)
-                taken[after] = _take(after, write.key, write.value.host, find, now)
+                taken[after] = _take(after, key, value.host, find, now)
             if before is not None and before != after:
-                given += _give_back(before, write.key, find, now)
+                given += _give_back(before, key, find, now)
+        elif isinstance(key, LeaseKey):
+            _check_lease(key, value, find, now)
     return (*given, *(write for write in taken.values() if write is not None))
 
 
