@@ -27,12 +27,10 @@ class Machine(msgspec.Struct, frozen=True):
 
 
 def own(appliance: Appliance, network: Network) -> tuple[Prefix, ...]:
-    """Return the pools that an appliance serves."""
-    host = appliance.host.name if appliance.host is not None and appliance.host.driver == "builtin" else None
-    found = [pool for each in network.hosts if each.name == host for pool in each.pools]
-    if appliance.gateway:
-        found += [pool for each in network.gateways if each.name == appliance.name for pool in each.pools]
-    return tuple(dict.fromkeys(found))
+    """Return the pools that an appliance serves; beside Open vSwitch none, whose hosts rewrite nothing."""
+    if appliance.host is not None and appliance.host.driver != "builtin":
+        return ()
+    return msgspec.structs.replace(appliance, network=network).pools
 
 
 def look(interfaces: Sequence[str], pools: Sequence[Prefix]) -> Machine:

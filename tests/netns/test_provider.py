@@ -351,6 +351,20 @@ def test_fragments_without_an_identification_get_the_same_one_and_are_put_togeth
     run(link.machine, main)
 
 
+def test_fragments_leave_as_they_are_where_a_firewall_tracks_connections(
+    link: Link, require_tools: Callable[..., None]
+) -> None:
+    require_tools("nft")
+    chain = "chain output { type filter hook output priority 0; ct state established accept; }"
+    rules = f"table ip tracking {{ {chain}; }}"
+    link.machine.run("nft", "-f", "-", stdin=rules)
+    whole = _set_identification(udp(4, 3000), 99, dont_fragment=False)
+    first, *others = fragment(whole, ip.decode_untrusted(whole), 1000)
+    # Of sizes that a kernel which puts them together would not cut it into again.
+    fragments = [*fragment(first, ip.decode_untrusted(first), 600), *others]
+    assert sent(link, *fragments) == fragments
+
+
 def test_a_packet_too_large_for_the_interface_is_refused(link: Link) -> None:
     async def main(end: End) -> None:
         for version in (4, 6):

@@ -174,7 +174,7 @@ def test_a_node_serves_the_pools_of_its_roles() -> None:
     )
     edge, hv1, bridged = appliance(), HostRole("hv1"), HostRole("hv1", driver="openvswitch")
     assert pools.own(edge, network) == (OTHER,)
-    assert pools.own(msgspec.structs.replace(edge, host=hv1), network) == (POOL, OTHER)
+    assert pools.own(msgspec.structs.replace(edge, host=hv1), network) == (OTHER, POOL)
     assert pools.own(msgspec.structs.replace(edge, host=hv1, gateway=False), network) == (POOL,)
     assert pools.own(msgspec.structs.replace(edge, host=bridged, gateway=False), network) == ()
 

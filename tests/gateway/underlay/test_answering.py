@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from contextlib import suppress
 from ipaddress import ip_address
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.packets import arp, ip, ndp
 from gateway.underlay.answering import (
@@ -130,3 +133,21 @@ def test_an_announcement_is_for_everybody() -> None:
     advertised = ndp.decode_advertisement_untrusted(said.packet, ip.decode_untrusted(said.packet))
     assert (advertised.target, advertised.target_mac) == (HELD[6], OWN_MAC)
     assert (advertised.solicited, advertised.override) == (False, True)
+
+
+@given(
+    st.binary(max_size=200)
+    | st.builds(
+        lambda packet, at, octet: packet[:at] + bytes([octet]) + packet[at + 1 :],
+        st.sampled_from(
+            [solicitation(HELD[6]), arp.ArpPacket(1, ASKER_MAC, ASKER[4], bytes(6), HELD[4]).encode()]
+        ),
+        st.integers(0, 80),
+        st.integers(0, 255),
+    )
+)
+def test_whatever_is_asked_is_answered_or_refused(packet: bytes) -> None:
+    with suppress(MalformedPacket, Contested):
+        answer_arp_untrusted(packet, OWN_MAC, is_held)
+    with suppress(MalformedPacket):
+        answer_solicitation(packet)
