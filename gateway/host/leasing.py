@@ -11,7 +11,7 @@ then used at once; if the feed comes to its revision without it, it has been ret
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 import msgspec
@@ -127,6 +127,8 @@ class Leasing:
         self._own: dict[ProviderAddress, Lease] = {}
         self._by_key: dict[Key, set[ProviderAddress]] = {}
         self._uses: Uses[ProviderAddress] = Uses(LEASE_IDLE, capacity=None)
+        self._seconds: set[ProviderAddress] = set()
+        """Leases that are not the first of their CA, as `expire` found them last."""
         self._unused: dict[ProviderAddress, None] = {}
         """Own leases that are to be returned."""
         self._returning: tuple[ProviderAddress, ...] = ()
@@ -251,15 +253,20 @@ class Leasing:
                 self._use(pa, now)
 
     def expire(self, now: float) -> list[Effect]:
-        """Give back what has not been used for `LEASE_IDLE`. Call it now and then, after `used`.
+        """Give back what has not been used for `LEASE_IDLE`. Call it every minute or so, after `used`.
 
-        What is used but not needed counts as unused. So nothing is given back for what the configuration
-        says only for a moment, and whoever still uses it has learned of another meanwhile.
+        What is used but not needed counts as unused, so that nothing is given back for what the configuration
+        says only for a moment. Only what is second for its CA goes at the call after the one that found it:
+        by then everybody knows of the first.
         """
         for key in self._standing:
             lease = self._first(key)
             if lease is not None:
                 self._use(lease.pa, now)
+        found, self._seconds = self._seconds, set(self._find_seconds())
+        for pa in found & self._seconds:
+            self._uses.forget(pa)
+            self._unused[pa] = None
         self._unused.update(dict.fromkeys(self._uses.expire(now)))
         return self._give_back(now)
 
@@ -365,6 +372,12 @@ class Leasing:
         """Return our lease of a CA. Of two that were made at once the earlier stands, at the service too."""
         every = (self._own[pa] for pa in self._by_key.get(key, ()) if self._pools.lookup(pa) is not None)
         return min(every, key=lambda lease: (lease.revision, lease.pa), default=None)
+
+    def _find_seconds(self) -> Iterator[ProviderAddress]:
+        """Each of our leases for whose CA there is an earlier one."""
+        for key, pas in self._by_key.items():
+            if len(pas) > 1 and (first := self._first(key)) is not None:
+                yield from pas - {first.pa}
 
     def _is_needed(self, lease: Lease) -> bool:
         """Whether it is of our pools and tenants, the first of its CA, and the CA has no record with one."""

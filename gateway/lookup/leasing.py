@@ -53,6 +53,8 @@ class Leasing:
         # By tenant and gateway: what is being leased, and may not be in the replica yet.
         self._asked: defaultdict[tuple[str, str], set[_Wanted]] = defaultdict(set)
         self._told: dict[tuple[str, str, WhyNoLease], float] = {}
+        # Made here, and not in the replica yet: one that is cut off would make another for each question.
+        self._unseen: dict[tuple[Vsid, CustomerAddress, str], Lease] = {}
 
     async def lease(
         self, domain: Domain, vsid: Vsid, ca: CustomerAddress, gateway: str | None
@@ -71,7 +73,7 @@ class Leasing:
         node = next((name for name in names if self.domains.pools(name, ca.version)), None)
         if node is None:
             raise NoLease(WhyNoLease.NO_POOL)
-        standing = self._standing(vsid, ca, node)
+        standing = self._standing(vsid, ca, node) or self._not_seen_yet().get((vsid, ca, node))
         if standing is not None:
             return standing
         making = self._making.get((vsid, ca, node)) or self._begin(domain, vsid, ca, node)
@@ -134,6 +136,13 @@ class Leasing:
         )
         return min(found, key=lambda lease: lease.revision, default=None)
 
+    def _not_seen_yet(self) -> dict[tuple[Vsid, CustomerAddress, str], Lease]:
+        """Return what this node has leased and its replica does not show yet."""
+        if self._unseen:
+            shown = self._replica.revision
+            self._unseen = {key: lease for key, lease in self._unseen.items() if lease.revision > shown}
+        return self._unseen
+
     def _held(self, pa: ProviderAddress) -> Stored | None:
         entry = self._replica.entry(LeaseKey(pa))
         grant = entry.value if entry is not None else None
@@ -169,7 +178,8 @@ class Leasing:
         own = entry.lease if entry is not None else None
         if entry is None or own is None:
             raise self._no_lease(WhyNoLease.POOL_EMPTY, domain.tenant.name, node)
-        await self._replica.reached(entry.revision, OWN_REPLICA_SECONDS)
+        if not await self._replica.reached(entry.revision, OWN_REPLICA_SECONDS):
+            self._unseen[vsid, ca, node] = own
         first = self._standing(vsid, ca, node)
         if first is None or first.pa == own.pa:
             return own
@@ -179,7 +189,12 @@ class Leasing:
     def _is_at_limit(self, domain: Domain, node: str) -> bool:
         """Whether a tenant holds as many leases of a gateway as it may, besides that of its own CAs."""
         routing = domain.routing
-        asked = self._asked.get((domain.tenant.name, node), ())
+        unseen = {
+            (vsid, ca)
+            for vsid, ca, at in self._not_seen_yet()
+            if at == node and vsid in routing.vsids and not domain.is_own(ca)
+        }
+        asked = unseen.union(self._asked.get((domain.tenant.name, node), ()))
         held = self._replica.leases_held(routing.vsids, node)
         if held + len(asked) < domain.tenant.leases:
             return False

@@ -475,9 +475,11 @@ def test_a_host_and_another_gateway_return_nothing(host: Node, gateway: Node) ->
 def test_of_two_leases_of_one_ca_the_later_is_returned_though_it_is_used(gateway: Node) -> None:
     gateway.feed(PutLease(lease(10, 5, revision=8)), PutLease(lease(11, 5, revision=7)))
 
-    for minute in range(1, 5):
-        assert gateway.sample(60.0 * minute, 10, 11) == []
-    assert gateway.sample(LEASE_IDLE, 10, 11) == [Return((pa(10),))]
+    assert gateway.sample(60.0, 10, 11) == []
+    assert gateway.sample(120.0, 10, 11) == [Return((pa(10),))]
+    gateway.leasing.returned(121.0)
+    gateway.feed(DeleteLease(pa(10)), now=121.0)
+    assert gateway.sample(180.0, 11) == []
 
 
 @pytest.mark.parametrize(
