@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
-from gateway.forwarding.admission import Admission, admit, port_owns, site_owns
 from gateway.forwarding.decisions import Decisions
 from gateway.forwarding.delivery import Delivery
 from gateway.forwarding.directory import Change, Directory, Holder, Put, PutLease
@@ -26,22 +25,16 @@ from gateway.forwarding.flows import (
     known_site_packet_untrusted,
     site_key_untrusted,
 )
-from gateway.forwarding.frames import (
-    ecn_on_arrival,
-    is_about_neighbours,
-    parse_untrusted,
-    sender,
-    without_padding,
-)
 from gateway.forwarding.happenings import Happenings
+from gateway.forwarding.incoming import Arrived, Incoming
 from gateway.forwarding.metering import Meter
 from gateway.forwarding.moves import Moves
-from gateway.forwarding.neighbours import announced_untrusted, question
-from gateway.forwarding.node import Arrival, Explain, Node, SiteArrival
+from gateway.forwarding.neighbours import question
+from gateway.forwarding.node import Explain, Node, SiteArrival
 from gateway.forwarding.notices import Notices
 from gateway.forwarding.permission import Permission
 from gateway.forwarding.pmtu import PathMtu
-from gateway.forwarding.rewritten import Arrived, Rewritten
+from gateway.forwarding.rewritten import Rewritten
 from gateway.forwarding.sites import Sites
 from gateway.forwarding.translations import Translations
 from gateway.forwarding.verdicts import (
@@ -57,18 +50,12 @@ from gateway.forwarding.verdicts import (
 )
 from gateway.forwarding.waiting import PATIENCE, Waiter, Waiting
 from gateway.forwarding.ways import Tunnel, Ways
-from gateway.packets import arp, ethernet, ip, nvgre
-from gateway.packets.arp import ArpPacket
-from gateway.packets.nvgre import NotNvgre
 from gateway.packets.rewriting import rewritten
 from policies.addresses import CustomerAddress, Vsid
-from policies.errors import MalformedPacket
 from policies.model import Lease, Port
 from policies.selectors import Selectors
-from policies.tables import RoutingDomain, SubnetEntry, Tables
+from policies.tables import RoutingDomain, Tables
 from tunnels.effects import SiteKey
-
-_RARP = ethernet.RARP.to_bytes(2)
 
 
 class Forwarder:
@@ -133,7 +120,6 @@ class Forwarder:
         self._permission = Permission(tables, self._explain, self._permission)
         self.translations = Translations(self.node, tables, self.directory, self.moves.formers)
         ways = Ways(self.node, tables, self.directory, self.moves.residence, self.translations)
-        self._ways = ways
         self._delivery = Delivery(ways, self.paths, self.sites, self.port_mtus, self.notices, self._explain)
         self.decisions = Decisions(
             self.node,
@@ -150,12 +136,22 @@ class Forwarder:
             self.waiting,
             self._explain,
         )
+        self._incoming = Incoming(
+            self.node,
+            tables,
+            self.directory,
+            ways,
+            self.moves,
+            self.decisions,
+            self.site_meters,
+            self.sources_elsewhere,
+            self._explain,
+        )
         self._rewritten = Rewritten(
             self.node, tables, self.directory, self.translations, self.paths, self._explain
         )
         self.moves.decide_by(tables, self.node.ports, self.decisions.onward)
         self._forget_flows()
-        self._site_arrivals = _site_arrivals(tables, ways, self.site_meters)
 
     def aside(self, tenant: RoutingDomain, explain: Explain) -> Forwarder:
         """Return a forwarder that decides one tenant's packets as this one now would, and says why.
@@ -208,7 +204,8 @@ class Forwarder:
                 verdict = self._delivery.carry_known_untrusted(flow, outer, outer.ecn, known, now)
                 if verdict is not None:
                     return counted(verdict, self.drops)
-        return self._settled(lambda at: self._from_underlay(outer, payload, key, at), now)
+        read = self._incoming.from_underlay_untrusted
+        return self._settled(lambda at: self._decide(read(outer, payload, at), key, at), now)
 
     def from_site(
         self, site: SiteKey, packet: bytes, selectors: Selectors, outer_ecn: int, now: float
@@ -218,7 +215,7 @@ class Forwarder:
         `selectors` are those of the child SA that it came by; give the same object
         for each packet of one SA.
         """
-        arrival = self._site_arrivals.get(site)
+        arrival = self._incoming.site_arrivals.get(site)
         if arrival is None:
             return counted(Drop(DropReason.SITE_DOWN, site[0]), self.drops)
         key = site_key_untrusted(arrival.origin, packet)
@@ -229,11 +226,15 @@ class Forwarder:
                 verdict = self._delivery.carry_known_untrusted(flow, None, outer_ecn, known, now)
                 if verdict is not None:
                     return counted(verdict, self.drops)
-        return self._settled(lambda at: self._from_site(arrival, packet, selectors, outer_ecn, key, at), now)
+        read = self._incoming.from_site_untrusted
+        return self._settled(
+            lambda at: self._decide(read(arrival, packet, selectors, outer_ecn), key, at), now
+        )
 
     def from_port(self, port: PortKey, frame: bytes, now: float) -> Verdict:
         """Decide a frame that a VM sent at its port."""
-        return self._settled(lambda at: self._from_port(port, frame, at), now)
+        read = self._incoming.from_port_untrusted
+        return self._settled(lambda at: self._decide(read(port, frame, at), None, at), now)
 
     def from_provider(self, packet: bytes, now: float) -> Verdict:
         """Decide a rewritten packet: one to a provider address of a pool of ours, with or without padding."""
@@ -248,7 +249,8 @@ class Forwarder:
                 if verdict is not None:
                     self._note_use(flow.came.receiver)
                     return counted(verdict, self.drops)
-        return self._settled(lambda at: self._from_provider(packet, key, at), now)
+        read = self._rewritten.read_untrusted
+        return self._settled(lambda at: self._decide(read(packet, at), key, at), now)
 
     def apply(self, changes: Sequence[Change], now: float) -> tuple[Emission, ...]:
         """Take changes of records and leases over, and return what is to be sent because of that."""
@@ -306,74 +308,23 @@ class Forwarder:
     def _forget_flows(self) -> None:
         self.flows = FlowCache()
 
-    def _from_underlay(self, outer: OuterHeader, payload: bytes, key: bytes | None, now: float) -> Verdict:
-        if outer.source in self._ways.own:
-            return Drop(DropReason.LOOP)
-        try:
-            header = nvgre.decode_untrusted(payload)
-        except NotNvgre:
-            return Drop(DropReason.NOT_NVGRE)
-        except MalformedPacket:
-            return Drop(DropReason.MALFORMED)
-        entry = self.tables.subnets.get(Vsid(header.vsid))
-        if entry is None:
-            return Drop(DropReason.UNKNOWN_VSID)
-        tenant = entry.domain.name
-        if self._explain:
-            self._explain("virtual subnet", f"VSID {entry.vsid} is {entry.name} of tenant {tenant}")
-        frame = payload[nvgre.HEADER_LENGTH :]
-        parsed = parse_untrusted(frame)
-        if isinstance(parsed, DropReason):
-            return Drop(parsed, tenant)
-        arrival = Arrival(entry, without_padding(frame, parsed), outer=outer)
-        sender_mac, source = sender(arrival, parsed)
-        admission, record = admit(
-            entry.domain,
-            self.tables,
-            self.directory,
-            source,
-            outer.source,
-            to_group=arrival.is_to_group,
-        )
-        if self._explain:
-            self._explain(
-                "source",
-                f"{CustomerAddress(source)} behind {CustomerAddress(outer.source)}: {admission.value}",
-            )
-        # No group is a sender (IEEE 802.3 section 3.2.3), and an answer to one would reach everybody.
-        if admission is Admission.OF_A_GATEWAY and not self.moves.is_sent_on(arrival, outer, now):
-            admission = Admission.REFUSED
-        if admission is Admission.REFUSED or sender_mac[0] & 1:
-            return Drop(DropReason.SPOOFED_SOURCE, tenant)
-        if admission is Admission.ELSEWHERE and record is not None:
-            self.sources_elsewhere[tenant] += 1
-        if isinstance(parsed, ArpPacket):
-            return self.decisions.neighbours.arp(arrival, parsed)
-        packet = arrival.frame[ethernet.HEADER_LENGTH :]
-        ecn = ecn_on_arrival(parsed.traffic_class & 3, outer.ecn)
-        if ecn is None:
-            return Drop(DropReason.CONGESTION, tenant)
-        if ecn != parsed.traffic_class & 3:
-            packet = ip.with_ecn(packet, ecn)
-            parsed = ip.decode_untrusted(packet)
-        decision = self.decisions.decide(arrival, parsed, packet, record, now)
+    def _decide(self, arrived: Arrived | Verdict, key: bytes | None, now: float) -> Verdict:
+        """Decide what has come in, and remember it for the flow that `key` names, where it stands for that."""
+        if not isinstance(arrived, Arrived):
+            return arrived
+        arrival, facts, packet, came = arrived.arrival, arrived.facts, arrived.packet, arrived.came
+        if isinstance(arrival, SiteArrival):
+            decision = self.decisions.decide_from_site(arrival, facts, packet, now)
+        else:
+            decision = self.decisions.decide(arrival, facts, packet, arrived.source, now)
         if not isinstance(decision, Flow):
             return decision
-        if key is not None and admission is Admission.ADMITTED and record and _ends_the_way(decision):
-            self.flows.remember(key, decision)
-        return self._delivery.carry(decision, arrival, parsed, packet, now)
-
-    def _from_provider(self, packet: bytes, key: bytes | None, now: float) -> Verdict:
-        came = self._rewritten.read_untrusted(packet, now)
-        if not isinstance(came, Arrived):
-            return came
-        decision = self.decisions.decide(came.arrival, came.facts, came.packet, came.source, now)
-        if not isinstance(decision, Flow):
-            return decision
-        self._note_use(came.came.receiver)
-        if key is not None and _ends_the_way(decision):
-            self.flows.remember(key, msgspec.structs.replace(decision, came=came.came))
-        return self._delivery.carry(decision, came.arrival, came.facts, came.packet, now)
+        if came is not None:
+            self._note_use(came.receiver)
+        if key is not None and arrived.is_settled and _ends_the_way(decision):
+            flow = msgspec.structs.replace(decision, admitted_by=arrived.admitted_by, came=came)
+            self.flows.remember(key, flow)
+        return self._delivery.carry(decision, arrival, facts, packet, now)
 
     def _note_use(self, receiver: Holder) -> None:
         if isinstance(receiver, Lease):
@@ -397,116 +348,6 @@ class Forwarder:
         for waiter in waiters:
             emissions.extend(self._settled(waiter.decide, now, waiter.deadline).emissions)
         return emissions
-
-    def _from_site(
-        self,
-        arrival: SiteArrival,
-        packet: bytes,
-        selectors: Selectors,
-        outer_ecn: int,
-        key: bytes | None,
-        now: float,
-    ) -> Verdict:
-        tenant, site = arrival.site
-        if self._explain:
-            self._explain("site", f"from {site} of tenant {tenant}")
-        try:
-            facts = ip.decode_untrusted(packet)
-        except MalformedPacket:
-            return Drop(DropReason.MALFORMED, tenant)
-        if not selectors.admit_inbound(facts):
-            return Drop(DropReason.SELECTOR_MISMATCH, tenant)
-        is_own = site_owns(arrival.domain, site, facts.source)
-        if self._explain:
-            self._explain(
-                "source",
-                f"{CustomerAddress(facts.source)} is {'' if is_own else 'not '}where routes lead to {site}",
-            )
-        if not is_own:
-            return Drop(DropReason.SPOOFED_SOURCE, tenant)
-        packet = packet[: facts.total_length]
-        ecn = ecn_on_arrival(facts.traffic_class & 3, outer_ecn)
-        if ecn is None:
-            return Drop(DropReason.CONGESTION, tenant)
-        if ecn != facts.traffic_class & 3:
-            packet = ip.with_ecn(packet, ecn)
-            facts = ip.decode_untrusted(packet)
-        decision = self.decisions.decide_from_site(arrival, facts, packet, now)
-        if not isinstance(decision, Flow):
-            return decision
-        if key is not None and _ends_the_way(decision):
-            self.flows.remember(key, msgspec.structs.replace(decision, admitted_by=selectors))
-        return self._delivery.carry(decision, arrival, facts, packet, now)
-
-    def _from_port(self, port_key: PortKey, frame: bytes, now: float) -> Verdict:
-        port = self.node.ports.get(port_key)
-        entry = self.tables.subnets.get(port_key[0])
-        if port is None or entry is None:
-            return Drop(DropReason.UNKNOWN_VSID)
-        tenant = entry.domain.name
-        if self._explain:
-            self._explain("port", f"{port.interface}: VSID {entry.vsid}, {entry.name} of tenant {tenant}")
-        parsed = parse_untrusted(frame)
-        if parsed is DropReason.NOT_IP and frame[12:14] == _RARP:
-            return self._reverse_arp(port_key, entry, frame, now)
-        if isinstance(parsed, DropReason):
-            return Drop(parsed, tenant)
-        arrival = Arrival(entry, without_padding(frame, parsed), port=port_key)
-        sender_mac, source = sender(arrival, parsed)
-        owned = port_owns(
-            port,
-            entry.domain,
-            arrival.source_mac,
-            source,
-            to_group=arrival.is_to_group,
-            on_link=is_about_neighbours(parsed),
-        )
-        if sender_mac != port.mac or not owned:
-            return Drop(DropReason.SPOOFED_SOURCE, tenant)
-        packet = arrival.frame[ethernet.HEADER_LENGTH :]
-        announced = announced_untrusted(port, parsed, packet)
-        if port_key in self.moves.residence.away:
-            self.moves.residence.heard(port_key, announced or source, announced is not None, now)
-        if announced is not None:
-            return self.decisions.neighbours.announcement(arrival, parsed)
-        if isinstance(parsed, ArpPacket):
-            return self.decisions.neighbours.arp(arrival, parsed)
-        decision = self.decisions.decide(arrival, parsed, packet, None, now)
-        if not isinstance(decision, Flow):
-            return decision
-        return self._delivery.carry(decision, arrival, parsed, packet, now)
-
-    def _reverse_arp(self, port_key: PortKey, entry: SubnetEntry, frame: bytes, now: float) -> Drop:
-        """Hear what a hypervisor says for a VM that it has taken over: which MAC it has, and no address."""
-        tenant = entry.domain.name
-        try:
-            packet = arp.decode_untrusted(frame[ethernet.HEADER_LENGTH :])
-        except MalformedPacket:
-            return Drop(DropReason.MALFORMED, tenant)
-        mac = port_key[1]
-        if not frame[6:12] == packet.sender_mac == packet.target_mac == mac:
-            return Drop(DropReason.SPOOFED_SOURCE, tenant)
-        if port_key in self.moves.residence.away:
-            self.moves.residence.heard(port_key, b"", True, now)
-        return Drop(DropReason.ANNOUNCEMENT, tenant)
-
-
-def _site_arrivals(tables: Tables, ways: Ways, meters: Mapping[SiteKey, Meter]) -> dict[SiteKey, SiteArrival]:
-    """Where packets may come in from the sites that this node dials."""
-    subnets: dict[str, list[SubnetEntry]] = {name: [] for name in tables.domains}
-    for entry in tables.subnets.values():
-        subnets[entry.domain.name].append(entry)
-    return {
-        (tenant, site): SiteArrival(
-            domain=tables.domains[tenant],
-            site=(tenant, site),
-            origin=number.to_bytes(4),
-            meter=meter,
-            subnets=tuple(subnets[tenant]),
-        )
-        for number, ((tenant, site), meter) in enumerate(meters.items())
-        if ways.dials(tables.domains[tenant], site)
-    }
 
 
 def _what_comes(change: Change) -> tuple[Awaited, ...]:

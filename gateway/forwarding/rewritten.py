@@ -7,11 +7,10 @@ provider address is one CA's alone, so a packet is a tenant's only if both of it
 
 from __future__ import annotations
 
-import msgspec
-
 from gateway.forwarding.directory import Directory, Holder
 from gateway.forwarding.drops import DropReason
 from gateway.forwarding.flows import Came
+from gateway.forwarding.incoming import Arrived
 from gateway.forwarding.node import Arrival, Explain, Node, PlainHeader
 from gateway.forwarding.pmtu import PathMtu
 from gateway.forwarding.translations import Translations
@@ -24,16 +23,6 @@ from policies.errors import MalformedPacket
 from policies.facts import PacketFacts
 from policies.model import Lease, LookupRecord, SubnetHop
 from policies.tables import RoutingDomain, SubnetEntry, Tables
-
-
-class Arrived(msgspec.Struct, frozen=True, eq=False):
-    """A tenant's packet as its sender had it, and as if NVGRE had brought it."""
-
-    arrival: Arrival
-    facts: PacketFacts
-    packet: bytes
-    source: LookupRecord | None
-    came: Came
 
 
 class Rewritten:
@@ -99,6 +88,7 @@ class Rewritten:
             facts=ip.decode_untrusted(packet),
             packet=packet,
             source=sender if isinstance(sender, LookupRecord) else None,
+            is_settled=True,
             came=Came(sender, receiver, outer),
         )
 
