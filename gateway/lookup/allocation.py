@@ -92,6 +92,12 @@ class Allocation:
                 return pa
         return None
 
+    def overtaken(self, pa: ProviderAddress) -> None:
+        """Somebody else has just taken an address: go on elsewhere, or both would meet at each one."""
+        pool = self._table.lookup(pa)
+        if pool is not None:
+            pool.go_to(self._start(pool.prefix.num_addresses))
+
     def release(self, pa: ProviderAddress) -> None:
         """An address has been granted by now, or it has not been wanted in the end."""
         self._reserved.discard(pa)
@@ -174,6 +180,9 @@ class _Pool:
     def next_free(self, reserved: Container[ProviderAddress], now: float) -> ProviderAddress | None:
         found = self._oldest_returned(reserved, now)
         return found if found is not None else self._never_used(reserved)
+
+    def go_to(self, start: int) -> None:
+        self._cursor = start
 
     def put_back(self, pa: ProviderAddress) -> None:
         """An address that was proposed may be proposed again, unless it is granted by now."""

@@ -65,7 +65,8 @@ class Granting:
                 try:
                     with self._writes.timed():
                         return await self._store.claim(msgspec.structs.replace(claim, candidates=candidates))
-                except Taken:
+                except Taken as taken:
+                    await self._overtaken(taken)
                     continue
                 except Refused as refused:
                     if refused.reason is not Reason.NO_ADDRESS or has_caught_up:
@@ -75,7 +76,7 @@ class Granting:
                 await self._replica.reached(await latest_revision(self._store), OWN_REPLICA_SECONDS)
         finally:
             self._release(tried)
-        raise _overtaken()
+        raise StoreUnavailable(_OTHERS)
 
     async def with_address(
         self, pools: Sequence[Prefix], vsid: Vsid, ca: CustomerAddress, write: Write
@@ -91,11 +92,13 @@ class Granting:
                 if pa is None:
                     return None
                 tried.append(pa)
-                with suppress(Taken):
+                try:
                     return await write(pa)
+                except Taken as taken:
+                    await self._overtaken(taken)
         finally:
             self._release(tried)
-        raise _overtaken()
+        raise StoreUnavailable(_OTHERS)
 
     async def grant(self, pa: ProviderAddress, grant: Grant) -> Stored:
         """Write whose an address is, if it is as this node knows it. Raises Taken and StoreUnavailable."""
@@ -108,6 +111,11 @@ class Granting:
             raise Taken(key, None) from None
         self._allocation.changed(pa, grant)
         return entry
+
+    async def _overtaken(self, taken: Taken) -> None:
+        """Another node was quicker: hear of what it has taken, and go on where it is not."""
+        self._allocation.overtaken(taken.key.pa)
+        await self._replica.reached(await latest_revision(self._store), OWN_REPLICA_SECONDS)
 
     async def give_back(self, entries: Sequence[Stored]) -> int:
         """Return addresses that are as they have been read, and say how many. Raises StoreUnavailable."""
@@ -178,5 +186,4 @@ class Granting:
                 self._allocation.changed(entry.key.pa, grant if isinstance(grant, Grant) else None)
 
 
-def _overtaken() -> StoreUnavailable:
-    return StoreUnavailable("other lookup nodes take addresses more quickly than this one: try again")
+_OTHERS = "other lookup nodes take addresses more quickly than this one: try again"
