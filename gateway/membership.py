@@ -19,7 +19,7 @@ from gateway.host.agent import Agent
 from gateway.lookup.answers import Hint
 from gateway.lookup.asking import Asking
 from gateway.lookup.claims import Mode
-from gateway.lookup.figures import LookupReport, figures, free
+from gateway.lookup.figures import LookupReport, figures
 from gateway.lookup.http.service import Beside
 from gateway.lookup.movements import Move
 from gateway.lookup.replica import Replica
@@ -141,7 +141,7 @@ class Membership:
                     size=pool.size,
                     held=pool.held,
                     quarantined=pool.quarantined,
-                    free=free(pool),
+                    free=pool.free,
                 )
                 for pool in found.pools
             ],

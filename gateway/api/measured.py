@@ -15,7 +15,7 @@ from gateway.forwarding.drops import DropReason
 from gateway.http.door import Door
 from gateway.http.measures import Histogram, Measures
 from gateway.lookup.allocation import PoolUsage
-from gateway.lookup.figures import FollowersReport, LookupReport, free
+from gateway.lookup.figures import FollowersReport, LookupReport
 from gateway.operating.report import Report, RewritingReport, SiteReport, SubnetReport, TunnelReport
 from tunnels.esp.drops import EspDrop
 from tunnels.ike.endpoint import IkeDrop
@@ -202,7 +202,7 @@ def _pools(pools: Sequence[PoolUsage]) -> Iterator[tuple[Family, Found]]:
         for state, count in (
             ("held", pool.held),
             ("quarantined", pool.quarantined),
-            ("free", free(pool)),
+            ("free", pool.free),
         )
     ]
     yield families.POOL_ADDRESSES, addresses

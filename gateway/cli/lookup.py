@@ -1,4 +1,4 @@
-"""The commands about a lookup service's network and nodes: `apply`, `migrate`, `moves`, `nodes`, `alerts`."""
+"""The commands about a lookup service's network and nodes, besides those about its records."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def register(app: App) -> None:
     """Add these commands to the command line."""
-    for command in (apply, migrate, moves, nodes, alerts):
+    for command in (apply, migrate, moves, nodes, leases, pools, alerts):
         app.command(command, group=LOOKUP)
 
 
@@ -112,6 +112,52 @@ def nodes(file: Path | None = None, *, json: bool = False, service: Service = NO
     from gateway.lookup.client import commands
 
     return commands.run(access(file, service), lambda client: commands.nodes(client, json=json))
+
+
+def leases(
+    file: Path | None = None,
+    *,
+    tenant: str | None = None,
+    node: str | None = None,
+    json: bool = False,
+    service: Service = NOWHERE,
+) -> int:
+    """Show which provider addresses of gateways' pools stand for which customer addresses.
+
+    Rewritten VMs' own are shown by `records list`.
+
+    Parameters
+    ----------
+    file
+        The configuration, appliance.toml, of whoever serves records or follows them.
+    tenant
+        Only this tenant's.
+    node
+        Only those of this gateway.
+    json
+        Print one JSON array.
+    """
+    from gateway.lookup.client import commands, lease_commands
+
+    return commands.run(
+        access(file, service),
+        lambda client: lease_commands.leases(client, tenant=tenant, node=node, json=json),
+    )
+
+
+def pools(file: Path | None = None, *, json: bool = False, service: Service = NOWHERE) -> int:
+    """Show the pools of provider addresses: whose they are, and how many addresses are held, and left.
+
+    Parameters
+    ----------
+    file
+        The configuration, appliance.toml, of whoever serves records.
+    json
+        Print one JSON array.
+    """
+    from gateway.lookup.client import commands, lease_commands
+
+    return commands.run(access(file, service), lambda client: lease_commands.pools(client, json=json))
 
 
 def alerts(file: Path | None = None, *, json: bool = False, service: Service = NOWHERE) -> int:

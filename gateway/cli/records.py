@@ -126,9 +126,10 @@ def put(
     host
         The host where it is.
     pa
-        The host's provider address; its first one, if not given.
+        The host's provider address; its first one, if not given. Of a VM that is rewritten, one of the host's
+        pools; the one that it has, or a free one, if not given.
     translation
-        encap; as before or as the subnet says, if not given.
+        encap or rewrite; as before or as the subnet says, if not given.
     epoch
         Only if the record is there with this epoch.
     replace

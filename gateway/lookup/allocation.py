@@ -28,7 +28,7 @@ _STALE = 64
 
 
 class PoolUsage(msgspec.Struct, frozen=True):
-    """How a pool is used. What is neither held nor in quarantine is free."""
+    """How a pool is used."""
 
     prefix: Prefix
     nodes: tuple[str, ...]
@@ -37,6 +37,11 @@ class PoolUsage(msgspec.Struct, frozen=True):
     """LARGEST_NUMBER where there are more, in IPv6."""
     held: int
     quarantined: int
+
+    @property
+    def free(self) -> int:
+        """How many are nobody's, and may be somebody's at once."""
+        return max(0, self.size - self.held - self.quarantined)
 
 
 class Allocation:

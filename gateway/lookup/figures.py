@@ -52,11 +52,6 @@ class LookupReport(msgspec.Struct, frozen=True):
     followers: FollowersReport | None = None
 
 
-def free(pool: PoolUsage) -> int:
-    """Return how many addresses of a pool are nobody's, and may be somebody's at once."""
-    return max(0, pool.size - pool.held - pool.quarantined)
-
-
 def figures(replica: Replica, authority: Authority | None = None, watches: Sized = ()) -> LookupReport:
     """Return how a node is doing now. On the asyncio thread."""
     stale_since = replica.stale_since

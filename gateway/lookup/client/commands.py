@@ -20,7 +20,7 @@ from gateway.lookup.alerts import Alert
 from gateway.lookup.claims import Mode, Refused
 from gateway.lookup.client.client import LookupClient
 from gateway.lookup.outcomes import ClaimAnswer, Forbidden, Unacceptable
-from gateway.lookup.store import Conflict, Expected, StoreUnavailable
+from gateway.lookup.store import Conflict, Expected, StoreUnavailable, Taken
 from gateway.progress import progress
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.errors import Unanswered
@@ -53,6 +53,9 @@ def run(access: LookupAccess, command: Command) -> int:
     except Conflict as conflict:
         record = conflict.current.record if conflict.current is not None else None
         return _refuse(str(conflict), record)
+    except Taken as taken:
+        record = taken.holder.record if taken.holder is not None else None
+        return _refuse(str(taken) if record else f"{taken}, or in quarantine", record)
     except (Forbidden, Unacceptable, NotPossible) as error:
         return _refuse(str(error))
 
@@ -121,7 +124,8 @@ async def put_record(
 ) -> int:
     """Write one record."""
     vsid = await _vsid_of(client, tenant, vsid, ca)
-    pa = pa or _address_of(await _host(client, host), None)
+    if pa is None:
+        await _host(client, host)
     record = await client.put(vsid, ca, mac=mac, pa=pa, host=host, translation=translation, expected=expected)
     _show([record], json=json, alone=True)
     return 0
@@ -270,7 +274,7 @@ async def _host(client: LookupClient, name: str) -> ProviderHost:
     raise NotPossible(f"there is no host {name}; known: {known}")
 
 
-def _address_of(host: ProviderHost, version: int | None) -> ProviderAddress:
+def _address_of(host: ProviderHost, version: int) -> ProviderAddress:
     """Return a host's first provider address, of this IP version where it has one."""
     addresses = host.provider_addresses
     if not addresses:

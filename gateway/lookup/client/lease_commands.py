@@ -1,0 +1,59 @@
+"""What `isthmus leases` and `isthmus pools` show: which provider addresses stand for whom, and what is left."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+
+import msgspec
+
+from gateway.lookup import forms
+from gateway.lookup.allocation import PoolUsage
+from gateway.lookup.client.client import LookupClient
+from gateway.lookup.client.commands import check_there
+from gateway.progress import progress
+from policies.model import Lease
+
+
+async def leases(client: LookupClient, *, tenant: str | None, node: str | None, json: bool) -> int:
+    """Show the leases of a tenant, of a gateway, or all."""
+    found: list[Lease] = []
+    with progress("reading leases") as meter:
+        async with aclosing(client.leases(tenant=tenant, node=node)) as listed:
+            async for lease in listed:
+                found.append(lease)
+                meter.advance()
+    if not found:
+        await check_there(client, tenant, None)
+    if json:
+        print(msgspec.json.encode([_form(lease) for lease in found]).decode())
+        return 0
+    width = max((len(str(lease.pa)) for lease in found), default=0)
+    nodes = max((len(lease.node) for lease in found), default=0)
+    for lease in found:
+        print(f"{lease.pa!s:<{width}}  {lease.node:<{nodes}}  for {lease.vsid}/{lease.ca}")
+    if not found:
+        print("no gateway has leased an address")
+    return 0
+
+
+async def pools(client: LookupClient, *, json: bool) -> int:
+    """Show each pool, and how it is used."""
+    found = await client.pools()
+    if json:
+        print(msgspec.json.encode([forms.form(pool) for pool in found]).decode())
+        return 0
+    width = max((len(str(pool.prefix)) for pool in found), default=0)
+    for pool in found:
+        print(f"{pool.prefix!s:<{width}}  {_counts(pool)}  {', '.join(pool.nodes)}")
+    if not found:
+        print("no host and no gateway has a pool")
+    return 0
+
+
+def _form(lease: Lease) -> dict[str, object]:
+    return {name: forms.form(getattr(lease, name)) for name in Lease.__struct_fields__}
+
+
+def _counts(pool: PoolUsage) -> str:
+    left = str(pool.free) if pool.free < 1 << 32 else "more than 4 billion"
+    return f"{pool.held} held, {pool.quarantined} in quarantine, {left} free"
