@@ -56,6 +56,8 @@ class HostView(msgspec.Struct, frozen=True):
     """Of the tenants that the asker sees; None where that is not known."""
     records: dict[int, int]
     """By VSID; empty where that is not known, or would be too much."""
+    pools: list[str]
+    """What its rewritten VMs' provider addresses are leased from."""
 
 
 class GatewayView(msgspec.Struct, frozen=True):
@@ -64,6 +66,8 @@ class GatewayView(msgspec.Struct, frozen=True):
     name: str
     addresses: list[str]
     is_here: bool
+    pools: list[str]
+    """What provider addresses are leased from for all that rewritten VMs reach through it."""
 
 
 class SubnetView(msgspec.Struct, frozen=True):
@@ -74,6 +78,8 @@ class SubnetView(msgspec.Struct, frozen=True):
     prefixes: list[str]
     records: int
     rates: Rates
+    translation: str
+    """How its VMs are carried, unless their records say otherwise: `encap` or `rewrite`."""
 
 
 class SiteView(msgspec.Struct, frozen=True):
@@ -222,6 +228,7 @@ class _Seen:
                         prefixes=[str(prefix) for prefix in subnet.prefixes],
                         records=self._inventory.by_subnet.get(subnet.vsid, 0),
                         rates=self._rates.get(Key(tenant.name, subnet=subnet.name), STILL),
+                        translation=subnet.translation.value,
                     )
                     for subnet in tenant.subnets
                 ],
@@ -253,7 +260,8 @@ class _Seen:
             if self._inventory.places is None:
                 held = self._inventory.by_host.get(host.name, 0) if sees_all else None
             addresses = [str(address) for address in host.provider_addresses]
-            yield HostView(host.name, addresses, tenants, held, {} if is_too_much else here)
+            pools = [str(pool) for pool in host.pools]
+            yield HostView(host.name, addresses, tenants, held, {} if is_too_much else here, pools)
 
     def gateways(self) -> list[GatewayView]:
         named = {name for tenant in self._visible for name in tenant.gateways}
@@ -263,6 +271,7 @@ class _Seen:
                 name=gateway.name,
                 addresses=[str(address) for address in gateway.provider_addresses],
                 is_here=self._appliance.gateway and gateway.name == self._appliance.name,
+                pools=[str(pool) for pool in gateway.pools],
             )
             for gateway in self._network.gateways
             if self._asker.tenants is None or gateway.name in named

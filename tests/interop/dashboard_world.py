@@ -13,7 +13,7 @@ import msgspec
 
 from gateway.operating import health
 from gateway.operating.commands import Asker
-from gateway.operating.health import Finding
+from gateway.operating.health import Finding, LookupStatus, PoolStatus
 from gateway.operating.overview import Inventory, Overview, overview
 from gateway.operating.report import DropReport, Report
 from gateway.operating.status import Status
@@ -30,11 +30,13 @@ from policies.model import (
     ProviderHost,
     Site,
     Tenant,
+    Translation,
     Underlay,
     VirtualSubnet,
 )
 
 OPERATOR = Asker("operator", is_operator=True)
+HOSTS_POOL = "198.51.100.128/25"
 
 
 def network(
@@ -43,8 +45,12 @@ def network(
     hosts: int = 2,
     gateways: tuple[str, ...] = ("edge-1",),
     elsewhere: tuple[str, ...] = (),
+    rewritten: str = "",
 ) -> Network:
-    """Tenants by name, with their subnets' and sites' names; sites `elsewhere` are another gateway's."""
+    """Tenants by name, with their subnets' and sites' names; sites `elsewhere` are another gateway's.
+
+    A tenant whose subnets are `rewritten` gives all hosts one pool, and each gateway one of its own.
+    """
     made = []
     for number, (name, (subnets, sites)) in enumerate(tenants.items()):
         made.append(
@@ -60,6 +66,7 @@ def network(
                             ipaddress.ip_network(f"fd00:{at + 1:x}::/64"),
                         ),
                         (CustomerAddress.parse(f"10.0.{at + 1}.1"),),
+                        Translation.REWRITE if name == rewritten else Translation.ENCAP,
                     )
                     for at, subnet in enumerate(subnets)
                 ),
@@ -81,11 +88,16 @@ def network(
                 f"hv{at + 1}",
                 (ProviderAddress.parse(f"198.51.{100 + at // 200}.{at % 200 + 11}"),),
                 tuple(tenants),
+                pools=(ipaddress.ip_network(HOSTS_POOL),) if rewritten else (),
             )
             for at in range(hosts)
         ),
         gateways=tuple(
-            ProviderGateway(name, (ProviderAddress.parse(f"192.0.2.{254 - at}"),))
+            ProviderGateway(
+                name,
+                (ProviderAddress.parse(f"192.0.2.{254 - at}"),),
+                (ipaddress.ip_network(f"192.0.2.{64 + 32 * at}/27"),) if rewritten else (),
+            )
             for at, name in enumerate(gateways)
         ),
         tenants=tuple(made),
@@ -159,6 +171,7 @@ class World:
         self.findings: list[Finding] = []
         self.events: list[dict[str, Any]] = []
         self.moves: list[dict[str, Any]] = []
+        self.pools: list[PoolStatus] = []
         self.held: dict[tuple[int, str], int] = {
             (subnet.vsid, host.name): 2 + (at + number) % 3
             for tenant in of.tenants
@@ -215,6 +228,9 @@ class World:
                 if asker.sees(finding.tenant)
             ),
             drops=[],
+            lookup=LookupStatus(serves=True, is_synced=True, stale_seconds=0.0, revision=41, pools=self.pools)
+            if asker.tenants is None
+            else None,
         )
         return overview(asker, self.appliance, Inventory.of(self.appliance.network, self.held), status, look)
 
@@ -271,7 +287,7 @@ class World:
                             "mac": f"02:00:00:00:{subnet.vsid % 100:02x}:{at:02x}",
                             "pa": str(host.provider_addresses[0]),
                             "host": host.name,
-                            "translation": "encap",
+                            "translation": subnet.translation.value,
                             "epoch": at,
                             "revision": 40 + at,
                         }
@@ -289,9 +305,14 @@ def two_tenants(now: float) -> World:
             {"red": (("web", "db"), ("seattle", "tacoma")), "blue": (("web", "db"), ("boston",))},
             gateways=("edge-1", "edge-2"),
             elsewhere=("tacoma",),
+            rewritten="blue",
         ),
         now,
     )
+    world.pools = [
+        PoolStatus(pool=HOSTS_POOL, nodes=["hv1", "hv2"], size=126, held=12, quarantined=3, free=111),
+        PoolStatus(pool="192.0.2.64/27", nodes=["edge-1"], size=30, held=30, quarantined=0, free=0),
+    ]
     world.drops = {
         ("no-record", "red"): (1204, 0.0),
         ("spoofed-source", "blue"): (31, 0.0),

@@ -27,6 +27,7 @@ TOKENS = {
     READER: Principal("red-reader", Role.READER, frozenset({"red"})),
     OPERATOR: Principal("alice", Role.OPERATOR),
 }
+NOT_KNOWN = "\N{EN DASH}"
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
 
 
@@ -187,7 +188,16 @@ def test_names_and_messages_are_text_whatever_they_say(
         }
     )
     with look(browser, server) as page:
-        for view in ("#/", "#/sites", "#/sites/red/seattle", "#/tenants", "#/records", "#/drops", "#/events"):
+        for view in (
+            "#/",
+            "#/sites",
+            "#/sites/red/seattle",
+            "#/tenants",
+            "#/records",
+            "#/pools",
+            "#/drops",
+            "#/events",
+        ):
             go(page, server, view)
             if view not in {"#/records", "#/drops"}:
                 expect(page.locator("main")).to_contain_text("onerror")
@@ -210,7 +220,7 @@ def test_a_reader_signs_in_and_sees_its_own_tenant_alone(browser: Browser, guard
         page.keyboard.press("Enter")
         page.wait_for_selector("#verdict")
         assert verdict(page) == "All is well with what you may see"
-        for view in ("#/", "#/sites", "#/tenants", "#/records", "#/drops", "#/events"):
+        for view in ("#/", "#/sites", "#/tenants", "#/records", "#/pools", "#/drops", "#/events"):
             go(page, guarded, view)
             assert "blue" not in page.content()
             assert "boston" not in page.content()
@@ -296,6 +306,47 @@ def test_records_are_found_by_address_and_by_anything_else(browser: Browser, ser
         page.get_by_label("Address, MAC or host").fill("nowhere")
         page.keyboard.press("Enter")
         page.wait_for_selector("text=None found.")
+
+
+def test_pools_are_shown_with_those_first_that_have_least_left(
+    browser: Browser, server: DashboardServer
+) -> None:
+    with look(browser, server, "#/pools") as page:
+        rows = page.get_by_role("table", name="Pools").get_by_role("row")
+        expect(rows).to_have_count(4)
+        said = [rows.nth(at).inner_text().split() for at in range(1, 4)]
+        assert said == [
+            ["192.0.2.64/27", "edge-1", "none", "30", "0", "30"],
+            ["198.51.100.128/25", "hv1,", "hv2", "111", "12", "3", "126"],
+            ["192.0.2.96/27", "edge-2", *[NOT_KNOWN] * 4],
+        ]
+
+
+def test_how_vms_are_carried_is_shown_with_their_subnet_and_their_records(
+    browser: Browser, server: DashboardServer
+) -> None:
+    with look(browser, server, "#/tenants/blue") as page:
+        row = page.get_by_role("table", name="Virtual subnets").get_by_role("row", name="web")
+        assert "rewritten" in row.inner_text()
+        go(page, server, "#/tenants/red")
+        assert "encapsulated" in page.get_by_role("table", name="Virtual subnets").inner_text()
+        go(page, server, "#/records")
+        page.get_by_label("Tenant").select_option("blue")
+        page.get_by_role("button", name="Search").click()
+        page.wait_for_selector("text=12 records")
+        assert page.get_by_role("cell", name="rewritten").count() == 12
+
+
+def test_reader_sees_the_pools_of_its_hosts_but_not_how_full_they_are(
+    browser: Browser, guarded: DashboardServer
+) -> None:
+    with look(browser, guarded, "#/pools") as page:
+        page.get_by_label("Token").fill(READER)
+        page.keyboard.press("Enter")
+        rows = page.get_by_role("table", name="Pools").get_by_role("row")
+        expect(rows).to_have_count(4)
+        assert NOT_KNOWN in rows.nth(1).inner_text()
+        page.wait_for_selector("text=told to who sees every tenant")
 
 
 def test_many_records_are_looked_through_in_bounded_steps(browser: Browser, world: World) -> None:

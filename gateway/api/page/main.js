@@ -93,6 +93,8 @@ function contentOf(names, context) {
       return other ? views.subnet(state, context, tenant, other) : tenant ? views.tenant(state, context, tenant) : views.tenants(state, context);
     case "records":
       return records.view(state.overview);
+    case "pools":
+      return views.pools(state, context);
     case "drops":
       return views.drops(state, context);
     case "events":

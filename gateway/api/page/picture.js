@@ -4,7 +4,7 @@
 
 import { h, s } from "./dom.js";
 import { brief, duration, many, rate } from "./format.js";
-import { flowing, packets, shape, siteLink, stateOf, table, tenantLink, to } from "./words.js";
+import { carried, flowing, packets, shape, siteLink, stateOf, table, tenantLink, to } from "./words.js";
 
 const MOST_ROWS = 60; // of subnets or sites, before each tenant becomes one row
 const MOST_LANES = 60;
@@ -322,6 +322,7 @@ function tables(overview, context) {
       ["Tenant", ({ tenant }) => tenantLink(tenant.name)],
       ["VSID", ({ subnet }) => String(subnet.vsid), "number"],
       ["Prefixes", ({ subnet }) => subnet.prefixes.join(" ")],
+      ["Carried", ({ subnet }) => carried(subnet.translation)],
       ["Sent", ({ subnet }) => flowing(subnet.rates.sent_octets, context), "number"],
       ["Received", ({ subnet }) => flowing(subnet.rates.received_octets, context), "number"],
     ], subnets, { empty: "No virtual subnets." }),

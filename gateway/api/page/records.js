@@ -4,7 +4,7 @@
 import { ask } from "./api.js";
 import { h, morph } from "./dom.js";
 import { count, many } from "./format.js";
-import { table, tenantLink } from "./words.js";
+import { carried, table, tenantLink } from "./words.js";
 
 const PAGE = 1000;
 const MOST_PAGES = 20; // looked through before whoever searches is asked whether to go on
@@ -136,6 +136,7 @@ export class Records {
             ["MAC", (record) => h("code", {}, record.mac)],
             ["Host", (record) => record.host],
             ["Provider address", (record) => h("code", {}, record.pa)],
+            ["Carried", (record) => carried(record.translation)],
             ["Epoch", (record) => (record.epoch ? String(record.epoch) : "static"), "number"],
           ],
           shown,

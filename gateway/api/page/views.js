@@ -4,7 +4,7 @@ import { h } from "./dom.js";
 import { count, duration, many, moment, perSecond, rate, size } from "./format.js";
 import { picture, sum } from "./picture.js";
 import { throughput, upAndDown } from "./plot.js";
-import { badge, facts, flowing, packets, part, shape, since, siteLink, stateOf, table, tenantLink, time, to } from "./words.js";
+import { badge, carried, facts, flowing, packets, part, shape, since, siteLink, stateOf, table, tenantLink, time, to } from "./words.js";
 
 const MODES = { announce: "announced by the VM", orchestrate: "orchestrated", register: "registered" };
 const LEVELS = { bad: "wrong", warning: "soon wrong", note: "to know" };
@@ -279,6 +279,7 @@ export function tenant(state, context, name) {
           ["Subnet", (subnet) => h("a", { href: to("tenants", name, subnet.name) }, subnet.name)],
           ["VSID", (subnet) => String(subnet.vsid), "number"],
           ["Prefixes", (subnet) => subnet.prefixes.join(" ")],
+          ["Carried", (subnet) => carried(subnet.translation)],
           ["Records", (subnet) => count(subnet.records), "number"],
           ["Sent", (subnet) => flowing(subnet.rates.sent_octets, context), "number"],
           ["Received", (subnet) => flowing(subnet.rates.received_octets, context), "number"],
@@ -291,7 +292,7 @@ export function tenant(state, context, name) {
     part(
       "Hosts that may hold its VMs",
       "",
-      table("Hosts", [["Host", (host) => host.name], ["Provider addresses", (host) => host.addresses.join(" ")], ["Records of this tenant", (host) => count(records(host)), "number"]], hosts, { hidden: true, key: (host) => host.name }),
+      table("Hosts", [["Host", (host) => host.name], ["Provider addresses", (host) => host.addresses.join(" ")], ["Pools", (host) => host.pools.join(" ") || "none"], ["Records of this tenant", (host) => count(records(host)), "number"]], hosts, { hidden: true, key: (host) => host.name }),
     ),
     part("What was dropped of it", "", dropTable(state.overview, drops, context, false)),
     part("Rules", "", facts([["Gateways, in order", found.gateways.join(", ")], ["Routes of its own", count(found.routes)], ["Access rules", found.access_rules ? count(found.access_rules) : "none: all of its own traffic passes"]])),
@@ -313,6 +314,7 @@ export function subnet(state, context, tenantName, subnetName) {
       facts([
         ["VSID", String(found.vsid)],
         ["Prefixes", found.prefixes.join(" ")],
+        ["Its VMs are", `${carried(found.translation)}, unless their records say otherwise`],
         ["Records", count(found.records)],
         ["Sent", flowing(found.rates.sent_octets, context), ", ", packets(found.rates.sent_packets, context)],
         ["Received", flowing(found.rates.received_octets, context), ", ", packets(found.rates.received_packets, context)],
@@ -321,6 +323,46 @@ export function subnet(state, context, tenantName, subnetName) {
     part("Throughput", "", plots(trend, state, context, ["to the subnet", "from the subnet"])),
     part("Where its VMs are", "", table("Hosts", [["Host", (host) => host.name], ["Records", (host) => count(host.records[found.vsid]), "number"]], hosts, { hidden: true, empty: "No host holds a record of it." })),
   ];
+}
+
+/** The pools of provider addresses, those with the fewest left first. */
+export function pools(state, context) {
+  const { overview } = state;
+  const heading = h("h1", { tabindex: "-1", "data-key": "h1" }, "Pools");
+  const nodes = [...overview.hosts, ...overview.gateways];
+  const used = new Map((overview.status.lookup?.pools ?? []).map((pool) => [pool.pool, pool]));
+  const owners = new Map();
+  for (const node of nodes) for (const pool of node.pools) owners.set(pool, [...(owners.get(pool) ?? []), node.name]);
+  const rows = [...owners].map(([pool, names]) => ({ pool, names, use: used.get(pool) ?? null }));
+  rows.sort((a, b) => left(a) - left(b));
+  const number = (of) => ({ use }) => (use === null || context.stale ? "–" : count(of(use)));
+  return [
+    heading,
+    h(
+      "section",
+      { class: "card", "data-key": "pools" },
+      h("p", { class: "dim" }, "A rewritten VM has a provider address of its own, from its host's pool. What it reaches through a gateway has one from the gateway's. Who gives one back leaves it in quarantine for five minutes."),
+      table(
+        "Pools, those with the fewest free addresses first",
+        [
+          ["Pool", ({ pool }) => h("code", {}, pool)],
+          ["Whose", ({ names }) => names.join(", "), "words"],
+          ["Free", ({ use }) => (use === null || context.stale ? "–" : use.free === 0 ? [shape("bad"), " none"] : count(use.free)), "number"],
+          ["Held", number((use) => use.held), "number"],
+          ["In quarantine", number((use) => use.quarantined), "number"],
+          ["All", number((use) => use.size), "number"],
+        ],
+        rows,
+        { key: ({ pool }) => pool, hidden: true, empty: "Nobody that you may see has a pool: nothing is rewritten." },
+      ),
+      rows.length && used.size === 0 ? h("p", { class: "dim" }, "How full they are is known to the nodes that serve the lookup service, and told to who sees every tenant.") : null,
+    ),
+  ];
+}
+
+/** How much of a pool is left; last, where that is not known. */
+function left({ use }) {
+  return use === null ? 2 : use.free / Math.max(use.size, 1);
 }
 
 export function drops(state, context) {

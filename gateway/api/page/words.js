@@ -108,6 +108,11 @@ export function to(...names) {
   return `#/${names.map(encodeURIComponent).join("/")}`;
 }
 
+/** How what has a translation is carried. */
+export function carried(translation) {
+  return translation === "rewrite" ? "rewritten" : "encapsulated";
+}
+
 /** A link to a site's own view. */
 export function siteLink(tenant, site, text = `${tenant}/${site}`) {
   return h("a", { href: to("sites", tenant, site) }, text);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from policies.model import (
     Network,
     ProviderGateway,
     ProviderHost,
+    Translation,
     Underlay,
 )
 from tests import networks as n
@@ -122,6 +124,30 @@ def test_operator_sees_the_whole_network() -> None:
     assert {subnet.name: subnet.records for subnet in red.subnets} == {"web": 3, "db": 2}
     assert red.sites[0].rates.received_octets == 5e6
     assert red.dropped == 2.5
+
+
+def test_how_vms_are_carried_and_by_which_pools_is_told() -> None:
+    of = network()
+    red = next(each for each in of.tenants if each.name == "red")
+    web, *others = red.subnets
+    web = msgspec.structs.replace(web, translation=Translation.REWRITE)
+    of = msgspec.structs.replace(
+        of,
+        tenants=(msgspec.structs.replace(red, subnets=(web, *others)),),
+        hosts=tuple(
+            msgspec.structs.replace(host, pools=(ip_network("198.51.100.128/26"),)) for host in of.hosts
+        ),
+        gateways=tuple(
+            msgspec.structs.replace(gateway, pools=(ip_network("192.0.2.128/26"),)) for gateway in of.gateways
+        ),
+    )
+
+    found = overview(OPERATOR, appliance(of), Inventory.of(of, PLACES), status(), look())
+
+    carried = {subnet.name: subnet.translation for subnet in tenant(found, "red").subnets}
+    assert carried == {"web": "rewrite", "db": "encap"}
+    assert {pool for host in found.hosts for pool in host.pools} == {"198.51.100.128/26"}
+    assert {pool for gateway in found.gateways for pool in gateway.pools} == {"192.0.2.128/26"}
 
 
 def test_reader_of_red_hears_nothing_of_blue_nor_of_its_hosts() -> None:
