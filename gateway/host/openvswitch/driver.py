@@ -168,17 +168,6 @@ class OpenVswitchDriver:
         return self.forwarder.directory.all_leases()
 
     def used_leases(self) -> Iterable[bytes]:
-        """Return those that packets have come to or gone from here: none, nothing is rewritten."""
-        return ()
-
-    def refuse(self, vsid: Vsid, ca: CustomerAddress) -> None:
-        """Hear that no provider address can be had for a CA now: nothing waits for one."""
-
-    def leases(self) -> Iterable[Lease]:
-        """Return the provider addresses that stand for CAs which have none of their own, as known here."""
-        return self.forwarder.directory.all_leases()
-
-    def used_leases(self) -> Iterable[bytes]:
         """Return those that are used here: none, for nothing is rewritten on a bridge."""
         return ()
 
