@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from ipaddress import ip_network
-from pathlib import Path
 
 import pytest
 
@@ -32,31 +31,12 @@ from gateway.host.leasing import (
 )
 from gateway.host.uses import Key
 from gateway.lookup.outcomes import WhyNoLease
-from policies.addresses import CustomerAddress, MacAddress, Prefix, ProviderAddress, Vsid
-from policies.model import (
-    Appliance,
-    Engine,
-    Lease,
-    LookupRecord,
-    Network,
-    ProviderGateway,
-    Tenant,
-    Translation,
-    VirtualSubnet,
-)
+from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
+from policies.model import Appliance, Lease, LookupRecord, Translation
+from tests.gateway.host.leased import DB, OTHER_POOL, WEB, ca, network, pa
 
-WEB, DB, BLUE = Vsid(5001), Vsid(5002), Vsid(6001)
+BLUE = Vsid(6001)
 MAC = MacAddress.parse("02:00:00:00:01:05")
-POOL = ip_network("203.0.113.0/24")
-OTHER_POOL = ip_network("198.51.100.0/24")
-
-
-def ca(number: int) -> CustomerAddress:
-    return CustomerAddress(bytes((172, 16, number >> 8, number & 255)))
-
-
-def pa(number: int) -> ProviderAddress:
-    return ProviderAddress(bytes((203, 0, 113, number)))
 
 
 def lease(number: int, of: int | Key, revision: int = 1, node: str = "edge-1") -> Lease:
@@ -70,26 +50,6 @@ def rewritten(number: int) -> Put:
 
 def encapsulated(number: int) -> Put:
     return Put(LookupRecord(WEB, ca(number), MAC, pa(250), "hv1", epoch=1, revision=1))
-
-
-def network(
-    *pools: Prefix, translation: Translation = Translation.REWRITE, gateway: str = "edge-1"
-) -> Appliance:
-    """Red with web and db, and a gateway with pools; each subnet has one gateway CA a family."""
-    subnets = tuple(
-        VirtualSubnet(
-            name,
-            vsid,
-            (ip_network(f"10.0.{number}.0/24"),),
-            (CustomerAddress.parse(f"10.0.{number}.1"), CustomerAddress.parse(f"fd00:{number}::1")),
-            translation if vsid == WEB else Translation.ENCAP,
-        )
-        for number, (name, vsid) in enumerate((("web", WEB), ("db", DB)), 1)
-    )
-    gateways = (ProviderGateway("edge-1", (pa(254),), pools or (POOL,)),)
-    tenants = (Tenant("red", (gateway,), subnets),)
-    whole = Network(gateways=gateways, tenants=tenants)
-    return Appliance("edge-1", Path(), Engine.PYTHON, None, True, None, None, whole)
 
 
 OWN: tuple[Key, Key] = (
