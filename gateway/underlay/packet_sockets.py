@@ -2,6 +2,9 @@
 
 A packet socket hears what the kernel's own stack hears, besides it. It listens to one protocol, so
 that what is tagged for a VLAN has gone where that belongs, and what leaves the machine is not heard.
+
+A sender on this same machine may leave checksums for the hardware to finish; here, nothing finishes them. But
+nobody has provider addresses except hosts and gateways, and what those send is finished.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 
 import trio
+from pyroute2.netlink.exceptions import NetlinkError
 
 from gateway.underlay.announcing import Announcements
 from gateway.underlay.answering import (
@@ -28,7 +29,7 @@ from gateway.underlay.hearing import Hearing
 from gateway.underlay.interfaces import Attachment, read_links
 from gateway.underlay.merged import split_packet_untrusted
 from gateway.underlay.packet_sockets import InterfaceDown, PacketSocket, Sender
-from gateway.underlay.silence import own_addresses_within, silence, unsilence
+from gateway.underlay.silence import own_addresses_within, read_rules, rules_for, silence, unsilence
 from policies.addresses import Prefix
 from policies.errors import ConfigurationError, MalformedPacket, Problem
 from policies.tables import PrefixTable
@@ -43,6 +44,10 @@ BATCH = 64
 
 LOOK_AGAIN = 1.0
 """Seconds between two looks for an interface that has gone."""
+
+LOOK_AT_RULES = 10.0
+"""Seconds between two looks whether the kernel is still kept from the pools: systemd-networkd takes rules
+away that are not its own, whenever it starts."""
 
 _Answer = Callable[[PacketSocket], ToNeighbour | None]
 
@@ -73,6 +78,7 @@ class Provider:
         self._answers_for: AnswersFor
         self._announcements = Announcements(self._announce)
         self._nursery: trio.Nursery | None = None
+        self._changing = trio.Lock()
 
     @property
     def kernel_drops(self) -> int:
@@ -120,6 +126,7 @@ class Provider:
                     for each in self._hearings.values():
                         nursery.start_soon(self._serve_interface, each)
                     nursery.start_soon(self._announcements.run)
+                    nursery.start_soon(self._keep_silence)
                     task_status.started()
             finally:
                 self._nursery = None
@@ -132,8 +139,9 @@ class Provider:
         nursery = self._nursery
         if nursery is None:
             raise RuntimeError("pools are replaced while they are served")
-        for each in await self._take_over(tuple(pools)):
-            nursery.start_soon(self._serve_interface, each)
+        async with self._changing:
+            for each in await self._take_over(tuple(pools)):
+                nursery.start_soon(self._serve_interface, each)
 
     async def _take_over(self, pools: tuple[Prefix, ...]) -> list[Hearing]:
         """Serve these pools, and no others. Return what is to be heard for the first time."""
@@ -169,6 +177,17 @@ class Provider:
                 await trio.to_thread.run_sync(unsilence, self._attachment.interfaces, ours)
         for pool in ours:
             self._claims.pop(pool).close()
+
+    async def _keep_silence(self) -> None:
+        """Put rules back that somebody has taken away."""
+        trouble = ""
+        while True:
+            await trio.sleep(LOOK_AT_RULES)
+            async with self._changing:
+                if self.pools:
+                    trouble = await trio.to_thread.run_sync(
+                        _keep_silence, self._attachment.interfaces, self.pools, trouble
+                    )
 
     def _have_no_sender(self) -> None:
         self._sender = None
@@ -291,6 +310,24 @@ def _prepare_machine(interfaces: Sequence[str], pools: Sequence[Prefix]) -> None
     if found:
         raise ConfigurationError([Problem("pools", each) for each in found])
     silence(interfaces, pools)
+    if not rules_for(interfaces, pools) <= read_rules():
+        words = "no rule keeps the kernel from the pools: forwarding must stay off, and IPv6 needs a route"
+        _log.warning(words, extra={"event": "pool-rule"})
+
+
+def _keep_silence(interfaces: Sequence[str], pools: Sequence[Prefix], trouble: str) -> str:
+    """Put missing rules back, and return what is wrong if that cannot be; it is said when it changes."""
+    about = {"event": "pool-rule"}
+    try:
+        missing = silence(interfaces, pools)
+    except (ConfigurationError, NetlinkError) as error:
+        if str(error) != trouble:
+            _log.error("the kernel is not kept from the pools: %s", error, extra=about)
+        return str(error)
+    for rule in missing:
+        words = "somebody had taken away the rule that keeps the kernel from %s at %s: it is back"
+        _log.warning(words, rule.pool, rule.interface, extra=about | {"interface": rule.interface})
+    return ""
 
 
 def _open_sender() -> Sender:

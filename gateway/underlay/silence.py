@@ -13,7 +13,7 @@ import errno
 import logging
 import socket
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from ipaddress import ip_network
 from pathlib import Path
 from typing import NamedTuple
@@ -54,10 +54,11 @@ def read_rules() -> frozenset[Rule]:
         return frozenset(_rules(netlink))
 
 
-def silence(interfaces: Sequence[str], pools: Sequence[Prefix]) -> None:
-    """Keep the kernel from some pools that this process has claimed. This blocks for some milliseconds.
+def silence(interfaces: Sequence[str], pools: Sequence[Prefix]) -> frozenset[Rule]:
+    """Keep the kernel from pools that this process has claimed. This blocks for some milliseconds.
 
     Rules that are there already stay, and those that a process has left behind for other pools go.
+    Return what was missing.
     Raises ConfigurationError where rules cannot be added and the kernel would speak.
     """
     wanted = rules_for(interfaces, pools)
@@ -70,24 +71,20 @@ def silence(interfaces: Sequence[str], pools: Sequence[Prefix]) -> None:
             if error.code not in _REFUSALS:
                 raise
             _check_is_silent(interfaces, pools, errno.errorcode[error.code])
-            return
+            return frozenset()
         for rule in there - wanted:
-            # While another process serves it, it has claimed it.
-            with suppress(ConfigurationError), claimed("pool", str(rule.pool), ""):
-                if rule.interface in interfaces:
-                    _change(netlink, "del", rule)
+            with suppress(ConfigurationError), ExitStack() as stack:
+                if rule.pool not in pools:  # then another process may serve it, which has claimed it
+                    stack.enter_context(claimed("pool", str(rule.pool), ""))
+                _remove(netlink, rule)
+    return wanted - there
 
 
 def unsilence(interfaces: Sequence[str], pools: Sequence[Prefix]) -> None:
     """Take the rules for some pools away. This blocks for some milliseconds."""
     with IPRoute() as netlink:
         for rule in rules_for(interfaces, pools).intersection(_rules(netlink)):
-            try:
-                _change(netlink, "del", rule)
-            except NetlinkError as error:
-                about = {"event": "pool-rule", "interface": rule.interface}
-                words = "the rule that keeps the kernel from %s at %s stays: %s"
-                _log.warning(words, rule.pool, rule.interface, error, extra=about)
+            _remove(netlink, rule)
 
 
 def forwards(interface: str, version: int) -> bool:
@@ -129,11 +126,6 @@ def _check_is_silent(interfaces: Sequence[str], pools: Sequence[Prefix], why: st
                 f" from the pools cannot be added ({why}): grant CAP_NET_ADMIN, or switch forwarding off"
             )
             raise ConfigurationError([Problem("pools", message)])
-    _log.warning(
-        "no rule keeps the kernel from the pools (%s): forwarding must stay off, and IPv6 needs a route",
-        why,
-        extra={"event": "pool-rule"},
-    )
 
 
 def _rules(netlink: IPRoute) -> Iterable[Rule]:
@@ -143,6 +135,15 @@ def _rules(netlink: IPRoute) -> Iterable[Rule]:
             is_ours = message["action"] == _BLACKHOLE and message.get("priority") == PRIORITY
             if is_ours and interface and network:
                 yield Rule(interface, ip_network(f"{network}/{message['dst_len']}"))
+
+
+def _remove(netlink: IPRoute, rule: Rule) -> None:
+    try:
+        _change(netlink, "del", rule)
+    except NetlinkError as error:
+        about = {"event": "pool-rule", "interface": rule.interface}
+        words = "the rule that keeps the kernel from %s at %s stays: %s"
+        _log.warning(words, rule.pool, rule.interface, error, extra=about)
 
 
 def _change(netlink: IPRoute, what: str, rule: Rule) -> None:

@@ -20,6 +20,7 @@ from gateway.lab.namespaces import Namespace, connect, environment
 from gateway.packets import ethernet, ip, ndp
 from gateway.packets.checksum import internet_checksum
 from gateway.packets.fragmentation import fragment
+from gateway.underlay import provider
 from gateway.underlay.interfaces import Attachment
 from gateway.underlay.provider import Provider
 from gateway.underlay.silence import PRIORITY, Rule, read_rules
@@ -187,6 +188,31 @@ def test_exactly_the_addresses_that_are_held_here_are_resolved(link: Link, versi
         assert {ip.decode_untrusted(each).destination for each in end.received} == {HELD[version]}
         assert end.provider.received == 2
         assert end.provider.answered >= 1
+
+    run(link.machine, main)
+
+
+@both_families
+def test_only_what_is_sent_to_this_machine_and_to_no_vlan_is_heard(link: Link, version: int) -> None:
+    packet = ip.build(PEER[version], HELD[version], UDP, bytes(8))
+    mac = bytes.fromhex(
+        link.machine.run("ip", "-brief", "link", "show", "u0").stdout.split()[2].replace(":", "")
+    )
+    ethertype = (ethernet.IPV4 if version == 4 else ethernet.IPV6).to_bytes(2)
+    ours = mac + bytes(6) + ethertype + packet
+    others = [
+        b"\x02\0\0\0\0\x09" + bytes(6) + ethertype + packet,
+        b"\xff" * 6 + bytes(6) + ethertype + packet,
+        mac + bytes(6) + b"\x81\x00\x00\x05" + ethertype + packet,
+    ]
+
+    async def main(end: End) -> None:
+        with closing(link.peer.call(socket.socket, socket.AF_PACKET, socket.SOCK_RAW, 0)) as sender:
+            sender.bind(("p0", 0))
+            for each in (*others, ours):
+                sender.send(each)
+        await until(lambda: len(end.received) > 0)
+        assert end.received == [packet]
 
     run(link.machine, main)
 
@@ -506,6 +532,7 @@ def said_by(process: subprocess.Popen[str]) -> str:
 
 def test_what_a_killed_process_leaves_is_its_rules_and_the_next_takes_them_over(link: Link) -> None:
     link.machine.ip(f"rule add iif u0 to 203.0.113.0/24 blackhole priority {PRIORITY + 1}")
+    link.machine.ip(f"rule add iif lo to {SHARED[4]} blackhole priority {PRIORITY}")
     with serve_in_a_process(link, *POOLS) as killed:
         assert said_by(killed) == "serving\n"
         killed.kill()
@@ -519,6 +546,18 @@ def test_what_a_killed_process_leaves_is_its_rules_and_the_next_takes_them_over(
     run(link.machine, main, (SHARED[4], ROUTED[6]))
     assert read_rules_of(link) == frozenset()
     assert "203.0.113.0/24" in link.machine.run("ip", "rule").stdout
+
+
+def test_rules_that_somebody_takes_away_come_back(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provider, "LOOK_AT_RULES", 0.05)
+
+    async def main(_end: End) -> None:
+        link.machine.run("ip", "-6", "rule", "del", "priority", str(PRIORITY))
+        link.machine.run("ip", "rule", "del", "priority", str(PRIORITY))
+        assert read_rules_of(link) != rules(POOLS)
+        await until(lambda: read_rules_of(link) == rules(POOLS))
+
+    run(link.machine, main)
 
 
 def test_the_rules_of_another_process_stay(link: Link) -> None:
