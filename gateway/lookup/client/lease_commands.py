@@ -1,4 +1,4 @@
-"""What `isthmus leases` and `isthmus pools` show: which provider addresses stand for whom, and what is left."""
+"""What `isthmus leases` and `isthmus pools` show: whose provider addresses are, and what is left."""
 
 from __future__ import annotations
 
