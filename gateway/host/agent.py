@@ -57,8 +57,8 @@ IN_WORDS: dict[str, str] = {
 # How often the connection is looked at, and how often what is used, in seconds.
 LOOK = 1.0
 SAMPLE = 60.0
-# Leases looked at before packets get their turn: some milliseconds.
-LOOKED_AT_ONCE = 1024
+# Leases looked at before packets get their turn: some two milliseconds.
+LOOKED_AT_ONCE = 512
 
 
 class Agent:

@@ -31,7 +31,7 @@ from gateway.lookup.entries import Kind, Placement, Stored
 from gateway.lookup.follow import entries, follow, latest_revision
 from gateway.lookup.http.service import Beside, serve
 from gateway.lookup.journal import Journal
-from gateway.lookup.outcomes import Forbidden
+from gateway.lookup.outcomes import Forbidden, Unacceptable
 from gateway.lookup.replica import Replica
 from gateway.lookup.store import Conflict, Expect, LookupStore, Prefix, StoreUnavailable
 from gateway.lookup.stores.etcd import EtcdStore
@@ -83,10 +83,15 @@ class Local(Asking):
                 self._authority.hint(self._speaker, hint.host, hint.vsid, hint.ca, forget=hint.forget)
 
     async def lease(self, vsid: Vsid, ca: CustomerAddress) -> Lease | LookupRecord:
-        principal = self._gateway or self._host
-        if principal is None:
-            raise Forbidden("there is neither a host nor a gateway here")
-        return await self._authority.lease(principal, vsid=vsid, ca=ca)
+        speakers = [each for each in (self._gateway, self._host) if each is not None]
+        for speaker in speakers:
+            try:
+                return await self._authority.lease(speaker, vsid=vsid, ca=ca)
+            except Unacceptable:
+                # A gateway that is a host, too, is not every gateway of the tenants whose VMs it has.
+                if speaker is speakers[-1]:
+                    raise
+        raise Forbidden("there is neither a host nor a gateway here")
 
     async def return_leases(self, pas: Sequence[ProviderAddress]) -> None:
         if self._gateway is None:
