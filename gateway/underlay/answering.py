@@ -17,6 +17,12 @@ from policies.errors import MalformedPacket
 AnswersFor = Callable[[bytes], bool]
 """Whether a provider address is held here."""
 
+LASTING = 1.0
+"""Seconds between two announcements that are of a machine which keeps an address. RFC 5227 has two."""
+FORGOTTEN_AFTER = 60.0
+"""Seconds."""
+MOST_CONTESTS = 1024
+
 ALL_NODES = bytes.fromhex("ff020000000000000000000000000001")
 ALL_NODES_MAC = bytes.fromhex("333300000001")
 
@@ -33,6 +39,31 @@ class ToNeighbour(msgspec.Struct, frozen=True, gc=False):
 class Contested(Exception):
     """Another machine says that it has an address that is held here."""
 
+    def __init__(self, pa: bytes) -> None:
+        super().__init__(pa.hex())
+        self.pa = pa
+
+
+class Contests:
+    """Tells machines that take an address from us from those that have been given it.
+
+    Where an address moves, its new host may announce it some milliseconds before the old one hears of
+    it. So an announcement counts only where another came a while before and the address is held here still.
+    """
+
+    def __init__(self) -> None:
+        self._heard: dict[bytes, float] = {}
+
+    def is_lasting(self, pa: bytes, now: float) -> bool:
+        """Whether an announcement by another machine is no passing thing."""
+        before = self._heard.get(pa)
+        if before is not None and now - before < LASTING:
+            return False
+        if len(self._heard) >= MOST_CONTESTS:
+            self._heard.clear()
+        self._heard[pa] = now
+        return before is not None and now - before < FORGOTTEN_AFTER
+
 
 def answer_arp_untrusted(packet: bytes, own_mac: bytes, answers_for: AnswersFor) -> ToNeighbour | None:
     """Return the answer to an ARP request (RFC 826), or None.
@@ -48,7 +79,7 @@ def answer_arp_untrusted(packet: bytes, own_mac: bytes, answers_for: AnswersFor)
     if request.sender_mac == own_mac or not answers_for(request.target_address):
         return None
     if request.sender_address == request.target_address:
-        raise Contested
+        raise Contested(request.target_address)
     answer = arp.ArpPacket(
         arp.REPLY, own_mac, request.target_address, request.sender_mac, request.sender_address
     )

@@ -19,6 +19,7 @@ from gateway.underlay.announcing import Announcements
 from gateway.underlay.answering import (
     AnswersFor,
     Contested,
+    Contests,
     ToNeighbour,
     announcement,
     answer_arp_untrusted,
@@ -65,7 +66,7 @@ class Provider:
         self.malformed = 0
         """Those that break the format."""
         self.contested = 0
-        """Announcements of others that they have an address that is held here."""
+        """Announcements of others that they have an address that is held here, and stays so."""
         self.announced = 0
         """Announcements of ours, one for each interface."""
         self.pools: tuple[Prefix, ...] = ()
@@ -78,6 +79,7 @@ class Provider:
         self._answers_for: AnswersFor
         self._announcements = Announcements(self._announce)
         self._nursery: trio.Nursery | None = None
+        self._contests = Contests()
         self._changing = trio.Lock()
 
     @property
@@ -259,7 +261,7 @@ class Provider:
         return True
 
     def _answer_batch(self, answer: _Answer) -> Callable[[PacketSocket, float], bool]:
-        def batch(source: PacketSocket, _now: float) -> bool:
+        def batch(source: PacketSocket, now: float) -> bool:
             for _ in range(BATCH):
                 try:
                     found = answer(source)
@@ -267,8 +269,8 @@ class Provider:
                     return False
                 except MalformedPacket:
                     self.malformed += 1
-                except Contested:
-                    self.contested += 1
+                except Contested as contest:
+                    self.contested += self._contests.is_lasting(contest.pa, now)
                 else:
                     if found is not None:
                         self.answered += _sent(source, found)

@@ -21,6 +21,7 @@ from gateway.packets import ethernet, ip, ndp
 from gateway.packets.checksum import internet_checksum
 from gateway.packets.fragmentation import fragment
 from gateway.underlay import provider
+from gateway.underlay.answering import LASTING
 from gateway.underlay.interfaces import Attachment
 from gateway.underlay.provider import Provider
 from gateway.underlay.silence import PRIORITY, Rule, read_rules
@@ -413,13 +414,16 @@ def test_an_announcement_corrects_those_who_know_the_address_elsewhere(link: Lin
     run(link.machine, main)
 
 
-def test_another_that_announces_what_is_held_here_is_counted_and_not_answered(link: Link) -> None:
+def test_another_that_goes_on_announcing_what_is_held_here_is_counted_and_not_answered(link: Link) -> None:
     said = bytes.fromhex("0001080006040001") + b"\x02\0\0\0\0\x09" + HELD[4] + bytes(6) + HELD[4]
 
     async def main(end: End) -> None:
         with closing(link.peer.call(socket.socket, socket.AF_PACKET, socket.SOCK_DGRAM, 0)) as another:
             another.sendto(said, ("p0", ethernet.ARP, 0, 1, b"\xff" * 6))
-        await until(lambda: end.provider.contested == 1)
+            await trio.sleep(LASTING + 0.1)
+            assert end.provider.contested == 0
+            another.sendto(said, ("p0", ethernet.ARP, 0, 1, b"\xff" * 6))
+            await until(lambda: end.provider.contested == 1)
         assert end.provider.answered == 0
 
     run(link.machine, main)

@@ -11,7 +11,10 @@ from gateway.packets import arp, ip, ndp
 from gateway.underlay.answering import (
     ALL_NODES,
     ALL_NODES_MAC,
+    FORGOTTEN_AFTER,
+    MOST_CONTESTS,
     Contested,
+    Contests,
     ToNeighbour,
     announcement,
     answer_arp_untrusted,
@@ -75,6 +78,17 @@ def test_an_announcement_of_somebody_else_is_contested_and_one_of_ours_is_not() 
     assert answer_arp(NOT_HELD[4], sender=NOT_HELD[4]) is None
     # Two interfaces of this machine on one link hear each other.
     assert answer_arp(HELD[4], sender=HELD[4], mac=OWN_MAC) is None
+
+
+def test_only_a_machine_that_says_again_that_it_has_an_address_contests_it() -> None:
+    contests = Contests()
+    assert not contests.is_lasting(HELD[4], 100)
+    assert not contests.is_lasting(HELD[4], 100.5)
+    assert contests.is_lasting(HELD[4], 102)
+    assert not contests.is_lasting(NOT_HELD[4], 102)
+    assert not contests.is_lasting(HELD[4], 102 + FORGOTTEN_AFTER)
+    for number in range(2 * MOST_CONTESTS):
+        assert not contests.is_lasting(number.to_bytes(4), 200)
 
 
 @pytest.mark.parametrize("mac", [BROADCAST_MAC, GROUP_MAC])
