@@ -134,11 +134,11 @@ def decide(claim: Claim, entries: Iterable[Stored]) -> tuple[Write, ...]:
         raise Refused(Reason.TOO_MANY)
     for key in keys:
         _check(claim, found.get(key))
-    own = _Addresses(claim, found.values())
-    writes = (next_write(found.get(key), key, _placed(claim, own, key, found.get(key))) for key in keys)
+    left = _candidates(claim, found.values()) if claim.candidates else []
+    writes = (next_write(found.get(key), key, _placed(claim, left, key, found.get(key))) for key in keys)
     made = tuple(write for write in writes if write is not None)
-    rewritten = sum(_is_rewritten(write.value) for write in made)
-    if rewritten and len(keys) + 2 * rewritten > MOST_IN_A_WRITE:
+    rewritten = [write for write in made if _is_rewritten(write.value)]
+    if rewritten and len(keys) + 2 * len(rewritten) > MOST_IN_A_WRITE:
         raise Refused(Reason.TOO_MANY)
     return made
 
@@ -165,15 +165,15 @@ def _check(claim: Claim, entry: Stored | None) -> None:
         raise Refused(Reason.FROZEN, entry)
 
 
-def _placed(claim: Claim, own: _Addresses, key: RecordKey, entry: Stored | None) -> Placement:
+def _placed(claim: Claim, left: list[ProviderAddress], key: RecordKey, entry: Stored | None) -> Placement:
     before = entry.value if entry is not None else None
     if not isinstance(before, Placement):
         is_rewritten = claim.translation is Translation.REWRITE
-        pa = own.another(key, entry) if is_rewritten else claim.pa
+        pa = _address(claim, left, key, entry) if is_rewritten else claim.pa
         return Placement(claim.mac, pa, claim.host, claim.translation)
     if before.pinned:
         return before
-    pa = own.kept_or_another(key, before.pa, entry) if _is_rewritten(before) else claim.pa
+    pa = _address(claim, left, key, entry) if _is_rewritten(before) else claim.pa
     moves = before.moves
     if claim.mode is Mode.ANNOUNCE and before.host != claim.host:
         # The clock may have been set back: what lies ahead of it is as recent as what lies behind.
@@ -188,28 +188,28 @@ def _placed(claim: Claim, own: _Addresses, key: RecordKey, entry: Stored | None)
     )
 
 
-class _Addresses:
-    """The provider addresses that rewritten records get from a claim, each once."""
+def _candidates(claim: Claim, entries: Iterable[Stored]) -> list[ProviderAddress]:
+    """The candidates that none of a MAC's own records has."""
+    present = {entry.value.pa for entry in entries if isinstance(entry.value, Placement)}
+    return [pa for pa in dict.fromkeys(claim.candidates) if pa not in present]
 
-    def __init__(self, claim: Claim, entries: Iterable[Stored]) -> None:
-        self._claim = claim
-        self._entries = entries
-        self._left: list[ProviderAddress] | None = None
 
-    def kept_or_another(self, key: RecordKey, pa: ProviderAddress, entry: Stored | None) -> ProviderAddress:
-        """The address that a record has, if the host may have it. Raises Refused."""
-        ip = pa.ip
-        return pa if any(ip in pool for pool in self._claim.pools) else self.another(key, entry)
+def _address(
+    claim: Claim, left: list[ProviderAddress], key: RecordKey, entry: Stored | None
+) -> ProviderAddress:
+    """The provider address of a rewritten record: its own if the host may have it, else one of those left.
 
-    def another(self, key: RecordKey, entry: Stored | None) -> ProviderAddress:
-        """The next address of a customer address's family. Raises Refused."""
-        if self._left is None:
-            present = {each.value.pa for each in self._entries if isinstance(each.value, Placement)}
-            self._left = [pa for pa in dict.fromkeys(self._claim.candidates) if pa not in present]
-        for number, pa in enumerate(self._left):
-            if pa.version == key.ca.version:
-                return self._left.pop(number)
-        raise Refused(Reason.NO_ADDRESS, entry)
+    Raises Refused.
+    """
+    before = entry.value if entry is not None else None
+    if isinstance(before, Placement):
+        ip = before.pa.ip
+        if any(ip in pool for pool in claim.pools):
+            return before.pa
+    for number, pa in enumerate(left):
+        if pa.version == key.ca.version:
+            return left.pop(number)
+    raise Refused(Reason.NO_ADDRESS, entry)
 
 
 def _is_rewritten(value: Value | None) -> bool:
