@@ -55,7 +55,9 @@ def run(access: LookupAccess, command: Command) -> int:
         return _refuse(str(conflict), record)
     except Taken as taken:
         record = taken.holder.record if taken.holder is not None else None
-        return _refuse(str(taken) if record else f"{taken}, or in quarantine", record)
+        return _refuse(
+            str(taken) if record else f"{taken}: a gateway has leased it, or it is in quarantine", record
+        )
     except (Forbidden, Unacceptable, NotPossible) as error:
         return _refuse(str(error))
 

@@ -243,7 +243,72 @@ def test_a_record_is_written_with_a_precondition(
     record = ("--vsid", "5001", "--address", "10.0.1.5", "--mac", "02:00:00:00:01:05", "--host", "hv1")
     assert isthmus(monkeypatch, "records", "put", *record, *option, "--lookup", service.node.url) == 0
     assert service.node.headers[-1][header[0]] == header[1]
-    assert service.node.bodies[-1] == {"mac": FORM["mac"], "pa": "198.51.100.11", "host": "hv1"}
+    assert service.node.bodies[-1] == {"mac": FORM["mac"], "host": "hv1"}
+
+
+def test_the_way_and_the_address_of_a_record_are_written_where_they_are_given(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = ("--vsid", "5001", "--address", "10.0.1.5", "--mac", "02:00:00:00:01:05", "--host", "hv1")
+    given = ("--pa", "198.51.100.130", "--translation", "rewrite", "--lookup", service.node.url)
+    assert isthmus(monkeypatch, "records", "put", *record, *given) == 0
+    wanted = {"mac": FORM["mac"], "host": "hv1", "pa": "198.51.100.130", "translation": "rewrite"}
+    assert service.node.bodies[-1] == wanted
+
+
+def test_record_whose_address_is_anothers_is_refused_with_the_holder(
+    service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = ("--vsid", "5001", "--address", "10.0.1.6", "--mac", "02:00:00:00:01:06", "--host", "hv1")
+    put = ("records", "put", *record, "--pa", "198.51.100.11", "--lookup", service.node.url)
+    refusal = {"title": "Conflict", "reason": "address-taken", "pa": "198.51.100.11"}
+    service.node.answer = says({**refusal, "current": FORM}, 409)
+    assert isthmus(monkeypatch, *put) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "isthmus: 198.51.100.11 is taken"
+    assert "at present: 5001     10.0.1.5 " in second
+    service.node.answer = says({**refusal, "current": None}, 409)
+    assert isthmus(monkeypatch, *put) == 1
+    assert capsys.readouterr().err == (
+        "isthmus: 198.51.100.11 is taken: a gateway has leased it, or it is in quarantine\n"
+    )
+
+
+LEASES = [
+    {"pa": "192.0.2.130", "vsid": 5001, "ca": "172.16.0.9", "node": "edge-1", "revision": 7},
+    {"pa": "2001:db8:f::5", "vsid": 5001, "ca": "fd00:9::9", "node": "edge-10", "revision": 9},
+]
+
+
+def test_leases_are_shown(
+    service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.node.answer = says({"leases": LEASES, "continue": None, "revision": 9})
+    chosen = ("--tenant", "red", "--node", "edge-1", "--lookup", service.node.url)
+    assert isthmus(monkeypatch, "leases", *chosen) == 0
+    assert capsys.readouterr().out == (
+        "192.0.2.130    edge-1   for 5001/172.16.0.9\n2001:db8:f::5  edge-10  for 5001/fd00:9::9\n"
+    )
+    assert service.node.asked == [("GET", "/v1/leases")]
+    assert isthmus(monkeypatch, "leases", *chosen, "--json") == 0
+    assert msgspec.json.decode(capsys.readouterr().out) == LEASES
+
+
+def test_pools_are_shown_with_what_is_left_of_them(
+    service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pools = [
+        {"prefix": "203.0.113.0/28", "nodes": ["hv1", "hv2"], "size": 14, "held": 3, "quarantined": 1},
+        {"prefix": "2001:db8:f::/64", "nodes": ["edge-1"], "size": 2**63 - 1, "held": 0, "quarantined": 0},
+    ]
+    service.node.answer = says(pools)
+    assert isthmus(monkeypatch, "pools", "--lookup", service.node.url) == 0
+    assert capsys.readouterr().out == (
+        "203.0.113.0/28   3 held, 1 in quarantine, 10 free  hv1, hv2\n"
+        "2001:db8:f::/64  0 held, 0 in quarantine, more than 4 billion free  edge-1\n"
+    )
+    assert isthmus(monkeypatch, "pools", "--json", "--lookup", service.node.url) == 0
+    assert msgspec.json.decode(capsys.readouterr().out) == pools
 
 
 def test_what_is_in_the_way_of_a_write_is_shown(
