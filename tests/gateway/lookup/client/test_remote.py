@@ -12,12 +12,12 @@ import pytest
 
 from gateway.lookup.client import LookupClient
 from gateway.lookup.client.remote import remote
-from gateway.lookup.entries import Kind, Placement, RecordKey
+from gateway.lookup.entries import Grant, Kind, LeaseKey, Placement, RecordKey
 from gateway.lookup.replica import Replica
 from gateway.lookup.store import Expect, StoreUnavailable
 from policies.model import LookupAccess
 from tests.gateway.lookup.client.fake_node import lines, never, running, says
-from tests.gateway.lookup.serving import TOKENS, WEB, ca, lookup_node, mac, pa, place
+from tests.gateway.lookup.serving import BLUE, TOKENS, WEB, ca, lookup_node, mac, pa, place
 
 
 @asynccontextmanager
@@ -96,6 +96,33 @@ def test_a_host_that_keeps_what_it_uses_has_its_own_records_and_the_whole_networ
                 assert [tenant.name for tenant in replica.network.tenants] == ["red"]
                 await client.hint("hv1", WEB, ca("10.0.1.6"))
                 await until(lambda: replica.find(WEB, ca("10.0.1.6")) is not None)
+
+    asyncio.run(main())
+
+
+def test_a_host_that_keeps_what_it_uses_has_its_tenants_leases_and_nobody_elses(tmp_path: Path) -> None:
+    site = ca("172.16.0.9")
+
+    async def main() -> None:
+        async with lookup_node() as node:
+
+            async def grant(text: str, value: Grant) -> int:
+                entry = await node.store.put(LeaseKey(pa(text)), value, Expect.ANY)
+                assert await node.replica.reached(entry.revision, 5)
+                return entry.revision
+
+            lease = Grant(WEB, site, "edge-1", leased=True)
+            await grant("192.0.2.65", lease)
+            await grant("192.0.2.66", msgspec.structs.replace(lease, vsid=BLUE))
+            await grant("198.51.100.130", Grant(WEB, ca("10.0.1.5"), "hv1"))
+            there = access(tmp_path, "hv1", f"http://127.0.0.1:{node.port}")
+            async with LookupClient(there) as client, following(client, only_used=True) as replica:
+                await until(lambda: replica.is_synced)
+                assert [entry.key for entry in replica.entries(Kind.LEASE)] == [LeaseKey(pa("192.0.2.65"))]
+                assert replica.leases_of(WEB, site) == node.replica.leases_of(WEB, site)
+                await grant("192.0.2.65", msgspec.structs.replace(lease, returned_at=9.0))
+                assert await replica.reached(await grant("192.0.2.67", lease), 5)
+                assert [entry.key for entry in replica.entries(Kind.LEASE)] == [LeaseKey(pa("192.0.2.67"))]
 
     asyncio.run(main())
 
