@@ -120,7 +120,12 @@ LOOKUP_RECORDS = _gauge("lookup_records", "Records that this node knows", "tenan
 WATCHES = _gauge("lookup_watches", "Watches that are open here")
 POOL_ADDRESSES = _gauge("pool_addresses", "Addresses of a pool: held, quarantined or free", "pool", "state")
 POOL = _info("pool", "Whose a pool is: a gateway's, or that of each host that shares it", "pool", "node")
-LEASES = _gauge("leases", "Addresses of a gateway's pools that stand for a tenant's", "tenant", "node")
+LEASES = _gauge(
+    "leases",
+    "Leases of a gateway's pools that a tenant holds, but for the gateway's own addresses",
+    "tenant",
+    "node",
+)
 LEASE_LIMIT = _gauge("lease_limit", "How many a tenant may hold at each gateway", "tenant")
 FOLLOWERS = _gauge("lookup_followers", "Hosts and gateways that follow this node", "role")
 BEHIND = _gauge("lookup_behind_seconds", "For how long the slowest follower has not acknowledged a change")

@@ -351,6 +351,8 @@ class Decisions:
         """Have a packet wait for a provider address, unless there was none to be had a moment ago."""
         vsid, ca = way.wanted
         if self._waiting.is_refused(way.wanted, now):
+            if self._explain:
+                self._explain("rewrite", f"no provider address could be had for {ca} a moment ago")
             return Drop(DropReason.NO_LEASE, arrival.tenant)
         if self._explain:
             self._explain("rewrite", f"no provider address stands for {ca} yet: asked for")

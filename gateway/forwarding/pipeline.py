@@ -167,6 +167,7 @@ class Forwarder:
         aside.paths.take_over(self.paths)
         aside.port_mtus.update(self.port_mtus)
         aside.moves.take_over(self.moves)
+        aside.waiting.take_over(self.waiting)
         for site in tenant.site_gateways:
             state = self.sites.find((tenant.name, site))
             if state is not None:

@@ -44,6 +44,10 @@ class Waiting:
         self._tenants: Counter[str] = Counter()
         self._refused: dict[Awaited, float] = {}
 
+    def take_over(self, other: Waiting) -> None:
+        """Know what could not be had as another does now. Packets that wait stay with it."""
+        self._refused = dict(other._refused)
+
     def __len__(self) -> int:
         return self._tenants.total()
 

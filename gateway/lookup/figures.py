@@ -14,6 +14,7 @@ from gateway.lookup.allocation import PoolUsage
 from gateway.lookup.authority import Authority
 from gateway.lookup.claims import Mode
 from gateway.lookup.replica import Replica
+from policies.model import Tenant
 
 
 class FollowersReport(msgspec.Struct, frozen=True):
@@ -44,11 +45,11 @@ class LookupReport(msgspec.Struct, frozen=True):
     records: dict[str, int]
     """By tenant."""
     leases: dict[tuple[str, str], int] = {}
-    """How many addresses a tenant has of a gateway's pools, where that has any: by both their names."""
+    """How many addresses a tenant has of a gateway's pools, where that has any, but for the gateway's own
+    CAs: by both their names. Of a node that serves records, as the next two: others need not know."""
     lease_limits: dict[str, int] = {}
     """How many it may have at each gateway, by its name; of the same tenants."""
     pools: list[PoolUsage] = []
-    """Of a node that serves records: others are not told of hosts' addresses."""
     followers: FollowersReport | None = None
 
 
@@ -60,15 +61,7 @@ def figures(replica: Replica, authority: Authority | None = None, watches: Sized
     for tenant in replica.network.tenants:
         for subnet in tenant.subnets:
             records[tenant.name] += replica.count(subnet.vsid)
-    leases = {
-        (tenant.name, gateway.name): replica.leases_held(
-            {subnet.vsid for subnet in tenant.subnets}, gateway.name
-        )
-        for gateway in replica.network.gateways
-        if gateway.pools
-        for tenant in replica.network.tenants
-        if gateway.name in tenant.gateways
-    }
+    leases = _leases(replica) if authority is not None else {}
     return LookupReport(
         revision=replica.revision,
         is_synced=replica.is_synced,
@@ -83,6 +76,28 @@ def figures(replica: Replica, authority: Authority | None = None, watches: Sized
         pools=list(authority.granting.usage()) if authority is not None else [],
         followers=_followers(authority, watches) if authority is not None else None,
     )
+
+
+def _leases(replica: Replica) -> dict[tuple[str, str], int]:
+    return {
+        (tenant.name, gateway.name): _leases_of(replica, tenant, gateway.name)
+        for gateway in replica.network.gateways
+        if gateway.pools
+        for tenant in replica.network.tenants
+        if gateway.name in tenant.gateways
+    }
+
+
+def _leases_of(replica: Replica, tenant: Tenant, gateway: str) -> int:
+    """How many leases a tenant has at a gateway of those that its `leases` bounds."""
+    held = replica.leases_held({subnet.vsid for subnet in tenant.subnets}, gateway)
+    own = sum(
+        lease.node == gateway
+        for subnet in tenant.subnets
+        for ca in subnet.gateway_addresses
+        for lease in replica.leases_of(subnet.vsid, ca)
+    )
+    return held - own
 
 
 def _followers(authority: Authority, watches: Sized) -> FollowersReport:

@@ -10,7 +10,9 @@ from gateway.lookup.figures import figures
 from gateway.lookup.followers import Followers
 from gateway.lookup.store import StoreUnavailable
 from gateway.lookup.writes import Writes
+from policies.addresses import CustomerAddress, Vsid
 from policies.model import Role
+from tests.gateway.lookup.pooled import House, pooled, with_house
 from tests.gateway.lookup.serving import GATEWAY, HV2, WEB, mac
 from tests.gateway.lookup.test_authority import KEY, PA2, Clock, authority
 
@@ -63,6 +65,25 @@ def test_records_are_counted_by_tenant_also_where_there_are_none() -> None:
         assert found.followers is None
 
     asyncio.run(main())
+
+
+def test_leases_that_count_and_addresses_of_pools_are_told_by_who_serves() -> None:
+    async def test(house: House) -> None:
+        for text in ("172.16.0.9", "172.16.0.10", "10.0.1.1"):
+            vsid, address = Vsid(5001), CustomerAddress.parse(text)
+            await house.authority.lease(GATEWAY, vsid, address)
+        found = figures(house.replica, house.authority)
+
+        assert found.leases == {
+            (name, edge): 0 for name in ("red", "blue") for edge in ("edge-1", "edge-2")
+        } | {("red", "edge-1"): 2}
+        assert found.lease_limits == {"red": 7, "blue": 7}
+        (usage,) = (pool for pool in found.pools if "edge-1" in pool.nodes and pool.prefix.version == 4)
+        assert (usage.held, usage.free) == (3, usage.size - 3)
+        followed = figures(house.replica)
+        assert (followed.leases, followed.lease_limits, followed.pools) == ({}, {}, [])
+
+    with_house(test, pooled(leases=7))
 
 
 def test_alerts_are_counted_by_kind_and_say_whose_record_is_frozen(caplog: pytest.LogCaptureFixture) -> None:

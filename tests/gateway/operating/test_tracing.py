@@ -14,7 +14,7 @@ from gateway.host.uses import WatchedDirectory
 from gateway.operating.commands import OWNER, Asker, NotAllowed, carry_out
 from gateway.operating.tracing import commands
 from gateway.trace import Explanation, explain_running
-from policies.addresses import CustomerAddress
+from policies.addresses import CustomerAddress, Vsid
 from policies.errors import ConfigurationError
 from tests.gateway.operating import plain_network as rewriting
 from tests.networks import (
@@ -155,6 +155,19 @@ def test_packet_that_needs_a_lease_first_is_said_to_wait_for_one() -> None:
         "held",
         "held: it waits for a provider address, one that stands for 10.0.2.5",
     )
+
+
+def test_lease_that_was_refused_a_moment_ago_is_not_waited_for() -> None:
+    known = rewriting.directory(rewriting.network())
+    known.apply(DeleteLease(rewriting.pa(rewriting.DB5)))
+    host = rewriting.host("hv1", known=known)
+    host.refuse(Vsid(5002), CustomerAddress.parse("10.0.2.5"), 0.0)
+
+    explanation = ask(host, packet("10.0.1.5", "10.0.2.5"), now=1.0)
+
+    assert explanation.verdict.startswith("dropped: no-lease")
+    assert details(explanation)["rewrite"] == "no provider address could be had for 10.0.2.5 a moment ago"
+    assert ask(host, packet("10.0.1.5", "10.0.2.5"), now=10.0).outcome == "held"
 
 
 def test_gateway_takes_what_comes_from_a_rewritten_vm_by_the_lease_that_stands_for_its_destination() -> None:
