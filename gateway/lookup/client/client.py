@@ -7,7 +7,8 @@ the second time without its first answer having been seen. Each says why that is
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Self, TypeVar
 
 from gateway.lookup import forms
@@ -248,11 +249,12 @@ class LookupClient:
         if reply.status == 409:
             raise_no_lease(reply.status, reply.body)
         found = _answer(LeaseAnswerForm, reply)
-        if found.lease is not None:
-            return found.lease.lease()
-        if found.record is not None:
-            return found.record.record()
-        raise StoreUnavailable("a node answers neither a lease nor a record")
+        with _making_sense():
+            if found.lease is not None:
+                return found.lease.lease()
+            if found.record is not None:
+                return found.record.record()
+            raise forms.Malformed("neither a lease nor a record")
 
     async def return_leases(self, pas: Sequence[ProviderAddress]) -> None:
         """Say that addresses of this gateway's pools are not in use any more; an operator may for any.
@@ -271,8 +273,10 @@ class LookupClient:
         while True:
             query = _query(tenant=tenant, node=node, **{"continue": rest})
             page = _answer(LeasePageForm, await self._nodes.ask("GET", "/v1/leases", query=query))
-            for each in page.leases:
-                yield each.lease()
+            with _making_sense():
+                leases = [each.lease() for each in page.leases]
+            for each in leases:
+                yield each
             if (rest := page.rest) is None:
                 return
 
@@ -376,16 +380,21 @@ def _resolved(reply: Reply, count: int) -> Resolved:
 def _answer(kind: type[T], reply: Reply, key: RecordKey | None = None) -> T:
     """Return what a node answers, or raise what it refuses."""
     _check(reply, key)
-    try:
+    with _making_sense():
         return decoded(kind, reply.body)
-    except forms.Malformed as error:
-        raise StoreUnavailable(f"a node's answer makes no sense: {error}") from error
 
 
 def _read(kind: type[T], found: object, path: str) -> T:
     """Return the value of a form in a node's answer."""
-    try:
+    with _making_sense():
         return forms.read(kind, found, path)
+
+
+@contextmanager
+def _making_sense() -> Iterator[None]:
+    """A node whose answer is malformed has given none."""
+    try:
+        yield
     except forms.Malformed as error:
         raise StoreUnavailable(f"a node's answer makes no sense: {error}") from error
 

@@ -55,9 +55,8 @@ def run(access: LookupAccess, command: Command) -> int:
         return _refuse(str(conflict), record)
     except Taken as taken:
         record = taken.holder.record if taken.holder is not None else None
-        return _refuse(
-            str(taken) if record else f"{taken}: a gateway has leased it, or it is in quarantine", record
-        )
+        why = "" if record is not None else ": a gateway has leased it, or it is in quarantine"
+        return _refuse(f"{taken}{why}", record)
     except (Forbidden, Unacceptable, NotPossible) as error:
         return _refuse(str(error))
 

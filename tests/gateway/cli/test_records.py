@@ -289,7 +289,7 @@ def test_leases_are_shown(
     assert capsys.readouterr().out == (
         "192.0.2.130    edge-1   for 5001/172.16.0.9\n2001:db8:f::5  edge-10  for 5001/fd00:9::9\n"
     )
-    assert service.node.asked == [("GET", "/v1/leases")]
+    assert service.node.asked == [("GET", "/v1/leases?tenant=red&node=edge-1")]
     assert isthmus(monkeypatch, "leases", *chosen, "--json") == 0
     assert msgspec.json.decode(capsys.readouterr().out) == LEASES
 

@@ -142,7 +142,11 @@ def test_host_without_an_address_left_is_refused(tmp_path: Path) -> None:
     ("body", "status", "raised"),
     [
         ({}, 200, StoreUnavailable),
-        ({"lease": {"pa": "192.0.2", "vsid": 5001, "ca": "10.0.1.5", "node": "edge-1"}}, 200, ValueError),
+        (
+            {"lease": {"pa": "192.0.2", "vsid": 5001, "ca": "10.0.1.5", "node": "edge-1"}},
+            200,
+            StoreUnavailable,
+        ),
         ([], 200, StoreUnavailable),
         ({"reason": "because"}, 409, Unacceptable),
         ({"reason": "address-taken", "pa": "none"}, 409, Unacceptable),
