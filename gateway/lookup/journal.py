@@ -128,7 +128,7 @@ class Journal:
         self.age = 0.0
         """For how many seconds nothing had been noted when it was loaded."""
         self.is_whole = True
-        """Whether what was loaded is all that there was: an older version has left out what it did not know."""
+        """Whether what was loaded is all that there was: older versions left out what they did not know."""
 
     async def load(self) -> AsyncIterator[Part]:
         """Yield what the file holds, as far as it is sound; nothing where there is none."""
