@@ -7,8 +7,7 @@ the second time without its first answer having been seen. Each says why that is
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Any, Self, TypeVar
 
 from gateway.lookup import forms
@@ -23,14 +22,23 @@ from gateway.lookup.answers import (
     RecordPageForm,
     Resolved,
     ResolvedForm,
-    decoded,
     raise_no_lease,
-    raise_refusal,
 )
 from gateway.lookup.claims import Mode
 from gateway.lookup.client.cache import Cache
 from gateway.lookup.client.copies import Copies
 from gateway.lookup.client.nodes import PATIENCE, Nodes, Reply
+from gateway.lookup.client.replies import (
+    answered,
+    body_of,
+    check,
+    has_current,
+    making_sense,
+    path_of,
+    precondition,
+    query_of,
+    read_form,
+)
 from gateway.lookup.client.watch import Watch
 from gateway.lookup.entries import Event, Kind, RecordKey
 from gateway.lookup.followers import NodeStatus
@@ -109,8 +117,8 @@ class LookupClient:
         rest: str | None = None,
     ) -> RecordPage:
         """Return some records in the order of keys; `rest` of the page before asks for the next."""
-        query = _query(tenant=tenant, vsid=vsid, limit=limit, **{"continue": rest})
-        answer = _answer(RecordPageForm, await self._nodes.ask("GET", "/v1/records", query=query))
+        query = query_of(tenant=tenant, vsid=vsid, limit=limit, **{"continue": rest})
+        answer = answered(RecordPageForm, await self._nodes.ask("GET", "/v1/records", query=query))
         return RecordPage(tuple(each.record() for each in answer.records), answer.rest, answer.revision)
 
     async def records(
@@ -144,11 +152,11 @@ class LookupClient:
         precondition fails if the first has been carried out: the record is then as wanted already.
         """
         key = RecordKey(vsid, ca)
-        body = _form(mac=mac, pa=pa, host=host, translation=translation)
-        reply = await self._nodes.ask("PUT", _path(key), body=body, headers=_precondition(expected))
+        body = body_of(mac=mac, pa=pa, host=host, translation=translation)
+        reply = await self._nodes.ask("PUT", path_of(key), body=body, headers=precondition(expected))
         self._cache.forget(key)
         try:
-            return _answer(RecordForm, reply, key).record()
+            return answered(RecordForm, reply, key).record()
         except Conflict as conflict:
             present = conflict.current.record if conflict.current is not None else None
             if present is None or not reply.is_repeated:
@@ -165,19 +173,19 @@ class LookupClient:
         no record any more; one that somebody else has made meanwhile has another epoch.
         """
         key = RecordKey(vsid, ca)
-        headers = _precondition(Expect.ANY if expected is None else expected)
-        reply = await self._nodes.ask("DELETE", _path(key), headers=headers)
+        headers = precondition(Expect.ANY if expected is None else expected)
+        reply = await self._nodes.ask("DELETE", path_of(key), headers=headers)
         self._cache.forget(key)
-        if reply.status == 404 or (reply.status == 412 and reply.is_repeated and not _has_current(reply)):
+        if reply.status == 404 or (reply.status == 412 and reply.is_repeated and not has_current(reply)):
             return reply.is_repeated
-        _check(reply, key)
+        check(reply, key)
         return True
 
     async def unfreeze(self, vsid: Vsid, ca: CustomerAddress) -> LookupRecord | None:
         """Let a record move again that has moved too often; None if there is none. Twice is as once."""
         key = RecordKey(vsid, ca)
-        reply = await self._nodes.ask("POST", f"{_path(key)}/unfreeze")
-        return None if reply.status == 404 else _answer(RecordForm, reply, key).record()
+        reply = await self._nodes.ask("POST", f"{path_of(key)}/unfreeze")
+        return None if reply.status == 404 else answered(RecordForm, reply, key).record()
 
     async def claim(
         self,
@@ -196,7 +204,7 @@ class LookupClient:
         waits for the old and the new host by itself. Raises Refused with the record in its way.
         Repeated, a claim changes nothing that it has changed before; a few seconds lie between at most.
         """
-        body = _form(
+        body = body_of(
             vsid=vsid,
             mac=mac,
             pa=pa,
@@ -207,7 +215,9 @@ class LookupClient:
             wait_ms=round(wait_seconds * 1000) if wait_seconds is not None else None,
         )
         patience = PATIENCE + (wait_seconds or 0.0)
-        answer = _answer(ClaimForm, await self._nodes.ask("POST", "/v1/claims", body=body, patience=patience))
+        answer = answered(
+            ClaimForm, await self._nodes.ask("POST", "/v1/claims", body=body, patience=patience)
+        )
         records = tuple(each.record() for each in answer.records)
         for record in records:
             self._cache.forget(RecordKey(record.vsid, record.ca))
@@ -224,7 +234,7 @@ class LookupClient:
         """
         for start in range(0, len(hints), MOST_HINTS):
             body = [forms.form(hint) for hint in hints[start : start + MOST_HINTS]]
-            _check(await self._nodes.ask_all("POST", "/v1/hints", body=body))
+            check(await self._nodes.ask_all("POST", "/v1/hints", body=body))
 
     async def acknowledge(self, revision: int) -> None:
         """Say that this host or gateway has applied everything up to a revision. Twice is as once.
@@ -234,7 +244,7 @@ class LookupClient:
         """
         body = {"revision": revision}
         self._acknowledged.tell(body)
-        _check(await self._nodes.ask("POST", ACKNOWLEDGEMENTS, body=body, first=self._nodes.first))
+        check(await self._nodes.ask("POST", ACKNOWLEDGEMENTS, body=body, first=self._nodes.first))
 
     async def lease(
         self, vsid: Vsid, ca: CustomerAddress, gateway: str | None = None
@@ -244,12 +254,12 @@ class LookupClient:
         One that has its own, being rewritten, has its record returned. Only an operator says which gateway
         it is. Raises NoLease. Repeated, what has been leased is returned as it is.
         """
-        body = _form(vsid=vsid, ca=ca, gateway=gateway)
+        body = body_of(vsid=vsid, ca=ca, gateway=gateway)
         reply = await self._nodes.ask("POST", "/v1/leases", body=body)
         if reply.status == 409:
             raise_no_lease(reply.status, reply.body)
-        found = _answer(LeaseAnswerForm, reply)
-        with _making_sense():
+        found = answered(LeaseAnswerForm, reply)
+        with making_sense():
             if found.lease is not None:
                 return found.lease.lease()
             if found.record is not None:
@@ -263,7 +273,7 @@ class LookupClient:
         """
         for start in range(0, len(pas), MOST_RETURNED):
             body = {"pas": [str(pa) for pa in pas[start : start + MOST_RETURNED]]}
-            _check(await self._nodes.ask("POST", "/v1/leases/return", body=body))
+            check(await self._nodes.ask("POST", "/v1/leases/return", body=body))
 
     async def leases(
         self, *, tenant: str | None = None, node: str | None = None
@@ -271,9 +281,9 @@ class LookupClient:
         """Yield all leases of a tenant or a gateway, or all there are, in the order of customer addresses."""
         rest = None
         while True:
-            query = _query(tenant=tenant, node=node, **{"continue": rest})
-            page = _answer(LeasePageForm, await self._nodes.ask("GET", "/v1/leases", query=query))
-            with _making_sense():
+            query = query_of(tenant=tenant, node=node, **{"continue": rest})
+            page = answered(LeasePageForm, await self._nodes.ask("GET", "/v1/leases", query=query))
+            with making_sense():
                 leases = [each.lease() for each in page.leases]
             for each in leases:
                 yield each
@@ -282,14 +292,14 @@ class LookupClient:
 
     async def pools(self) -> list[PoolUsage]:
         """Return how the pools of provider addresses are used: for operators."""
-        found = _answer(list[Any], await self._nodes.ask("GET", "/v1/pools"))
-        return [_read(PoolUsage, each, "pool") for each in found]
+        found = answered(list[Any], await self._nodes.ask("GET", "/v1/pools"))
+        return [read_form(PoolUsage, each, "pool") for each in found]
 
     async def nodes(self) -> list[NodeStatus]:
         """Return the hosts and gateways that are connected to any node, and what they have learned."""
         found: dict[str, NodeStatus] = {}
         for reply in await self._nodes.replies("GET", "/v1/nodes"):
-            for each in _answer(list[NodeStatus], reply):
+            for each in answered(list[NodeStatus], reply):
                 # One that has gone to another node may still be listed where it was.
                 if each.name not in found or each.connected_seconds < found[each.name].connected_seconds:
                     found[each.name] = each
@@ -297,9 +307,9 @@ class LookupClient:
 
     async def network(self) -> Network:
         """Return the network's configuration as this credential may see it."""
-        found = _answer(dict[str, Any], await self._nodes.ask("GET", "/v1/network"))
+        found = answered(dict[str, Any], await self._nodes.ask("GET", "/v1/network"))
         parts = {name: found[name] for name in Network.__struct_fields__ if name in found}
-        return _read(Network, parts, "network")
+        return read_form(Network, parts, "network")
 
     async def apply(self, network: Network, *, dry_run: bool = False) -> list[dict[str, Any]]:
         """Have the network be as given, and return what that changes, or would change.
@@ -309,12 +319,12 @@ class LookupClient:
         query = {"dry_run": "true"} if dry_run else None
         body = {name: forms.form(getattr(network, name)) for name in Network.__struct_fields__}
         reply = await self._nodes.ask("PUT", "/v1/network", body=body, query=query, patience=60.0)
-        found = _answer(dict[str, list[dict[str, Any]]], reply)
+        found = answered(dict[str, list[dict[str, Any]]], reply)
         return found.get("changes", [])
 
     async def status(self) -> dict[str, Any]:
         """Return what a node says of itself."""
-        return _answer(dict[str, Any], await self._nodes.ask("GET", "/v1/status"))
+        return answered(dict[str, Any], await self._nodes.ask("GET", "/v1/status"))
 
     def watch(
         self,
@@ -346,7 +356,7 @@ class LookupClient:
         only = "used" if only_used else None
         # Which records a tenant has, or a host is taught, is for the service to know: the cache cannot tell.
         keeps = tenant is None and not only_used and kind in (None, Kind.RECORD)
-        query = _query(tenant=tenant, vsid=vsid, kind=kind.value if kind is not None else None, only=only)
+        query = query_of(tenant=tenant, vsid=vsid, kind=kind.value if kind is not None else None, only=only)
         return Watch(self._nodes, self._cache, query, keeps=keeps, vsid=vsid)
 
     async def _resolved(self, keys: Sequence[RecordKey], *, at_once: int) -> Resolved:
@@ -370,60 +380,8 @@ class LookupClient:
 
 
 def _resolved(reply: Reply, count: int) -> Resolved:
-    answer = _answer(ResolvedForm, reply)
+    answer = answered(ResolvedForm, reply)
     if len(answer.records) != count:
         raise StoreUnavailable(f"a node answers {len(answer.records)} of {count} questions")
     records = tuple(each.record() if each is not None else None for each in answer.records)
     return Resolved(records, answer.revision, answer.stale_seconds or 0.0)
-
-
-def _answer(kind: type[T], reply: Reply, key: RecordKey | None = None) -> T:
-    """Return what a node answers, or raise what it refuses."""
-    _check(reply, key)
-    with _making_sense():
-        return decoded(kind, reply.body)
-
-
-def _read(kind: type[T], found: object, path: str) -> T:
-    """Return the value of a form in a node's answer."""
-    with _making_sense():
-        return forms.read(kind, found, path)
-
-
-@contextmanager
-def _making_sense() -> Iterator[None]:
-    """A node whose answer is malformed has given none."""
-    try:
-        yield
-    except forms.Malformed as error:
-        raise StoreUnavailable(f"a node's answer makes no sense: {error}") from error
-
-
-def _check(reply: Reply, key: RecordKey | None = None) -> None:
-    if not 200 <= reply.status < 300:
-        raise_refusal(reply.status, reply.body, key)
-
-
-def _has_current(reply: Reply) -> bool:
-    try:
-        return bool(decoded(dict[str, Any], reply.body).get("current"))
-    except forms.Malformed:
-        return False
-
-
-def _precondition(expected: Expected) -> dict[str, str]:
-    if expected is Expect.ABSENT:
-        return {"If-None-Match": "*"}
-    return {"If-Match": "*" if expected is Expect.ANY else f'"{expected}"'}
-
-
-def _path(key: RecordKey) -> str:
-    return f"/v1/records/{key.vsid}/{key.ca}"
-
-
-def _query(**wanted: object) -> dict[str, str]:
-    return {name: str(value) for name, value in wanted.items() if value is not None}
-
-
-def _form(**wanted: object) -> dict[str, Any]:
-    return {name: forms.form(value) for name, value in wanted.items() if value is not None}
