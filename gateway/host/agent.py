@@ -36,8 +36,9 @@ CLAIM_SECONDS = 10.0
 # How many claims are under way at once. VMs that come do not wait behind those that were here.
 AT_ONCE = {Mode.ANNOUNCE: 32, Mode.REGISTER: 8}
 
-# Seconds after which it is given up to have an address leased, or taken back, that nobody answers for.
+# Seconds after which it is given up to have an address leased, and many taken back.
 LEASE_SECONDS = 5.0
+RETURN_SECONDS = 30.0
 
 HINTS_KEPT = 4096
 HINTS_AT_ONCE = 500
@@ -296,7 +297,7 @@ class Agent:
 
     async def _return(self, pas: Sequence[ProviderAddress]) -> None:
         try:
-            with trio.fail_after(LEASE_SECONDS):
+            with trio.fail_after(RETURN_SECONDS):
                 await self._lookup.return_leases(pas)
         except (StoreUnavailable, trio.TooSlowError) as error:
             log.debug("%d leases are returned later: %s", len(pas), error)

@@ -52,6 +52,9 @@ FIRST_RETRY = 1.0
 LAST_RETRY = 60.0
 
 
+_REASONS = frozenset(map(str, WhyNoLease))
+
+
 class Ask(msgspec.Struct, frozen=True):
     """Have a provider address leased. What comes of it is told by `answered`, `refused` or `failed`."""
 
@@ -321,7 +324,8 @@ class Leasing:
 
     def _is_news(self, vsid: Vsid, reason: str, now: float) -> bool:
         """Whether an operator has not been told lately."""
-        what = vsid, reason
+        # Other reasons may name the CA, so there may be as many as CAs: one stands for them all.
+        what = vsid, reason if reason in _REASONS else ""
         if now - self._complained.get(what, -math.inf) < COMPLAIN_EVERY:
             return False
         lately = {each: at for each, at in self._complained.items() if now - at < COMPLAIN_EVERY}

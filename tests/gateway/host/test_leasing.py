@@ -236,6 +236,16 @@ def test_an_operator_is_told_of_a_pool_that_is_empty_once_a_minute_and_of_strang
     assert told[0][1] == Lacking(WEB, ca(0), "pool-empty")
 
 
+def test_refusals_that_name_what_is_refused_are_told_once_a_minute_too(host: Node) -> None:
+    told = []
+    for number in range(100):
+        host.wanted(number, 0.0)
+        effects = host.leasing.refused((WEB, ca(number)), f"{ca(number)} belongs to VSID 5002", 0.0)
+        told += [effect for effect in effects if isinstance(effect, Lacking)]
+
+    assert told == [Lacking(WEB, ca(0), "172.16.0.0 belongs to VSID 5002")]
+
+
 def test_what_is_remembered_is_bounded_and_the_oldest_makes_room(host: Node) -> None:
     for number in range(REMEMBERED + 1):
         assert host.wanted(number) == [Ask(WEB, ca(number))]
