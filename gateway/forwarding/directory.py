@@ -151,6 +151,8 @@ class Directory:
         old = segment.by_ca.get(record.ca)
         self._count += segment.put(record)
         if record.translation is Translation.REWRITE:
+            # Where much has changed unseen, it may have been a gateway's, and that is told later.
+            self._delete_lease(record.pa)
             self._holders[record.pa] = record
         if old is not None and (old.pa != record.pa or record.translation is not Translation.REWRITE):
             self._forget_holder(old)
