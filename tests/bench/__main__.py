@@ -15,6 +15,7 @@ from tests.bench import (
     esp,
     handshakes,
     leases,
+    leasing,
     live,
     looked_at,
     lookup_disk,
@@ -47,6 +48,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "lookup-replica": lookup_replica.benchmark,
     "lookup-disk": lookup_disk.benchmark,
     "leases": leases.benchmark,
+    "leases-node": leasing.benchmark,
     "lookup-etcd": lookup_etcd.benchmark,
     "api-load": api_load.benchmark,
 }
