@@ -148,7 +148,7 @@ class Rewritten:
         that. The underlay's routers have no other address than their own.
         """
         tenant = entry.domain.name
-        if facts.quoted is not None:
+        if facts.quoted is not None and icmp.is_about_delivery(facts):
             return self._underlay_error(receiver, entry, facts, facts.quoted, packet, now)
         if isinstance(receiver, LookupRecord) and self._tables.pools.lookup(facts.source) is not None:
             return Held(ProviderAddress(facts.source), tenant)

@@ -18,11 +18,13 @@ ECHO_REPLY = 0
 UNREACHABLE = 3
 ECHO_REQUEST = 8
 TIME_EXCEEDED = 11
+PARAMETER_PROBLEM = 12
 FRAGMENTATION_NEEDED = 4  # a code of UNREACHABLE
 
 V6_UNREACHABLE = 1
 V6_TOO_BIG = 2
 V6_TIME_EXCEEDED = 3
+V6_PARAMETER_PROBLEM = 4
 V6_ECHO_REQUEST = 128
 V6_ECHO_REPLY = 129
 V6_REDIRECT = 137
@@ -36,6 +38,7 @@ _ERROR_PRECEDENCE = 6 << 5
 _HEADER = struct.Struct("!BBHI")  # type, code, checksum, and four octets of the type's own
 _WORD = struct.Struct("!H")
 
+_ABOUT_DELIVERY = frozenset({UNREACHABLE, TIME_EXCEEDED, PARAMETER_PROBLEM})
 _LOOPBACK = bytes(15) + b"\x01"
 
 
@@ -71,6 +74,13 @@ def too_big(source: bytes, packet: bytes, facts: PacketFacts, mtu: int) -> bytes
     if facts.version == 4:
         return _error(source, packet, facts, UNREACHABLE, FRAGMENTATION_NEEDED, min(mtu, 0xFFFF))
     return _error(source, packet, facts, V6_TOO_BIG, 0, mtu)
+
+
+def is_about_delivery(facts: PacketFacts) -> bool:
+    """Whether this says why a packet was not delivered; redirects and what else quotes one do not."""
+    if facts.version == 4:
+        return facts.protocol == ICMP and facts.icmp_type in _ABOUT_DELIVERY
+    return facts.protocol == ICMPV6 and V6_UNREACHABLE <= facts.icmp_type <= V6_PARAMETER_PROBLEM
 
 
 def reported_mtu(packet: bytes, facts: PacketFacts) -> int | None:

@@ -40,6 +40,8 @@ class Sent(msgspec.Struct, frozen=True):
     """The selectors of the child SA that a site's packet comes by."""
     outer_ecn: int = 0
     """Of what comes from a site."""
+    is_plain: bool = False
+    """Whether it is a rewritten packet from the underlay."""
 
 
 def mark(tenant: str) -> bytes:
@@ -56,6 +58,8 @@ def throw(chance: random.Random, world: World) -> Sent | None:
     if chance.random() < 0.4:
         vm = chance.choice(world.vms)
         return Sent(vm.host, _maybe_damaged(chance, frame(chance, world, vm), 14), port=vm.port)
+    if world.holders and chance.random() < 0.4:
+        return _plain(chance, world)
     return _from_underlay(chance, world)
 
 
@@ -308,6 +312,39 @@ def _from_underlay(chance: random.Random, world: World) -> Sent:
     protocol = chance.choice((0x6558,) * 50 + (0x0800, 0x6559))
     payload = struct.pack("!HHI", flags, protocol, vsid << 8 | chance.randrange(256)) + inner
     return Sent(node.name, _maybe_damaged(chance, payload, 22), outer=outer)
+
+
+def _plain(chance: random.Random, world: World) -> Sent:
+    """A packet between two provider addresses, true or forged, with the mark of whom it is from in truth."""
+    holders = sorted(world.holders)
+    source = chance.choice(holders)
+    vsid = world.holders[source].vsid
+    same = [
+        pa for pa in holders if len(pa) == len(source) and (chance.random() < 0.1 or _same(world, vsid, pa))
+    ]
+    destination = chance.choice(same)
+    tenant = world.tables.subnets[vsid].domain.name
+    if chance.random() < 0.1:
+        other = b"\xc6\x33\x64\xee" if len(source) == 4 else b"\x20\x01\x0d\xb8" + bytes(11) + b"\xee"
+        source, destination = chance.choice(((source, other), (other, destination), (destination, source)))
+    packet = _packet(chance, tenant, CustomerAddress(source), CustomerAddress(destination))
+    if chance.random() < 0.04:
+        packet, destination = _of_a_router(packet, source), source
+    answering = [name for name in sorted(world.nodes) if world.nodes[name].answers_for(destination, 0)]
+    name = chance.choice(answering if answering and chance.random() < 0.9 else sorted(world.nodes))
+    return Sent(name, _maybe_damaged(chance, packet + bytes(chance.choice((0, 0, 18))), 0), is_plain=True)
+
+
+def _of_a_router(packet: bytes, sender: bytes) -> bytes:
+    """What a router of the underlay says of a packet to its sender: that its hops were used up."""
+    facts = ip.decode_untrusted(packet)
+    router = b"\xc0\x00\x02\x63" if facts.version == 4 else b"\x20\x01\x0d\xb8" + bytes(11) + b"\x63"
+    return icmp.time_exceeded(router, packet, facts) if facts.source == sender else packet
+
+
+def _same(world: World, vsid: int, pa: bytes) -> bool:
+    """Whether a provider address is of a virtual subnet's tenant."""
+    return world.domain_of(world.holders[pa].vsid) is world.domain_of(vsid)
 
 
 def _maybe_damaged(chance: random.Random, data: bytes, where_ip_begins: int) -> bytes:

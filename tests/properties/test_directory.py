@@ -43,7 +43,7 @@ class Naive:
     def apply(self, change: Change) -> None:
         if isinstance(change, Put):
             self.records[change.record.vsid, change.record.ca] = change.record
-        elif self.records.pop((change.vsid, change.ca), None) is None:
+        elif not isinstance(change, Delete) or self.records.pop((change.vsid, change.ca), None) is None:
             return
         self.heard.append(change)
 

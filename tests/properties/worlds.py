@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from gateway.forwarding.directory import Delete, Directory, Put
+from gateway.forwarding.directory import Delete, DeleteLease, Directory, Holder, Put, PutLease
 from gateway.forwarding.node import Explain, Node
 from gateway.forwarding.pipeline import Forwarder
 from gateway.forwarding.verdicts import PortKey
@@ -27,6 +27,7 @@ from policies.model import (
     Endpoint,
     FlowIdMode,
     IkeIdentity,
+    Lease,
     Limits,
     LookupRecord,
     Network,
@@ -37,6 +38,7 @@ from policies.model import (
     Site,
     SiteHop,
     Tenant,
+    Translation,
     VirtualSubnet,
 )
 from policies.selectors import Selectors, TrafficSelector
@@ -80,6 +82,8 @@ class World(msgspec.Struct):
     """Which node has a provider address."""
     children: dict[SiteKey, tuple[Selectors, ...]]
     """The child SAs of each site, whether it is up or not."""
+    holders: dict[bytes, Holder]
+    """Whom each provider address of a pool has been given to, in truth."""
 
     def tenant(self, name: str) -> Tenant:
         return next(tenant for tenant in self.network.tenants if tenant.name == name)
@@ -87,6 +91,15 @@ class World(msgspec.Struct):
     def domain_of(self, vsid: int) -> RoutingDomain | None:
         entry = self.tables.subnets.get(Vsid(vsid))
         return entry.domain if entry is not None else None
+
+    def lease(self, vsid: Vsid, ca: CustomerAddress) -> Lease:
+        """Lease an address for a CA at its tenant's first gateway, and tell nobody."""
+        (gateway, _), *_ = self.tables.subnets[vsid].domain.gateways
+        pools = next(each.pools for each in self.network.gateways if each.name == gateway)
+        pool = next(pool for pool in pools if pool.version == ca.version)
+        lease = Lease(ProviderAddress(pool[0x8000 + len(self.holders)].packed), vsid, ca, gateway)
+        self.holders[lease.pa] = lease
+        return lease
 
     def vms_of(self, tenant: str) -> list[Vm]:
         return [vm for vm in self.vms if vm.tenant == tenant]
@@ -101,11 +114,15 @@ def generate(chance: random.Random) -> World:
     network = Network(hosts, gateways, tuple(_tenant(chance, name, gateways, vsids) for name in tenants))
     vms = tuple(vm for tenant in network.tenants for vm in _vms(chance, tenant, hosts))
     tables = Tables.compile(network)
-    truth = [record for vm in vms for record in _records(chance, vm, hosts)]
+    addresses = Addresses(network)
+    truth = [record for vm in vms for record in _records(chance, vm, network, addresses)]
+    leases = [lease for tenant in network.tenants for lease in _leases(chance, tenant, truth, addresses)]
     rumours = chance.random() < 0.5
     nodes = {}
     for node in _nodes(chance, network, vms):
         directory = Directory(truth)
+        for lease in leases:
+            directory.apply(PutLease(lease))
         if rumours:
             make_stale(chance, directory, hosts)
         nodes[node.name] = Forwarder(node, tables, directory)
@@ -117,7 +134,9 @@ def generate(chance: random.Random) -> World:
         for tenant in network.tenants
         for site in tenant.sites
     }
-    world = World(network, tables, vms, nodes, at, children)
+    holders: dict[bytes, Holder] = {lease.pa: lease for lease in leases}
+    holders |= {record.pa: record for record in truth if record.translation is Translation.REWRITE}
+    world = World(network, tables, vms, nodes, at, children, holders)
     for key in children:
         if chance.random() < 0.85:
             bring_up(chance, world, key, nodes[gateway_of(world, key)])
@@ -136,8 +155,32 @@ def bring_up(chance: random.Random, world: World, site: SiteKey, *nodes: Forward
         node.sites.site_is_up(site, mtu, children)
 
 
+class Addresses:
+    """Gives out the provider addresses of pools, each once."""
+
+    def __init__(self, network: Network) -> None:
+        self._pools_of_gateways = {gateway.name: gateway.pools for gateway in network.gateways}
+        self._given: dict[Prefix, int] = {}
+
+    def of_host(self, name: str, version: int, hosts: Iterable[ProviderHost]) -> ProviderAddress:
+        """Return the next address of a host's pool."""
+        return self._next(next(host.pools for host in hosts if host.name == name), version)
+
+    def of_gateway(self, name: str, version: int) -> ProviderAddress:
+        """Return the next address of a gateway's pool."""
+        return self._next(self._pools_of_gateways[name], version)
+
+    def _next(self, pools: Iterable[Prefix], version: int) -> ProviderAddress:
+        pool = next(pool for pool in pools if pool.version == version)
+        self._given[pool] = self._given.get(pool, 0) + 1
+        return ProviderAddress(pool[self._given[pool]].packed)
+
+
 def make_stale(chance: random.Random, directory: Directory, hosts: tuple[ProviderHost, ...]) -> None:
     """Lose some records, and have others point to where their VM is not."""
+    for lease in list(directory.all_leases()):
+        if chance.random() < 0.1:
+            directory.apply(DeleteLease(lease.pa))
     for record in list(directory):
         fate = chance.random()
         if fate < 0.1:
@@ -149,14 +192,21 @@ def make_stale(chance: random.Random, directory: Directory, hosts: tuple[Provide
 def moved(chance: random.Random, record: LookupRecord, hosts: tuple[ProviderHost, ...]) -> LookupRecord:
     """The record at any host, also at one that may not hold its tenant."""
     host = chance.choice(hosts)
-    return msgspec.structs.replace(
-        record, host=host.name, pa=chance.choice(host.provider_addresses), epoch=record.epoch + 1
-    )
+    pa = chance.choice(host.provider_addresses)
+    if record.translation is Translation.REWRITE and chance.random() < 0.9:
+        # It has kept its address, or it has one that was nobody's.
+        pool = next(pool for pool in host.pools if pool.version == record.ca.version)
+        # Nobody else ever has had it, or will: the store sees to that.
+        number = (1 + _VSIDS.index(record.vsid)) << 8 | record.ca[-1]
+        pa = chance.choice((record.pa, ProviderAddress(pool[number].packed)))
+    return msgspec.structs.replace(record, host=host.name, pa=pa, epoch=record.epoch + 1)
 
 
 def twin(forwarder: Forwarder, explain: Explain | None = None) -> Forwarder:
     """The same node with the same records, and nothing that it has learned or counted."""
     same = Forwarder(forwarder.node, forwarder.tables, Directory(forwarder.directory), explain=explain)
+    for lease in forwarder.directory.all_leases():
+        same.directory.apply(PutLease(lease))
     for site, state in forwarder.sites:
         same.sites.site_is_up(site, state.mtu, state.selectors)
     return same
@@ -174,15 +224,22 @@ def _host(chance: random.Random, number: int, tenants: list[str]) -> ProviderHos
         provider_addresses=_addresses(chance, number),
         tenants=tuple(chance.sample(tenants, chance.randint(1, len(tenants)))),
         flow_id=chance.choice(list(FlowIdMode)),
+        pools=_pools(number if chance.random() < 0.6 else 9),
     )
+
+
+def _pools(number: int) -> tuple[Prefix, ...]:
+    """Pools of both families; hosts that have the same number share them."""
+    texts = f"100.{number}.0.0/16", f"2001:db8:64:{number:x}::/112"
+    return tuple(ipaddress.ip_network(text) for text in texts)
 
 
 def _gateway(chance: random.Random, number: int, hosts: tuple[ProviderHost, ...]) -> ProviderGateway:
     """A machine of its own, or one that is a host besides."""
     if chance.random() < 0.3 and number <= len(hosts):
         host = hosts[number - 1]
-        return ProviderGateway(host.name, host.provider_addresses)
-    return ProviderGateway(f"edge-{number}", _addresses(chance, 100 + number))
+        return ProviderGateway(host.name, host.provider_addresses, _pools(100 + number))
+    return ProviderGateway(f"edge-{number}", _addresses(chance, 100 + number), _pools(100 + number))
 
 
 def _tenant(
@@ -204,6 +261,7 @@ def _tenant(
                 prefixes=prefixes,
                 gateway_addresses=tuple(_nth(prefix, 1) for prefix in prefixes),
                 broadcast=chance.random() < 0.5,
+                translation=chance.choice((Translation.ENCAP, Translation.ENCAP, Translation.REWRITE)),
             )
         )
     own = tuple(gateway.name for gateway in chance.sample(gateways, chance.randint(1, len(gateways))))
@@ -289,11 +347,33 @@ def _vms(chance: random.Random, tenant: Tenant, hosts: tuple[ProviderHost, ...])
             yield Vm(tenant.name, subnet.vsid, mac, addresses, chance.choice(places))
 
 
-def _records(chance: random.Random, vm: Vm, hosts: tuple[ProviderHost, ...]) -> Iterable[LookupRecord]:
-    host = next(host for host in hosts if host.name == vm.host)
+def _records(chance: random.Random, vm: Vm, network: Network, addresses: Addresses) -> Iterable[LookupRecord]:
+    """Carried as their virtual subnet says, or not: that is each record's own."""
+    host = next(host for host in network.hosts if host.name == vm.host)
+    subnet = next(each for tenant in network.tenants for each in tenant.subnets if each.vsid == vm.vsid)
+    translation = subnet.translation
+    if chance.random() < 0.1:
+        translation = chance.choice(list(Translation))
     for ca in vm.addresses:
         pa = chance.choice(host.provider_addresses)
-        yield LookupRecord(vm.vsid, ca, vm.mac, pa, vm.host, epoch=1)
+        if translation is Translation.REWRITE:
+            pa = addresses.of_host(vm.host, ca.version, network.hosts)
+        yield LookupRecord(vm.vsid, ca, vm.mac, pa, vm.host, translation, epoch=1)
+
+
+def _leases(
+    chance: random.Random, tenant: Tenant, records: Iterable[LookupRecord], addresses: Addresses
+) -> Iterator[Lease]:
+    """Some of those that a tenant may have: for what is at sites, for encapsulated VMs and for gateways."""
+    own = {subnet.vsid for subnet in tenant.subnets}
+    distant = [(each.vsid, each.ca) for each in records if each.vsid in own]
+    distant += [(subnet.vsid, ca) for subnet in tenant.subnets for ca in subnet.gateway_addresses]
+    remote = [prefix for site in tenant.sites for prefix in site.prefixes]
+    distant += [(min(own), _nth(prefix, number)) for prefix in remote for number in (5, 300)]
+    for vsid, ca in distant:
+        for name in tenant.gateways:
+            if chance.random() < 0.7:
+                yield Lease(addresses.of_gateway(name, ca.version), vsid, ca, name)
 
 
 def _nodes(chance: random.Random, network: Network, vms: tuple[Vm, ...]) -> Iterator[Node]:
@@ -305,7 +385,8 @@ def _nodes(chance: random.Random, network: Network, vms: tuple[Vm, ...]) -> Iter
         ports = {
             vm.port: Port(f"tap{n}", vm.tenant, vm.vsid, vm.mac, vm.addresses) for n, vm in enumerate(here)
         }
-        yield Node(name, addresses, chance.choice(_MTUS), name in gateways, ports)
+        host = name if any(host.name == name for host in network.hosts) else None
+        yield Node(name, addresses, chance.choice(_MTUS), name in gateways, ports, host)
 
 
 def _nth(prefix: Prefix, number: int) -> CustomerAddress:

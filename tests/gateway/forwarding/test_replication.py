@@ -15,7 +15,7 @@ from scapy.packet import Packet, Raw
 from gateway.forwarding.directory import Directory, Put
 from gateway.forwarding.drops import DropReason
 from gateway.forwarding.pipeline import Forwarder
-from gateway.forwarding.verdicts import Emission, Forward, ToPort, ToUnderlay, Verdict
+from gateway.forwarding.verdicts import Emission, Forward, ToPort, ToProvider, ToSite, ToUnderlay, Verdict
 from policies.addresses import CustomerAddress, ProviderAddress, Vsid
 from policies.model import LookupRecord, Network, Port, ProviderHost
 from tests import networks as n
@@ -58,8 +58,10 @@ def where(emission: Emission) -> object:
             return emission.port
         case ToUnderlay():
             return emission.destination
-        case _:
+        case ToSite():
             return emission.site
+        case ToProvider():
+            return emission.packet
 
 
 def with_third(*records: LookupRecord) -> tuple[Network, Directory]:

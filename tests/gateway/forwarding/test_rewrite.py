@@ -9,7 +9,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
 from gateway.forwarding.drops import DropReason
-from gateway.forwarding.verdicts import Drop, Held, ToPort, ToProvider, ToUnderlay
+from gateway.forwarding.verdicts import Drop, Held, ToPort, ToProvider, ToUnderlay, Verdict
 from policies.addresses import CustomerAddress, Vsid
 from tests import networks as n
 from tests.rewriting import Vm, World
@@ -271,6 +271,29 @@ def test_what_is_for_nobodys_address_is_dropped() -> None:
     assert isinstance(host.from_provider(bytes(packet), 0), Held)
     host.expire(1.0)
     assert host.drops.counts == {(DropReason.UNKNOWN_PROVIDER_ADDRESS, ""): 1}
+
+
+def from_a_router(world: World, message: ICMP) -> Verdict:
+    """What a router of the underlay says of a packet between the two VMs of web."""
+    about = IP(src=str(world.record(WEB5).pa), dst=str(world.record(WEB6).pa), flags="DF") / UDP(dport=9)
+    packet = IP(src="198.51.100.1", dst=str(world.record(WEB5).pa)) / message / about
+    return world.nodes["hv1"].from_provider(bytes(packet), 0)
+
+
+def test_what_the_underlay_says_of_a_path_is_told_by_the_gateway_and_heeded() -> None:
+    world = World(ALL)
+    emission, told = n.to_port(from_a_router(world, ICMP(type=3, code=4, nexthopmtu=1400)))
+
+    assert emission.port == n.port(*WEB5)
+    assert (told[IP].src, told[IP].dst, told[ICMP].nexthopmtu) == (n.ca("web", 1), n.ca("web", 5), 1400)
+    assert (told[ICMP].payload.src, told[ICMP].payload.dst) == (n.ca("web", 5), n.ca("web", 6))
+    upper = UDP(sport=1, dport=2) / Raw(bytes(1400))
+    world.send(WEB5, n.frame("red", ("web", 5), ("web", 6), upper=upper, flags="DF"))
+    assert arrived(world, WEB5)[ICMP].nexthopmtu == 1400
+
+
+def test_the_underlays_redirects_are_not_for_the_tenant() -> None:
+    n.dropped(from_a_router(World(ALL), ICMP(type=5, gw="192.0.2.99")), DropReason.UNKNOWN_PROVIDER_ADDRESS)
 
 
 def test_known_flows_are_decided_as_their_first_packets_were() -> None:
