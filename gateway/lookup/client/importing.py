@@ -102,6 +102,8 @@ class Judge:
         """Return the host that a record names, or that has its provider address to itself, or in a pool."""
         if given.host is not None:
             return self._hosts.get(given.host)
+        if given.pa is None:
+            return None
         return self._owners.get(given.pa) or self._pools.lookup(given.pa)
 
     def _faults(self, given: Given) -> Iterator[str]:
@@ -116,13 +118,17 @@ class Judge:
         if host is None:
             yield f"no host has {given.pa}" if given.host is None else f"there is no host {given.host}"
             return
-        if (given.translation or subnet.translation) is Translation.REWRITE:
-            if (fault := lease_fault(given.ca, given.pa, host)) is not None:
-                yield fault
-        elif given.pa not in host.provider_addresses:
-            yield f"{given.pa} is no provider address of {host.name}"
+        if given.pa is not None and (fault := _place_fault(given, given.pa, subnet, host)) is not None:
+            yield fault
         if tenant.name not in host.tenants:
             yield f"{host.name} is not allowed the tenant {tenant.name}"
+
+
+def _place_fault(given: Given, pa: ProviderAddress, subnet: VirtualSubnet, host: ProviderHost) -> str | None:
+    """Return why a VM at a host cannot have a provider address, or None."""
+    if (given.translation or subnet.translation) is Translation.REWRITE:
+        return lease_fault(given.ca, pa, host)
+    return None if pa in host.provider_addresses else f"{pa} is no provider address of {host.name}"
 
 
 async def plan(
@@ -186,7 +192,7 @@ def _judge(found: Plan, judge: Judge, each: Given, record: LookupRecord | None, 
     if record is None:
         found.writes.append(Write(each, name, Expect.ABSENT))
         return
-    wanted = (each.mac, each.pa, name, each.translation or record.translation)
+    wanted = (each.mac, each.pa or record.pa, name, each.translation or record.translation)
     if (record.mac, record.pa, record.host, record.translation) == wanted:
         found.same += 1
     elif not record.epoch:
@@ -204,7 +210,7 @@ async def _write(client: LookupClient, write: Write) -> None:
         given.vsid,
         given.ca,
         mac=given.mac,
-        pa=ProviderAddress(given.pa),
+        pa=given.pa,
         host=write.host,
         translation=given.translation,
         expected=write.expected,

@@ -48,14 +48,17 @@ _PLACELESS_TYPES = {"gatewaywildcard", "2", "37", "l2only", "6", "41"}
 
 
 class Given(msgspec.Struct, frozen=True, gc=False):
-    """A record as a file has it. Without a host, the provider address says which it is."""
+    """A record as a file has it. Without a host, the provider address says which it is.
+
+    Without a provider address, the service chooses one of the host's.
+    """
 
     where: str
     """In the file: a line, or an index."""
     vsid: Vsid
     ca: CustomerAddress
     mac: MacAddress
-    pa: ProviderAddress
+    pa: ProviderAddress | None
     host: str | None = None
     translation: Translation | None = None
     is_from_windows: bool = False
@@ -90,10 +93,10 @@ def take(reading: Reading, where: str, row: Mapping[str, Any]) -> None:
     vsid = cells.read("vsid", _vsid)
     ca = cells.read("ca", customer_address)
     mac = cells.read("mac", _mac)
-    pa = cells.read("pa", provider_address)
     way = cells.read("translation", _rule if from_windows else Translation, is_needed=False)
     host = cells.read("host", str, is_needed=False)
-    if cells.problems or vsid is None or ca is None or mac is None or pa is None:
+    pa = cells.read("pa", provider_address, is_needed=host is None)
+    if cells.problems or vsid is None or ca is None or mac is None:
         reading.problems += cells.problems
         return
     reading.given.append(Given(where, vsid, ca, mac, pa, host, way, from_windows))

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from gateway.lookup.claims import Mode
 from gateway.lookup.client import LookupClient, importing
@@ -18,8 +19,8 @@ from gateway.lookup.exchange.reading import Format, read
 from gateway.lookup.exchange.rows import Given
 from gateway.lookup.store import Expect, StoreUnavailable
 from policies.errors import ConfigurationError
-from policies.model import LookupAccess, LookupRecord, Network
-from tests.gateway.lookup.serving import NETWORK, TOKENS, WEB, Serving, ca, lookup_node, mac, pa
+from policies.model import LookupAccess, LookupRecord, Network, Translation
+from tests.gateway.lookup.serving import NETWORK, TOKENS, WEB, Serving, ca, lookup_node, mac, pa, prefix
 
 HEADER = "vsid,ca,mac,pa,host\n"
 FIFTH = "5001,10.0.1.5,02:00:00:00:01:05,198.51.100.11,hv1\n"
@@ -60,6 +61,77 @@ def test_new_records_are_written_at_the_hosts_that_have_their_provider_addresses
 
     asyncio.run(main())
     assert summary(capsys)["created"] == 2
+
+
+REWRITTEN = Network(
+    hosts=tuple(
+        replace(each, pools=(prefix(f"198.51.100.{16 * number}/28"), prefix(f"2001:db8:{number}::/112")))
+        for number, each in enumerate(NETWORK.hosts, 8)
+    ),
+    gateways=tuple(
+        replace(each, pools=(prefix("192.0.2.64/26"), prefix("2001:db8:2::/112")))
+        for each in NETWORK.gateways
+    ),
+    tenants=tuple(
+        replace(
+            tenant, subnets=tuple(replace(each, translation=Translation.REWRITE) for each in tenant.subnets)
+        )
+        for tenant in NETWORK.tenants
+    ),
+)
+
+
+def test_rewritten_records_are_written_by_their_own_addresses_or_by_those_that_the_service_finds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (
+        HEADER
+        + "5001,10.0.1.5,02:00:00:00:01:05,198.51.100.130,hv1\n"
+        + "5001,10.0.1.6,02:00:00:00:01:06,198.51.100.150,\n"
+        + "5001,10.0.1.7,02:00:00:00:01:07,,hv2\n"
+    )
+
+    async def main() -> None:
+        async with asking(tmp_path, REWRITTEN) as (node, client):
+            assert await run(client, text) == 0
+            found = [node.replica.find(WEB, ca(f"10.0.1.{number}")) for number in (5, 6, 7)]
+            assert [(each.host, each.translation) for each in found if each] == [
+                ("hv1", Translation.REWRITE),
+                ("hv2", Translation.REWRITE),
+                ("hv2", Translation.REWRITE),
+            ]
+            chosen = [each.pa for each in found if each]
+            assert chosen[:2] == [pa("198.51.100.130"), pa("198.51.100.150")]
+            assert chosen[2].ip in REWRITTEN.hosts[1].pools[0]
+            assert await run(client, text) == 0
+
+    asyncio.run(main())
+    assert [msgspec.json.decode(line)["created"] for line in capsys.readouterr().out.splitlines()] == [3, 0]
+
+
+def test_a_provider_address_that_is_another_records_or_of_no_pool_is_told_with_its_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (
+        HEADER
+        + "5001,10.0.1.5,02:00:00:00:01:05,198.51.100.130,hv1\n"
+        + "5001,10.0.1.6,02:00:00:00:01:06,198.51.100.130,hv1\n"
+    )
+
+    async def main() -> None:
+        async with asking(tmp_path, REWRITTEN) as (_, client):
+            assert await run(client, text) == 1
+            with pytest.raises(ConfigurationError) as raised:
+                await run(client, text.replace("198.51.100.130", "198.51.100.11"))
+            assert [str(each) for each in raised.value.problems] == [
+                "line 2: 198.51.100.11 is in no pool of hv1",
+                "line 3: 198.51.100.11 is in no pool of hv1",
+            ]
+
+    asyncio.run(main())
+    found = summary(capsys)
+    assert found["created"] == 1
+    assert "198.51.100.130 is taken" in str(found)
 
 
 def test_the_same_file_again_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

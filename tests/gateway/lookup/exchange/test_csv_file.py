@@ -45,6 +45,11 @@ def test_a_rewritten_record_comes_back_as_it_went() -> None:
     assert (found.pa, found.translation) == (rewritten.pa, Translation.REWRITE)
 
 
+def test_a_record_at_a_named_host_may_leave_its_provider_address_to_the_service() -> None:
+    (found,) = csv_file.read("vsid,ca,mac,pa,host\n5001,10.0.1.5,02:00:00:00:01:05,,hv1\n").given
+    assert (found.pa, found.host) == (None, "hv1")
+
+
 @pytest.mark.parametrize("start", [*"=+-@\t\r", "\uff1d", "\uff0b", "\uff0d", "\uff20"])
 def test_no_spreadsheet_takes_a_hosts_name_for_a_formula(start: str) -> None:
     named = msgspec.structs.replace(RECORD, host=f'{start}HYPERLINK("http://x",1)')
@@ -87,7 +92,7 @@ def test_everything_that_is_wrong_is_told_at_once_each_with_its_line() -> None:
         "5001,10.0.1,02:00:00:00:01,198.51.100.11,hv1,encap,,",
         GOOD.strip(),
         "5001,10.0.1.5",
-        ",10.0.1.5,02:00:00:00:01:05,,hv1,translate,,",
+        ",10.0.1.5,02:00:00:00:01:05,,,translate,,",
     )
     assert messages(HEADER + "\n".join(lines)) == [
         "line 2: vsid: '4095' is no number from 4096 to 16777214",
@@ -95,8 +100,8 @@ def test_everything_that_is_wrong_is_told_at_once_each_with_its_line() -> None:
         "line 3: mac: '02:00:00:00:01' is not a MAC address such as 02:00:00:00:01:05",
         "line 5: 8 cells are wanted, and 2 are here",
         "line 6: vsid is missing",
-        "line 6: pa is missing",
         "line 6: translation: 'translate' is not a valid Translation",
+        "line 6: pa is missing",
     ]
 
 
