@@ -310,7 +310,7 @@ class Forwarder:
         self.flows = FlowCache()
 
     def _decide(self, arrived: Arrived | Verdict, key: bytes | None, now: float) -> Verdict:
-        """Decide what has come in, and remember it for the flow that `key` names, where it stands for that."""
+        """Decide what has come in, and remember that for the flow which `key` names, if it may be."""
         if not isinstance(arrived, Arrived):
             return arrived
         arrival, facts, packet, came = arrived.arrival, arrived.facts, arrived.packet, arrived.came

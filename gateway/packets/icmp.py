@@ -84,7 +84,7 @@ def is_about_delivery(facts: PacketFacts) -> bool:
 
 
 def reported_mtu(packet: bytes, facts: PacketFacts) -> int | None:
-    """Return the MTU that a "too big" reports, in octets; None for any other message, or where it names none."""
+    """Return the MTU that a "too big" reports, in octets; None for any other message, or if it names none."""
     if facts.version == 4:
         is_report = facts.protocol == ICMP and (facts.icmp_type, facts.icmp_code) == (
             UNREACHABLE,
