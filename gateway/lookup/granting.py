@@ -24,7 +24,7 @@ from policies.model import Network, Translation
 
 ATTEMPTS = 16
 """Addresses that are tried for one CA, where other lookup nodes take them."""
-AT_ONCE = 64
+AT_ONCE = 256
 """Addresses that are returned at once."""
 
 Write = Callable[[ProviderAddress], Awaitable[Stored]]
@@ -119,13 +119,12 @@ class Granting:
 
     async def give_back(self, entries: Sequence[Stored]) -> int:
         """Return addresses that are as they have been read, and say how many. Raises StoreUnavailable."""
-        count = 0
+        revisions: list[int] = []
         for start in range(0, len(entries), AT_ONCE):
             done = await asyncio.gather(*map(self._give_back_one, entries[start : start + AT_ONCE]))
-            revisions = [entry.revision for entry in done if entry is not None]
-            await self._replica.reached(max(revisions, default=0), OWN_REPLICA_SECONDS)
-            count += len(revisions)
-        return count
+            revisions += [entry.revision for entry in done if entry is not None]
+        await self._replica.reached(max(revisions, default=0), OWN_REPLICA_SECONDS)
+        return len(revisions)
 
     def is_usable(self, pools: Sequence[Prefix], pa: ProviderAddress) -> bool:
         """Whether an address of pools may be granted, as far as nobody has it."""
