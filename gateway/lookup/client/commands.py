@@ -332,7 +332,8 @@ def _migration_lines(before: list[LookupRecord], answer: ClaimAnswer, seconds: f
 
 
 def _named(change: Mapping[str, Any]) -> str:
-    return str(change["name"]) if "name" in change else f"{change.get('vsid')}/{change.get('ca')}"
+    name = change.get("name", change.get("pa"))
+    return str(name) if name is not None else f"{change.get('vsid')}/{change.get('ca')}"
 
 
 def _refuse(reason: str, current: LookupRecord | None = None) -> int:

@@ -100,6 +100,7 @@ def components() -> dict[str, Schema]:
             "name": TEXT,
             "vsid": VSID,
             "ca": ADDRESS,
+            "pa": ADDRESS,
         },
         "required": ["action", "kind"],
     }

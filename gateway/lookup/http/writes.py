@@ -169,7 +169,8 @@ def step_form(step: Step) -> dict[str, object]:
         case RecordKey(vsid=vsid, ca=ca):
             return {"action": action, "kind": "record", "vsid": vsid, "ca": str(ca)}
         case LeaseKey(pa=pa):
-            return {"action": action, "kind": "lease", "pa": str(pa)}
+            # It is given back, which watches tell as a deletion, too.
+            return {"action": "delete", "kind": "lease", "pa": str(pa)}
 
 
 def current_form(entry: Stored | None) -> object:

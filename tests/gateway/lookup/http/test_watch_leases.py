@@ -9,6 +9,7 @@ import pytest
 
 from gateway.http.principals import Principal
 from gateway.lookup.entries import Grant, LeaseKey, Stored
+from gateway.lookup.forms import form
 from gateway.lookup.http.watch import LINES_AT_ONCE
 from gateway.lookup.network import apply
 from gateway.lookup.store import Expect
@@ -178,6 +179,25 @@ def test_host_that_gains_a_tenant_is_told_its_leases_and_none_once_it_has_lost_i
             while (lines := await watch.until_progress())[0]["type"] != "resync":
                 pass
             assert leases(lines) == []
+
+    served(test)
+
+
+def test_leases_of_a_tenant_that_goes_are_given_back_and_that_is_said() -> None:
+    async def test(node: Serving) -> None:
+        await granted(node, "192.0.2.65")
+        await granted(node, "192.0.2.67", BLUE)
+        hosts = tuple(msgspec.structs.replace(host, tenants=("red",)) for host in NETWORK.hosts)
+        red = msgspec.structs.replace(NETWORK, hosts=hosts, tenants=NETWORK.tenants[:1])
+        async with asking(node) as ask, watching(ask) as watch:
+            await watch.until_progress()
+            answer = await ask("PUT", "/v1/network", form(red))
+            assert answer.status == 200
+            assert {"action": "delete", "kind": "lease", "pa": "192.0.2.67"} in answer.body["changes"]
+            ended: list[tuple[str, str]] = []
+            while not ended:
+                ended += leases(await watch.until_progress())
+            assert ended == [("delete", "192.0.2.67")]
 
     served(test)
 
