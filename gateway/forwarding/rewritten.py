@@ -148,9 +148,11 @@ class Rewritten:
         that. The underlay's routers have no other address than their own.
         """
         tenant = entry.domain.name
-        if facts.quoted is not None and icmp.is_about_delivery(facts):
+        owners = self._tables.pools.lookup(facts.source)
+        if owners is None and facts.quoted is not None and icmp.is_about_delivery(facts):
             return self._underlay_error(receiver, entry, facts, facts.quoted, packet, now)
-        if isinstance(receiver, LookupRecord) and self._tables.pools.lookup(facts.source) is not None:
+        # Two distant CAs have nothing to say to each other by IP rewrite.
+        if owners is not None and (isinstance(receiver, LookupRecord) or owners & entry.domain.hosts):
             return Held(ProviderAddress(facts.source), tenant)
         return Drop(DropReason.UNKNOWN_PROVIDER_ADDRESS, tenant)
 

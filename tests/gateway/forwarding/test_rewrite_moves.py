@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from scapy.layers.inet import IP, UDP
+from scapy.layers.inet import ICMP, IP, UDP
+from scapy.layers.l2 import Ether
 
-from gateway.forwarding.directory import Holder, Put
+from gateway.forwarding.directory import Holder, Put, PutLease
 from gateway.forwarding.drops import DropReason
 from gateway.forwarding.verdicts import Held, ToPort, ToProvider
 from gateway.packets.rewriting import rewritten
 from policies.addresses import CustomerAddress
-from policies.model import LookupRecord
+from policies.model import Lease, LookupRecord
 from tests import networks as n
 from tests.rewriting import POOLS, SHARED, Vm, World
 
@@ -97,6 +98,29 @@ def test_its_first_packets_by_a_new_address_wait_until_that_is_known() -> None:
     world.tell_one("hv1", [Put(after)])
     ((name, given),) = world.at_ports
     assert (name, given.port) == ("hv1", n.port(*WEB5))
+
+
+def test_the_gateway_waits_for_the_news_of_a_new_address_too() -> None:
+    world = World(ALL)
+    before, after = world.record(WEB6), moved(world)
+    distant = world.lease(before.vsid, CustomerAddress.parse("172.16.0.5"))
+    assert isinstance(world.nodes["edge-1"].from_provider(_rewritten_by(after, distant), world.now), Held)
+
+
+def test_what_a_distant_end_says_is_its_own_although_its_address_is_not_known_yet() -> None:
+    world = World(ALL)
+    own = world.record(WEB5)
+    router = Lease(world.address("edge-1", 4), own.vsid, CustomerAddress.parse("172.16.0.1"), "edge-1")
+    target = world.lease(own.vsid, CustomerAddress.parse("172.16.0.5"))
+    about = IP(src=str(own.pa), dst=str(target.pa), ttl=1) / UDP()
+    error = bytes(IP(src=str(router.pa), dst=str(own.pa)) / ICMP(type=11) / about)
+    assert isinstance(world.nodes["hv1"].from_provider(error, world.now), Held)
+
+    world.tell_one("hv1", [PutLease(router)])
+
+    ((_, given),) = world.at_ports
+    told = Ether(given.frame)
+    assert (told[IP].src, told[ICMP].payload.dst) == ("172.16.0.1", "172.16.0.5")
 
 
 def test_an_address_that_nobody_takes_is_dropped_in_the_end() -> None:
