@@ -144,7 +144,9 @@ def _network(plan: Plan, has_record: Callable[[Vm], bool]) -> list[str]:
             **_pools(gateway),
         )
     for tenant in tenants:
-        lines += _table("[[tenant]]", name=tenant, gateways=[gateway.name for gateway in plan.gateways])
+        gateways = [gateway.name for gateway in plan.gateways]
+        leases = {"leases": plan.leases[tenant]} if tenant in plan.leases else {}
+        lines += _table("[[tenant]]", name=tenant, gateways=gateways, **leases)
         for subnet in plan.subnets:
             if subnet.tenant == tenant:
                 lines += _table(

@@ -9,7 +9,8 @@
                       edge-1
 
 Every host and gateway is in a subnet of its own, and `underlay` is a plain
-router between them. Each box, and each VM, is a network namespace.
+router between them; or all are on one link, and `underlay` is a switch and the
+way out. Each box, and each VM, is a network namespace.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from gateway.lab.namespaces import Namespace, connect
 
 UPLINK = "eth1"
 VM_INTERFACE = "eth0"
+LINK = "switch"
+"""The bridge of the underlay, where all nodes are on one link."""
 # Linux 5.16 and later.
 _EVICTIONS = ("net/ipv4/conf/{}/arp_evict_nocarrier", "net/ipv6/conf/{}/ndisc_evict_nocarrier")
 
@@ -110,6 +113,9 @@ class Plan(msgspec.Struct, frozen=True):
     vms: tuple[Vm, ...]
     sites: tuple[Site, ...] = ()
     underlay_mtu: int = 1500
+    one_link: bool = False
+    leases: Mapping[str, int] = {}
+    """How many addresses of the gateways' pools a tenant may have at once, where the plan says so."""
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -129,6 +135,20 @@ GATEWAYS = (
     Node("edge-1", ("192.0.2.254/24", "2001:db8::254/64"), pools=("192.0.2.128/26", "2001:db8::1:0/112")),
 )
 
+# The same on one link, where the hosts share a pool: a VM keeps its provider address when it moves.
+SHARED = ("198.51.100.128/26", "2001:db8:1::1:0/112")
+HOSTS_OF_ONE_LINK = (
+    Node("hv1", ("198.51.100.11/24", "2001:db8:1::11/64"), pools=SHARED),
+    Node("hv2", ("198.51.100.12/24", "2001:db8:1::12/64"), pools=SHARED),
+)
+GATEWAYS_OF_ONE_LINK = (
+    Node(
+        "edge-1",
+        ("198.51.100.254/24", "2001:db8:1::254/64"),
+        pools=("198.51.100.192/27", "2001:db8:1::2:0/112"),
+    ),
+)
+
 
 def standard_plan(
     *,
@@ -139,6 +159,7 @@ def standard_plan(
     underlay_mtu: int = 1500,
     detect_duplicates: bool = False,
     rewritten: Sequence[str] = (),
+    one_link: bool = False,
 ) -> Plan:
     """Plan two hosts and a gateway, and tenants that all use the very same addresses.
 
@@ -147,8 +168,9 @@ def standard_plan(
     have .5, .6 ... and lie alternately on hv1 and hv2, MACs included. VSIDs are
     5001, 5002 ... for the first tenant, 6001, 6002 ... for the second.
     `underlay` names the IP versions that the nodes have provider addresses of, `rewritten` the subnets whose
-    VMs are carried by IP rewrite.
+    VMs are carried by IP rewrite. With `one_link` the nodes are on one link, and the hosts share their pools.
     """
+    hosts, gateways = (HOSTS_OF_ONE_LINK, GATEWAYS_OF_ONE_LINK) if one_link else (HOSTS, GATEWAYS)
     planned_subnets: list[Subnet] = []
     vms: list[Vm] = []
     for t, tenant in enumerate(tenants):
@@ -163,7 +185,7 @@ def standard_plan(
             )
             planned_subnets.append(subnet)
             for v in range(vms_per_subnet):
-                host = HOSTS[v % len(HOSTS)].name
+                host = hosts[v % len(hosts)].name
                 octet = 5 + v
                 vms.append(
                     Vm(
@@ -180,11 +202,12 @@ def standard_plan(
                     )
                 )
     return Plan(
-        hosts=tuple(_with_versions(node, underlay, bool(rewritten)) for node in HOSTS),
-        gateways=tuple(_with_versions(node, underlay, bool(rewritten)) for node in GATEWAYS),
+        hosts=tuple(_with_versions(node, underlay, bool(rewritten)) for node in hosts),
+        gateways=tuple(_with_versions(node, underlay, bool(rewritten)) for node in gateways),
         subnets=tuple(planned_subnets),
         vms=tuple(vms),
         underlay_mtu=underlay_mtu,
+        one_link=one_link,
     )
 
 
@@ -199,6 +222,8 @@ class Datacenter(Laboratory):
     def build(self) -> None:
         router = self.namespace("underlay")
         router.sysctl({"net/ipv4/ip_forward": 1, "net/ipv6/conf/all/forwarding": 1})
+        if self.plan.one_link:
+            router.ip(f"link add {LINK} type bridge mcast_snooping 0", f"link set {LINK} up")
         for node in self.plan.nodes:
             self._build_node(node, router)
         for vm in self.plan.vms:
@@ -257,11 +282,14 @@ class Datacenter(Laboratory):
         connect(namespace, UPLINK, router, node.name)
         inside = [f"link set {UPLINK} mtu {self.plan.underlay_mtu} up"]
         outside = [f"link set {node.name} mtu {self.plan.underlay_mtu} up"]
+        if self.plan.one_link:
+            outside.append(f"link set {node.name} master {LINK}")
         for interface in node.interfaces:
             gateway = interface.network[1]
             inside.append(f"address add {interface} dev {UPLINK}")
             inside.append(_default_route(str(gateway), UPLINK))
-            outside.append(f"address add {gateway}/{interface.network.prefixlen} dev {node.name}")
+            to_it = LINK if self.plan.one_link else node.name
+            outside.append(f"address replace {gateway}/{interface.network.prefixlen} dev {to_it}")
         router.ip(*outside)
         namespace.ip(*inside)
 
