@@ -60,7 +60,7 @@ def rewriting_faults(tenant: Tenant, network: Network) -> Iterator[str]:
     for route in tenant.routes:
         if isinstance(route.next_hop, AddressHop) and _is_rewritten(route.next_hop.ca, records, rewritten):
             yield f"route {route.prefix}: {route.next_hop.ca} is rewritten, and is sent nothing for others"
-    families = {prefix.version for subnet in rewritten for prefix in subnet.prefixes}
+    families: set[int] = {prefix.version for subnet in rewritten for prefix in subnet.prefixes}
     hosts = [host for host in network.hosts if tenant.name in host.tenants] if families else []
     for version in sorted(families - _pooled(*hosts)) if hosts else ():
         yield f"none of its hosts has a pool of IPv{version}, which translation rewrite needs"

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.lookup import forms
 from gateway.lookup.entries import Grant, Key, Kind, LeaseKey, NamedKey, Placement, RecordKey, Stored, Value
 from gateway.lookup.follow import entries, latest_revision
 from gateway.lookup.network import (
@@ -28,6 +29,7 @@ from gateway.lookup.network import stored as stored_network
 from gateway.lookup.store import Expect, Expected, Prefix, StoreUnavailable
 from gateway.lookup.stores.memory import MemoryStore
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
+from policies.config import parse
 from policies.model import (
     AccessRule,
     Action,
@@ -48,6 +50,7 @@ from policies.model import (
     VirtualSubnet,
 )
 from policies.tables import Tables
+from tests.policies.whole import REWRITE
 
 VSIDS = [Vsid(5001), Vsid(5002), Vsid(5003)]
 ANYWHERE = ip_network("0.0.0.0/0")
@@ -302,6 +305,26 @@ def test_leases_of_a_virtual_subnet_that_goes_are_given_back_before_anybody_else
 
 
 # --- back again
+
+
+def test_pools_leases_and_how_vms_are_carried_are_stored_as_they_are_written() -> None:
+    async def main() -> None:
+        network = parse(REWRITE).network
+        store = MemoryStore()
+        await apply(store, network)
+        found = await stored_network(store)
+        assert {each.name: each.pools for each in (*found.hosts, *found.gateways)} == {
+            each.name: each.pools for each in (*network.hosts, *network.gateways)
+        }
+        assert [(each.leases, each.subnets) for each in found.tenants] == [
+            (each.leases, each.subnets) for each in network.tenants
+        ]
+        assert {each.ca: each for each in found.tenants[0].records} == {
+            each.ca: each for each in network.tenants[0].records
+        }
+        assert forms.read(Network, msgspec.json.decode(msgspec.json.encode(forms.form(network)))) == network
+
+    asyncio.run(main())
 
 
 def rewritten(number: int, own: int) -> LookupRecord:
