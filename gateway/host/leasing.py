@@ -6,6 +6,7 @@ own CAs leased beforehand, since they are the sources of its ICMP errors, and gi
 
 What is leased comes through the records' feed, like a record. The answer may be ahead of the feed, and is
 then used at once; if the feed comes to its revision without it, it has been returned meanwhile, and goes.
+It goes, too, where the feed does not come to it for long: nothing would say then that it is another's.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ REFUSED_FOR = 10.0
 LACKING_FOR = 30.0
 # Between two complaints of one kind about one virtual subnet.
 COMPLAIN_EVERY = 60.0
+
+AHEAD_FOR = 60.0
+"""So many seconds an answer is used that the feed has not told of: far fewer than a quarantine has."""
 
 LEASE_IDLE = 300.0
 """After so many seconds without a packet a gateway returns a lease."""
@@ -118,8 +122,8 @@ class Leasing:
         self._revision = -1
         self._changed: set[ProviderAddress] = set()
         """Whose leases the feed has told of since it came to that revision."""
-        self._ahead: dict[ProviderAddress, Lease] = {}
-        """Applied here, and not told by the feed yet."""
+        self._ahead: dict[ProviderAddress, tuple[Lease, float]] = {}
+        """Applied here, and not told by the feed yet: the oldest first, with when each goes."""
         self._vsids: frozenset[Vsid] = frozenset()
         """Of the tenants that this is a gateway of."""
         self._pools: PrefixTable[bool] = PrefixTable(())
@@ -128,9 +132,9 @@ class Leasing:
         self._lacking: dict[Key, float] = {}
         """Those that have no lease, and when each is asked for next."""
         self._own: dict[ProviderAddress, Lease] = {}
-        self._by_key: dict[Key, set[ProviderAddress]] = {}
+        self._by_key: dict[Key, dict[ProviderAddress, None]] = {}
         self._uses: Uses[ProviderAddress] = Uses(LEASE_IDLE, capacity=None)
-        self._seconds: set[ProviderAddress] = set()
+        self._seconds: dict[ProviderAddress, None] = {}
         """Leases that are not the first of their CA, as `expire` found them last."""
         self._unused: dict[ProviderAddress, None] = {}
         """Own leases that are to be returned."""
@@ -144,7 +148,8 @@ class Leasing:
         if self._in_vain or (self._waiting and len(self._under_way) < MOST_UNDER_WAY):
             return -math.inf
         returning = self._return_at if self._unused and not self._returning else math.inf
-        return min(returning, *self._lacking.values(), math.inf)
+        withdrawn = next((until for _, until in self._ahead.values()), math.inf)
+        return min(returning, withdrawn, *self._lacking.values())
 
     # --- what happens
 
@@ -203,15 +208,10 @@ class Leasing:
 
     def applied(self, revision: int, now: float) -> list[Effect]:
         """Everything up to a revision has come by the feed; less than before, if a store was restored."""
-        gone = [
-            pa for pa, lease in self._ahead.items() if lease.revision <= revision or revision < self._revision
-        ]
-        for pa in gone:
-            del self._ahead[pa]
-            self._forget(pa, now)
+        is_restored = revision < self._revision
         self._changed.clear()
         self._revision = revision
-        return [Apply(DeleteLease(pa)) for pa in gone]
+        return self._withdraw(lambda lease, _until: is_restored or lease.revision <= revision, now)
 
     def answered(self, key: Key, answer: Lease | LookupRecord, now: float) -> list[Effect]:
         """A CA that was asked for has an address: a lease, or its own record's, which the feed tells."""
@@ -219,7 +219,8 @@ class Leasing:
         self._pause(key, now + ASKED_FOR)
         effects: list[Effect] = []
         if isinstance(answer, Lease) and self._is_ahead(answer) and (answer.vsid, answer.ca) == key:
-            self._ahead[answer.pa] = answer
+            self._ahead.pop(answer.pa, None)
+            self._ahead[answer.pa] = answer, now + AHEAD_FOR
             self._learn(answer, now)
             effects.append(Apply(PutLease(answer)))
         return effects + self._ask()
@@ -266,10 +267,11 @@ class Leasing:
             lease = self._first(key)
             if lease is not None:
                 self._use(lease.pa, now)
-        found, self._seconds = self._seconds, set(self._find_seconds())
-        for pa in found & self._seconds:
-            self._uses.forget(pa)
-            self._unused[pa] = None
+        found, self._seconds = self._seconds, dict.fromkeys(self._find_seconds())
+        for pa in self._seconds:
+            if pa in found:
+                self._uses.forget(pa)
+                self._unused[pa] = None
         self._unused.update(dict.fromkeys(self._uses.expire(now)))
         return self._give_back(now)
 
@@ -292,7 +294,8 @@ class Leasing:
 
     def handle_timeout(self, now: float) -> list[Effect]:
         """Do what is due."""
-        effects: list[Effect] = [Refuse(*key) for key in self._in_vain]
+        effects = self._withdraw(lambda _lease, until: until <= now, now)
+        effects += (Refuse(*key) for key in self._in_vain)
         self._in_vain.clear()
         for key, due in self._lacking.items():
             if due > now:
@@ -337,7 +340,15 @@ class Leasing:
         if lease.revision <= self._revision or lease.pa in self._changed:
             return False
         other = self._ahead.get(lease.pa)
-        return other is None or other.revision < lease.revision
+        return other is None or other[0].revision < lease.revision
+
+    def _withdraw(self, is_over: Callable[[Lease, float], bool], now: float) -> list[Effect]:
+        """Have done with leases that the feed has not told of."""
+        gone = [pa for pa, (lease, until) in self._ahead.items() if is_over(lease, until)]
+        for pa in gone:
+            del self._ahead[pa]
+            self._forget(pa, now)
+        return [Apply(DeleteLease(pa)) for pa in gone]
 
     # --- what this gateway has
 
@@ -349,7 +360,7 @@ class Leasing:
             self._waiting.discard(key)
         if lease.node == self._gateway:
             self._own[lease.pa] = lease
-            self._by_key.setdefault(key, set()).add(lease.pa)
+            self._by_key.setdefault(key, {})[lease.pa] = None
             if self._first(key) is not None:
                 self._lacking.pop(key, None)
             self._uses.learned(lease.pa, now)
@@ -361,7 +372,7 @@ class Leasing:
         self._uses.forget(pa)
         self._unused.pop(pa, None)
         key = lease.vsid, lease.ca
-        self._by_key[key].discard(pa)
+        del self._by_key[key][pa]
         if not self._by_key[key]:
             del self._by_key[key]
         if key in self._standing and self._first(key) is None:
@@ -381,7 +392,7 @@ class Leasing:
         """Each of our leases for whose CA there is an earlier one."""
         for key, pas in self._by_key.items():
             if len(pas) > 1 and (first := self._first(key)) is not None:
-                yield from pas - {first.pa}
+                yield from (pa for pa in pas if pa != first.pa)
 
     def _is_needed(self, lease: Lease) -> bool:
         """Whether it is of our pools and tenants, the first of its CA, and the CA has no record with one."""

@@ -681,6 +681,7 @@ def test_leases_that_nobody_answers_for_are_given_up_and_bounded() -> None:
 def test_a_gateway_has_its_own_address_leased_as_soon_as_it_can() -> None:
     async def main(node: Node) -> None:
         assert node.directory.leases(VSID, OWN) == (lease(1, OWN),)
+        node.tell(PutLease(lease(1, OWN)))
         await trio.sleep(1000)
         assert node.lookup.asked == [(0, OWN)]
         assert node.lookup.returned == []

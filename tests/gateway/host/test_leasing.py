@@ -9,6 +9,7 @@ import pytest
 
 from gateway.forwarding.directory import DeleteLease, Directory, Put, PutLease
 from gateway.host.leasing import (
+    AHEAD_FOR,
     ASKED_FOR,
     COMPLAIN_EVERY,
     FIRST_RETRY,
@@ -328,6 +329,19 @@ def test_what_is_ahead_goes_when_the_store_is_restored_to_before_it(host: Node) 
 
     host.applied(4)
     assert host.leases == set()
+
+
+def test_what_is_ahead_goes_after_a_minute_in_which_the_feed_does_not_come_to_it(host: Node) -> None:
+    """Nothing would say that it is returned, and one day another's. If it stands, the next answer says so."""
+    host.wanted(5)
+    host.do(host.leasing.answered((WEB, ca(5)), lease(1, 5, revision=7), 1.0))
+    assert host.leasing.deadline == 1.0 + AHEAD_FOR
+
+    assert host.due(AHEAD_FOR) == []
+    assert host.leases == {pa(1)}
+    assert host.due(1.0 + AHEAD_FOR) == []
+    assert host.leases == set()
+    assert host.wanted(5, 1.0 + AHEAD_FOR) == [Ask(WEB, ca(5))]
 
 
 def test_what_is_ahead_goes_with_what_the_feed_says_of_the_same_address(host: Node) -> None:
