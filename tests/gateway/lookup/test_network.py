@@ -313,9 +313,8 @@ def test_pools_leases_and_how_vms_are_carried_are_stored_as_they_are_written() -
         store = MemoryStore()
         await apply(store, network)
         found = await stored_network(store)
-        assert {each.name: each.pools for each in (*found.hosts, *found.gateways)} == {
-            each.name: each.pools for each in (*network.hosts, *network.gateways)
-        }
+        assert {each.name: each for each in found.hosts} == {each.name: each for each in network.hosts}
+        assert {each.name: each for each in found.gateways} == {each.name: each for each in network.gateways}
         assert [(each.leases, each.subnets) for each in found.tenants] == [
             (each.leases, each.subnets) for each in network.tenants
         ]
