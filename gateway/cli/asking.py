@@ -14,7 +14,7 @@ from policies.errors import ConfigurationError, Problem
 
 if TYPE_CHECKING:
     from policies.addresses import Vsid
-    from policies.model import Appliance, LookupAccess, LookupRecord
+    from policies.model import Appliance, Lease, LookupAccess, LookupRecord
 
 
 @Parameter(name="*")
@@ -41,9 +41,9 @@ def with_contents(
     appliance: Appliance,
     service: Service,
     tenant: str | None,
-    use: Callable[[Appliance, Sequence[LookupRecord]], None],
+    use: Callable[[Appliance, Sequence[LookupRecord], Sequence[Lease]], None],
 ) -> int:
-    """Use an appliance with the lookup service's network, and with the records of a tenant, or all of them.
+    """Use an appliance with the lookup service's network, and the records and leases of a tenant, or all.
 
     Returns the process's exit code. Raises Unanswered and ConfigurationError.
     """
@@ -52,8 +52,8 @@ def with_contents(
     from gateway.lookup.client import LookupClient, commands
 
     async def ask(client: LookupClient) -> int:
-        network, records = await commands.contents(client, tenant)
-        use(msgspec.structs.replace(appliance, network=network), records)
+        network, records, leases = await commands.contents(client, tenant)
+        use(msgspec.structs.replace(appliance, network=network), records, leases)
         return 0
 
     return commands.run(find(appliance, service), ask)

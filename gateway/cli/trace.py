@@ -14,8 +14,11 @@ from gateway.cli.command_line import INSTALLED, LOOK, ask, load, say_json
 from policies.errors import Unanswered
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gateway.operating.tracing import Packet
     from gateway.trace import Explanation
+    from policies.model import Appliance, Lease, LookupRecord
 
 # What the fields of a packet hold.
 Octet = Annotated[int, Parameter(validator=Number(gte=0, lte=0xFF))]
@@ -137,7 +140,7 @@ def _ask_running(file: Path, packet: Packet, *, json: bool) -> None:
 
 
 def _by_file(file: Path, packet: Packet, service: Service, *, json: bool) -> int:
-    from gateway.forwarding.directory import Directory, configured_directory
+    from gateway.forwarding.directory import Directory, PutLease, configured_directory
     from gateway.trace import explain
 
     configuration, question = load(file), packet.question()
@@ -145,14 +148,14 @@ def _by_file(file: Path, packet: Packet, service: Service, *, json: bool) -> int
         directory = configured_directory(configuration)
         _show(explain(configuration, directory, question), str(file), json=json)
         return 0
-    return with_contents(
-        configuration,
-        service,
-        packet.tenant,
-        lambda known, records: _show(
-            explain(known, Directory(records), question), f"{file} and the lookup service", json=json
-        ),
-    )
+
+    def show(known: Appliance, records: Sequence[LookupRecord], leases: Sequence[Lease]) -> None:
+        directory = Directory(records)
+        for lease in leases:
+            directory.apply(PutLease(lease))
+        _show(explain(known, directory, question), f"{file} and the lookup service", json=json)
+
+    return with_contents(configuration, service, packet.tenant, show)
 
 
 def _show(explanation: Explanation, decided_by: str, *, json: bool) -> None:

@@ -130,6 +130,17 @@ def test_trace_tells_the_provider_addresses_and_whose_they_are(world: World) -> 
     assert "in NVGRE, VSID 5002 (db)" in come["verdict"]
 
 
+def test_trace_by_the_file_knows_the_leases_of_the_lookup_service(world: World) -> None:
+    told = traced(world, "hv1", "--tenant", "red", "--from", WEB1, "--to", DB2)
+
+    by_file = json.loads(
+        world.says("hv1", "trace", "--file", "--tenant", "red", "--from", WEB1, "--to", DB2, "--json")
+    )
+
+    assert by_file["by"].endswith("and the lookup service")
+    assert by_file["verdict"] == told["verdict"]
+
+
 def test_packet_between_two_tenants_provider_addresses_is_dropped_as_trace_says(world: World) -> None:
     red = address_of(world, "red", "hv1")
     blue = address_of(world, "blue", "hv2")

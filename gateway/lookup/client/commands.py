@@ -24,7 +24,7 @@ from gateway.lookup.store import Conflict, Expected, StoreUnavailable, Taken
 from gateway.progress import progress
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.errors import Unanswered
-from policies.model import LookupAccess, LookupRecord, Network, ProviderHost, Translation
+from policies.model import Lease, LookupAccess, LookupRecord, Network, ProviderHost, Translation
 
 Command = Callable[[LookupClient], Awaitable[int]]
 
@@ -61,11 +61,17 @@ def run(access: LookupAccess, command: Command) -> int:
         return _refuse(str(error))
 
 
-async def contents(client: LookupClient, tenant: str | None) -> tuple[Network, list[LookupRecord]]:
-    """Return the network, and the records of a tenant, or all that there are."""
+async def contents(
+    client: LookupClient, tenant: str | None
+) -> tuple[Network, list[LookupRecord], list[Lease]]:
+    """Return the network, and the records and leases of a tenant, or all that there are."""
     network = await client.network()
-    async with aclosing(client.records(tenant=tenant)) as records:
-        return network, [record async for record in records]
+    async with aclosing(client.records(tenant=tenant)) as listed:
+        records = [record async for record in listed]
+    if not any(gateway.pools for gateway in network.gateways):
+        return network, records, []
+    async with aclosing(client.leases(tenant=tenant)) as held:
+        return network, records, [lease async for lease in held]
 
 
 async def apply(client: LookupClient, network: Network, *, dry_run: bool, json: bool) -> int:
