@@ -120,8 +120,8 @@ class Leasing:
         """Wanted since `handle_timeout`, although they are refused."""
         self._complained: dict[tuple[Vsid, str], float] = {}
         self._revision = -1
-        self._changed: set[ProviderAddress] = set()
-        """Whose leases the feed has told of since it came to that revision."""
+        self._told: dict[ProviderAddress, int | None] = {}
+        """What the feed has told beyond that: which revision each lease is of; None for one that has ended."""
         self._ahead: dict[ProviderAddress, tuple[Lease, float]] = {}
         """Applied here, and not told by the feed yet: the oldest first, with when each goes."""
         self._vsids: frozenset[Vsid] = frozenset()
@@ -198,18 +198,22 @@ class Leasing:
                 if pause is not None and pause.is_refusal:
                     self._pause(key, min(pause.until, now + ASKED_FOR), is_refusal=False)
             case PutLease(lease):
-                self._changed.add(lease.pa)
+                self._told[lease.pa] = lease.revision
                 self._ahead.pop(lease.pa, None)
                 self._learn(lease, now)
             case DeleteLease(pa):
-                self._changed.add(pa)
+                self._told[pa] = None
                 self._ahead.pop(pa, None)
                 self._forget(pa, now)
 
     def applied(self, revision: int, now: float) -> list[Effect]:
         """Everything up to a revision has come by the feed; less than before, if a store was restored."""
         is_restored = revision < self._revision
-        self._changed.clear()
+        if is_restored:
+            self._told.clear()
+        elif revision > self._revision:
+            # What has ended was told on the way there; a lease may be of what is only half told yet.
+            self._told = {pa: of for pa, of in self._told.items() if of is not None and of > revision}
         self._revision = revision
         return self._withdraw(lambda lease, _until: is_restored or lease.revision <= revision, now)
 
@@ -337,10 +341,9 @@ class Leasing:
 
     def _is_ahead(self, lease: Lease) -> bool:
         """Whether the feed has still to come to a lease: else it has told of it, or of what came after it."""
-        if lease.revision <= self._revision or lease.pa in self._changed:
-            return False
-        other = self._ahead.get(lease.pa)
-        return other is None or other[0].revision < lease.revision
+        other, _ = self._ahead.get(lease.pa, (None, 0.0))
+        known = other.revision if other is not None else self._told.get(lease.pa, self._revision)
+        return known is not None and lease.revision > max(known, self._revision)
 
     def _withdraw(self, is_over: Callable[[Lease, float], bool], now: float) -> list[Effect]:
         """Have done with leases that the feed has not told of."""

@@ -287,6 +287,20 @@ def test_an_answer_that_the_feed_is_just_passing_is_not_used(host: Node) -> None
     assert host.leases == set()
 
 
+def test_an_answer_that_the_feed_has_told_of_before_all_that_was_before_it_is_not_ahead(host: Node) -> None:
+    """A listing has no order of revisions, and what it comes to is said at its end."""
+    host.wanted(5)
+    host.feed(PutLease(lease(1, 5, revision=7)))
+    host.applied(0)
+    assert host.leasing.answered((WEB, ca(5)), lease(1, 5, revision=7), 0.1) == []
+
+    host.applied(3)
+    host.wanted(5, 2.0)
+    assert host.leasing.answered((WEB, ca(5)), lease(1, 5, revision=7), 2.1) == []
+    host.applied(9)
+    assert host.leases == {pa(1)}
+
+
 def test_an_answer_about_something_else_is_not_used(host: Node) -> None:
     host.wanted(5)
 
