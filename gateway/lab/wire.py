@@ -1,4 +1,4 @@
-"""NVGRE as it was on the wire: read back from a capture, and forged by a stranger."""
+"""The underlay as it was on the wire: read back from a capture, and forged by a stranger."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import msgspec
 
 from gateway.lab.capture import read_frames
 from gateway.packets import ethernet, ip, nvgre
-from gateway.packets.checksum import internet_checksum
+from gateway.packets.checksum import internet_checksum, transport_checksum
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid, gateway_mac
 from policies.errors import MalformedPacket
-from policies.facts import ICMP, ICMPV6, PacketFacts
+from policies.facts import ICMP, ICMPV6, TCP, TCP_SYN, UDP, PacketFacts
 
 GRE = 47
+TCP_HEADER_LENGTH = 20
+MSS_OPTION = b"\x02\x04"
+PROTOCOL_NAMES = {ICMP: "ICMP", TCP: "TCP", UDP: "UDP", ICMPV6: "ICMPv6"}
 ECHO_NAMES = {
     (ICMP, 8): "echo request",
     (ICMP, 0): "echo reply",
@@ -35,6 +38,77 @@ class Carried(msgspec.Struct, frozen=True):
     destination: CustomerAddress
     hop_limit: int
     what: str
+
+
+class Packet(msgspec.Struct, frozen=True):
+    """One IP packet of the underlay, as anybody there sees it."""
+
+    octets: bytes
+    facts: PacketFacts
+
+    @property
+    def version(self) -> int:
+        return self.facts.version
+
+    @property
+    def source(self) -> str:
+        return str(ProviderAddress(self.facts.source))
+
+    @property
+    def destination(self) -> str:
+        return str(ProviderAddress(self.facts.destination))
+
+    @property
+    def protocol(self) -> str:
+        """Its upper layer's name, or number where it is none of the usual ones."""
+        return PROTOCOL_NAMES.get(self.facts.protocol, str(self.facts.protocol))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is no fragment."""
+        return not self.facts.is_fragment
+
+    @property
+    def segment(self) -> bytes:
+        """What is behind the IP headers."""
+        return self.octets[self.facts.header_length :]
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether its checksums are right: that of the IPv4 header, and of whole TCP, UDP and ICMP."""
+        facts = self.facts
+        if facts.version == 4 and internet_checksum(self.octets[: facts.header_length]):
+            return False
+        if not self.is_whole or facts.protocol not in PROTOCOL_NAMES:
+            return True
+        if facts.protocol == ICMP:
+            return internet_checksum(self.segment) == 0
+        checksum = transport_checksum(facts.source, facts.destination, facts.protocol, self.segment)
+        return checksum == (0xFFFF if facts.protocol == UDP else 0)
+
+    @property
+    def mss(self) -> int | None:
+        """The segment size that a SYN offers; Linux does before any other option."""
+        options = self.segment[TCP_HEADER_LENGTH:]
+        is_offered = self.facts.tcp_flags & TCP_SYN and options[:2] == MSS_OPTION
+        return int.from_bytes(options[2:4]) if is_offered else None
+
+    def __str__(self) -> str:
+        words = [self.protocol, _echo(self.facts), self.facts.dont_fragment and "DF"]
+        words.append(None if self.is_whole else "fragment")
+        said = " ".join(word for word in words if word)
+        return f"{self.source} > {self.destination}: {said}, {len(self.octets)} octets"
+
+
+def packets(capture: Path) -> Iterator[Packet]:
+    """Read the IP packets of a capture of an underlay interface."""
+    for frame in read_frames(capture):
+        octets = frame[ethernet.HEADER_LENGTH :]
+        try:
+            facts = ip.decode_untrusted(octets)
+        except MalformedPacket:
+            continue  # ARP, for instance
+        yield Packet(octets[: facts.total_length], facts)
 
 
 def echoes(capture: Path) -> Iterator[Carried]:
