@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
@@ -19,10 +18,10 @@ from gateway.forwarding.verdicts import (
     OuterHeader,
     Verdict,
 )
-from gateway.packets import ethernet, ip, nvgre
-from gateway.packets.checksum import internet_checksum, transport_checksum
+from gateway.packets import ethernet, nvgre
 from gateway.packets.rewriting import rewritten
 from gateway.sites.policies import children
+from gateway.trace_packets import packet, unfit
 from gateway.trace_words import in_words, whose
 from policies.addresses import (
     BROADCAST_MAC,
@@ -33,13 +32,9 @@ from policies.addresses import (
     gateway_mac,
     is_group_address,
 )
-from policies.errors import ConfigurationError, Problem
-from policies.facts import ICMP, ICMPV6, TCP, TCP_ACK, TCP_SYN, UDP
 from policies.model import Appliance, LookupRecord, SiteHop, SubnetHop, Translation
 from policies.selectors import Selectors
 from policies.tables import RoutingDomain, Tables
-
-PROTOCOLS = ("tcp", "udp", "icmp")
 
 # Taken where the configuration names no MTU: the machine is not asked.
 _DEFAULT_MTU = 1500
@@ -47,11 +42,6 @@ _DEFAULT_MTU = 1500
 # What a tunnel carries is known when it stands. The most that ESP adds: IPv6 and UDP, SPI and
 # number, the initialization vector and padding of AES-CBC, and half of an HMAC-SHA2-512.
 _MOST_OF_ESP = 40 + 8 + 8 + 16 + 17 + 32
-
-_TCP = struct.Struct("!HHIIBBHHH")
-_UDP = struct.Struct("!HHHH")
-_ECHO = struct.Struct("!BBHHH")
-_ECHO_REQUEST = {4: 8, 6: 128}
 
 _OUTCOMES = {Forward: "forwarded", Answer: "answered", Drop: "dropped", Held: "held"}
 
@@ -101,7 +91,7 @@ def explain(appliance: Appliance, directory: Directory, question: Question) -> E
     ConfigurationError where the question does not fit the configuration.
     """
     if appliance.underlay is None or not (appliance.gateway or appliance.host):
-        raise _unfit("", "no packet comes to this node: it has neither [gateway] nor [host]")
+        raise unfit("", "no packet comes to this node: it has neither [gateway] nor [host]")
     node = Node.of(appliance, appliance.underlay.mtu or _DEFAULT_MTU)
     tables = Tables.compile(appliance.network)
     domain = _domain(tables, directory, question)
@@ -144,7 +134,7 @@ def _explain(
     if question.is_rewritten:
         for name, address in (("sender", question.source), ("receiver", question.destination)):
             steps.append(Step(name, whose(forwarder, address)))
-        verdict = forwarder.from_provider(_packet(question), now)
+        verdict = forwarder.from_provider(packet(question), now)
     elif site is not None:
         if site in sites and sites[site] is None:
             steps.append(Step("site", f"{site} has no tunnel now: nothing comes from there"))
@@ -164,11 +154,11 @@ def _through_tunnel(
 ) -> Verdict:
     if site not in sites:
         known = f"those are: {', '.join(sorted(sites)) or 'none'}"
-        raise _unfit("from-site", f"{site} is no site of {domain.name} whose gateway this is; {known}")
+        raise unfit("from-site", f"{site} is no site of {domain.name} whose gateway this is; {known}")
     selectors = sites[site]
     if selectors is None:
         return Drop(DropReason.SITE_DOWN, domain.name)
-    return forwarder.from_site((domain.name, site), _packet(question), selectors, 0, now)
+    return forwarder.from_site((domain.name, site), packet(question), selectors, 0, now)
 
 
 def _from_datacenter(
@@ -218,7 +208,7 @@ def _from_rewritten(
     if record is not None and record.translation is Translation.REWRITE:
         if not node.holds(record):
             words = f"{ca} is rewritten too, at {record.host}: what {source} sends it does not come here"
-            raise _unfit("to", words)
+            raise unfit("to", words)
         destination = record.pa
     else:
         leases = directory.leases(home, ca) if home is not None else ()
@@ -229,7 +219,7 @@ def _from_rewritten(
             return Held((home or min(domain.vsids), ca), domain.name)
         steps.append(Step("lease", f"{own.pa} of {node.name} stands for {ca}"))
         destination = own.pa
-    return forwarder.from_provider(rewritten(_packet(question), source, destination), now)
+    return forwarder.from_provider(rewritten(packet(question), source, destination), now)
 
 
 def _take_for_up(appliance: Appliance, forwarder: Forwarder, domain: RoutingDomain) -> dict[str, Selectors]:
@@ -280,17 +270,17 @@ def _domain(tables: Tables, directory: Directory, question: Question) -> Routing
     if question.vsid is not None:
         entry = tables.subnets.get(question.vsid)
         if question.tenant is not None and (entry is None or entry.domain.name != question.tenant):
-            raise _unfit("vsid", f"VSID {question.vsid} is none of {question.tenant}'s")
+            raise unfit("vsid", f"VSID {question.vsid} is none of {question.tenant}'s")
         if entry is None:
-            raise _unfit("vsid", f"no tenant has VSID {question.vsid}; known: {sorted(tables.subnets)}")
+            raise unfit("vsid", f"no tenant has VSID {question.vsid}; known: {sorted(tables.subnets)}")
         return entry.domain
     if question.tenant is None and len(tables.domains) == 1:
         return next(iter(tables.domains.values()))
     domain = tables.domains.get(question.tenant or "")
     if not tables.domains:
-        raise _unfit("tenant", "there is none: neither this file nor who it asks has a network")
+        raise unfit("tenant", "there is none: neither this file nor who it asks has a network")
     if domain is None:
-        raise _unfit("tenant", f"name one of {', '.join(sorted(tables.domains))}, or a VSID")
+        raise unfit("tenant", f"name one of {', '.join(sorted(tables.domains))}, or a VSID")
     return domain
 
 
@@ -302,12 +292,8 @@ def _domain_of_pair(tables: Tables, directory: Directory, question: Question) ->
         if entry is not None:
             return entry.domain
     if not tables.domains:
-        raise _unfit("", "there is no tenant: neither this file nor who it asks has a network")
+        raise unfit("", "there is no tenant: neither this file nor who it asks has a network")
     return next(iter(tables.domains.values()))
-
-
-def _unfit(path: str, message: str) -> ConfigurationError:
-    return ConfigurationError([Problem(path, message)])
 
 
 def _arrival_vsid(node: Node, domain: RoutingDomain, question: Question, record: LookupRecord | None) -> Vsid:
@@ -327,12 +313,12 @@ def _subnet_of(domain: RoutingDomain, ca: CustomerAddress) -> SubnetHop | None:
 def _outer(node: Node, record: LookupRecord | None, question: Question) -> OuterHeader:
     outer_source = question.via or (record.pa if record is not None else None)
     if outer_source is None:
-        raise _unfit(
+        raise unfit(
             "from", f"{question.source} has no record: say with --via which provider address sends it"
         )
     ours = node.address_towards(outer_source)
     if ours is None:
-        raise _unfit("via", f"this node has no provider address of the family of {outer_source}")
+        raise unfit("via", f"this node has no provider address of the family of {outer_source}")
     return OuterHeader(source=bytes(outer_source), destination=bytes(ours))
 
 
@@ -345,7 +331,7 @@ def _frame(
         record.mac if record is not None else gateway_mac(vsid),
         ethernet.OF_IP_VERSION[question.source.version],
     )
-    return header.encode() + _packet(question)
+    return header.encode() + packet(question)
 
 
 def _destination_mac(
@@ -366,50 +352,3 @@ def _destination_mac(
     neighbour = directory.find(vsid, destination)
     is_neighbour = neighbour is not None and entry.proxied.lookup(destination) is None
     return neighbour.mac if neighbour is not None and is_neighbour else entry.gateway_mac
-
-
-def _packet(question: Question) -> bytes:
-    source, destination = question.source, question.destination
-    if len(source) != len(destination):
-        raise _unfit("to", f"{destination} is not of the same family as {source}")
-    header_length = ip.IPV4_HEADER_LENGTH if source.version == 4 else ip.IPV6_HEADER_LENGTH
-    protocol, header, checksum_at = _upper_layer(question, question.size - header_length)
-    padding = question.size - header_length - len(header)
-    if padding < 0:
-        least = question.size - padding
-        raise _unfit("size", f"this {question.protocol} packet has at least {least} octets")
-    segment = header + bytes(padding)
-    if protocol == ICMP:
-        checksum = internet_checksum(segment)
-    else:
-        checksum = transport_checksum(source, destination, protocol, segment)
-    segment = segment[:checksum_at] + checksum.to_bytes(2) + segment[checksum_at + 2 :]
-    if source.version == 6:
-        return ip.build(source, destination, protocol, segment, hop_limit=question.hop_limit)
-    return (
-        ip.ipv4_header(
-            source,
-            destination,
-            protocol,
-            len(segment),
-            ttl=question.hop_limit,
-            dont_fragment=question.dont_fragment,
-        )
-        + segment
-    )
-
-
-def _upper_layer(question: Question, length: int) -> tuple[int, bytes, int]:
-    """Return the protocol's number, its header, and where the checksum belongs in that."""
-    ports = question.source_port, question.destination_port
-    match question.protocol:
-        case "tcp":
-            flags = TCP_ACK if question.established else TCP_SYN
-            return TCP, _TCP.pack(*ports, 0, 0, _TCP.size // 4 << 4, flags, 0xFFFF, 0, 0), 16
-        case "udp":
-            return UDP, _UDP.pack(*ports, max(length, _UDP.size), 0), 6
-        case "icmp":
-            version = question.source.version
-            return ICMP if version == 4 else ICMPV6, _ECHO.pack(_ECHO_REQUEST[version], 0, 0, 1, 1), 2
-        case other:
-            raise _unfit("protocol", f"{other!r} is none of {', '.join(PROTOCOLS)}")

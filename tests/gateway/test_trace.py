@@ -11,7 +11,8 @@ from scapy.layers.inet import IP
 from scapy.layers.inet6 import IPv6
 
 from gateway.forwarding.directory import configured_directory
-from gateway.trace import Explanation, Question, _packet, explain
+from gateway.trace import Explanation, Question, explain
+from gateway.trace_packets import packet
 from policies.addresses import CustomerAddress, ProviderAddress, Vsid
 from policies.config import load, parse
 from policies.errors import ConfigurationError
@@ -205,7 +206,7 @@ def test_node_that_forwards_nothing_says_so() -> None:
 def test_packet_that_is_asked_about_is_what_scapy_would_make(protocol: str, version: int) -> None:
     ends = ("10.0.1.5", "10.0.2.5") if version == 4 else ("fd00:1::5", "fd00:2::5")
     source, destination = map(CustomerAddress.parse, ends)
-    octets = _packet(Question(source, destination, protocol=protocol, destination_port=53, size=97))
+    octets = packet(Question(source, destination, protocol=protocol, destination_port=53, size=97))
 
     dissected = (IP if version == 4 else IPv6)(octets)
     for layer in (dissected, dissected.payload):
