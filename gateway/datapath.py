@@ -67,7 +67,7 @@ class DataPath(Protocol):
         ...
 
     def holder(self, pa: bytes) -> Holder | None:
-        """Return whose a provider address is that stands for one CA alone."""
+        """Return whose a provider address is that stands for one CA alone, or was a moment ago."""
         ...
 
     def held(self) -> Mapping[tuple[int, str], int]:
@@ -247,8 +247,8 @@ class Builtin:
         return self.forwarder.directory.find(vsid, ca)
 
     def holder(self, pa: bytes) -> Holder | None:
-        """Return whose a provider address is that stands for one CA alone."""
-        return self.forwarder.directory.holder(pa)
+        """Return whose a provider address is that stands for one CA alone, or was a moment ago."""
+        return self.forwarder.translations.holder(pa, trio.current_time())
 
     def held(self) -> Mapping[tuple[int, str], int]:
         """How many records each host holds in each virtual subnet, by VSID and name."""
