@@ -23,6 +23,8 @@ from policies.tables import PrefixTable
 Grants = Callable[[Prefix], Iterable[tuple[ProviderAddress, Grant]]]
 """What is granted of a pool, and what has been."""
 
+_FARTHEST = 10
+"""After so many attempts, an address is at most two to that power farther on."""
 _STALE = 64
 """Of the queue of returned addresses, so many may be out of date before it is made anew."""
 
@@ -81,9 +83,13 @@ class Allocation:
             pool.change(pa, grant)
 
     def take(
-        self, prefixes: Iterable[Prefix], vsid: Vsid, ca: CustomerAddress, now: float
+        self, prefixes: Iterable[Prefix], vsid: Vsid, ca: CustomerAddress, now: float, attempt: int = 0
     ) -> ProviderAddress | None:
-        """Return a free address of a CA's family, or None. Nobody else gets it before it is released."""
+        """Return a free address of a CA's family, or None. Nobody else gets it before it is released.
+
+        Where earlier attempts were in vain, it is one farther on, at random: other lookup nodes go by the
+        same order, and would be met at each address of it.
+        """
         pools = [self._pools[each] for each in prefixes if each.version == ca.version and each in self._pools]
         for pool in pools:
             former = pool.former.get((vsid, ca))
@@ -91,17 +97,11 @@ class Allocation:
                 self._reserved.add(former)
                 return former
         for pool in pools:
-            pa = pool.next_free(self._reserved, now)
+            pa = pool.next_free(self._reserved, now, self._start(1 << min(attempt, _FARTHEST)))
             if pa is not None:
                 self._reserved.add(pa)
                 return pa
         return None
-
-    def overtaken(self, pa: ProviderAddress) -> None:
-        """Somebody else has just taken an address: go on elsewhere, or both would meet at each one."""
-        pool = self._table.lookup(pa)
-        if pool is not None:
-            pool.go_to(self._start(pool.prefix.num_addresses))
 
     def release(self, pa: ProviderAddress) -> None:
         """An address has been granted by now, or it has not been wanted in the end."""
@@ -182,12 +182,19 @@ class _Pool:
             return
         self._used -= pa not in self._unusable
 
-    def next_free(self, reserved: Container[ProviderAddress], now: float) -> ProviderAddress | None:
-        found = self._oldest_returned(reserved, now)
-        return found if found is not None else self._never_used(reserved)
-
-    def go_to(self, start: int) -> None:
-        self._cursor = start
+    def next_free(
+        self, reserved: Container[ProviderAddress], now: float, passed_over: int
+    ) -> ProviderAddress | None:
+        """Return the next free address but so many, or the last of them."""
+        found: list[ProviderAddress] = []
+        while len(found) <= passed_over and (pa := self._oldest_returned(reserved, now)) is not None:
+            found.append(pa)
+        for pa in found[:-1]:
+            self.put_back(pa)
+        if found:
+            return found[-1]
+        self._cursor = (self._cursor + passed_over) % self.prefix.num_addresses
+        return self._never_used(reserved)
 
     def put_back(self, pa: ProviderAddress) -> None:
         """An address that was proposed may be proposed again, unless it is granted by now."""

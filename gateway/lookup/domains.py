@@ -59,7 +59,8 @@ class Domains:
             return None
         domain = self._compiled.get(tenant.name)
         if domain is None:
-            alone = Network(gateways=tuple(self._gateways.values()), tenants=(tenant,))
+            own = tuple(each for name in tenant.gateways if (each := self._gateways.get(name)) is not None)
+            alone = Network(gateways=own, tenants=(tenant,))
             domain = Domain(tenant, Tables.compile(alone).domains[tenant.name])
             self._compiled[tenant.name] = domain
         return domain

@@ -58,22 +58,22 @@ class Granting:
         tried: list[ProviderAddress] = []
         has_caught_up = False
         try:
-            for _ in range(ATTEMPTS):
-                found = (self._take(claim.pools, claim.vsid, ca) for ca in self._lacking(claim))
+            for attempt in range(ATTEMPTS):
+                found = (self._take(claim.pools, claim.vsid, ca, attempt) for ca in self._lacking(claim))
                 candidates = tuple(pa for pa in found if pa is not None)
                 tried += candidates
                 try:
                     with self._writes.timed():
                         return await self._store.claim(msgspec.structs.replace(claim, candidates=candidates))
-                except Taken as taken:
-                    await self._overtaken(taken)
+                except Taken:
+                    await self._catch_up()
                     continue
                 except Refused as refused:
                     if refused.reason is not Reason.NO_ADDRESS or has_caught_up:
                         raise
                 # There may be records, or addresses, that this node has not heard of yet.
                 has_caught_up = True
-                await self._replica.reached(await latest_revision(self._store), OWN_REPLICA_SECONDS)
+                await self._catch_up()
         finally:
             self._release(tried)
         raise StoreUnavailable(_OTHERS)
@@ -87,15 +87,15 @@ class Granting:
         """
         tried: list[ProviderAddress] = []
         try:
-            for _ in range(ATTEMPTS):
-                pa = self._take(pools, vsid, ca)
+            for attempt in range(ATTEMPTS):
+                pa = self._take(pools, vsid, ca, attempt)
                 if pa is None:
                     return None
                 tried.append(pa)
                 try:
                     return await write(pa)
-                except Taken as taken:
-                    await self._overtaken(taken)
+                except Taken:
+                    await self._catch_up()
         finally:
             self._release(tried)
         raise StoreUnavailable(_OTHERS)
@@ -112,10 +112,10 @@ class Granting:
         self._allocation.changed(pa, grant)
         return entry
 
-    async def _overtaken(self, taken: Taken) -> None:
-        """Another node was quicker: hear of what it has taken, and go on where it is not."""
-        self._allocation.overtaken(taken.key.pa)
+    async def _catch_up(self) -> None:
+        """Hear of what others have taken."""
         await self._replica.reached(await latest_revision(self._store), OWN_REPLICA_SECONDS)
+        await asyncio.sleep(0)  # the replica tells of it when it has nothing else to do
 
     async def give_back(self, entries: Sequence[Stored]) -> int:
         """Return addresses that are as they have been read, and say how many. Raises StoreUnavailable."""
@@ -164,9 +164,11 @@ class Granting:
                 if ip is None or not any(ip in pool for pool in claim.pools):
                     yield ca
 
-    def _take(self, pools: Sequence[Prefix], vsid: Vsid, ca: CustomerAddress) -> ProviderAddress | None:
+    def _take(
+        self, pools: Sequence[Prefix], vsid: Vsid, ca: CustomerAddress, attempt: int
+    ) -> ProviderAddress | None:
         self._configure()
-        return self._allocation.take(pools, vsid, ca, self._now())
+        return self._allocation.take(pools, vsid, ca, self._now(), attempt)
 
     def _release(self, pas: Sequence[ProviderAddress]) -> None:
         for pa in pas:

@@ -349,7 +349,7 @@ async def _sweep(authority: Authority) -> None:
         else:
             if swept:
                 about = {"event": "leases-returned"}
-                log.info("%d leases are returned that nobody needs any more", swept, extra=about)
+                log.info("leases returned that nobody needs any more: %d", swept, extra=about)
 
 
 class Following(msgspec.Struct, frozen=True):

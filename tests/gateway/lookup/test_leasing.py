@@ -348,7 +348,7 @@ def test_two_lookup_nodes_that_lease_at_once_give_nobody_the_same_address() -> N
             assert await house.replica.reached(max(lease.revision for lease in found), 5)
             assert len(house.leases()) == 400
 
-    with_houses(test, 2, pooled(edge_1=(prefix("192.0.0.0/23"),)))
+    with_houses(test, 2, pooled(edge_1=(prefix("198.18.0.0/23"),)))
 
 
 def test_two_lookup_nodes_that_lease_for_one_ca_at_once_agree_on_the_first() -> None:
@@ -363,7 +363,7 @@ def test_two_lookup_nodes_that_lease_for_one_ca_at_once_agree_on_the_first() -> 
                 assert standing in found
                 assert await leased(house, HV1, WEB, wanted) == standing
 
-    with_houses(test, 3, pooled(edge_1=(prefix("192.0.0.0/22"),)))
+    with_houses(test, 3, pooled(edge_1=(prefix("198.18.0.0/22"),)))
 
 
 def test_two_lookup_nodes_share_what_was_returned_without_meeting_at_each_address() -> None:
@@ -380,7 +380,7 @@ def test_two_lookup_nodes_share_what_was_returned_without_meeting_at_each_addres
         again = await asyncio.gather(*(leased(houses[each[2] - 2], GATEWAY, WEB, each) for each in others))
         assert len({lease.pa for lease in again}) == 120
 
-    with_houses(test, 2, pooled(edge_1=(prefix("192.0.2.0/25"),)))
+    with_houses(test, 2, pooled(edge_1=(prefix("198.18.0.0/25"),)))
 
 
 def test_address_that_another_node_took_a_moment_ago_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -13,7 +14,9 @@ import msgspec
 import pytest
 
 from gateway.http.principals import Unauthenticated
+from gateway.lookup import roles
 from gateway.lookup.entries import Key, Kind, Placement, RecordKey, Stored, Value
+from gateway.lookup.follow import latest_revision
 from gateway.lookup.network import apply
 from gateway.lookup.roles import Serving, StoreAway, serve_records
 from gateway.lookup.store import Expect, Expected, Prefix, StoreUnavailable
@@ -29,6 +32,8 @@ from policies.model import (
     Tenant,
     VirtualSubnet,
 )
+from tests.gateway.lookup.pooled import pooled
+from tests.gateway.lookup.serving import DB, GATEWAY, OPERATOR, ca, mac
 
 PREFIX = ipaddress.ip_network("10.0.1.0/24")
 
@@ -305,3 +310,32 @@ def test_state_that_others_may_write_or_that_is_no_folder_is_refused_in_words(tm
         start(open_to_all)
     with pytest.raises(ConfigurationError, match="File exists"):
         start(file)
+
+
+def test_node_returns_leases_that_nobody_needs_any_more_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(roles, "SWEPT_EVERY", 0.01)
+
+    async def test() -> None:
+        async with serving(appliance(tmp_path, pooled())) as node:
+            await until_written(node, {"red", "blue"})
+            await node.replica.reached(await latest_revision(node.store), 5)
+            for number in (5, 6):
+                await node.authority.put(
+                    OPERATOR,
+                    RecordKey(DB, ca(f"10.0.2.{number}")),
+                    mac=mac(number),
+                    host="hv1",
+                    expected=Expect.ABSENT,
+                )
+                await node.authority.lease(GATEWAY, DB, ca(f"10.0.2.{number}"))
+            await node.authority.delete(OPERATOR, RecordKey(DB, ca("10.0.2.5")), Expect.ANY)
+            async with asyncio.timeout(5):
+                while len(node.replica.leases_in(DB)) > 1:
+                    await node.replica.changed(node.replica.position)
+            assert [lease.ca for lease in node.replica.leases_in(DB)] == [ca("10.0.2.6")]
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(test())
+    assert "nobody needs any more: 1" in caplog.text
