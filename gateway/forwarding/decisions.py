@@ -151,14 +151,18 @@ class Decisions:
         if isinstance(hop, SubnetHop):
             record = self._directory.find(hop.vsid, next_ca)
             if record is not None:
-                return self._towards(arrival, facts, record, source, now, routed=True)
-            reason, unreachable = DropReason.NO_RECORD, Unreachable.HOST
-            passed = self._pass_to_gateway(arrival, facts, now) if isinstance(arrival, Arrival) else None
-            if passed is not None and not _is_refused(passed):
-                return passed
+                towards = self._towards(arrival, facts, record, source, now, routed=True)
+                if not _is_refused(towards):
+                    return towards
+                reason, unreachable = DropReason.NO_LEASE, Unreachable.HOST
+            else:
+                reason, unreachable = DropReason.NO_RECORD, Unreachable.HOST
+                passed = self._pass_to_gateway(arrival, facts, now) if isinstance(arrival, Arrival) else None
+                if passed is not None and not _is_refused(passed):
+                    return passed
         else:
             reason, unreachable = DropReason.NO_ROUTE, Unreachable.NETWORK
-        if self._explain:
+        if self._explain and reason is not DropReason.NO_LEASE:
             self._explain("record", f"none for {CustomerAddress(next_ca)}")
         notice = self._delivery.tell(
             arrival, facts, lambda sender: icmp.unreachable(sender, packet, facts, unreachable), now

@@ -249,6 +249,17 @@ def test_a_refused_lease_tells_the_sender_and_lets_nothing_wait_for_a_while() ->
     assert not host.waiting
 
 
+def test_a_refused_lease_of_an_encapsulated_vm_is_told_the_sender_too() -> None:
+    world = World([WEB5])
+    world.leasing = False
+    world.send(WEB5, n.frame("red", ("web", 5), ("db", 5)))
+    host = world.nodes["hv1"]
+    ((_, vsid, ca),) = world.asked
+    (told,) = host.refuse(vsid, ca, 0.1)
+    assert isinstance(told, ToPort)
+    assert (Ether(told.frame)[IP].src, Ether(told.frame)[ICMP].type) == ("10.0.1.1", 3)
+
+
 def test_what_comes_from_another_tenants_address_is_dropped() -> None:
     blue: Vm = ("blue", "web", 6)
     world = World([WEB5, blue])
