@@ -81,7 +81,7 @@ async def tenants(node: Serving) -> set[str]:
 
 async def until_written(node: Serving, expected: set[str]) -> None:
     async with asyncio.timeout(5):
-        while await tenants(node) != expected:  # noqa: ASYNC110 - the store is asked, and wakes nobody
+        while await tenants(node) != expected or node.written_last is None:  # noqa: ASYNC110 - nothing wakes us
             await asyncio.sleep(0.01)
 
 
