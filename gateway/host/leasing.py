@@ -121,7 +121,7 @@ class Leasing:
         self._complained: dict[tuple[Vsid, str], float] = {}
         self._revision = -1
         self._told: dict[ProviderAddress, int | None] = {}
-        """What the feed has told beyond that: which revision each lease is of; None for one that has ended."""
+        """What the feed has told beyond that: of which revision each lease is; None if it has ended."""
         self._ahead: dict[ProviderAddress, tuple[Lease, float]] = {}
         """Applied here, and not told by the feed yet: the oldest first, with when each goes."""
         self._vsids: frozenset[Vsid] = frozenset()
