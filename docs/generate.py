@@ -15,8 +15,8 @@ from gateway.api.families import FAMILIES
 from gateway.api.interface import TITLE
 from gateway.api.openapi import described
 from gateway.api.reference import reference
+from gateway.builtin import Builtin
 from gateway.changes.reload import Reload
-from gateway.datapath import Builtin
 from gateway.forwarding.directory import Directory
 from gateway.http import interface as interfaces
 from gateway.http.interface import Interface

@@ -6,7 +6,8 @@ import logging
 
 import trio
 
-from gateway.datapath import Builtin, DataPath
+from gateway.builtin import Builtin
+from gateway.datapath import DataPath
 from gateway.forwarding.directory import Directory, configured_directory
 from gateway.forwarding.pmtu import LOWEST_IPV6, OVERHEAD_IPV4, OVERHEAD_IPV6
 from gateway.host.openvswitch.driver import OpenVswitchDriver

@@ -10,7 +10,7 @@ from typing import Any
 import trio
 import trio.testing
 
-from gateway.datapath import Builtin
+from gateway.builtin import Builtin
 from gateway.emissions import Emitter
 from gateway.operating.capture import Captures
 from gateway.operating.commands import OWNER, carry_out

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 import trio
 
+from gateway.builtin import Builtin
 from gateway.changes.reload import Reload
-from gateway.datapath import Builtin
 from gateway.forwarding.directory import configured_directory
 from gateway.lookout import Lookout
 from gateway.lookup.movements import Move

@@ -22,7 +22,7 @@ import trio
 
 import gateway.datapath
 import gateway.sites.tunnels
-from gateway.datapath import Builtin
+from gateway.builtin import Builtin
 from gateway.forwarding.directory import Directory, Put, configured_directory
 from gateway.forwarding.drops import USUAL, DropReason
 from gateway.forwarding.verdicts import OuterHeader, PortKey

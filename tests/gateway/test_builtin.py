@@ -12,8 +12,8 @@ import msgspec
 import pytest
 import trio
 
+from gateway.builtin import Builtin
 from gateway.changes.reload import OwnFile
-from gateway.datapath import Builtin
 from gateway.forwarding.directory import Directory
 from gateway.membership import Membership
 from gateway.sites.policies import Keyring
