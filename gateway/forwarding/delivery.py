@@ -50,10 +50,11 @@ class Delivery:
         sites: Sites,
         port_mtus: Mapping[PortKey, int],
         notices: Notices,
+        used_leases: set[bytes],
         explain: Explain | None = None,
     ) -> None:
-        self.used_leases: set[bytes] = set()
-        """The leased addresses that packets have come to or gone from; whoever reads it empties it."""
+        """`used_leases` gets the leased addresses that packets have gone from, or to."""
+        self._used_leases = used_leases
         self._port_mtus = port_mtus
         self._ways = ways
         self._paths = paths
@@ -217,7 +218,7 @@ class Delivery:
         packet that an error quotes which is rewritten.
         """
         if isinstance(way, Plain):
-            self.used_leases.update(lease.pa for lease in way.leases)
+            self._used_leases.update(lease.pa for lease in way.leases)
             packet = rewritten(frame, way.source, way.destination, quoted)
             return ToProvider(packet=packet, vsid=way.vsid, tenant=tenant)
         if isinstance(way, LocalPort):

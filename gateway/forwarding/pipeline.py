@@ -87,6 +87,7 @@ class Forwarder:
         )
         self.waiting = Waiting()
         """Packets that wait for a provider address."""
+        self._used_leases: set[bytes] = set()
         self._explain = explain
         self._permission: Permission | None = None
         self.tables = tables
@@ -120,7 +121,9 @@ class Forwarder:
         self._permission = Permission(tables, self._explain, self._permission)
         self.translations = Translations(self.node, tables, self.directory, self.moves.formers)
         ways = Ways(self.node, tables, self.directory, self.moves.residence, self.translations)
-        self._delivery = Delivery(ways, self.paths, self.sites, self.port_mtus, self.notices, self._explain)
+        self._delivery = Delivery(
+            ways, self.paths, self.sites, self.port_mtus, self.notices, self._used_leases, self._explain
+        )
         self.decisions = Decisions(
             self.node,
             tables,
@@ -205,8 +208,9 @@ class Forwarder:
                 verdict = self._delivery.carry_known_untrusted(flow, outer, outer.ecn, known, now)
                 if verdict is not None:
                     return counted(verdict, self.drops)
-        read = self._incoming.from_underlay_untrusted
-        return self._settled(lambda at: self._decide(read(outer, payload, at), key, at), now)
+        return self._settled(
+            lambda at: self._decide(self._incoming.from_underlay_untrusted(outer, payload, at), key, at), now
+        )
 
     def from_site(
         self, site: SiteKey, packet: bytes, selectors: Selectors, outer_ecn: int, now: float
@@ -227,15 +231,13 @@ class Forwarder:
                 verdict = self._delivery.carry_known_untrusted(flow, None, outer_ecn, known, now)
                 if verdict is not None:
                     return counted(verdict, self.drops)
-        read = self._incoming.from_site_untrusted
-        return self._settled(
-            lambda at: self._decide(read(arrival, packet, selectors, outer_ecn), key, at), now
-        )
+        return self._settled(lambda at: self._decide_from_site(site, packet, selectors, outer_ecn, at), now)
 
     def from_port(self, port: PortKey, frame: bytes, now: float) -> Verdict:
         """Decide a frame that a VM sent at its port."""
-        read = self._incoming.from_port_untrusted
-        return self._settled(lambda at: self._decide(read(port, frame, at), None, at), now)
+        return self._settled(
+            lambda at: self._decide(self._incoming.from_port_untrusted(port, frame, at), None, at), now
+        )
 
     def from_provider(self, packet: bytes, now: float) -> Verdict:
         """Decide a rewritten packet: one to a provider address of a pool of ours, with or without padding."""
@@ -250,8 +252,9 @@ class Forwarder:
                 if verdict is not None:
                     self._note_use(flow.came.receiver)
                     return counted(verdict, self.drops)
-        read = self._rewritten.read_untrusted
-        return self._settled(lambda at: self._decide(read(packet, at), key, at), now)
+        return self._settled(
+            lambda at: self._decide(self._rewritten.read_untrusted(packet, at), key, at), now
+        )
 
     def apply(self, changes: Sequence[Change], now: float) -> tuple[Emission, ...]:
         """Take changes of records and leases over, and return what is to be sent because of that."""
@@ -271,9 +274,7 @@ class Forwarder:
     def expire(self, now: float) -> tuple[Emission, ...]:
         """Let go of what has waited too long. Call it every 100 ms or so, and send what it returns."""
         for waiter in self.waiting.expired(now):
-            is_for_ca = isinstance(waiter.wanted, tuple)
-            reason = DropReason.NO_LEASE if is_for_ca else DropReason.UNKNOWN_PROVIDER_ADDRESS
-            self.drops.count(reason, waiter.tenant)
+            self.drops.count(_in_vain(waiter.wanted), waiter.tenant)
         return self.moves.expire(now)
 
     def answers_for(self, pa: bytes, now: float) -> bool:
@@ -282,7 +283,8 @@ class Forwarder:
 
     def take_used_leases(self) -> set[bytes]:
         """Return the leased addresses that packets have come to or gone from since this was last asked."""
-        used, self._delivery.used_leases = self._delivery.used_leases, set()
+        used = set(self._used_leases)
+        self._used_leases.clear()
         return used
 
     def may_admit(self, outer: OuterHeader, payload: bytes) -> bool:
@@ -327,21 +329,34 @@ class Forwarder:
             self.flows.remember(key, flow)
         return self._delivery.carry(decision, arrival, facts, packet, now)
 
+    def _decide_from_site(
+        self, site: SiteKey, packet: bytes, selectors: Selectors, outer_ecn: int, now: float
+    ) -> Verdict:
+        # Since the packet came, other tables may have numbered the sites anew, or have this one no more.
+        arrival = self._incoming.site_arrivals.get(site)
+        if arrival is None:
+            return Drop(DropReason.SITE_DOWN, site[0])
+        arrived = self._incoming.from_site_untrusted(arrival, packet, selectors, outer_ecn)
+        return self._decide(arrived, site_key_untrusted(arrival.origin, packet), now)
+
     def _note_use(self, receiver: Holder) -> None:
         if isinstance(receiver, Lease):
-            self._delivery.used_leases.add(receiver.pa)
+            self._used_leases.add(receiver.pa)
 
     def _settled(
         self, decide: Callable[[float], Verdict], now: float, deadline: float | None = None
     ) -> Verdict:
-        """Decide a packet, and count what that loses. Where it has to wait, see that it does."""
+        """Decide a packet, and count what that loses. Where it has to wait, see that it does.
+
+        What waits is decided anew, maybe by other tables: `decide` holds on to none.
+        """
         verdict = decide(now)
         if isinstance(verdict, Held):
             until = now + PATIENCE if deadline is None else deadline
             if self._explain is None and not self.waiting.add(
                 Waiter(verdict.wanted, verdict.tenant, decide, until)
             ):
-                verdict = Drop(DropReason.NO_LEASE, verdict.tenant)
+                verdict = Drop(_in_vain(verdict.wanted), verdict.tenant)
         return counted(verdict, self.drops)
 
     def _decide_anew(self, waiters: Iterable[Waiter], now: float) -> list[Emission]:
@@ -349,6 +364,11 @@ class Forwarder:
         for waiter in waiters:
             emissions.extend(self._settled(waiter.decide, now, waiter.deadline).emissions)
         return emissions
+
+
+def _in_vain(wanted: Awaited) -> DropReason:
+    """Why a packet is dropped that cannot wait for an address, or has waited for too long."""
+    return DropReason.NO_LEASE if isinstance(wanted, tuple) else DropReason.UNKNOWN_PROVIDER_ADDRESS
 
 
 def _what_comes(change: Change) -> tuple[Awaited, ...]:
