@@ -21,7 +21,7 @@ from gateway.packets.rewriting import rewritten
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid, gateway_mac
 from policies.errors import MalformedPacket
 from policies.facts import PacketFacts
-from policies.model import Lease, LookupRecord, SubnetHop
+from policies.model import Lease, LookupRecord, SiteHop, SubnetHop
 from policies.tables import RoutingDomain, SubnetEntry, Tables
 
 
@@ -141,7 +141,7 @@ class Rewritten:
 
     def _from_nobody(
         self, receiver: Holder, entry: SubnetEntry, facts: PacketFacts, packet: bytes, now: float
-    ) -> Verdict:
+    ) -> Arrived | Verdict:
         """Decide what comes from an address that stands for nobody.
 
         A moved VM's first packets may outrun the news of its new address, so what is of a pool waits for
@@ -164,10 +164,10 @@ class Rewritten:
         quoted: PacketFacts,
         packet: bytes,
         now: float,
-    ) -> Verdict:
-        """Heed what the underlay says of a packet that was sent from here, and tell its VM in its own words.
+    ) -> Arrived | Verdict:
+        """Heed what the underlay says of a packet that was sent from here, and tell its own sender.
 
-        To the VM it is its gateway that says so. A gateway tells the distant end itself, once it knows.
+        To a VM it is its gateway that says so, and to a site the gateway of where the packet was going.
         """
         domain, tenant = entry.domain, entry.domain.name
         if quoted.source != receiver.pa:
@@ -178,8 +178,10 @@ class Rewritten:
         mtu = icmp.reported_mtu(packet, facts)
         if mtu is not None:
             self._paths.report(quoted.destination, mtu, now, (quoted.destination,))
+        if isinstance(receiver, Lease):
+            return self._to_distant(receiver, entry, facts, packet, target)
         speaker = entry.gateway_address(facts.version)
-        if isinstance(receiver, Lease) or speaker is None or not self._node.holds(receiver):
+        if speaker is None or not self._node.holds(receiver):
             return Drop(DropReason.UNDERLAY_ERROR, tenant)
         told = rewritten(packet, speaker, receiver.ca, (receiver.ca, target))
         header = EthernetHeader(receiver.mac, entry.gateway_mac, OF_IP_VERSION[facts.version]).encode()
@@ -187,3 +189,20 @@ class Rewritten:
         if port not in self._node.ports:
             return Drop(DropReason.UNDERLAY_ERROR, tenant)
         return Forward((ToPort(port, header + told, tenant),))
+
+    def _to_distant(
+        self, receiver: Lease, entry: SubnetEntry, facts: PacketFacts, packet: bytes, target: CustomerAddress
+    ) -> Arrived | Drop:
+        """Say it to a distant CA, by whichever way leads there from this gateway."""
+        domain = entry.domain
+        at_site = isinstance(domain.resolve(receiver.ca)[1], SiteHop)
+        beyond = domain.routes.lookup(target)
+        if at_site and isinstance(beyond, SubnetHop):
+            entry = self._tables.subnets[beyond.vsid]
+        speaker, ours = entry.gateway_address(facts.version), self._node.provider_addresses
+        if speaker is None or not ours or receiver.ca in domain.gateway_addresses:
+            return Drop(DropReason.UNDERLAY_ERROR, domain.name)
+        told = rewritten(packet, speaker, receiver.ca, (receiver.ca, target))
+        header = EthernetHeader(entry.gateway_mac, entry.gateway_mac, OF_IP_VERSION[facts.version]).encode()
+        own = OuterHeader(ours[0], ours[0], ecn=0, hop_limit=facts.hop_limit)
+        return Arrived(Arrival(entry, header + told, outer=own), ip.decode_untrusted(told), told)

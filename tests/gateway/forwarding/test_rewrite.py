@@ -303,6 +303,50 @@ def test_what_the_underlay_says_of_a_path_is_told_by_the_gateway_and_heeded() ->
     assert arrived(world, WEB5)[ICMP].nexthopmtu == 1400
 
 
+def says_a_router(packet: bytes, message: ICMP) -> bytes:
+    """What a router of the underlay says of a packet that it cannot carry on."""
+    about = IP(packet)
+    return bytes(IP(src="198.51.100.1", dst=about.src) / message / about)
+
+
+def test_what_the_underlay_says_of_an_encapsulated_vms_packet_is_told_to_that_vm() -> None:
+    world = World([WEB5])
+    world.send(DB5, n.frame("red", DB5[1:], WEB5[1:]))
+    plain = world.on_wire[-1]
+    assert isinstance(plain, ToProvider)
+    world.at_ports.clear()
+
+    error = says_a_router(plain.packet, ICMP(type=3, code=4, nexthopmtu=1400))
+    world.carry("edge-1", world.nodes["edge-1"].from_provider(error, 0))
+
+    told = arrived(world, DB5)
+    assert isinstance(world.on_wire[-1], ToUnderlay)
+    assert (told[IP].src, told[IP].dst, told[ICMP].nexthopmtu) == (n.ca("db", 1), n.ca("db", 5), 1400)
+    assert (told[ICMP].payload.src, told[ICMP].payload.dst) == (n.ca("db", 5), n.ca("web", 5))
+
+
+def test_what_the_underlay_says_of_a_sites_packet_is_told_to_the_site() -> None:
+    world = sited(WEB5)
+    world.from_site(IP(src=n.on_premise(), dst=n.ca("web", 5), ttl=9) / UDP(sport=1, dport=2))
+    plain = world.on_wire[-1]
+    assert isinstance(plain, ToProvider)
+
+    world.carry("edge-1", world.nodes["edge-1"].from_provider(says_a_router(plain.packet, ICMP(type=11)), 0))
+
+    ((_, sent),) = world.at_sites
+    told = IP(sent.packet)
+    assert (told.src, told.dst, told[ICMP].type) == (n.ca("web", 1), n.on_premise(), 11)
+    assert (told[ICMP].payload.src, told[ICMP].payload.dst) == (n.on_premise(), n.ca("web", 5))
+
+
+def test_what_the_underlay_says_of_an_answer_of_the_gateways_own_is_heeded_alone() -> None:
+    world = World([WEB5])
+    own = world.lease(*_gateway_address())
+    about = IP(src=str(own.pa), dst=str(world.record(WEB5).pa), flags="DF") / UDP()
+    error = says_a_router(bytes(about), ICMP(type=3, code=4, nexthopmtu=1400))
+    n.dropped(world.nodes["edge-1"].from_provider(error, 0), DropReason.UNDERLAY_ERROR)
+
+
 def test_the_underlays_redirects_are_not_for_the_tenant() -> None:
     n.dropped(from_a_router(World(ALL), ICMP(type=5, gw="192.0.2.99")), DropReason.UNKNOWN_PROVIDER_ADDRESS)
 
