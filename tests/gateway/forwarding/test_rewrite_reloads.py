@@ -1,4 +1,4 @@
-"""What a reload leaves of IP rewrite: packets that wait are decided by what is so now, and leases stay in use."""
+"""What a reload leaves of IP rewrite: what waits is decided by what is so now, and leases stay in use."""
 
 from __future__ import annotations
 
