@@ -137,6 +137,16 @@ class Replica:
         """Behind the latest change that watchers are told."""
         return self._history.position
 
+    @property
+    def whole_position(self) -> int:
+        """Behind the latest change that is `complete`, as far as it is still here.
+
+        Whoever is told everything there is hears of those behind it once more. A store that is restored may
+        never tell of them: where one has deleted something, only who has heard of it can know that.
+        """
+        position = self._history.position_after(self.complete)
+        return self.position if position is None else position
+
     def find_by_mac(self, vsid: Vsid, mac: MacAddress) -> tuple[LookupRecord, ...]:
         """Return all records of a MAC; usually one for each family."""
         return self._contents.find_by_mac(vsid, mac)

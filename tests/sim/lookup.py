@@ -314,7 +314,9 @@ class World:
             raise StoreUnavailable("it has nothing yet")
         position = replica.position_after(after) if after is not None else None
         if position is None:
-            position = replica.position
+            if replica.position_after(replica.complete) is None:
+                raise StoreUnavailable("its history is shorter than that of a lookup node ever is")
+            position = replica.whole_position
             yield Reset(replica.complete)
             for kind in NAMED_KINDS:
                 for entry in list(replica.entries(kind)):

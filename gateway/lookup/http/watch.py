@@ -231,7 +231,7 @@ class Watch:
 
     async def _tell_everything(self) -> None:
         """Tell all there is, then what has changed meanwhile, then that this was all."""
-        self._position = self._replica.position
+        self._position = self._replica.whole_position
         await self._write(resync(self._replica.complete))
         await self._write(b"".join(self._named_lines()))
         if self._wanted.kind in {None, Kind.RECORD}:

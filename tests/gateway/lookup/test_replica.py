@@ -286,6 +286,20 @@ def test_all_records_of_a_mac_are_found_as_they_come_move_and_go() -> None:
     followed(test)
 
 
+def test_whoever_is_told_everything_hears_again_of_what_is_not_complete_yet() -> None:
+    async def test(source: Source, replica: Replica) -> None:
+        await source.tell(Reset(3), at(5, 1), at(6, 2), Progress(3))
+        assert replica.whole_position == replica.position
+        await source.tell(at(7, 4), gone(6, 5))
+        assert replica.since(replica.whole_position) == [at(7, 4), gone(6, 5)]
+        await source.tell(Progress(4))
+        assert replica.since(replica.whole_position) == [gone(6, 5)]
+        await source.tell(Progress(5))
+        assert replica.whole_position == replica.position
+
+    followed(test)
+
+
 def test_who_waits_for_a_revision_hears_when_it_is_there_or_that_it_is_not() -> None:
     async def test(source: Source, replica: Replica) -> None:
         await source.tell(Reset(3), Progress(3))
