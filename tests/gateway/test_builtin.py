@@ -176,8 +176,8 @@ def test_configuration_that_fails_at_any_step_leaves_what_was(
         raise ConfigurationError([Problem(failing, "fails")])
 
     async def test(path: Builtin, refused: set[str]) -> None:
-        monkeypatch.setattr("gateway.datapath.read_links", list)
-        monkeypatch.setattr("gateway.datapath.mtus_of", lambda *_: {})
+        monkeypatch.setattr("gateway.builtin.read_links", list)
+        monkeypatch.setattr("gateway.builtin.mtus_of", lambda *_: {})
         monkeypatch.setattr(path, "_read_policies", lambda *_: ((), ()))
         own = OwnFile(before, path, Keyring())
         await own.start()

@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-import gateway.datapath
+import gateway.builtin
 from gateway.forwarding.drops import DropReason
 from gateway.sites.ledger import REMEMBERED
 from policies.addresses import ProviderAddress
@@ -309,7 +309,7 @@ def test_a_day_leaves_nothing_behind_and_loses_nothing_unexplained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Timers that would fire ten times a second fire every other one, and VMs send every ten seconds."""
-    monkeypatch.setattr(gateway.datapath, "EXPIRE_EVERY", 2.0)
+    monkeypatch.setattr(gateway.builtin, "EXPIRE_EVERY", 2.0)
     _a_day(tmp_path, 10.0)
 
 

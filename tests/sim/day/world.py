@@ -20,7 +20,7 @@ import msgspec
 import pytest
 import trio
 
-import gateway.datapath
+import gateway.builtin
 import gateway.sites.tunnels
 from gateway.builtin import Builtin
 from gateway.forwarding.directory import Directory, Put, configured_directory
@@ -317,12 +317,12 @@ def in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         await trio.lowlevel.checkpoint()
         return function(*args)
 
-    monkeypatch.setattr(gateway.datapath, "Underlay", w.Underlay)
-    monkeypatch.setattr(gateway.datapath, "Ports", w.Ports)
-    monkeypatch.setattr(gateway.datapath, "check_ports", lambda *_: None)
-    monkeypatch.setattr(gateway.datapath, "read_links", lambda: ())
+    monkeypatch.setattr(gateway.builtin, "Underlay", w.Underlay)
+    monkeypatch.setattr(gateway.builtin, "Ports", w.Ports)
+    monkeypatch.setattr(gateway.builtin, "check_ports", lambda *_: None)
+    monkeypatch.setattr(gateway.builtin, "read_links", lambda: ())
     monkeypatch.setattr(
-        gateway.datapath, "mtus_of", lambda addresses, _links, at: dict.fromkeys(addresses, at.mtu)
+        gateway.builtin, "mtus_of", lambda addresses, _links, at: dict.fromkeys(addresses, at.mtu)
     )
     monkeypatch.setattr(gateway.sites.tunnels, "TunnelSockets", w.TunnelSockets)
     monkeypatch.setattr(trio.to_thread, "run_sync", at_once)
