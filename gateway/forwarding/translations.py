@@ -111,7 +111,7 @@ class Translations:
             return record
         leases = self._leases(domain, ca)
         own = [lease for lease in leases if lease.node == self._node.name]
-        return min(own or (leases if not self._node.is_gateway else []), key=_address, default=None)
+        return min(own or (leases if not self._node.is_gateway else []), key=_first, default=None)
 
     def reaching(self, domain: RoutingDomain, ca: bytes, gateways: Iterable[str]) -> Lease | None:
         """Return the lease by which a VM reaches a distant CA: of the first gateway that has one."""
@@ -119,7 +119,7 @@ class Translations:
         for name in gateways:
             at = [lease for lease in leases if lease.node == name]
             if at:
-                return min(at, key=_address)
+                return min(at, key=_first)
         return None
 
     def any_for(self, domain: RoutingDomain, ca: bytes) -> ProviderAddress | None:
@@ -142,5 +142,6 @@ class Translations:
         return tuple(lease for lease in leases if lease.node in (self._tables.pools.lookup(lease.pa) or ()))
 
 
-def _address(holder: Holder) -> bytes:
-    return holder.pa
+def _first(lease: Lease) -> tuple[int, bytes]:
+    """Two lookup nodes may lease one CA an address each: all take the earlier, until the other is gone."""
+    return lease.revision, lease.pa
