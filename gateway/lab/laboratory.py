@@ -74,12 +74,14 @@ class Laboratory:
     def namespace(self, name: str) -> Namespace:
         """Make a namespace. IPv6 addresses in it are usable at once, without duplicate address detection.
 
+        Whatever its kernel has to say by ICMP it says, however often: one traceroute follows another here.
         Nothing is taken over from the machine's own settings, which the kernel copies into new namespaces.
         """
         if name in self.namespaces:
             raise ValueError(f"there is a namespace {name!r} already")
         namespace = self.namespaces[name] = Namespace(name)
         sysctls: dict[str, str | int] = {"net/ipv4/ip_forward": 0, "net/ipv6/conf/all/forwarding": 0}
+        sysctls |= {"net/ipv4/icmp_ratelimit": 0, "net/ipv6/icmp/ratelimit": 0}
         for scope in ("all", "default"):
             sysctls |= {
                 f"net/ipv4/conf/{scope}/rp_filter": 0,

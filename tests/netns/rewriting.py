@@ -92,6 +92,21 @@ def transfer(world: World, source: str, target: str, version: int, octets: int =
     return sender.output()
 
 
+@contextlib.contextmanager
+def narrow(world: World, names: Sequence[str], mtu: int) -> Iterator[None]:
+    """Have the underlay's router carry packets of so many octets at most to some nodes, and say so."""
+    routes = [
+        f"{half} dev {node.name}"
+        for node in world.lab.plan.nodes
+        for interface in node.interfaces
+        for half in interface.network.subnets()
+        if node.name in names
+    ]
+    world.lab.router.ip(*(f"route add {route} mtu lock {mtu}" for route in routes))
+    yield
+    world.lab.router.ip(*(f"route del {route}" for route in routes))
+
+
 def learned_mtu(world: World, source: str, target: str) -> int | None:
     """Return the path MTU that a VM's kernel has learned towards an address."""
     said = world.lab.vm(source).run("ip", "route", "get", target).stdout
