@@ -326,7 +326,8 @@ class Decisions:
         self, arrival: Origin, facts: PacketFacts, site: str, now: float
     ) -> Flow | Drop | Held | None:
         """Let the gateway that has a site's tunnel route: the packet goes there as it is."""
-        if isinstance(arrival, Arrival) and self._ways.is_rewritten(arrival):
+        is_gateway = self._ways.is_gateway_of(arrival.domain)
+        if isinstance(arrival, Arrival) and not is_gateway and self._ways.is_rewritten(arrival):
             return self._pass_to_gateway(arrival, facts, now)
         path = self._ways.to_site_gateway(arrival, facts, site)
         if path is None:

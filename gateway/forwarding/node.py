@@ -8,6 +8,7 @@ import msgspec
 
 from gateway.forwarding.metering import Meter
 from gateway.forwarding.verdicts import OuterHeader, PortKey
+from gateway.packets import ethernet
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress
 from policies.facts import PacketFacts
 from policies.model import Appliance, LookupRecord, Port, SubnetHop, Translation
@@ -88,6 +89,14 @@ class Arrival(msgspec.Struct, frozen=True, eq=False):
     @property
     def source_mac(self) -> MacAddress:
         return MacAddress(self.frame[6:12])
+
+    @property
+    def source(self) -> bytes:
+        """The CA that it says it is from; without a packet, nobody's of its family."""
+        ethertype = int.from_bytes(self.frame[12:14])
+        if ethertype == ethernet.IPV6:
+            return self.frame[22:38].ljust(16, b"\0")
+        return self.frame[28:32] if ethertype == ethernet.ARP else self.frame[26:30]
 
     @property
     def is_to_group(self) -> bool:

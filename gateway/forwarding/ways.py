@@ -118,15 +118,21 @@ class Ways:
         return next(iter(self._node.provider_addresses), None)
 
     def is_rewritten(self, arrival: Arrival) -> bool:
-        """Whether a frame's VM, at a port here, is one whose packets are rewritten."""
+        """Whether what a VM at a port here has sent is of a CA of its that is rewritten.
+
+        Where nothing says of which, it is so if one of the VM's is, in the same family if it has any.
+        """
         if arrival.port is None:
             return False
         if not self._directory.has_holders and arrival.entry.translation is Translation.ENCAP:
             return False
+        source = arrival.source
         records = self._directory.find_by_mac(*arrival.port)
         if not records:
             return arrival.entry.translation is Translation.REWRITE
-        return any(record.translation is Translation.REWRITE for record in records)
+        own = [each for each in records if each.ca == source]
+        alike = own or [each for each in records if len(each.ca) == len(source)]
+        return any(each.translation is Translation.REWRITE for each in alike or records)
 
     def is_for_gateway(self, arrival: Origin, record: LookupRecord) -> bool:
         """Whether a gateway carries what a VM here sends to a record's: rewritten, as this one is not."""
