@@ -98,8 +98,8 @@ class Delivery:
                 self._explain("hop limit", f"{facts.hop_limit} -> {hop_limit}: this node is one hop")
             pieces = [ip.with_hop_limit(piece, hop_limit) for piece in pieces]
         quoted: Quoted | None = None
-        if isinstance(flow.way, Plain) and facts.quoted is not None:
-            quoted = self._ways.quoted(arrival.domain, facts.quoted)
+        if isinstance(flow.way, Plain) and icmp.is_error(facts):
+            quoted = self._ways.quoted(arrival.domain, facts.quoted) if facts.quoted is not None else None
             if quoted is None:
                 return Drop(DropReason.NOT_REWRITABLE, tenant)
         if flow.sent is not None:
@@ -217,23 +217,23 @@ class Delivery:
         that of the underlay's packet which it goes in. `quoted` are the provider addresses of the
         packet that an error quotes which is rewritten.
         """
-        if isinstance(way, Plain):
-            self._used_leases.update(lease.pa for lease in way.leases)
-            packet = rewritten(frame, way.source, way.destination, quoted)
-            return ToProvider(packet=packet, vsid=way.vsid, tenant=tenant)
+        if isinstance(way, Path):
+            return ToUnderlay(
+                source=way.source,
+                destination=way.destination,
+                ecn=ecn,
+                payload=way.header + frame,
+                vsid=way.vsid,
+                tenant=tenant,
+                hop_limit=hop_limit,
+            )
         if isinstance(way, LocalPort):
             return ToPort(port=way.key, frame=frame, tenant=tenant, outer=outer)
         if isinstance(way, Tunnel):
             return ToSite(site=way.site, packet=frame, facts=way.facts, ecn=ecn, tenant=tenant)
-        return ToUnderlay(
-            source=way.source,
-            destination=way.destination,
-            ecn=ecn,
-            payload=way.header + frame,
-            vsid=way.vsid,
-            tenant=tenant,
-            hop_limit=hop_limit,
-        )
+        self._used_leases.update(lease.pa for lease in way.leases)
+        packet = rewritten(frame, way.source, way.destination, quoted)
+        return ToProvider(packet=packet, vsid=way.vsid, tenant=tenant)
 
     def tell(
         self,

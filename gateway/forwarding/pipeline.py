@@ -325,7 +325,9 @@ class Forwarder:
         if came is not None:
             self._note_use(came.receiver)
         if key is not None and arrived.is_settled and _ends_the_way(decision):
-            flow = msgspec.structs.replace(decision, admitted_by=arrived.admitted_by, came=came)
+            flow, admitted_by = decision, arrived.admitted_by
+            if came is not None or admitted_by is not None:
+                flow = msgspec.structs.replace(decision, admitted_by=admitted_by, came=came)
             self.flows.remember(key, flow)
         return self._delivery.carry(decision, arrival, facts, packet, now)
 

@@ -15,12 +15,12 @@ from gateway.forwarding.node import Arrival, Explain, Node, PlainHeader
 from gateway.forwarding.pmtu import PathMtu
 from gateway.forwarding.translations import Translations
 from gateway.forwarding.verdicts import Drop, Forward, Held, OuterHeader, ToPort, Verdict
-from gateway.packets import icmp, ip
+from gateway.packets import icmp, ip, ndp
 from gateway.packets.ethernet import OF_IP_VERSION, EthernetHeader
 from gateway.packets.rewriting import rewritten
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid, gateway_mac
 from policies.errors import MalformedPacket
-from policies.facts import PacketFacts
+from policies.facts import ICMPV6, PacketFacts
 from policies.model import Lease, LookupRecord, SiteHop, SubnetHop
 from policies.tables import RoutingDomain, SubnetEntry, Tables
 
@@ -71,9 +71,12 @@ class Rewritten:
         outer = self._outer(sender, domain, facts)
         if outer is None or (isinstance(sender, Lease) and isinstance(receiver, Lease)):
             return Drop(DropReason.SPOOFED_SOURCE, tenant)
+        if facts.protocol == ICMPV6 and facts.icmp_type in ndp.DISCOVERY:
+            # No host rewrites it, for it is between machines of one link: somebody has made it up.
+            return Drop(DropReason.NOT_REWRITABLE, tenant)
         quoted: tuple[CustomerAddress, CustomerAddress] | None = None
-        if facts.quoted is not None:
-            quoted = self._quoted(domain, facts.quoted, now)
+        if icmp.is_error(facts):
+            quoted = self._quoted(domain, facts.quoted, now) if facts.quoted is not None else None
             if quoted is None:
                 return Drop(DropReason.NOT_REWRITABLE, tenant)
         packet = rewritten(packet, sender.ca, receiver.ca, quoted)
