@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from gateway.lab import tools
+from gateway.lab.namespaces import Namespace
 from gateway.lab.narration import Narrator
 from gateway.lab.topology import Datacenter
 
@@ -42,11 +43,12 @@ class Terminal:
 
     def heard(self, vm: str) -> int:
         """Count the echo requests that a VM's kernel has received."""
-        return self._snmp(vm, "Icmp", "InEchos")
+        return heard(self._lab.vm(vm))
 
-    def fragments(self, node: str) -> int:
+    def fragments(self, name: str) -> int:
         """Count the fragments that a node's kernel has made or received."""
-        return self._snmp(node, "Ip", "FragCreates") + self._snmp(node, "Ip", "ReasmReqds")
+        node = self._lab.node(name)
+        return _count(node, "Ip", "FragCreates") + _count(node, "Ip", "ReasmReqds")
 
     def _run(self, vm: str, argv: tuple[str, ...] | list[str], shown: str, timeout: float = 30) -> str:
         done = self._lab.vm(vm).run(*argv, check=False, timeout=timeout)
@@ -54,7 +56,16 @@ class Terminal:
         self._narrator.command(vm, shown, said)
         return said
 
-    def _snmp(self, name: str, protocol: str, counter: str) -> int:
-        text = self._lab.namespaces[name].call(Path("/proc/thread-self/net/snmp").read_text)
-        names, values = (line.split()[1:] for line in text.splitlines() if line.startswith(f"{protocol}:"))
-        return int(dict(zip(names, values, strict=True))[counter])
+
+def heard(machine: Namespace, version: int = 4) -> int:
+    """Count the echo requests that a machine's kernel has received."""
+    if version == 4:
+        return _count(machine, "Icmp", "InEchos")
+    text = machine.call(Path("/proc/thread-self/net/snmp6").read_text)
+    return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Icmp6InEchos "))
+
+
+def _count(machine: Namespace, protocol: str, counter: str) -> int:
+    text = machine.call(Path("/proc/thread-self/net/snmp").read_text)
+    names, values = (line.split()[1:] for line in text.splitlines() if line.startswith(f"{protocol}:"))
+    return int(dict(zip(names, values, strict=True))[counter])

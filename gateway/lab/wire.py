@@ -160,3 +160,19 @@ def forge_echo_requests(
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, GRE) as sock:
         for _ in range(count):
             sock.sendto(nvgre.encode(vsid) + header.encode() + packet, (gateway, 0))
+
+
+def forge_plain_echo_requests(source: str, destination: str, count: int) -> None:
+    """Send plain packets from any address to any, as anybody in the underlay can. Call it in a namespace."""
+    ours, theirs = (ProviderAddress.parse(each) for each in (source, destination))
+    is_ipv4 = theirs.version == 4
+    protocol, kind = (ICMP, 8) if is_ipv4 else (ICMPV6, 128)
+    family = socket.AF_INET if is_ipv4 else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
+        for number in range(count):
+            echo = bytes([kind]) + bytes(4) + number.to_bytes(3) + b"forged.."
+            checksum = (
+                internet_checksum(echo) if is_ipv4 else transport_checksum(ours, theirs, protocol, echo)
+            )
+            echo = echo[:2] + checksum.to_bytes(2) + echo[4:]
+            sock.sendto(ip.build(ours, theirs, protocol, echo), (destination, 0))
