@@ -27,7 +27,6 @@ VALUE_TYPES: dict[Kind, type[Value]] = {
     Kind.HOST: ProviderHost,
     Kind.GATEWAY: ProviderGateway,
     Kind.LEASE: Grant,
-    Kind.LEASE: Grant,
 }
 
 _TEXTUAL = (Address, MacAddress)
