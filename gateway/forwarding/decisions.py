@@ -388,7 +388,8 @@ class Decisions:
             else:
                 emissions.extend(verdict.emissions)
         if not emissions:
-            return lost[0] if lost else Drop(DropReason.NO_RECORD, arrival.tenant)
+            nobody = DropReason.NOT_REWRITABLE if self._ways.is_rewritten(arrival) else DropReason.NO_RECORD
+            return lost[0] if lost else Drop(nobody, arrival.tenant)
         self._meters[entry.vsid].sent(facts.total_length)
         return Forward(tuple(emissions), tuple(copy.reason for copy in lost))
 

@@ -302,7 +302,8 @@ class Ways:
 
         The tenant's gateway replicates, so that a host needs no record of anybody
         and everybody gets one copy; only a host without a gateway does it itself.
-        What a gateway has replicated goes to ports.
+        What a gateway has replicated goes to ports. A rewritten VM's goes no further than
+        its host, which has no address to send it to and encapsulates nothing of it.
         """
         entry = arrival.entry
         for key in self._node.ports:
@@ -313,6 +314,8 @@ class Ways:
             gateway = self.to_gateway(arrival, facts)
             if gateway is not None:
                 yield gateway
+                return
+            if not self.is_gateway_of(entry.domain) and self.is_rewritten(arrival):
                 return
         else:
             origin = arrival.outer.source

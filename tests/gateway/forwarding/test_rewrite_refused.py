@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from scapy.layers.inet import ICMP, IP
+from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.inet6 import (
     ICMPv6ND_NA,
     ICMPv6ND_NS,
@@ -14,6 +14,7 @@ from scapy.layers.inet6 import (
     IPv6,
     IPv6ExtHdrDestOpt,
 )
+from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
 from gateway.forwarding.drops import DropReason
@@ -72,3 +73,13 @@ def test_error_that_quotes_too_little_is_not_carried() -> None:
     error = ICMP(type=3, code=1) / Raw(bytes(IP(src=n.ca("web", 6), dst=n.ca("web", 5)))[:19])
     world.send(WEB5, n.frame("red", ("web", 5), ("web", 6), upper=error))
     n.dropped(world.verdicts[-1][1], DropReason.NOT_REWRITABLE)
+
+
+def test_broadcast_of_a_rewritten_vm_is_not_encapsulated() -> None:
+    world = World([WEB5], net=n.network(n.tenant("red", broadcast=True), n.tenant("blue")))
+    header = Ether(dst=n.BROADCAST, src=str(n.mac(*WEB5)))
+
+    world.send(WEB5, header / IP(src=n.ca("web", 5), dst="255.255.255.255") / UDP())
+
+    n.dropped(world.verdicts[-1][1], DropReason.NOT_REWRITABLE)
+    assert not world.on_wire
