@@ -29,7 +29,8 @@ from gateway.questions import commands_of
 from gateway.sites.policies import Keyring
 from gateway.underlay.interfaces import Attachment
 from policies.config.schema import KeySchema, TableSchema, tables
-from policies.model import Appliance, Engine, LookupSettings, Network
+from policies.model import Appliance, Engine, Network
+from policies.services import LookupSettings
 
 HERE = Path(__file__).parent
 CONFIGURATION = HERE / "configuration.md"

@@ -22,7 +22,8 @@ from gateway.lookup.http.calls import Node
 from gateway.lookup.replica import Replica
 from gateway.operating.capture import CaptureFile
 from gateway.operating.commands import OWNER, Asker, Commands, carry_out
-from policies.model import ApiSettings, Appliance, Network
+from policies.model import Appliance, Network
+from policies.services import ApiSettings
 
 log = logging.getLogger("isthmus.http")
 

@@ -24,7 +24,8 @@ from gateway.lookup.limits import MOST_LISTED
 from gateway.lookup.outcomes import ClaimAnswer
 from gateway.lookup.store import Expect, Expected
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
-from policies.model import Lease, LookupAccess, LookupRecord, Network, Translation
+from policies.model import Lease, LookupRecord, Network, Translation
+from policies.services import LookupAccess
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ from gateway.http.problems import HttpProblem
 from gateway.http.routes import Handler
 from gateway.lookup.forms import form
 from gateway.sites.status import SiteStatus
-from policies.model import Role
+from policies.services import Role
 
 LONGEST_FRAME = 65_535 + 14
 """In octets."""

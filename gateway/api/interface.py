@@ -22,7 +22,7 @@ from gateway.http.measures import Measures
 from gateway.http.routes import Route
 from gateway.http.service import listening
 from gateway.lookup.forms import form
-from policies.model import ApiSettings
+from policies.services import ApiSettings
 
 SECTION = "api"
 TITLE = "Isthmus"

@@ -19,7 +19,7 @@ from gateway.http.calls import Call
 from gateway.http.problems import HttpProblem
 from gateway.http.routes import Route
 from gateway.operating.commands import Asker
-from policies.model import Role
+from policies.services import Role
 
 # Series that are written before trio may have its turn: they take some 0.2 ms, and a thousand sites
 # have forty thousand.

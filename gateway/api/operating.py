@@ -13,7 +13,8 @@ from gateway.http.problems import HttpProblem
 from gateway.lookup.visibility import View
 from gateway.operating.commands import Asker, Commands, NotAllowed
 from policies.errors import ConfigurationError
-from policies.model import ALL_TENANTS, Network, Role
+from policies.model import Network
+from policies.services import ALL_TENANTS, Role
 
 T = TypeVar("T")
 

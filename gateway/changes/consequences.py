@@ -7,7 +7,6 @@ from enum import StrEnum
 from policies.ipsec import SiteStart
 from policies.model import (
     AccessRule,
-    Credential,
     CustomerRoute,
     HostPort,
     Limits,
@@ -17,6 +16,7 @@ from policies.model import (
     Tenant,
     VirtualSubnet,
 )
+from policies.services import Credential
 from tunnels.ike.policy import PeerPolicy
 
 NOTHING = "nothing is interrupted"

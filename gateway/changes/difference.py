@@ -17,28 +17,23 @@ from gateway.changes.words import in_words
 from policies.ipsec import Lifetimes
 from policies.model import (
     AccessRule,
-    ApiSettings,
     Appliance,
-    Credential,
     CustomerRoute,
-    Etcd,
     HostPort,
     HostRole,
     IkeIdentity,
     Limits,
-    LookupAccess,
     LookupRecord,
-    LookupSettings,
     Network,
     OpenVswitch,
     ProviderGateway,
     ProviderHost,
-    ServerTls,
     Site,
     Tenant,
     Underlay,
     VirtualSubnet,
 )
+from policies.services import ApiSettings, Credential, Etcd, LookupAccess, LookupSettings, ServerTls
 from tunnels.effects import SiteKey
 from tunnels.ike.credentials import Credentials
 from tunnels.ike.policy import PeerPolicy

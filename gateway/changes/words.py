@@ -7,26 +7,21 @@ from enum import StrEnum
 from policies.addresses import Prefix
 from policies.model import (
     AccessRule,
-    ApiSettings,
-    Credential,
     CustomerRoute,
-    Etcd,
     HostPort,
     HostRole,
     Limits,
-    LookupAccess,
     LookupRecord,
-    LookupSettings,
     PortRange,
     ProviderGateway,
     ProviderHost,
-    ServerTls,
     Site,
     Tenant,
     Translation,
     Underlay,
     VirtualSubnet,
 )
+from policies.services import ApiSettings, Credential, Etcd, LookupAccess, LookupSettings, ServerTls
 
 
 def in_words(value: object) -> str:

@@ -14,7 +14,8 @@ from policies.errors import ConfigurationError, Problem
 
 if TYPE_CHECKING:
     from policies.addresses import Vsid
-    from policies.model import Appliance, Lease, LookupAccess, LookupRecord
+    from policies.model import Appliance, Lease, LookupRecord
+    from policies.services import LookupAccess
 
 
 @Parameter(name="*")

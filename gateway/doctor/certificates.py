@@ -10,7 +10,8 @@ from cryptography import x509
 
 from gateway.doctor.findings import Finding, Level
 from gateway.operating.certificates import SOON
-from policies.model import Appliance, Etcd, LookupAccess
+from policies.model import Appliance
+from policies.services import Etcd, LookupAccess
 
 AREA = "certificates"
 

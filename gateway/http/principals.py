@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from policies.errors import ConfigurationError, Problem
-from policies.model import Credential, Role
+from policies.services import Credential, Role
 
 SHORTEST_TOKEN = 16
 LONGEST_TOKEN = 4096

@@ -19,7 +19,7 @@ from gateway.http.principals import Credentials
 from gateway.http.routes import Route, Routes
 from gateway.http.tls import renewing_context
 from policies.errors import ConfigurationError, Problem
-from policies.model import Credential, ServerTls
+from policies.services import Credential, ServerTls
 
 log = logging.getLogger("isthmus.http")
 

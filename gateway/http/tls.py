@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 
 from gateway.http.renewed import Renewed
-from policies.model import ServerTls
+from policies.services import ServerTls
 
 
 def renewing_context(files: ServerTls, key: str) -> ssl.SSLContext:

@@ -30,13 +30,8 @@ from gateway.lookup.store import Conflict, Expect, Expected, LookupStore, StoreU
 from gateway.lookup.visibility import Views
 from gateway.lookup.writes import OWN_REPLICA_SECONDS, Writes, persistently
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
-from policies.model import (
-    Lease,
-    LookupRecord,
-    Network,
-    Role,
-    Translation,
-)
+from policies.model import Lease, LookupRecord, Network, Translation
+from policies.services import Role
 
 # How long whoever claims what cannot be so waits for this node to know the latest network.
 LATEST_NETWORK_SECONDS = 1.0

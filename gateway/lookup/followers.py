@@ -20,7 +20,7 @@ import msgspec
 from gateway.http.measures import Histogram
 from gateway.http.principals import Principal
 from gateway.lookup.entries import RecordKey
-from policies.model import Role
+from policies.services import Role
 
 log = logging.getLogger("isthmus.lookup")
 

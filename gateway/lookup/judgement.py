@@ -15,7 +15,8 @@ from gateway.lookup.replica import Replica
 from gateway.lookup.soundness import address_fault, mac_fault
 from gateway.lookup.visibility import Views
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
-from policies.model import ProviderHost, Role, Tenant, Translation, VirtualSubnet
+from policies.model import ProviderHost, Tenant, Translation, VirtualSubnet
+from policies.services import Role
 
 
 class Judgement:

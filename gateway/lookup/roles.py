@@ -38,7 +38,8 @@ from gateway.lookup.stores.etcd import EtcdStore
 from gateway.lookup.stores.sqlite import SqliteStore
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.errors import ConfigurationError, Problem
-from policies.model import Appliance, Lease, LookupRecord, Network, RecordsKept, Role
+from policies.model import Appliance, Lease, LookupRecord, Network, RecordsKept
+from policies.services import Role
 
 log = logging.getLogger("isthmus.lookup")
 

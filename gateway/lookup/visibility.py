@@ -9,7 +9,8 @@ import msgspec
 from gateway.http.principals import Principal
 from gateway.lookup.entries import Grant, Kind, LeaseKey, NamedKey, RecordKey, Stored
 from policies.addresses import Vsid
-from policies.model import ALL_TENANTS, IkeIdentity, Network, ProviderHost, Role, Tenant
+from policies.model import IkeIdentity, Network, ProviderHost, Tenant
+from policies.services import ALL_TENANTS, Role
 
 HIDDEN = IkeIdentity(local_id="", remote_id="")
 """What is shown of how a site's peer is known, to those who do not dial it."""

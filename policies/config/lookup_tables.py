@@ -10,7 +10,7 @@ from policies.config import values
 from policies.config.reader import Reader
 from policies.config.service_tables import CredentialTable, TlsTable
 from policies.config.tables import Table
-from policies.model import (
+from policies.services import (
     DEFAULT_FLAP_MOVES,
     DEFAULT_FLAP_SECONDS,
     DEFAULT_PREFIX,

@@ -20,13 +20,13 @@ from policies.model import (
     HostPort,
     HostRole,
     LogFormat,
-    LookupAccess,
     Network,
     OpenVswitch,
     ProviderGateway,
     RecordsKept,
     Underlay,
 )
+from policies.services import LookupAccess
 
 DEFAULT_STATE = Path("/var/lib/isthmus")
 

@@ -9,7 +9,7 @@ from policies.config.network_checks import unknown, used_twice
 from policies.config.node_tables import File
 from policies.config.service_tables import ApiTable, CredentialTable, ServiceTable
 from policies.errors import Problem
-from policies.model import ALL_TENANTS, Role
+from policies.services import ALL_TENANTS, Role
 
 
 def api_problems(file: File) -> Iterator[Problem]:

@@ -8,7 +8,7 @@ from typing import Protocol
 from policies.config import values
 from policies.config.reader import Reader
 from policies.config.tables import Table
-from policies.model import ApiSettings, Credential, Role, ServerTls
+from policies.services import ApiSettings, Credential, Role, ServerTls
 
 DEFAULT_API_LISTEN = "127.0.0.1:7638"
 

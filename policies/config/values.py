@@ -27,7 +27,8 @@ from policies.addresses import (
 )
 from policies.config.reader import MeantAs, Parse, close_match, listed, shown
 from policies.facts import ICMP, ICMPV6, TCP, UDP
-from policies.model import ALL_TENANTS, AddressHop, Endpoint, PortRange, SiteHop
+from policies.model import AddressHop, Endpoint, PortRange, SiteHop
+from policies.services import ALL_TENANTS
 
 E = TypeVar("E", bound=StrEnum)
 A = TypeVar("A", bound=Address)

@@ -29,12 +29,12 @@ from policies.model import (
     Lease,
     Network,
     ProviderGateway,
-    Role,
     Site,
     Tenant,
     Translation,
     VirtualSubnet,
 )
+from policies.services import Role
 from tests.bench.lookup_node import at_first
 from tests.bench.results import Result
 

@@ -28,7 +28,7 @@ from gateway.lookup.stores.etcd import EtcdStore
 from gateway.lookup.stores.etcd_gateway import EtcdGateway
 from gateway.lookup.stores.etcd_layout import Layout
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
-from policies.model import Etcd
+from policies.services import Etcd
 from tests.bench.results import CannotMeasure, Result
 from tests.interop.etcd import COMMANDS, Single, opened
 

@@ -23,7 +23,7 @@ from gateway.lab.processes import Process
 from gateway.lookup.client import LookupClient
 from gateway.lookup.client.remote import remote
 from gateway.lookup.replica import Replica
-from policies.model import LookupAccess
+from policies.services import LookupAccess
 from tests.bench import lookup_node
 from tests.bench.lookup_generator import Askers, Listener, connect
 from tests.bench.records import RECORDS, ca, record, vsid

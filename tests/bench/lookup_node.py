@@ -32,7 +32,8 @@ from gateway.lookup.roles import Serving, serve_records
 from gateway.lookup.stores.sqlite_file import DatabaseFile
 from gateway.lookup.stores.sqlite_writer import Transaction
 from policies.addresses import CustomerAddress
-from policies.model import Appliance, Engine, LookupSettings, Network, ProviderHost, Tenant, VirtualSubnet
+from policies.model import Appliance, Engine, Network, ProviderHost, Tenant, VirtualSubnet
+from policies.services import LookupSettings
 from tests.bench.rates import NICENESS
 from tests.bench.records import HOSTS, RECORDS, SUBNETS, record, resident_octets, vsid
 

@@ -11,7 +11,8 @@ import trio.testing
 from gateway import control
 from gateway.aio import EventLoop, event_loop
 from gateway.appliance import answers, run
-from policies.model import Appliance, Engine, LookupSettings, Network
+from policies.model import Appliance, Engine, Network
+from policies.services import LookupSettings
 
 
 def lookup_node(folder: Path) -> Appliance:

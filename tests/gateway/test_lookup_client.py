@@ -19,7 +19,8 @@ from gateway.lookup.outcomes import Forbidden
 from gateway.lookup.store import Expect, StoreUnavailable
 from gateway.lookup_client import TrioLookupClient
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
-from policies.model import LookupAccess, LookupRecord, Network
+from policies.model import LookupRecord, Network
+from policies.services import LookupAccess
 from tests.gateway.lookup.client.fake_node import Answer, FakeNode, lines, never, running, says
 
 WEB = Vsid(5001)

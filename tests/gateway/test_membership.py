@@ -18,7 +18,8 @@ from gateway.lookup.store import StoreUnavailable
 from gateway.membership import Membership
 from gateway.sites.policies import Keyring
 from policies.errors import ConfigurationError, Problem
-from policies.model import Appliance, Engine, LookupSettings, Network, Underlay
+from policies.model import Appliance, Engine, Network, Underlay
+from policies.services import LookupSettings
 from tests.networks import pa, tenant
 
 

@@ -33,7 +33,7 @@ from gateway.lab.namespaces import LabError, Namespace, connect
 from gateway.lab.nodes import LOOKUP_PORT, OPERATOR, LookupPlan
 from gateway.lab.processes import Process
 from gateway.lab.topology import UPLINK, Datacenter, Node, Plan, Vm, standard_plan
-from policies.model import LookupAccess
+from policies.services import LookupAccess
 from tests.interop.etcd import READY
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "cluster.md"

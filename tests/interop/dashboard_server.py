@@ -17,7 +17,7 @@ from gateway.http.principals import Credentials, Principal
 from gateway.http.problems import HttpProblem
 from gateway.http.routes import Route, Routes
 from gateway.operating.commands import Asker
-from policies.model import Role
+from policies.services import Role
 from tests.interop.dashboard_world import World, plain
 
 

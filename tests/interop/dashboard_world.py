@@ -24,7 +24,6 @@ from policies.model import (
     Appliance,
     Engine,
     IkeIdentity,
-    LookupSettings,
     Network,
     ProviderGateway,
     ProviderHost,
@@ -34,6 +33,7 @@ from policies.model import (
     Underlay,
     VirtualSubnet,
 )
+from policies.services import LookupSettings
 
 OPERATOR = Asker("operator", is_operator=True)
 HOSTS_POOL = "198.51.100.128/25"

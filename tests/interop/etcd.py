@@ -27,7 +27,7 @@ from gateway.lab.laboratory import Laboratory
 from gateway.lab.namespaces import Namespace
 from gateway.lab.processes import Process
 from gateway.lookup.stores.etcd import EtcdStore
-from policies.model import Etcd
+from policies.services import Etcd
 from tests.interop.authority import Authority, Credential
 
 T = TypeVar("T")

@@ -20,7 +20,7 @@ from gateway.lookup.entries import Key, Kind, Placement, Progress, RecordKey, St
 from gateway.lookup.store import Conflict, Expect, LookupStore, Prefix, StoreUnavailable
 from gateway.lookup.stores.etcd import EtcdStore
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
-from policies.model import Etcd
+from policies.services import Etcd
 from tests.interop.etcd import Cluster
 
 WEB = Vsid(5001)

@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from gateway.http.principals import Principal
 from gateway.operating.trends import Key, Rates
 from gateway.sites.status import Moment
-from policies.model import Role
+from policies.services import Role
 from tests.interop import browser as chrome
 from tests.interop.dashboard_server import DashboardServer
 from tests.interop.dashboard_world import World, network, site_status, two_tenants

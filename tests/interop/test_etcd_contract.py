@@ -8,7 +8,7 @@ from time import time
 
 import pytest
 
-from policies.model import Etcd
+from policies.services import Etcd
 from tests.gateway.lookup.entries import OpenStore
 from tests.gateway.lookup.stores.contract import StoreContract
 from tests.interop.etcd import COMMANDS, Single, opened

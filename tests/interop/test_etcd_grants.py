@@ -12,7 +12,8 @@ import pytest
 from gateway.lookup.entries import Grant, Kind, LeaseKey, Placement, RecordKey, Stored
 from gateway.lookup.store import Expect, LookupStore, Prefix, Taken
 from policies.addresses import CustomerAddress, ProviderAddress
-from policies.model import Etcd, Translation
+from policies.model import Translation
+from policies.services import Etcd
 from tests.gateway.lookup.entries import MAC, WEB, listed, revision_of, told
 from tests.interop.etcd import COMMANDS, Single, opened
 

@@ -13,7 +13,7 @@ from gateway.lookup.entries import Progress, Reset, Stored
 from gateway.lookup.follow import closing, follow
 from gateway.lookup.store import Compacted, Expect, StoreUnavailable
 from gateway.lookup.stores import etcd_gateway
-from policies.model import Etcd
+from policies.services import Etcd
 from tests.gateway.lookup.entries import KEY4, KEY6, at, events_of, told
 from tests.interop.etcd import COMMANDS, Cluster, Single, opened
 from tests.interop.etcd_storm import Storm

@@ -13,7 +13,7 @@ from gateway.lookup.entries import Key, Kind, RecordKey
 from gateway.lookup.store import Expect, LookupStore, Prefix
 from gateway.lookup.stores.etcd import EtcdStore
 from policies.addresses import CustomerAddress
-from policies.model import Etcd
+from policies.services import Etcd
 from tests.gateway.lookup.entries import WEB, at
 from tests.interop.etcd import COMMANDS, Single, opened
 

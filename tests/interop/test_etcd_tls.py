@@ -12,7 +12,7 @@ from gateway.lookup.entries import Stored
 from gateway.lookup.store import StoreUnavailable
 from gateway.lookup.stores import etcd_gateway
 from policies.errors import ConfigurationError
-from policies.model import Etcd
+from policies.services import Etcd
 from tests.gateway.lookup.entries import KEY4
 from tests.interop.etcd import COMMANDS, Cluster, Tls, opened
 from tests.interop.etcd_storm import Storm

@@ -14,7 +14,8 @@ from gateway.lookup.claims import Mode
 from gateway.lookup.entries import Grant, Kind, Placement, Stored
 from gateway.lookup.store import Conflict, Expect, Prefix, StoreUnavailable
 from gateway.lookup.stores.etcd import EtcdStore
-from policies.model import Etcd, Translation
+from policies.model import Translation
+from policies.services import Etcd
 from tests.gateway.lookup.entries import CA4, CA6, KEY4, KEY6, at, claim, listed, revision_of, told
 from tests.interop.etcd import COMMANDS, Single, opened
 from tests.interop.etcd_proxy import Fate, Proxy

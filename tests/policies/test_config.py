@@ -25,31 +25,24 @@ from policies.ipsec import (
     SiteStart,
 )
 from policies.model import (
-    ALL_TENANTS,
     AccessRule,
     Action,
     AddressHop,
-    Credential,
     CustomerRoute,
     Endpoint,
     Engine,
-    Etcd,
     FlowIdMode,
     HostPort,
     HostRole,
     IkeIdentity,
     Limits,
-    LookupAccess,
     LookupRecord,
-    LookupSettings,
     Network,
     OpenVswitch,
     PortRange,
     ProviderGateway,
     ProviderHost,
     RecordsKept,
-    Role,
-    ServerTls,
     Site,
     SiteHop,
     SubnetHop,
@@ -57,6 +50,7 @@ from policies.model import (
     Underlay,
     VirtualSubnet,
 )
+from policies.services import ALL_TENANTS, Credential, Etcd, LookupAccess, LookupSettings, Role, ServerTls
 from tests.policies.whole import FOLLOWER, REWRITE, WHOLE, with_change
 
 REFERENCE = Path(__file__).parents[2] / "appliance.toml"

@@ -53,12 +53,12 @@ from policies.model import (
     Network,
     ProviderGateway,
     ProviderHost,
-    Role,
     Site,
     Tenant,
     Translation,
     VirtualSubnet,
 )
+from policies.services import Role
 from tests.sim.lookup import World as Weather
 
 T = TypeVar("T")

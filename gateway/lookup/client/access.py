@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 import msgspec
 
 from policies.errors import ConfigurationError, Problem
-from policies.model import Appliance, LookupAccess, LookupSettings, Role
+from policies.model import Appliance
+from policies.services import LookupAccess, LookupSettings, Role
 
 
 class Given(msgspec.Struct, frozen=True):

@@ -46,7 +46,8 @@ from gateway.lookup.limits import MOST_HINTS, MOST_LISTED, MOST_RESOLVED, MOST_R
 from gateway.lookup.outcomes import ClaimAnswer
 from gateway.lookup.store import Conflict, Expect, Expected, StoreUnavailable
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
-from policies.model import Lease, LookupAccess, LookupRecord, Network, Translation
+from policies.model import Lease, LookupRecord, Network, Translation
+from policies.services import LookupAccess
 
 T = TypeVar("T")
 

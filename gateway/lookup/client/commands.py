@@ -24,7 +24,8 @@ from gateway.lookup.store import Conflict, Expected, StoreUnavailable, Taken
 from gateway.progress import progress
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.errors import Unanswered
-from policies.model import Lease, LookupAccess, LookupRecord, Network, ProviderHost, Translation
+from policies.model import Lease, LookupRecord, Network, ProviderHost, Translation
+from policies.services import LookupAccess
 
 Command = Callable[[LookupClient], Awaitable[int]]
 

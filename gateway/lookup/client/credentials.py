@@ -6,8 +6,8 @@ import ssl
 from pathlib import Path
 
 from gateway.http.renewed import Renewed
-from policies.model import LookupAccess
 from policies.secret import Secret
+from policies.services import LookupAccess
 
 
 def token(access: LookupAccess) -> Renewed[Secret] | None:

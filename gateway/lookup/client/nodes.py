@@ -20,7 +20,7 @@ from gateway.lookup.answers import ProblemForm, decoded
 from gateway.lookup.client import credentials
 from gateway.lookup.forms import Malformed
 from gateway.lookup.store import StoreUnavailable
-from policies.model import LookupAccess
+from policies.services import LookupAccess
 
 PATIENCE = 5.0
 """Seconds for one node to answer: after that the next is asked."""

@@ -20,7 +20,8 @@ from gateway.lookup.records_wire import customer_address
 from gateway.lookup.replica import Replica
 from gateway.lookup.visibility import View
 from policies.addresses import HIGHEST_VSID, LOWEST_VSID, CustomerAddress, Vsid
-from policies.model import Network, Role
+from policies.model import Network
+from policies.services import Role
 
 LARGE = Bound(64 << 20, 60.0)
 """For an operator's network."""

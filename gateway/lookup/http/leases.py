@@ -21,7 +21,8 @@ from gateway.lookup.records_wire import lease_text, provider_address, record_tex
 from gateway.lookup.store import Taken
 from gateway.lookup.visibility import vsids_of
 from policies.addresses import CustomerAddress, ProviderAddress, Vsid
-from policies.model import Lease, LookupRecord, Role
+from policies.model import Lease, LookupRecord
+from policies.services import Role
 
 
 class LeaseBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

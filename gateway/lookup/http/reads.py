@@ -18,7 +18,8 @@ from gateway.lookup.records_wire import customer_address, record_text
 from gateway.lookup.replica import Replica
 from gateway.lookup.visibility import vsids_of
 from policies.addresses import CustomerAddress, Vsid
-from policies.model import LookupRecord, Role
+from policies.model import LookupRecord
+from policies.services import Role
 
 
 class Wanted(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):

@@ -16,7 +16,7 @@ from gateway.lookup.http.openapi_schemas import components
 from gateway.lookup.http.routes import lookup_routes
 from gateway.lookup.http.watches import Watches
 from gateway.lookup.replica import Replica
-from policies.model import LookupSettings
+from policies.services import LookupSettings
 
 SECTION = "lookup"
 

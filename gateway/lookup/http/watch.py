@@ -23,7 +23,8 @@ from gateway.lookup.records_wire import deletion, lease_line, line, progress, re
 from gateway.lookup.replica import Replica
 from gateway.lookup.visibility import View, vsids_of
 from policies.addresses import CustomerAddress, Vsid
-from policies.model import LookupRecord, Role
+from policies.model import LookupRecord
+from policies.services import Role
 
 CONTENT_TYPE = "application/jsonl"
 LINES_AT_ONCE = 500

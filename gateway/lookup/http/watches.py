@@ -19,7 +19,7 @@ from gateway.lookup.records_wire import line
 from gateway.lookup.replica import Replica
 from gateway.lookup.visibility import View
 from policies.addresses import Vsid
-from policies.model import Role
+from policies.services import Role
 
 HEARTBEAT_SECONDS = 5.0
 BLOCKED_SECONDS = 10.0

@@ -21,7 +21,8 @@ from gateway.lookup.records_wire import provider_address, record_text
 from gateway.lookup.soundness import LONGEST_NAME
 from gateway.lookup.store import Expect, Expected
 from policies.addresses import MacAddress, Vsid
-from policies.model import LookupRecord, Network, Role, Translation
+from policies.model import LookupRecord, Network, Translation
+from policies.services import Role
 
 MOST_WAITED_FOR = 64
 

@@ -23,7 +23,7 @@ from gateway.lookup.stores.etcd_pages import Pages
 from gateway.lookup.stores.etcd_watch import History
 from gateway.lookup.stores.etcd_wire import KeyValue
 from policies.addresses import CustomerAddress
-from policies.model import Etcd
+from policies.services import Etcd
 
 # etcd takes 128 operations in a transaction unless configured otherwise.
 READ_AT_ONCE = 100

@@ -32,7 +32,7 @@ from gateway.lookup.stores.etcd_wire import (
     read,
 )
 from policies.errors import ConfigurationError, Problem
-from policies.model import Etcd
+from policies.services import Etcd
 
 T = TypeVar("T")
 

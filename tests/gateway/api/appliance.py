@@ -19,7 +19,8 @@ from gateway.operating.commands import Asker, Command, Commands, NotAllowed, Not
 from gateway.operating.report import Report
 from gateway.sites.status import SiteStatus
 from policies.errors import ConfigurationError, Problem
-from policies.model import ApiSettings, Credential, IkeIdentity, Network, Role, Site, Tenant
+from policies.model import IkeIdentity, Network, Site, Tenant
+from policies.services import ApiSettings, Credential, Role
 from tests.gateway.lookup.serving import Asker as HttpAsker
 from tests.gateway.sites import samples
 

@@ -25,7 +25,8 @@ from gateway.sites.policies import Keyring
 from gateway.sites.status import SiteStatus
 from gateway.underlay.interfaces import Attachment
 from policies.errors import Problem
-from policies.model import Appliance, Engine, LookupSettings, Network
+from policies.model import Appliance, Engine, Network
+from policies.services import LookupSettings
 from tests.gateway.api.appliance import site_status
 from tests.gateway.lookup.serving import BLUE, NETWORK, SEATTLE
 

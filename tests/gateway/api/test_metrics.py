@@ -37,7 +37,7 @@ from gateway.operating.report import (
     TunnelReport,
     TunnelsReport,
 )
-from policies.model import ALL_TENANTS, Role
+from policies.services import ALL_TENANTS, Role
 from tunnels.effects import Cause
 from tunnels.esp.drops import EspDrop
 

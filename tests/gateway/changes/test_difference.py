@@ -26,12 +26,12 @@ from policies.model import (
     CustomerRoute,
     Endpoint,
     Limits,
-    LookupAccess,
     PortRange,
     SiteHop,
     SubnetHop,
     Translation,
 )
+from policies.services import LookupAccess
 from tests.configurations import (
     DB,
     RED,

@@ -19,17 +19,8 @@ from gateway.changes.reload import MOST_READERS, READ_WITHIN, Reload, Undo
 from gateway.operating.commands import OWNER, Asker, NotAllowed, carry_out
 from gateway.sites.policies import Keyring
 from policies.errors import ConfigurationError, Problem
-from policies.model import (
-    Appliance,
-    Credential,
-    Engine,
-    IkeIdentity,
-    LookupSettings,
-    Network,
-    Role,
-    Site,
-    Underlay,
-)
+from policies.model import Appliance, Engine, IkeIdentity, Network, Site, Underlay
+from policies.services import Credential, LookupSettings, Role
 from tests.networks import pa, tenant
 
 NOW = 1_700_000_000.0

@@ -17,7 +17,7 @@ from gateway.http.measures import Measures
 from gateway.http.routes import Route
 from gateway.http.service import listening
 from gateway.lab.certificates import CertificateAuthority
-from policies.model import ApiSettings, Credential, Role, ServerTls
+from policies.services import ApiSettings, Credential, Role, ServerTls
 
 TOKEN = "of-the-operator-0123"  # noqa: S105 - it opens nothing
 GOOD = f"GET /big HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()

@@ -8,7 +8,7 @@ from gateway.http import door as doors
 from gateway.http.door import FAILURES_AT_ONCE, MOST_ADDRESSES, TOLD_AT_ONCE, Door, source_of
 from gateway.http.principals import ANYBODY, Credentials, Principal
 from gateway.http.problems import HttpProblem
-from policies.model import Role
+from policies.services import Role
 
 OPERATOR, READER = Principal("op", Role.OPERATOR), Principal("reader", Role.READER, frozenset({"red"}))
 GOOD, OTHER = b"0123456789abcdef", b"fedcba9876543210"

@@ -13,7 +13,7 @@ from gateway.http.principals import (
     certificate_names,
 )
 from policies.errors import ConfigurationError
-from policies.model import Credential, Role
+from policies.services import Credential, Role
 
 TOKEN = "0123456789abcdef" * 2
 

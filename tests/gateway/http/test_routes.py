@@ -13,7 +13,7 @@ from gateway.http.door import Door
 from gateway.http.measures import BUCKETS, Histogram, Measures
 from gateway.http.routes import Route
 from gateway.http.service import listening
-from policies.model import ApiSettings
+from policies.services import ApiSettings
 
 Test = Callable[[aiohttp.ClientSession], Awaitable[None]]
 

@@ -27,17 +27,8 @@ from gateway.lookup.store import Expect, Prefix
 from gateway.lookup.stores.memory import MemoryStore
 from policies import addresses
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
-from policies.model import (
-    IkeIdentity,
-    LookupSettings,
-    Network,
-    ProviderGateway,
-    ProviderHost,
-    Role,
-    Site,
-    Tenant,
-    VirtualSubnet,
-)
+from policies.model import IkeIdentity, Network, ProviderGateway, ProviderHost, Site, Tenant, VirtualSubnet
+from policies.services import LookupSettings, Role
 
 WEB, DB, BLUE = Vsid(5001), Vsid(5002), Vsid(6001)
 

@@ -22,7 +22,8 @@ from gateway.lookup.replica import Replica
 from gateway.lookup.store import Conflict, Expect, StoreUnavailable
 from gateway.lookup.stores.memory import MemoryStore
 from policies.addresses import Vsid, gateway_mac
-from policies.model import LookupRecord, ProviderHost, Role
+from policies.model import LookupRecord, ProviderHost
+from policies.services import Role
 from tests.gateway.lookup.serving import (
     BLUE,
     GATEWAY,

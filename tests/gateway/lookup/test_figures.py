@@ -11,7 +11,7 @@ from gateway.lookup.followers import Followers
 from gateway.lookup.store import StoreUnavailable
 from gateway.lookup.writes import Writes
 from policies.addresses import CustomerAddress, Vsid
-from policies.model import Role
+from policies.services import Role
 from tests.gateway.lookup.pooled import House, pooled, with_house
 from tests.gateway.lookup.serving import GATEWAY, HV2, WEB, mac
 from tests.gateway.lookup.test_authority import KEY, PA2, Clock, authority

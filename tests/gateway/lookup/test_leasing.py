@@ -15,7 +15,8 @@ from gateway.lookup.grants import QUARANTINE
 from gateway.lookup.outcomes import Forbidden, NoLease, Unacceptable, WhyNoLease
 from gateway.lookup.store import Conflict, Expect
 from policies.addresses import CustomerAddress, Vsid
-from policies.model import Lease, LookupRecord, Network, Role
+from policies.model import Lease, LookupRecord, Network
+from policies.services import Role
 from tests.gateway.lookup.pooled import House, pooled, with_house, with_houses
 from tests.gateway.lookup.serving import (
     BLUE,

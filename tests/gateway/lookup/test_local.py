@@ -7,7 +7,8 @@ import pytest
 from gateway.http.principals import Principal
 from gateway.lookup.outcomes import Forbidden, Unacceptable
 from gateway.lookup.roles import Local
-from policies.model import Lease, Role
+from policies.model import Lease
+from policies.services import Role
 from tests.gateway.lookup.pooled import House, pooled, with_house
 from tests.gateway.lookup.serving import BLUE, HV1, HV2, WEB, ca
 

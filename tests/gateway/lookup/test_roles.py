@@ -22,16 +22,8 @@ from gateway.lookup.roles import Serving, StoreAway, serve_records
 from gateway.lookup.store import Expect, Expected, Prefix, StoreUnavailable
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.errors import ConfigurationError
-from policies.model import (
-    Appliance,
-    Credential,
-    Engine,
-    LookupSettings,
-    Network,
-    Role,
-    Tenant,
-    VirtualSubnet,
-)
+from policies.model import Appliance, Engine, Network, Tenant, VirtualSubnet
+from policies.services import Credential, LookupSettings, Role
 from tests.gateway.lookup.pooled import pooled
 from tests.gateway.lookup.serving import DB, GATEWAY, OPERATOR, ca, mac
 

@@ -6,7 +6,8 @@ import pytest
 from gateway.http.principals import Principal
 from gateway.lookup.entries import Grant, Kind, LeaseKey, NamedKey, Placement, RecordKey, Stored
 from gateway.lookup.visibility import HIDDEN, Views, view
-from policies.model import ALL_TENANTS, Network, Role, Tenant
+from policies.model import Network, Tenant
+from policies.services import ALL_TENANTS, Role
 from tests.gateway.lookup.serving import (
     BLUE,
     DB,

@@ -12,7 +12,8 @@ from trio.testing import MockClock
 from gateway.lab.certificates import CertificateAuthority
 from gateway.operating.certificates import LOOK_EVERY, SOON, Certificates
 from gateway.operating.report import CertificateReport
-from policies.model import ApiSettings, Appliance, Engine, Network, ServerTls
+from policies.model import Appliance, Engine, Network
+from policies.services import ApiSettings, ServerTls
 
 DAY = 86400.0
 

@@ -18,17 +18,8 @@ from gateway.operating.report import DropReport, Report
 from gateway.operating.status import Status
 from gateway.operating.trends import Key, Look, Rates
 from gateway.sites.status import Moment
-from policies.model import (
-    Appliance,
-    Engine,
-    LookupAccess,
-    LookupSettings,
-    Network,
-    ProviderGateway,
-    ProviderHost,
-    Translation,
-    Underlay,
-)
+from policies.model import Appliance, Engine, Network, ProviderGateway, ProviderHost, Translation, Underlay
+from policies.services import LookupAccess, LookupSettings
 from tests import networks as n
 from tests.gateway.sites.samples import site_status
 

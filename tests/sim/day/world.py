@@ -34,7 +34,8 @@ from gateway.underlay.interfaces import Attachment
 from policies.addresses import ProviderAddress, Vsid
 from policies.config import parse
 from policies.facts import UDP
-from policies.model import Appliance, LookupAccess, LookupRecord, Network
+from policies.model import Appliance, LookupRecord, Network
+from policies.services import LookupAccess
 from tests.sim.day import plan
 from tests.sim.day import wires as w
 from tests.sim.day.census import Census, take

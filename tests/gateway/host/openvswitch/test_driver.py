@@ -26,16 +26,8 @@ from gateway.sites.policies import Keyring
 from gateway.trace import Question
 from policies.addresses import CustomerAddress, ProviderAddress
 from policies.errors import ConfigurationError
-from policies.model import (
-    Appliance,
-    Engine,
-    HostPort,
-    HostRole,
-    Lease,
-    LookupAccess,
-    Translation,
-    Underlay,
-)
+from policies.model import Appliance, Engine, HostPort, HostRole, Lease, Translation, Underlay
+from policies.services import LookupAccess
 from tests import networks as n
 
 P = ParamSpec("P")

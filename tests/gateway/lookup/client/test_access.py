@@ -9,7 +9,7 @@ import pytest
 from gateway.lookup.client.access import Given, find_access
 from policies.config import parse
 from policies.errors import ConfigurationError
-from policies.model import LookupAccess
+from policies.services import LookupAccess
 from tests.configurations import WEB, provider_host, table, tenant, token
 
 TENANT = (

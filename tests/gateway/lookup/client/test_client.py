@@ -22,7 +22,8 @@ from gateway.lookup.outcomes import Forbidden, Unacceptable
 from gateway.lookup.store import Conflict, Expect, StoreUnavailable
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.errors import ConfigurationError
-from policies.model import LookupAccess, LookupRecord, Network, ProviderHost, Translation
+from policies.model import LookupRecord, Network, ProviderHost, Translation
+from policies.services import LookupAccess
 from tests.gateway.lookup.client.fake_node import Answer, FakeNode, hang_up, lines, never, running, says
 
 WEB = Vsid(5001)

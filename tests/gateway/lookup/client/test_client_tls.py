@@ -12,7 +12,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from gateway.lookup.client import LookupClient
 from gateway.lookup.outcomes import Forbidden
 from gateway.lookup.store import StoreUnavailable
-from policies.model import Credential, LookupAccess, LookupSettings, Role, ServerTls
+from policies.services import Credential, LookupAccess, LookupSettings, Role, ServerTls
 from tests.gateway.lookup.serving import Serving, lookup_node
 from tests.interop.authority import Authority
 

@@ -13,7 +13,7 @@ import pytest
 
 from gateway.http.principals import Principal
 from policies.config import load
-from policies.model import LookupSettings, Role
+from policies.services import LookupSettings, Role
 from tests.gateway.lookup.serving import Serving, lookup_node
 
 ROOT = Path(__file__).parents[4]

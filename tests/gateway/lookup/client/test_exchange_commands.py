@@ -14,7 +14,7 @@ from gateway.lookup.client import LookupClient
 from gateway.lookup.client.exchange_commands import ExportFormat, export
 from gateway.lookup.exchange.csv_file import read
 from policies.errors import ConfigurationError
-from policies.model import LookupAccess
+from policies.services import LookupAccess
 from tests.gateway.lookup.serving import TOKENS, WEB, lookup_node, place
 
 

@@ -19,7 +19,8 @@ from gateway.lookup.exchange.reading import Format, read
 from gateway.lookup.exchange.rows import Given
 from gateway.lookup.store import Expect, StoreUnavailable
 from policies.errors import ConfigurationError
-from policies.model import LookupAccess, LookupRecord, Network, Translation
+from policies.model import LookupRecord, Network, Translation
+from policies.services import LookupAccess
 from tests.gateway.lookup.serving import NETWORK, TOKENS, WEB, Serving, ca, lookup_node, mac, pa, prefix
 
 HEADER = "vsid,ca,mac,pa,host\n"

@@ -14,7 +14,8 @@ from gateway.lookup.client import LookupClient
 from gateway.lookup.entries import LeaseKey
 from gateway.lookup.outcomes import Forbidden, NoLease, Unacceptable, WhyNoLease
 from gateway.lookup.store import Expect, StoreUnavailable, Taken
-from policies.model import Lease, LookupAccess, Network, Translation
+from policies.model import Lease, Network, Translation
+from policies.services import LookupAccess
 from tests.gateway.lookup.client.fake_node import running, says
 from tests.gateway.lookup.pooled import pooled
 from tests.gateway.lookup.serving import (

@@ -15,7 +15,7 @@ from gateway.lookup.client.remote import remote
 from gateway.lookup.entries import Grant, Kind, LeaseKey, Placement, RecordKey
 from gateway.lookup.replica import Replica
 from gateway.lookup.store import Expect, StoreUnavailable
-from policies.model import LookupAccess
+from policies.services import LookupAccess
 from tests.gateway.lookup.client.fake_node import lines, never, running, says
 from tests.gateway.lookup.serving import BLUE, TOKENS, WEB, ca, lookup_node, mac, pa, place
 

@@ -15,7 +15,7 @@ from gateway.lookup.client import LookupClient
 from gateway.lookup.client.remote import remote
 from gateway.lookup.outcomes import ClaimAnswer
 from gateway.lookup.replica import Batch, Replica
-from policies.model import LookupAccess
+from policies.services import LookupAccess
 from tests.gateway.lookup.client.fake_node import never, running
 from tests.gateway.lookup.serving import (
     GATEWAY,

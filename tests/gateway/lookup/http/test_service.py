@@ -17,7 +17,7 @@ from gateway.lookup.alerts import AlertKind
 from gateway.lookup.entries import RecordKey
 from gateway.lookup.store import StoreUnavailable
 from policies.errors import ConfigurationError
-from policies.model import Credential, LookupSettings, Role, ServerTls
+from policies.services import Credential, LookupSettings, Role, ServerTls
 from tests.gateway.lookup.serving import (
     BLUE,
     DB,

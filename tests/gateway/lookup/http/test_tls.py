@@ -12,7 +12,7 @@ import pytest
 from gateway.http.tls import renewing_context
 from gateway.lab.certificates import CertificateAuthority
 from policies.errors import ConfigurationError
-from policies.model import Credential, LookupSettings, Role, ServerTls
+from policies.services import Credential, LookupSettings, Role, ServerTls
 from tests.gateway.lookup.serving import Serving, lookup_node
 
 TOKEN = "0123456789abcdef" * 2

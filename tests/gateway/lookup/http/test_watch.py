@@ -16,7 +16,8 @@ from gateway.lookup.http import watches
 from gateway.lookup.http.watches import MOST_WATCHES_EACH
 from gateway.lookup.network import apply
 from gateway.lookup.store import Expect
-from policies.model import Network, ProviderHost, Role
+from policies.model import Network, ProviderHost
+from policies.services import Role
 from tests.gateway.lookup.serving import (
     BLUE,
     DB,

@@ -15,7 +15,7 @@ from gateway.lookup.store import StoreUnavailable
 from gateway.lookup.stores import etcd_gateway
 from gateway.lookup.stores.etcd_gateway import EtcdGateway, NoAnswer, OutOfRange
 from policies.errors import ConfigurationError
-from policies.model import Etcd
+from policies.services import Etcd
 
 ANSWER = '{"header":{"cluster_id":"7","revision":"3"}}'
 
