@@ -38,6 +38,7 @@ EVERYTHING = {reason.value for reason in DropReason if reason not in _NOT_DECIDE
     "to the underlay",
     "to the underlay, rewritten",
     "from the underlay, rewritten",
+    "what a router of the underlay says",
     "held",
     "waited, and went on",
     "waited in vain",

@@ -165,7 +165,7 @@ def run(chance: random.Random, frames: int, seen: Counter[str]) -> None:
     }
     for moment in range(frames):
         sent = throw(chance, world)
-        if sent is not None and sent.node in hosts and sent.site is None:
+        if sent is not None and sent.node in hosts and (sent.port is not None or sent.outer is not None):
             try:
                 check(world, sent, hosts[sent.node], moment / 100, seen)
             except Exception as failure:

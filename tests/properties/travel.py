@@ -183,6 +183,8 @@ def _what_happened(node: Forwarder, sent: Sent, verdict: Verdict) -> list[str]:
     if sent.is_plain:
         came = "from the underlay, rewritten"
     happened = ["forwarded", came, _WHERE[type(verdict.emissions[0])]]
+    if _is_of_a_router(node, sent):
+        happened.append("what a router of the underlay says")
     if sent.site and isinstance(verdict.emissions[0], ToSite):
         happened.append("from site to site")
     if facts is not None:
@@ -273,8 +275,18 @@ def _domain(node: Forwarder, sent: Sent) -> RoutingDomain | None:
 def _owner(world: World, sent: Sent) -> str | None:
     """Whose mark a frame carries, if it comes in where that tenant's frames do."""
     if sent.is_plain:
-        return next((name for name in world.tables.domains if mark(name) in sent.data), None)
+        return _owner_of_plain(world, sent)
     domain = _domain(world.nodes[sent.node], sent)
+    return domain.name if domain is not None and mark(domain.name) in sent.data else None
+
+
+def _owner_of_plain(world: World, sent: Sent) -> str | None:
+    """Likewise of a rewritten one, which comes in where its source's tenant says."""
+    try:
+        holder = world.holders.get(ip.decode_untrusted(sent.data).source)
+    except MalformedPacket:
+        return None
+    domain = world.domain_of(holder.vsid) if holder is not None else None
     return domain.name if domain is not None and mark(domain.name) in sent.data else None
 
 
@@ -390,6 +402,9 @@ def _check_forwarded(node: Forwarder, sent: Sent, verdict: Forward, emission: Em
         return
     onward = _facts(out)
     assert onward is not None
+    if _is_of_a_router(node, sent):
+        _check_word_of_a_router(node, emission, onward)
+        return
     assert (onward.source, onward.destination) == (facts.source, facts.destination)
     if sent.is_plain or isinstance(emission, ToProvider):
         assert onward.hop_limit == facts.hop_limit or 1 <= onward.hop_limit == facts.hop_limit - 1
@@ -409,6 +424,29 @@ def _check_forwarded(node: Forwarder, sent: Sent, verdict: Forward, emission: Em
         assert out[14 + onward.header_length :] == frame[14 + facts.header_length : 14 + facts.total_length]
     else:
         assert facts.tcp_flags & TCP_SYN or not (facts.version == 6 or facts.dont_fragment)
+
+
+def _is_of_a_router(node: Forwarder, sent: Sent) -> bool:
+    """Whether an ICMP error has come whose sender is no member of the network: of the underlay."""
+    if not sent.is_plain:
+        return False
+    facts = ip.decode_untrusted(sent.data)
+    return facts.quoted is not None and node.tables.pools.lookup(facts.source) is None
+
+
+def _check_word_of_a_router(node: Forwarder, emission: Emission, told: PacketFacts) -> None:
+    """Check that a sender hears from its gateway what the underlay says, and of its own packet."""
+    assert told.source in node.tables.domains[emission.tenant].gateway_addresses
+    assert told.quoted is not None
+    assert told.quoted.source == told.destination
+    # The address of the underlay that it was sent to is not to be seen.
+    assert node.tables.pools.lookup(told.quoted.destination) is None
+    if isinstance(emission, ToPort):
+        entry = node.tables.subnets[emission.port[0]]
+        assert told.source == entry.gateway_address(told.version)
+        record = node.directory.find(entry.vsid, told.destination)
+        assert record is not None
+        assert (record.vsid, record.mac) == emission.port
 
 
 def _check_told(node: Forwarder, sent: Sent, verdict: Answer | Drop, emission: Emission) -> None:

@@ -254,14 +254,15 @@ def _tenant(
             for version, pool in ((4, ipv4), (6, ipv6))
             if version in families
         )
+        translation = chance.choice((Translation.ENCAP, Translation.ENCAP, Translation.REWRITE))
         subnets.append(
             VirtualSubnet(
                 name=f"subnet-{number}",
                 vsid=Vsid(vsids.pop()),
                 prefixes=prefixes,
                 gateway_addresses=tuple(_nth(prefix, 1) for prefix in prefixes),
-                broadcast=chance.random() < 0.5,
-                translation=chance.choice((Translation.ENCAP, Translation.ENCAP, Translation.REWRITE)),
+                broadcast=chance.random() < 0.5 and translation is Translation.ENCAP,
+                translation=translation,
             )
         )
     own = tuple(gateway.name for gateway in chance.sample(gateways, chance.randint(1, len(gateways))))
