@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from gateway.forwarding.drops import DropReason
 from gateway.forwarding.flows import Flow
-from gateway.forwarding.node import Arrival, Explain, Origin, PlainHeader, SiteArrival
+from gateway.forwarding.node import Arrival, Explain, Origin, SiteArrival
 from gateway.forwarding.notices import Message, Notices
 from gateway.forwarding.pmtu import LOWEST_IPV6, PathMtu
 from gateway.forwarding.sites import Sites, SiteState
@@ -16,6 +16,7 @@ from gateway.forwarding.verdicts import (
     Emission,
     Forward,
     OuterHeader,
+    PlainHeader,
     PortKey,
     ToPort,
     ToProvider,

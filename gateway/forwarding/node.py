@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from gateway.forwarding.metering import Meter
-from gateway.forwarding.verdicts import OuterHeader, PortKey
+from gateway.forwarding.verdicts import OuterHeader, PlainHeader, PortKey
 from gateway.packets import ethernet
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress
 from policies.facts import PacketFacts
@@ -57,13 +57,6 @@ class Node(msgspec.Struct, frozen=True):
         return None
 
 
-class PlainHeader(msgspec.Struct, frozen=True, gc=False):
-    """The provider addresses that a rewritten packet came with."""
-
-    source: ProviderAddress
-    destination: ProviderAddress
-
-
 class Arrival(msgspec.Struct, frozen=True, eq=False):
     """A frame and where it came in: from the underlay, or at a VM's port."""
 
@@ -71,8 +64,6 @@ class Arrival(msgspec.Struct, frozen=True, eq=False):
     frame: bytes
     outer: OuterHeader | None = None
     port: PortKey | None = None
-    plain: PlainHeader | None = None
-    """For what has been rewritten: `outer` is then as NVGRE's would have been."""
 
     @property
     def domain(self) -> RoutingDomain:
@@ -81,6 +72,11 @@ class Arrival(msgspec.Struct, frozen=True, eq=False):
     @property
     def tenant(self) -> str:
         return self.entry.domain.name
+
+    @property
+    def plain(self) -> PlainHeader | None:
+        """For what has been rewritten: `outer` is then as NVGRE's would have been."""
+        return self.outer.plain if self.outer is not None else None
 
     @property
     def destination_mac(self) -> bytes:

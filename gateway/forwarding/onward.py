@@ -74,7 +74,8 @@ class Onward:
         theirs = self._tables.provider_addresses_of.get(record.host, frozenset())
         if wait is Wait.NONE and (outer.source == record.pa or outer.source in theirs):
             return None
-        comes_back = self._redirects.comes_back(_mark(arrival), outer.hop_limit)
+        hop_limit = outer.hop_limit if arrival.plain is None else facts.hop_limit
+        comes_back = self._redirects.comes_back(_mark(arrival), hop_limit)
         if comes_back and wait is not Wait.RECORD_CAME:
             return None
         if self._explain:

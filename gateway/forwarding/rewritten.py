@@ -11,10 +11,10 @@ from gateway.forwarding.directory import Directory, Holder
 from gateway.forwarding.drops import DropReason
 from gateway.forwarding.flows import Came
 from gateway.forwarding.incoming import Arrived
-from gateway.forwarding.node import Arrival, Explain, Node, PlainHeader
+from gateway.forwarding.node import Arrival, Explain, Node
 from gateway.forwarding.pmtu import PathMtu
 from gateway.forwarding.translations import Translations
-from gateway.forwarding.verdicts import Drop, Forward, Held, OuterHeader, ToPort, Verdict
+from gateway.forwarding.verdicts import Drop, Forward, Held, OuterHeader, PlainHeader, ToPort, Verdict
 from gateway.packets import icmp, ip, ndp
 from gateway.packets.ethernet import OF_IP_VERSION, EthernetHeader
 from gateway.packets.rewriting import rewritten
@@ -82,12 +82,7 @@ class Rewritten:
         packet = rewritten(packet, sender.ca, receiver.ca, quoted)
         entry, header = self._frame(domain, entry, sender, receiver, facts.version)
         return Arrived(
-            arrival=Arrival(
-                entry,
-                header + packet,
-                outer=outer,
-                plain=PlainHeader(ProviderAddress(facts.source), ProviderAddress(facts.destination)),
-            ),
+            arrival=Arrival(entry, header + packet, outer=outer),
             facts=ip.decode_untrusted(packet),
             packet=packet,
             source=sender if isinstance(sender, LookupRecord) else None,
@@ -109,7 +104,8 @@ class Rewritten:
         ours = self._node.provider_addresses
         if not theirs or not ours:
             return None
-        return OuterHeader(theirs[0], ours[0], ecn=0, hop_limit=facts.hop_limit)
+        plain = PlainHeader(ProviderAddress(facts.source), ProviderAddress(facts.destination))
+        return OuterHeader(theirs[0], ours[0], ecn=0, hop_limit=facts.hop_limit, plain=plain)
 
     def _quoted(
         self, domain: RoutingDomain, quoted: PacketFacts, now: float

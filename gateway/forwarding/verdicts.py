@@ -17,14 +17,23 @@ Awaited = tuple[Vsid, CustomerAddress] | ProviderAddress
 """What a packet waits for: the provider address of a CA, or whose a provider address is."""
 
 
+class PlainHeader(msgspec.Struct, frozen=True, gc=False):
+    """The provider addresses that a rewritten packet came with."""
+
+    source: ProviderAddress
+    destination: ProviderAddress
+
+
 class OuterHeader(msgspec.Struct, frozen=True, gc=False):
-    """What the underlay's IP header said of an NVGRE packet."""
+    """What the underlay's IP header said of an NVGRE packet, or would have said of a rewritten one's."""
 
     source: bytes
     destination: bytes
     ecn: int = 0
     """The two bits of RFC 3168."""
     hop_limit: int = 64
+    plain: PlainHeader | None = None
+    """For what has been rewritten: the hop limit is that of its flow's first packet."""
 
 
 class ToUnderlay(msgspec.Struct, frozen=True, gc=False):

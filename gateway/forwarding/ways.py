@@ -9,11 +9,11 @@ import msgspec
 from gateway.forwarding.admission import is_martian
 from gateway.forwarding.directory import Directory
 from gateway.forwarding.drops import DropReason
-from gateway.forwarding.node import Arrival, Node, Origin, PlainHeader, SiteArrival
+from gateway.forwarding.node import Arrival, Node, Origin, SiteArrival
 from gateway.forwarding.residence import Residence
 from gateway.forwarding.sites import SiteState
 from gateway.forwarding.translations import Translations
-from gateway.forwarding.verdicts import PortKey
+from gateway.forwarding.verdicts import PlainHeader, PortKey
 from gateway.packets import nvgre, transport
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid, is_group_address
 from policies.facts import PacketFacts

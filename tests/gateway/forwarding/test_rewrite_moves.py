@@ -10,6 +10,7 @@ from scapy.layers.l2 import Ether
 from gateway.forwarding.directory import Holder, Put, PutLease
 from gateway.forwarding.drops import DropReason
 from gateway.forwarding.verdicts import Held, ToPort, ToProvider
+from gateway.packets import ip
 from gateway.packets.rewriting import rewritten
 from policies.addresses import CustomerAddress
 from policies.model import Lease, LookupRecord
@@ -75,6 +76,37 @@ def test_what_comes_before_the_port_is_there_waits_for_it(world: World) -> None:
     hv1.moves.hold(emission, world.now)
     (given,) = hv1.moves.port_opened(PORT, world.now + 0.1)
     assert given is emission
+
+
+def test_what_has_waited_at_the_old_host_is_one_hop_older_when_it_is_sent_on(world: World) -> None:
+    before, after = world.record(WEB6), moved(world)
+    hv2 = world.nodes["hv2"]
+    hv2.moves.port_closed(PORT)
+    for _ in range(2):  # the second is of a flow that is known
+        (waits,) = hv2.from_provider(_rewritten_by(world.record(DB5), before), world.now).emissions
+        assert isinstance(waits, ToPort)
+        hv2.moves.hold(waits, world.now)
+
+    sent_on = hv2.apply([Put(after)], 0.1)
+
+    assert [IP(each.packet).ttl for each in sent_on if isinstance(each, ToProvider)] == [63, 63]
+
+
+def test_what_has_waited_in_vain_is_sent_on_once_and_does_not_go_round(world: World) -> None:
+    before, after = world.record(WEB6), moved(world)
+    hv2 = world.nodes["hv2"]
+    hv2.moves.port_closed(PORT)
+    hv2.apply([Put(after)], 0)
+    plain = _rewritten_by(world.record(DB5), before)
+    (first,) = hv2.from_provider(plain, 0).emissions
+    assert isinstance(first, ToProvider)
+    # Its next host has sent it back, where it waits for the port; then its time is up.
+    (waits,) = hv2.from_provider(ip.with_hop_limit(plain, 62), 0).emissions
+    assert isinstance(waits, ToPort)
+    hv2.moves.hold(waits, 0)
+
+    assert hv2.expire(1.0) == ()
+    assert hv2.drops.counts == {(DropReason.HOLD_EXPIRED, "red"): 1}
 
 
 def test_its_old_address_is_understood_as_a_source_until_everybody_knows(world: World) -> None:
