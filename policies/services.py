@@ -7,6 +7,8 @@ from pathlib import Path
 
 import msgspec
 
+DEFAULT_LISTEN = "127.0.0.1:7637"
+DEFAULT_API_LISTEN = "127.0.0.1:7638"
 DEFAULT_PREFIX = "/isthmus/"
 DEFAULT_FLAP_MOVES = 5
 DEFAULT_FLAP_SECONDS = 180.0
@@ -64,7 +66,7 @@ class Etcd(msgspec.Struct, frozen=True):
 class LookupSettings(msgspec.Struct, frozen=True):
     """The role of serving records: where to listen, who may ask, and which store holds them."""
 
-    listen: str = "127.0.0.1:7637"
+    listen: str = DEFAULT_LISTEN
     store: str = "sqlite"
     tls: ServerTls | None = None
     credentials: tuple[Credential, ...] = ()
@@ -78,7 +80,7 @@ class LookupSettings(msgspec.Struct, frozen=True):
 class ApiSettings(msgspec.Struct, frozen=True):
     """Where the operating interface listens, and who may ask: readers and operators."""
 
-    listen: str = "127.0.0.1:7638"
+    listen: str = DEFAULT_API_LISTEN
     tls: ServerTls | None = None
     credentials: tuple[Credential, ...] = ()
 

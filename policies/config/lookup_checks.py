@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from policies.config import values
+from policies.config import service_values
 from policies.config.lookup_tables import Asking, EtcdTable, LookupTable
 from policies.config.node_tables import File
 from policies.config.service_checks import service_problems
@@ -48,7 +48,7 @@ def asking_problems(path: str, asking: Asking, unsound: frozenset[str]) -> Itera
             yield Problem(f"{path}.{key}", "is not used without lookup; write lookup, or leave it out")
         return
     yield from half_a_certificate(path, asking, unsound)
-    away = [node for node in asking.lookup if not values.is_on_loopback(_host_of(node))]
+    away = [node for node in asking.lookup if not service_values.is_on_loopback(_host_of(node))]
     credentials = {"token_file", "cert", "key"}
     if away and not credentials & (asking.files.keys() | unsound):
         message = f'"{away[0]}" wants to know who asks; write token_file, or cert and key'

@@ -6,20 +6,19 @@ from pathlib import Path
 
 import msgspec
 
-from policies.config import values
+from policies.config import service_values, values
 from policies.config.reader import Reader
 from policies.config.service_tables import CredentialTable, TlsTable
 from policies.config.tables import Table
 from policies.services import (
     DEFAULT_FLAP_MOVES,
     DEFAULT_FLAP_SECONDS,
+    DEFAULT_LISTEN,
     DEFAULT_PREFIX,
     Etcd,
     LookupAccess,
     LookupSettings,
 )
-
-DEFAULT_LISTEN = "127.0.0.1:7637"
 
 
 class EtcdTable(Table, frozen=True):
@@ -36,11 +35,11 @@ class EtcdTable(Table, frozen=True):
         path = values.path_from(keys.base)
         return cls(
             path=keys.path,
-            endpoints=keys.required_list("endpoints", values.url),
+            endpoints=keys.required_list("endpoints", service_values.url),
             ca=keys.optional("ca", path, None),
             cert=keys.optional("cert", path, None),
             key=keys.optional("key", path, None),
-            prefix=keys.optional("prefix", values.key_prefix, DEFAULT_PREFIX),
+            prefix=keys.optional("prefix", service_values.key_prefix, DEFAULT_PREFIX),
             unsound=keys.finish(),
         )
 
@@ -64,10 +63,10 @@ class LookupTable(Table, frozen=True):
     def read(cls, keys: Reader) -> LookupTable:
         return cls(
             path=keys.path,
-            listen=keys.optional("listen", values.listen, DEFAULT_LISTEN),
+            listen=keys.optional("listen", service_values.listen, DEFAULT_LISTEN),
             store=keys.optional("store", values.word("sqlite", "etcd"), "sqlite"),
-            flap_moves=keys.optional("flap_moves", values.flap_moves, DEFAULT_FLAP_MOVES),
-            flap_seconds=keys.optional("flap_seconds", values.flap_seconds, DEFAULT_FLAP_SECONDS),
+            flap_moves=keys.optional("flap_moves", service_values.flap_moves, DEFAULT_FLAP_MOVES),
+            flap_seconds=keys.optional("flap_seconds", service_values.flap_seconds, DEFAULT_FLAP_SECONDS),
             tls=keys.table("tls", TlsTable.read),
             tokens=keys.tables("token", CredentialTable.read_token),
             certificates=keys.tables("certificate", CredentialTable.read_certificate, named_by="subject"),
@@ -110,7 +109,7 @@ class Asking(msgspec.Struct, frozen=True):
         nodes = keys.required_list if keys.has("lookup") else keys.optional_list
         return cls(
             is_given=keys.has("lookup"),
-            lookup=nodes("lookup", values.url),
+            lookup=nodes("lookup", service_values.url),
             token_file=keys.optional("token_file", path, None),
             ca=keys.optional("ca", path, None),
             cert=keys.optional("cert", path, None),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from policies.config import values
+from policies.config import service_values
 from policies.config.network_checks import unknown, used_twice
 from policies.config.node_tables import File
 from policies.config.service_tables import ApiTable, CredentialTable, ServiceTable
@@ -42,7 +42,7 @@ def not_for_nodes(api: ApiTable) -> Iterator[Problem]:
 
 def off_loopback(service: ServiceTable) -> Iterator[Problem]:
     """A service that others reach, in the clear or open to everybody."""
-    if values.is_on_loopback(service.listen.rpartition(":")[0]):
+    if service_values.is_on_loopback(service.listen.rpartition(":")[0]):
         return
     lacking = []
     if service.tls is None and "tls" not in service.unsound:

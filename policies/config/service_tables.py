@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from policies.config import values
+from policies.config import service_values, values
 from policies.config.reader import Reader
 from policies.config.tables import Table
-from policies.services import ApiSettings, Credential, Role, ServerTls
-
-DEFAULT_API_LISTEN = "127.0.0.1:7638"
+from policies.services import DEFAULT_API_LISTEN, ApiSettings, Credential, Role, ServerTls
 
 
 class TlsTable(Table, frozen=True):
@@ -108,7 +106,7 @@ class ApiTable(Table, frozen=True):
     def read(cls, keys: Reader) -> ApiTable:
         return cls(
             path=keys.path,
-            listen=keys.optional("listen", values.listen, DEFAULT_API_LISTEN),
+            listen=keys.optional("listen", service_values.listen, DEFAULT_API_LISTEN),
             tls=keys.table("tls", TlsTable.read),
             tokens=keys.tables("token", CredentialTable.read_token),
             certificates=keys.tables("certificate", CredentialTable.read_certificate, named_by="subject"),

@@ -61,10 +61,6 @@ _INTERFACE = re.compile(r"(?!\.{1,2}$)[!-.0-9;-~]{1,15}")
 _PREFIX = re.compile(r"[0-9A-Fa-f:.]{2,45}/[0-9]{1,3}")
 _GUID = re.compile(r"\{?([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})\}?", re.IGNORECASE)
 _QUANTITY = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?([A-Za-z/]{1,8})")
-_URL = re.compile(
-    r"(?P<scheme>https?)://(?P<host>\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9.-]{1,253})(?::(?P<port>[0-9]{1,5}))?/?"
-)
-_KEY_PREFIX = re.compile(r"/(?:[A-Za-z0-9_.-]{1,64}/){1,8}")
 
 _RATE_UNITS = {"bit/s": 1, "kbit/s": 10**3, "mbit/s": 10**6, "gbit/s": 10**9}
 SIZE_UNITS = {
@@ -247,27 +243,12 @@ def prefix(value: object) -> Prefix:
 
 def subnet_prefix(value: object) -> Prefix:
     """A prefix with room for a gateway and VMs."""
-    network = prefix(value)
-    if network.prefixlen > network.max_prefixlen - 2:
-        raise ValueError(
-            f"{network} is too small for a virtual subnet; the longest prefix is /{network.max_prefixlen - 2}"
-        )
-    for special, what in _NEVER.items():
-        if is_within(special, network):
-            raise ValueError(f"{network} is no prefix for a virtual subnet: it contains {special}, {what}")
-    return network
+    return _with_room(value, "a virtual subnet")
 
 
 def pool(value: object) -> Prefix:
     """A prefix of the underlay whose addresses are leased one by one."""
-    network = prefix(value)
-    for special, what in _NEVER.items():
-        if is_within(special, network):
-            raise ValueError(f"{network} is no pool: it contains {special}, {what}")
-    if network.prefixlen > network.max_prefixlen - 2:
-        raise ValueError(
-            f"{network} is too small for a pool; the longest prefix is /{network.max_prefixlen - 2}"
-        )
+    network = _with_room(value, "a pool")
     if network.version == 6 and network.prefixlen < 64:
         raise ValueError(f"{network} is too large for a pool; the shortest prefix of IPv6 is /64")
     return network
@@ -363,67 +344,6 @@ def mtu(value: object) -> int:
     return number(value)
 
 
-def listen(value: object) -> str:
-    """An address and a port to serve on."""
-    host, colon, port = text(value).rpartition(":")
-    right = f'{shown(value)} is not an address and a port such as "127.0.0.1:7637" or "[::1]:7637"'
-    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) <= 65535:
-        raise ValueError(right)
-    if host == "localhost":
-        return text(value)
-    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    try:
-        address = ipaddress.ip_address(bare)
-    except ValueError:
-        raise ValueError(right) from None
-    if (address.version == 6) != (bare != host):
-        raise ValueError(right)
-    return text(value)
-
-
-def url(value: object) -> str:
-    """Where a service is: by HTTPS, or on this machine by HTTP; without a slash at the end."""
-    found = _URL.fullmatch(text(value))
-    if not found or not 0 < int(found["port"] or 443) <= 65535 or not _is_url_host(found["host"]):
-        raise ValueError(f'{shown(value)} is not an address such as "https://192.0.2.253:7637"')
-    if found["scheme"] == "http" and not is_on_loopback(found["host"]):
-        raise ValueError(f'{shown(value)} would be in the clear; write "https://", or http on loopback only')
-    return text(value).rstrip("/")
-
-
-def is_on_loopback(host: str) -> bool:
-    """Whether a literal address (IPv6's in brackets) or a name is this machine alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
-def key_prefix(value: object) -> str:
-    """What the names of all keys in a store begin with."""
-    if not _KEY_PREFIX.fullmatch(text(value)):
-        raise ValueError(
-            f'{shown(value)} is not a prefix of keys such as "/isthmus/", with a slash at both ends'
-        )
-    return text(value)
-
-
-def flap_moves(value: object) -> int:
-    """How many moves freeze a record."""
-    if not 2 <= number(value) <= 1000:
-        raise ValueError(f"{shown(value)} is not a number of moves; use 2 to 1000")
-    return number(value)
-
-
-def flap_seconds(value: object) -> float:
-    """In how many seconds."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 1 <= value <= 86400:
-        raise ValueError(f"{shown(value)} is not a number of seconds; use 1 to 86400")
-    return float(value)
-
-
 def guid(value: object) -> str:
     """A GUID in lower case, without braces."""
     if not (found := _GUID.fullmatch(text(value))):
@@ -431,14 +351,16 @@ def guid(value: object) -> str:
     return found[1].lower()
 
 
-def _is_url_host(host: str) -> bool:
-    """Whether it can be a name, or is an address: not something like 10.0.0.256."""
-    if not host.startswith("[") and host.rpartition(".")[2][:1].isalpha():
-        return all(0 < len(label) < 64 and label.strip("-") == label for label in host.split("."))
-    try:
-        return (ipaddress.ip_address(host.strip("[]")).version == 6) == host.startswith("[")
-    except ValueError:
-        return False
+def _with_room(value: object, purpose: str) -> Prefix:
+    """A prefix with two addresses between its first and its last, all of them unicast."""
+    network = prefix(value)
+    longest = network.max_prefixlen - 2
+    if network.prefixlen > longest:
+        raise ValueError(f"{network} is too small for {purpose}; the longest prefix is /{longest}")
+    for special, what in _NEVER.items():
+        if is_within(special, network):
+            raise ValueError(f"{network} is no prefix for {purpose}: it contains {special}, {what}")
+    return network
 
 
 def _unicast(kind: type[A], value: object) -> A:
