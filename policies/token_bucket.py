@@ -33,6 +33,10 @@ class TokenBucket:
         self._level -= amount
         return True
 
+    def give_back(self, amount: float) -> None:
+        """Put back what was taken at this same time."""
+        self._level += amount
+
     def charge(self, amount: float, now: float) -> None:
         """Take `amount` though it need not be there yet: nothing is, until that is made up for."""
         self.take(0, now)

@@ -141,6 +141,16 @@ class Decisions:
         refusal = self.permission.refusal(domain, facts, now)
         if refusal is not None:
             return Drop(refusal, domain.name)
+        decision = self._route_permitted(arrival, facts, packet, source, now)
+        if isinstance(decision, Held):
+            # It is judged once more when it has waited.
+            self.permission.give_back(domain, facts)
+        return decision
+
+    def _route_permitted(
+        self, arrival: Origin, facts: PacketFacts, packet: bytes, source: LookupRecord | None, now: float
+    ) -> Flow | Verdict:
+        domain = arrival.domain
         if self._explain:
             prefix = domain.routes.match(CustomerAddress(facts.destination))
             route = domain.routes.lookup(facts.destination)

@@ -64,3 +64,9 @@ class Permission:
         """Debit a packet's octets, if the tenant's rate allows it."""
         bucket = self.buckets.get(domain.name)
         return bucket is None or bucket.take(facts.total_length, now)
+
+    def give_back(self, domain: RoutingDomain, facts: PacketFacts) -> None:
+        """Credit the octets of a packet that has just been debited, and does not go on yet."""
+        bucket = self.buckets.get(domain.name)
+        if bucket is not None:
+            bucket.give_back(facts.total_length)

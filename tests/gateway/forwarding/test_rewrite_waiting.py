@@ -1,0 +1,42 @@
+"""Packets that wait for a provider address: what it costs their tenant."""
+
+from __future__ import annotations
+
+from scapy.layers.inet import UDP
+from scapy.packet import Raw
+
+from gateway.forwarding.drops import DropReason
+from gateway.forwarding.verdicts import Held
+from policies.model import Limits
+from tests import networks as n
+from tests.rewriting import Vm, World
+
+WEB5: Vm = ("red", "web", 5)
+OCTETS = 1300 + 28
+
+
+def test_packet_that_has_waited_is_charged_once() -> None:
+    world = World([WEB5], net=n.network(n.tenant("red", limits=Limits(rate=8, burst=OCTETS))))
+    world.leasing = False
+    frame = n.frame("red", ("web", 5), ("db", 5), upper=UDP() / Raw(bytes(1300)))
+    world.send(WEB5, frame)
+    assert isinstance(world.verdicts[-1][1], Held)
+
+    world.lease(*world.asked[0][1:])
+
+    # At the host and at the gateway, each by its own limit: the whole of what may be at once.
+    assert len(world.at_ports) == 1
+    world.send(WEB5, frame)
+    n.dropped(world.verdicts[-1][1], DropReason.RATE_LIMITED)
+
+
+def test_packets_that_wait_do_not_exceed_what_is_allowed_once_they_go() -> None:
+    world = World([WEB5], net=n.network(n.tenant("red", limits=Limits(rate=8, burst=2 * OCTETS))))
+    world.leasing = False
+    for _ in range(3):
+        world.send(WEB5, n.frame("red", ("web", 5), ("db", 5), upper=UDP() / Raw(bytes(1300))))
+
+    world.lease(*world.asked[0][1:])
+
+    assert len(world.at_ports) == 2
+    assert world.nodes["hv1"].drops.counts == {(DropReason.RATE_LIMITED, "red"): 1}
