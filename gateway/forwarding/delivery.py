@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from gateway.forwarding.drops import DropReason
 from gateway.forwarding.flows import Flow
+from gateway.forwarding.happenings import Happenings
 from gateway.forwarding.node import Arrival, Explain, Origin, SiteArrival
 from gateway.forwarding.notices import Message, Notices
 from gateway.forwarding.pmtu import LOWEST_IPV6, PathMtu
@@ -51,6 +52,7 @@ class Delivery:
         sites: Sites,
         port_mtus: Mapping[PortKey, int],
         notices: Notices,
+        happenings: Happenings,
         used_leases: set[bytes],
         explain: Explain | None = None,
     ) -> None:
@@ -61,6 +63,7 @@ class Delivery:
         self._paths = paths
         self._sites = sites
         self._notices = notices
+        self._happenings = happenings
         self._explain = explain
 
     def carry(self, flow: Flow, arrival: Origin, facts: PacketFacts, packet: bytes, now: float) -> Verdict:
@@ -291,7 +294,13 @@ class Delivery:
             ethertype=OF_IP_VERSION[facts.version],
         )
         reply = self.reply(arrival, header.encode() + notice)
-        return (reply,) if reply is not None else ()
+        if reply is not None:
+            return (reply,)
+        # Where single VMs are rewritten, a gateway's own addresses are leased when it has something to say.
+        home = arrival.domain.home(speaker) if speaker is not None else None
+        if speaker is not None and home is not None:
+            self._happenings.wanted(home, speaker, now)
+        return ()
 
     def _tell_site(
         self,

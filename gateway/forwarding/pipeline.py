@@ -122,7 +122,14 @@ class Forwarder:
         self.translations = Translations(self.node, tables, self.directory, self.moves.formers)
         ways = Ways(self.node, tables, self.directory, self.moves.residence, self.translations)
         self._delivery = Delivery(
-            ways, self.paths, self.sites, self.port_mtus, self.notices, self._used_leases, self._explain
+            ways,
+            self.paths,
+            self.sites,
+            self.port_mtus,
+            self.notices,
+            self.happenings,
+            self._used_leases,
+            self._explain,
         )
         self.decisions = Decisions(
             self.node,

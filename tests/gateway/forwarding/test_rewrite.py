@@ -363,6 +363,18 @@ def test_known_flows_are_decided_as_their_first_packets_were() -> None:
     assert len(world.nodes["edge-1"].flows) == 2
 
 
+def test_a_gateway_that_cannot_say_a_thing_for_want_of_an_address_asks_for_one() -> None:
+    world = sited(WEB5)
+    world.send(WEB5, to_site(WEB5, ttl=1))
+    assert not world.at_ports
+    assert world.asked[-1] == ("edge-1", *_gateway_address())
+
+    world.lease(*_gateway_address())
+    world.send(WEB5, to_site(WEB5, ttl=1))
+
+    assert arrived(world, WEB5)[IP].src == n.ca("web", 1)
+
+
 def test_a_gateway_takes_note_of_the_leases_that_are_used() -> None:
     world = sited(WEB5)
     world.send(WEB5, to_site(WEB5))
