@@ -90,12 +90,12 @@ def _leases(replica: Replica) -> dict[tuple[str, str], int]:
 
 def _leases_of(replica: Replica, tenant: Tenant, gateway: str) -> int:
     """How many leases a tenant has at a gateway of those that its `leases` bounds."""
-    held = replica.leases_held({subnet.vsid for subnet in tenant.subnets}, gateway)
+    held = replica.granted.held({subnet.vsid for subnet in tenant.subnets}, gateway)
     own = sum(
         lease.node == gateway
         for subnet in tenant.subnets
         for ca in subnet.gateway_addresses
-        for lease in replica.leases_of(subnet.vsid, ca)
+        for lease in replica.granted.leases_of(subnet.vsid, ca)
     )
     return held - own
 

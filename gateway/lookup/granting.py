@@ -178,7 +178,7 @@ class Granting:
         network = self._replica.network
         if network is not self._configured:
             self._configured = network
-            self._allocation.configure(network, self._replica.grants_in)
+            self._allocation.configure(network, self._replica.granted.within)
 
     def _take_changes(self, batch: Batch) -> None:
         for entry in batch.changes:

@@ -131,7 +131,7 @@ class Leasing:
         pools = self.domains.pools(node, ca.version)
         found = (
             lease
-            for lease in self._replica.leases_of(vsid, ca)
+            for lease in self._replica.granted.leases_of(vsid, ca)
             if lease.node == node and self._granting.is_usable(pools, lease.pa)
         )
         return min(found, key=lambda lease: lease.revision, default=None)
@@ -195,7 +195,7 @@ class Leasing:
             if at == node and vsid in routing.vsids and not domain.is_own(ca)
         }
         asked = unseen.union(self._asked.get((domain.tenant.name, node), ()))
-        held = self._replica.leases_held(routing.vsids, node)
+        held = self._replica.granted.held(routing.vsids, node)
         if held + len(asked) < domain.tenant.leases:
             return False
         held += sum(self._standing(vsid, ca, node) is None for vsid, ca in asked)

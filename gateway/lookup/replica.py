@@ -12,7 +12,7 @@ import asyncio
 import itertools
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -21,7 +21,6 @@ from gateway.lookup.entries import (
     ADDRESS_KINDS,
     NAMED_KINDS,
     Event,
-    Grant,
     Key,
     Kind,
     NamedKey,
@@ -36,8 +35,8 @@ from gateway.lookup.movements import Movements
 from gateway.lookup.network import assemble
 from gateway.lookup.resync import Resync
 from gateway.lookup.store import StoreError, StoreUnavailable
-from policies.addresses import CustomerAddress, MacAddress, Prefix, ProviderAddress, Vsid
-from policies.model import Lease, LookupRecord, Network
+from policies.addresses import CustomerAddress, MacAddress, Vsid
+from policies.model import LookupRecord, Network
 
 log = logging.getLogger("isthmus.lookup")
 
@@ -93,6 +92,8 @@ class Replica:
         self._contents = Contents()
         self.find = self._contents.find
         """Return a record as readers see it: the contents' own method, since batches call it most."""
+        self.granted = self._contents.granted
+        """Whose provider addresses of pools are; only to be read."""
         self.movements = Movements(lambda: self.network)
         self._history = History(history)
         # From here the source goes on. A change says nothing of those before it: of a claim's, which
@@ -170,30 +171,6 @@ class Replica:
     def vsids(self) -> list[Vsid]:
         """Return the virtual subnets with records, in order."""
         return self._contents.vsids()
-
-    def grant(self, pa: ProviderAddress) -> Grant | None:
-        """Return whose an address of a pool is, or last was; None if it has never been anybody's."""
-        return self._contents.granted.grant(pa)
-
-    def grants_in(self, network: Prefix) -> Iterator[tuple[ProviderAddress, Grant]]:
-        """The addresses of a pool that are somebody's, or were, in order; to be read without awaiting."""
-        return self._contents.granted.within(network)
-
-    def leases_of(self, vsid: Vsid, ca: CustomerAddress) -> tuple[Lease, ...]:
-        """Return the addresses that gateways hold for a customer address, one for each gateway at most."""
-        return self._contents.granted.leases_of(vsid, ca)
-
-    def leases_in(self, vsid: Vsid) -> list[Lease]:
-        """Return the addresses that gateways hold for a virtual subnet, in no order."""
-        return self._contents.granted.leases_in(vsid)
-
-    def leases_held(self, vsids: Set[Vsid], node: str) -> int:
-        """Return how many addresses a gateway holds for some virtual subnets."""
-        return self._contents.granted.held(vsids, node)
-
-    def leased_vsids(self) -> list[Vsid]:
-        """Return the virtual subnets for which gateways hold addresses, in order."""
-        return self._contents.granted.leased_vsids()
 
     def entries(self, kind: Kind) -> Iterator[Stored]:
         """Every live entry of a kind, in no order, to be read without awaiting anything."""
@@ -315,7 +292,7 @@ class Replica:
         before = None
         if isinstance(key, RecordKey) and not self._is_loading:
             before = self._contents.find(key.vsid, key.ca)
-        is_told = self._contents.granted.is_told(entry)
+        is_told = self.granted.is_told(entry)
         record = self._contents.put(entry)
         self._changes.append(entry)
         self._kept.append(record)
@@ -405,7 +382,7 @@ class Replica:
             log.warning(words, resync.revision, extra=about)
             self.revision = self._highest = resync.revision
             self._tombstones.clear()
-        is_lost = any(map(self._contents.granted.loses, differences))
+        is_lost = any(map(self.granted.loses, differences))
         for entry in differences:
             self._change(entry)
         self._resync = None

@@ -330,8 +330,8 @@ class World:
                     for placed in found:
                         if placed is not None:
                             yield placed
-            for vsid in filter(view.sees, replica.leased_vsids()):
-                for lease in replica.leases_in(vsid):
+            for vsid in filter(view.sees, replica.granted.leased_vsids()):
+                for lease in replica.granted.leases_in(vsid):
                     yield read_line(lease_line(lease))
         while True:
             changes = replica.since(position)
@@ -359,13 +359,13 @@ def _disagreements(mirror: Mirror, seen: dict[Key, Stored]) -> list[str]:
             grants[key.pa] = entry.value
             if (lease := entry.lease) is not None:
                 leases.setdefault((lease.vsid, lease.ca), set()).add(lease)
-    said = {(vsid, ca): set(replica.leases_of(vsid, ca)) for vsid in VSIDS for ca in ADDRESSES}
+    said = {(vsid, ca): set(replica.granted.leases_of(vsid, ca)) for vsid in VSIDS for ca in ADDRESSES}
     problems = [
         f"{mirror.name} says {found} of {whose}, and has {leases.get(whose)}"
         for whose, found in said.items()
         if found != leases.get(whose, set())
     ]
-    if (found := dict(replica.grants_in(ip_network("192.0.2.0/29")))) != grants:
+    if (found := dict(replica.granted.within(ip_network("192.0.2.0/29")))) != grants:
         problems.append(f"{mirror.name} says {found}, and has {grants}")
     return problems
 

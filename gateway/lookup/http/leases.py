@@ -75,7 +75,7 @@ async def list_leases(call: LookupCall) -> web.StreamResponse:
         if (after is None or vsid >= after[0]) and len(found) <= limit:
             wanted = (
                 each
-                for each in call.replica.leases_in(vsid)
+                for each in call.replica.granted.leases_in(vsid)
                 if query.get("node") in (None, each.node) and (after is None or _place(each) > after)
             )
             found += nsmallest(limit + 1 - len(found), wanted, key=_place)
@@ -100,11 +100,11 @@ def no_lease_problem(error: NoLease) -> HttpProblem:
     return HttpProblem(409, _WHY_NOT[error.reason], extra={"reason": error.reason.value})
 
 
-def taken_problem(taken: Taken) -> HttpProblem:
-    """Return how somebody is answered who asks for an address that another has."""
+def taken_problem(taken: Taken, words: str | None = None) -> HttpProblem:
+    """Return how somebody is answered who asks for an address that another has, by `words` if there are any."""
     whose = "another record's" if taken.holder is not None else "leased by a gateway, or in quarantine"
     extra = {"reason": ADDRESS_TAKEN, "pa": str(taken.key.pa), "current": current_form(taken.holder)}
-    return HttpProblem(409, f"{taken.key.pa} is {whose}", extra=extra)
+    return HttpProblem(409, words or f"{taken.key.pa} is {whose}", extra=extra)
 
 
 _WHY_NOT = {
@@ -127,7 +127,7 @@ def _chosen(call: LookupCall, tenant: str | None) -> Iterator[Vsid]:
     """The virtual subnets that a list is of."""
     view = call.view
     of_tenant = None if tenant is None else vsids_of(call.replica.network, {tenant})
-    for vsid in call.replica.leased_vsids():
+    for vsid in call.replica.granted.leased_vsids():
         if (of_tenant is None or vsid in of_tenant) and view.sees(vsid):
             yield vsid
 

@@ -240,7 +240,7 @@ class Watch:
                 if self._vsids is None or vsid in self._vsids:
                     await self._tell_subnet(vsid)
         if self._wanted.kind in {None, Kind.LEASE}:
-            for vsid in self._replica.leased_vsids():
+            for vsid in self._replica.granted.leased_vsids():
                 if self._vsids is None or vsid in self._vsids:
                     await self._tell_leases(vsid)
         while (end := self._replica.position) > self._position:
@@ -267,7 +267,7 @@ class Watch:
             await asyncio.sleep(0)
 
     async def _tell_leases(self, vsid: Vsid) -> None:
-        leases = self._replica.leases_in(vsid)
+        leases = self._replica.granted.leases_in(vsid)
         for start in range(0, len(leases), LINES_AT_ONCE):
             await self._write(b"".join(map(lease_line, leases[start : start + LINES_AT_ONCE])))
             await asyncio.sleep(0)

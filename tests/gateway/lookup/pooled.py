@@ -112,7 +112,11 @@ class House(NamedTuple):
 
     def leases(self) -> list[Lease]:
         """Every lease that is held."""
-        return [lease for vsid in self.replica.leased_vsids() for lease in self.replica.leases_in(vsid)]
+        return [
+            lease
+            for vsid in self.replica.granted.leased_vsids()
+            for lease in self.replica.granted.leases_in(vsid)
+        ]
 
 
 @asynccontextmanager

@@ -55,7 +55,7 @@ def test_address_at_a_site_gets_a_lease_of_the_sites_gateway_that_everybody_is_g
         lease = await leased(house, HV1, WEB, SERVER)
         assert (lease.vsid, lease.ca, lease.node) == (WEB, SERVER, "edge-1")
         assert ip_address(bytes(lease.pa)) in ip_network("192.0.2.128/28")
-        assert house.replica.leases_of(WEB, SERVER) == (lease,)
+        assert house.replica.granted.leases_of(WEB, SERVER) == (lease,)
         before = await house.store.get(LeaseKey(lease.pa))
         for principal in (HV1, HV2, GATEWAY, OPERATOR):
             assert await leased(house, principal, WEB, SERVER) == lease
@@ -217,7 +217,7 @@ def test_returned_address_is_in_quarantine_for_all_but_whose_it_was() -> None:
     async def test(house: House) -> None:
         found = [await leased(house, HV1, WEB, ca(f"172.16.1.{number}")) for number in range(14)]
         await house.authority.return_leases(GATEWAY, [each.pa for each in found[:2]])
-        assert house.replica.leases_of(WEB, found[0].ca) == ()
+        assert house.replica.granted.leases_of(WEB, found[0].ca) == ()
         assert await refused(house, HV1, WEB, SERVER) is WhyNoLease.POOL_EMPTY
         house.clock.now += QUARANTINE - 1
         assert await refused(house, HV1, WEB, SERVER) is WhyNoLease.POOL_EMPTY
@@ -360,7 +360,7 @@ def test_two_lookup_nodes_that_lease_for_one_ca_at_once_agree_on_the_first() -> 
             revision = max(house.replica.revision for house in houses)
             for house in houses:
                 assert await house.replica.reached(revision, 5)
-                (standing,) = house.replica.leases_of(WEB, wanted)
+                (standing,) = house.replica.granted.leases_of(WEB, wanted)
                 assert standing in found
                 assert await leased(house, HV1, WEB, wanted) == standing
 
@@ -398,7 +398,7 @@ def test_address_that_another_node_took_a_moment_ago_is_passed_over(monkeypatch:
 
         monkeypatch.setattr(house.store, "put", overtaken)
         lease = await leased(house, HV1, WEB, SERVER)
-        assert house.replica.leases_of(WEB, SERVER) == (lease,)
+        assert house.replica.granted.leases_of(WEB, SERVER) == (lease,)
         assert len(house.leases()) == 4
 
     with_house(test)
@@ -418,7 +418,7 @@ def test_sweep_leaves_what_is_needed() -> None:
             await leased(house, GATEWAY, vsid, address)
         assert await swept(house) == 0
         assert len(house.leases()) == 3
-        assert house.replica.grant(pa("203.0.113.3")) == Grant(WEB, ca("10.0.1.5"), "hv1")
+        assert house.replica.granted.grant(pa("203.0.113.3")) == Grant(WEB, ca("10.0.1.5"), "hv1")
 
     with_house(test)
 
@@ -432,7 +432,7 @@ def test_sweep_returns_the_lease_of_a_vm_that_is_rewritten_by_now_or_gone() -> N
         await house.authority.delete(OPERATOR, RecordKey(DB, ca("10.0.2.6")), Expect.ANY)
         assert await swept(house) == 2
         assert house.leases() == []
-        assert house.replica.grant(pa("203.0.113.3")) == Grant(DB, ca("10.0.2.5"), "hv1")
+        assert house.replica.granted.grant(pa("203.0.113.3")) == Grant(DB, ca("10.0.2.5"), "hv1")
 
     with_house(test)
 
@@ -457,7 +457,7 @@ def test_sweep_forgets_addresses_that_are_in_no_pool_once_their_quarantine_is_ov
         lease = await leased(house, GATEWAY, WEB, SERVER)
         assert await swept(house, pooled(edge_1=(prefix("192.0.2.64/28"),))) == 1
         await swept(house)
-        assert house.replica.grant(lease.pa) is not None
+        assert house.replica.granted.grant(lease.pa) is not None
         house.clock.now += QUARANTINE
         await swept(house)
         entry = await house.store.get(LeaseKey(lease.pa))

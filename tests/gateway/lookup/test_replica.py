@@ -352,16 +352,18 @@ def test_leases_come_and_go_and_what_records_have_is_kept_but_not_for_watchers()
         replica.subscribe(told.append)
         await source.tell(Reset(3), at(5, 1), granted(65, 2), granted(66, 3, leased=False), Progress(3))
         position = replica.position
-        assert replica.grant(ProviderAddress(b"\xc0\x00\x02\x42")) == granted(66, 3, leased=False).value
-        assert [lease.pa[3] for lease in replica.leases_of(VSID, key(9).ca)] == [65]
-        assert (replica.leases_held({VSID}, "edge-1"), replica.leases_held({VSID}, "hv1")) == (1, 0)
-        assert [pa[3] for pa, _ in replica.grants_in(ip_network("192.0.2.64/26"))] == [65, 66]
+        assert (
+            replica.granted.grant(ProviderAddress(b"\xc0\x00\x02\x42")) == granted(66, 3, leased=False).value
+        )
+        assert [lease.pa[3] for lease in replica.granted.leases_of(VSID, key(9).ca)] == [65]
+        assert (replica.granted.held({VSID}, "edge-1"), replica.granted.held({VSID}, "hv1")) == (1, 0)
+        assert [pa[3] for pa, _ in replica.granted.within(ip_network("192.0.2.64/26"))] == [65, 66]
         later = [granted(66, 4, 9.0, leased=False), granted(67, 5), granted(65, 6, 9.0)]
         await source.tell(*later)
         assert replica.since(position) == later[1:]
         assert [change for batch in told for change in batch.changes][-3:] == later
         assert list(replica.entries(Kind.LEASE)) == [granted(65, 6, 9.0), later[0], granted(67, 5)]
-        assert replica.leased_vsids() == [VSID]
+        assert replica.granted.leased_vsids() == [VSID]
 
     followed(test)
 
@@ -378,7 +380,7 @@ def test_a_reset_takes_away_the_leases_that_are_not_told_again() -> None:
             ("lease 192.0.2.66", None),
             ("lease 192.0.2.67", None),
         ]
-        assert [lease.pa[3] for lease in replica.leases_in(VSID)] == [65]
+        assert [lease.pa[3] for lease in replica.granted.leases_in(VSID)] == [65]
 
     followed(test)
 

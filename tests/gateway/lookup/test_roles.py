@@ -324,9 +324,9 @@ def test_node_returns_leases_that_nobody_needs_any_more_by_itself(
                 await node.authority.lease(GATEWAY, DB, ca(f"10.0.2.{number}"))
             await node.authority.delete(OPERATOR, RecordKey(DB, ca("10.0.2.5")), Expect.ANY)
             async with asyncio.timeout(5):
-                while len(node.replica.leases_in(DB)) > 1:
+                while len(node.replica.granted.leases_in(DB)) > 1:
                     await node.replica.changed(node.replica.position)
-            assert [lease.ca for lease in node.replica.leases_in(DB)] == [ca("10.0.2.6")]
+            assert [lease.ca for lease in node.replica.granted.leases_in(DB)] == [ca("10.0.2.6")]
 
     with caplog.at_level(logging.INFO):
         asyncio.run(test())

@@ -59,7 +59,7 @@ def test_lease_is_had_listed_and_returned(tmp_path: Path, principal: Principal) 
     async def test(client: LookupClient, node: Serving) -> None:
         lease = await client.lease(WEB, SERVER)
         assert isinstance(lease, Lease)
-        assert node.replica.leases_of(WEB, SERVER) == (lease,)
+        assert node.replica.granted.leases_of(WEB, SERVER) == (lease,)
         assert await client.lease(WEB, SERVER) == lease
         assert [each async for each in client.leases(tenant="red", node="edge-1")] == [lease]
         assert [each async for each in client.leases(node="edge-2")] == []
@@ -69,7 +69,7 @@ def test_lease_is_had_listed_and_returned(tmp_path: Path, principal: Principal) 
             return
         for _ in range(2):
             await client.return_leases([lease.pa])
-        assert node.replica.leases_of(WEB, SERVER) == ()
+        assert node.replica.granted.leases_of(WEB, SERVER) == ()
 
     asking(tmp_path, test, principal)
 

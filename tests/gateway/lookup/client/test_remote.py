@@ -119,7 +119,7 @@ def test_a_host_that_keeps_what_it_uses_has_its_tenants_leases_and_nobody_elses(
             async with LookupClient(there) as client, following(client, only_used=True) as replica:
                 await until(lambda: replica.is_synced)
                 assert [entry.key for entry in replica.entries(Kind.LEASE)] == [LeaseKey(pa("192.0.2.65"))]
-                assert replica.leases_of(WEB, site) == node.replica.leases_of(WEB, site)
+                assert replica.granted.leases_of(WEB, site) == node.replica.granted.leases_of(WEB, site)
                 await grant("192.0.2.65", msgspec.structs.replace(lease, returned_at=9.0))
                 assert await replica.reached(await grant("192.0.2.67", lease), 5)
                 assert [entry.key for entry in replica.entries(Kind.LEASE)] == [LeaseKey(pa("192.0.2.67"))]

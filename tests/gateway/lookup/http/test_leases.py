@@ -62,7 +62,7 @@ def test_lease_is_given_and_read_and_the_same_again(principal: Principal) -> Non
         assert answer.status == 200
         lease = answer.body["lease"]
         assert {name: lease[name] for name in ("vsid", "ca", "node")} == {**WANTED, "node": "edge-1"}
-        (held,) = node.replica.leases_in(WEB)
+        (held,) = node.replica.granted.leases_in(WEB)
         assert (lease["pa"], lease["revision"]) == (str(held.pa), held.revision)
         assert (await of(principal)("POST", "/v1/leases", WANTED)).body == answer.body
         listed = await of(READER)("GET", "/v1/leases")
@@ -135,7 +135,7 @@ def test_what_may_not_be_asked_or_makes_no_sense_is_refused(
         answer = await of(principal)(method, path, body)
         assert answer.status == status, answer.body
         assert answer.body["detail"]
-        assert not node.replica.leased_vsids()
+        assert not node.replica.granted.leased_vsids()
 
     asked(test)
 
@@ -146,9 +146,9 @@ def test_gateway_returns_its_own_leases() -> None:
         other = (await of(OPERATOR)("POST", "/v1/leases", {**WANTED, "gateway": "edge-2"})).body["lease"]
         refused = await of(GATEWAY)("POST", "/v1/leases/return", {"pas": [lease["pa"], other["pa"]]})
         assert refused.status == 403
-        assert len(node.replica.leases_in(WEB)) == 2
+        assert len(node.replica.granted.leases_in(WEB)) == 2
         assert (await of(GATEWAY)("POST", "/v1/leases/return", {"pas": [lease["pa"]]})).status == 204
-        assert [str(each.pa) for each in node.replica.leases_in(WEB)] == [other["pa"]]
+        assert [str(each.pa) for each in node.replica.granted.leases_in(WEB)] == [other["pa"]]
 
     asked(test)
 

@@ -217,6 +217,6 @@ def test_many_leases_are_told_with_those_that_change_meanwhile() -> None:
                 for what, address in leases(await watch.until_progress()):
                     assert what == "delete"
                     known.discard(address)
-            assert known == {str(lease.pa) for lease in node.replica.leases_in(WEB)}
+            assert known == {str(lease.pa) for lease in node.replica.granted.leases_in(WEB)}
 
     served(test)
