@@ -12,10 +12,11 @@ from gateway.forwarding.drops import DropReason
 from gateway.forwarding.pipeline import Forwarder
 from gateway.forwarding.verdicts import Drop, PortKey, ToPort, ToUnderlay, Verdict
 from gateway.host.openvswitch.flows import network_flows, vm_flows
-from gateway.host.openvswitch.view import Attached, View
+from gateway.host.openvswitch.view import Attached, View, is_encapsulated
 from gateway.packets import ip, nvgre
-from policies.addresses import ProviderAddress, Vsid
+from policies.addresses import CustomerAddress, ProviderAddress, Vsid
 from policies.errors import MalformedPacket
+from policies.model import Translation
 from tests.fuzz.mutation import INPUTS
 from tests.gateway.host.openvswitch.switch import Output, Switch, fields_of
 from tests.properties.frames import Sent, throw
@@ -47,13 +48,21 @@ class Bridge:
             listener=LISTENER,
             tables=forwarder.tables,
             directory=forwarder.directory,
-            ports={key: Attached(port, self.numbers[key]) for key, port in node.ports.items()},
+            ports={
+                key: Attached(port, self.numbers[key])
+                for key, port in node.ports.items()
+                if is_encapsulated(port, forwarder.tables, forwarder.directory)
+            },
             residence=forwarder.moves.residence,
         )
         flows = network_flows(self.view)
         for vsid, mac in {(record.vsid, record.mac) for record in forwarder.directory}:
             flows |= vm_flows(self.view, vsid, mac)
         self.switch = Switch(flows)
+
+    def hears(self, sent: Sent) -> bool:
+        """Whether a frame comes to the bridge: at one of its ports, or in NVGRE."""
+        return sent.port in self.view.ports or sent.outer is not None
 
     def receive(self, sent: Sent) -> list[Output]:
         if sent.port is not None:
@@ -121,7 +130,10 @@ def check(world: World, sent: Sent, bridge: Bridge, now: float, seen: Counter[st
     if reason in (DropReason.MALFORMED, DropReason.CONGESTION, DropReason.NOT_NVGRE):
         return
     wanted = [] if reason is not None else decided(verdict)
-    for delivery in bridge.deliveries(outputs):
+    deliveries = bridge.deliveries(outputs)
+    if deliveries and sent.port is not None and _is_for_rewritten(world, bridge, vsid, frame):
+        seen["for a rewritten VM"] += 1
+    for delivery in deliveries:
         kind, where, *_ = delivery
         entry = world.tables.subnets[vsid]
         gateways = entry.domain.gateway_provider_addresses
@@ -145,6 +157,15 @@ def check(world: World, sent: Sent, bridge: Bridge, now: float, seen: Counter[st
         seen[f"nothing: {reason or type(verdict).__name__}"] += 1
 
 
+def _is_for_rewritten(world: World, bridge: Bridge, vsid: Vsid, frame: bytes) -> bool:
+    """Whether a packet is for a VM that flows cannot reach but by the gateway."""
+    if frame[12:14] not in (b"\x08\x00", b"\x86\xdd"):
+        return False
+    facts = ip.decode_untrusted(frame[14:])
+    record = bridge.view.next_hop(world.tables.subnets[vsid].domain, CustomerAddress(facts.destination))
+    return record is not None and record.translation is Translation.REWRITE
+
+
 def _is_by_another_record(bridge: Bridge, vsid: Vsid, delivery: Delivery) -> bool:
     """Whether a frame is switched by one of the records of its MAC, where those disagree."""
     kind, where, mac, *_ = delivery
@@ -157,15 +178,13 @@ def _is_by_another_record(bridge: Bridge, vsid: Vsid, delivery: Delivery) -> boo
 
 
 def run(chance: random.Random, frames: int, seen: Counter[str]) -> None:
-    world = generate(chance)
+    world = generate(chance, encapsulating=0.7)
     hosts = {
-        name: Bridge(node)
-        for name, node in world.nodes.items()
-        if node.node.ports and not node.node.is_gateway
+        name: Bridge(world.nodes[name]) for name in sorted(world.bridges) if world.nodes[name].node.ports
     }
     for moment in range(frames):
         sent = throw(chance, world)
-        if sent is not None and sent.node in hosts and (sent.port is not None or sent.outer is not None):
+        if sent is not None and sent.node in hosts and hosts[sent.node].hears(sent):
             try:
                 check(world, sent, hosts[sent.node], moment / 100, seen)
             except Exception as failure:
@@ -185,4 +204,5 @@ def test_every_outcome_of_flows_is_reached() -> None:
         run(random.Random(f"7637 {number}"), 60, seen)
 
     assert {"as the pipeline: tunnel", "as the pipeline: port", "to the gateway"} <= seen.keys()
+    assert "for a rewritten VM" in seen
     assert {"nothing: spoofed-source", "nothing: not-here", "nothing: vlan-tagged"} <= seen.keys()

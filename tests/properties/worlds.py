@@ -84,6 +84,8 @@ class World(msgspec.Struct):
     """The child SAs of each site, whether it is up or not."""
     holders: dict[bytes, Holder]
     """Whom each provider address of a pool has been given to, in truth."""
+    bridges: frozenset[str]
+    """The hosts that only encapsulate."""
 
     def tenant(self, name: str) -> Tenant:
         return next(tenant for tenant in self.network.tenants if tenant.name == name)
@@ -105,11 +107,17 @@ class World(msgspec.Struct):
         return [vm for vm in self.vms if vm.tenant == tenant]
 
 
-def generate(chance: random.Random) -> World:
-    """Make up a network with two to four tenants, and start its nodes."""
+def generate(chance: random.Random, *, encapsulating: float = 0.0) -> World:
+    """Make up a network with two to four tenants, and start its nodes.
+
+    Of the hosts that are no gateways a share only encapsulates, as Open vSwitch does, and has no pools.
+    """
     tenants = [f"tenant-{letter}" for letter in "abcd"[: chance.randint(2, 4)]]
     hosts = tuple(_host(chance, number, tenants) for number in range(1, chance.randint(2, 4) + 1))
     gateways = tuple(_gateway(chance, number, hosts) for number in range(1, chance.randint(1, 3) + 1))
+    bridges = {host.name for host in hosts if chance.random() < encapsulating} if encapsulating else set()
+    bridges -= {gateway.name for gateway in gateways}
+    hosts = tuple(msgspec.structs.replace(host, pools=()) if host.name in bridges else host for host in hosts)
     vsids = chance.sample(_VSIDS, len(_VSIDS))
     network = Network(hosts, gateways, tuple(_tenant(chance, name, gateways, vsids) for name in tenants))
     vms = tuple(vm for tenant in network.tenants for vm in _vms(chance, tenant, hosts))
@@ -136,7 +144,7 @@ def generate(chance: random.Random) -> World:
     }
     holders: dict[bytes, Holder] = {lease.pa: lease for lease in leases}
     holders |= {record.pa: record for record in truth if record.translation is Translation.REWRITE}
-    world = World(network, tables, vms, nodes, at, children, holders)
+    world = World(network, tables, vms, nodes, at, children, holders, frozenset(bridges))
     for key in children:
         if chance.random() < 0.85:
             bring_up(chance, world, key, nodes[gateway_of(world, key)])
@@ -191,9 +199,10 @@ def make_stale(chance: random.Random, directory: Directory, hosts: tuple[Provide
 
 def moved(chance: random.Random, record: LookupRecord, hosts: tuple[ProviderHost, ...]) -> LookupRecord:
     """The record at any host, also at one that may not hold its tenant."""
-    host = chance.choice(hosts)
+    is_rewritten = record.translation is Translation.REWRITE
+    host = chance.choice([host for host in hosts if host.pools or not is_rewritten])
     pa = chance.choice(host.provider_addresses)
-    if record.translation is Translation.REWRITE and chance.random() < 0.9:
+    if is_rewritten and chance.random() < 0.9:
         # It has kept its address, or it has one that was nobody's.
         pool = next(pool for pool in host.pools if pool.version == record.ca.version)
         # Nobody else ever has had it, or will: the store sees to that.
@@ -355,6 +364,8 @@ def _records(chance: random.Random, vm: Vm, network: Network, addresses: Address
     translation = subnet.translation
     if chance.random() < 0.1:
         translation = chance.choice(list(Translation))
+    if not host.pools:
+        translation = Translation.ENCAP
     for ca in vm.addresses:
         pa = chance.choice(host.provider_addresses)
         if translation is Translation.REWRITE:
