@@ -124,9 +124,9 @@ def to_a_link_local_address() -> tuple[Forwarder, Verdict]:
     return here, n.send(here, RED, Ether(src=SELF, dst=to) / IPv6(src="fe80::5", dst="fe80::6") / UDP())
 
 
-def underlay_speaks_of_what_a_gateway_sent() -> tuple[Forwarder, Verdict]:
+def underlay_speaks_of_what_a_gateway_said() -> tuple[Forwarder, Verdict]:
     world = World([RED])
-    lease = world.lease(Vsid(5002), CustomerAddress.parse(n.ca("db", 5)))
+    lease = world.lease(Vsid(5002), CustomerAddress.parse(n.ca("db", 1)))
     about = IP(src=str(lease.pa), dst=pa_of(world, RED)) / UDP()
     packet = rewritten("198.51.100.1", str(lease.pa), ICMP(type=11) / about)
     return (here := world.nodes["edge-1"]), here.from_provider(packet, 0)
@@ -212,7 +212,7 @@ CASES = [
     pytest.param(refused_a_lease, DropReason.NO_LEASE, "red", id="no lease"),
     pytest.param(to_a_link_local_address, DropReason.NOT_REWRITABLE, "red", id="link-local"),
     pytest.param(
-        underlay_speaks_of_what_a_gateway_sent, DropReason.UNDERLAY_ERROR, "red", id="the underlay's ICMP"
+        underlay_speaks_of_what_a_gateway_said, DropReason.UNDERLAY_ERROR, "red", id="the underlay's ICMP"
     ),
 ]
 
