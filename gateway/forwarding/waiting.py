@@ -20,6 +20,8 @@ MOST_OF_ONE = 64
 """Packets that wait for one address."""
 MOST_OF_A_TENANT = 256
 MOST = 2048
+"""The last two for either kind of address apart: strangers, who can send from addresses that nobody has, must
+not take the room of VMs that wait for a lease."""
 
 REFUSED_FOR = 5.0
 """So many seconds nothing waits for an address that could not be had."""
@@ -41,7 +43,8 @@ class Waiting:
 
     def __init__(self) -> None:
         self._queues: dict[Awaited, deque[Waiter]] = {}
-        self._tenants: Counter[str] = Counter()
+        self._kinds: Counter[type] = Counter()
+        self._tenants: Counter[tuple[type, str]] = Counter()
         self._refused: dict[Awaited, float] = {}
 
     def take_over(self, other: Waiting) -> None:
@@ -49,7 +52,7 @@ class Waiting:
         self._refused = dict(other._refused)
 
     def __len__(self) -> int:
-        return self._tenants.total()
+        return self._kinds.total()
 
     def __contains__(self, wanted: Awaited) -> bool:
         return wanted in self._queues
@@ -57,11 +60,16 @@ class Waiting:
     def add(self, waiter: Waiter) -> bool:
         """Have a packet wait, if there is room for it."""
         queue = self._queues.get(waiter.wanted, ())
-        is_full = len(queue) >= MOST_OF_ONE or self._tenants[waiter.tenant] >= MOST_OF_A_TENANT
-        if is_full or len(self) >= MOST:
+        kind, tenant = _rooms(waiter)
+        if (
+            len(queue) >= MOST_OF_ONE
+            or self._tenants[tenant] >= MOST_OF_A_TENANT
+            or self._kinds[kind] >= MOST
+        ):
             return False
         self._queues.setdefault(waiter.wanted, deque()).append(waiter)
-        self._tenants[waiter.tenant] += 1
+        self._kinds[kind] += 1
+        self._tenants[tenant] += 1
         return True
 
     def take(self, wanted: Awaited) -> tuple[Waiter, ...]:
@@ -94,7 +102,15 @@ class Waiting:
 
     def _let_go(self, waiters: deque[Waiter] | list[Waiter] | tuple[Waiter, ...]) -> tuple[Waiter, ...]:
         for waiter in waiters:
-            self._tenants[waiter.tenant] -= 1
-            if not self._tenants[waiter.tenant]:
-                del self._tenants[waiter.tenant]
+            kind, tenant = _rooms(waiter)
+            self._kinds[kind] -= 1
+            self._tenants[tenant] -= 1
+            if not self._tenants[tenant]:
+                del self._tenants[tenant]
         return tuple(waiters)
+
+
+def _rooms(waiter: Waiter) -> tuple[type, tuple[type, str]]:
+    """Whose room a packet takes: its kind's, and of that its tenant's."""
+    kind = type(waiter.wanted)
+    return kind, (kind, waiter.tenant)

@@ -1,8 +1,8 @@
-"""Packets that wait for a provider address: what it costs their tenant."""
+"""Packets that wait for a provider address: what it costs their tenant, and whose room they take."""
 
 from __future__ import annotations
 
-from scapy.layers.inet import UDP
+from scapy.layers.inet import IP, UDP
 from scapy.packet import Raw
 
 from gateway.forwarding.drops import DropReason
@@ -40,3 +40,20 @@ def test_packets_that_wait_do_not_exceed_what_is_allowed_once_they_go() -> None:
 
     assert len(world.at_ports) == 2
     assert world.nodes["hv1"].drops.counts == {(DropReason.RATE_LIMITED, "red"): 1}
+
+
+def test_what_strangers_send_takes_no_room_of_what_waits_for_a_lease() -> None:
+    world = World([WEB5])
+    world.leasing = False
+    host = world.nodes["hv1"]
+    for number in range(300):
+        source, destination = f"100.64.2.{number % 100 + 100}", str(world.record(WEB5).pa)
+        host.from_provider(bytes(IP(src=source, dst=destination) / UDP()), 0)
+    full = len(host.waiting)
+    assert full < 300
+
+    world.send(WEB5, n.frame("red", ("web", 5), ("db", 5)))
+
+    assert isinstance(world.verdicts[-1][1], Held)
+    assert len(host.waiting) == full + 1
+    assert host.drops.counts == {(DropReason.UNKNOWN_PROVIDER_ADDRESS, "red"): 300 - full}
