@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 import trio
 
 from gateway.forwarding.directory import Change, Delete, DeleteLease, Put, PutLease
+from gateway.lookup.batches import Batch
 from gateway.lookup.entries import LeaseKey, RecordKey
-from gateway.lookup.replica import Batch
 from gateway.operating import logs
 from policies.errors import ConfigurationError
 from policies.model import Network

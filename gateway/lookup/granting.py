@@ -13,10 +13,11 @@ from contextlib import suppress
 import msgspec
 
 from gateway.lookup.allocation import Allocation, PoolUsage
+from gateway.lookup.batches import Batch
 from gateway.lookup.claims import Claim, Reason, Refused
 from gateway.lookup.entries import Grant, LeaseKey, Stored
 from gateway.lookup.follow import latest_revision
-from gateway.lookup.replica import Batch, Replica
+from gateway.lookup.replica import Replica
 from gateway.lookup.store import Conflict, Expect, LookupStore, StoreUnavailable, Taken
 from gateway.lookup.writes import OWN_REPLICA_SECONDS, Writes
 from policies.addresses import CustomerAddress, Prefix, ProviderAddress, Vsid

@@ -14,8 +14,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 
-import msgspec
-
+from gateway.lookup.batches import AT_ONCE, Batch, Batches
 from gateway.lookup.contents import Contents
 from gateway.lookup.entries import (
     ADDRESS_KINDS,
@@ -43,23 +42,8 @@ log = logging.getLogger("isthmus.lookup")
 Source = Callable[[int | None], AsyncIterator[Event]]
 """Tells what has changed after a revision, or everything (None)."""
 
-AT_ONCE = 1000
-"""Changes told to a subscriber in one batch, and taken before others get their turn."""
-
 _FIRST_DELAY = 0.1
 _LONGEST_DELAY = 5.0
-
-
-class Batch(msgspec.Struct, frozen=True):
-    """What has changed in a replica, in order; perhaps nothing but the revision."""
-
-    changes: tuple[Stored, ...]
-    records: tuple[LookupRecord | None, ...]
-    """Of each change: the replica's own object, to be shared; None for a tombstone or another kind."""
-    network: Network | None
-    """The whole network where it has changed."""
-    revision: int
-    is_synced: bool
 
 
 class Replica:
@@ -111,10 +95,7 @@ class Replica:
         # Deleted after the latest Progress: until the next one, an older put may still come.
         self._tombstones: dict[Key, int] = {}
         self._network: Network | None = None
-        self._subscribers: list[Callable[[Batch], None]] = []
-        self._changes: list[Stored] = []
-        self._kept: list[LookupRecord | None] = []
-        self._told: tuple[int, bool, Network | None] = (0, False, None)
+        self._batches = Batches()
         self._is_flush_due = False
 
     @property
@@ -214,7 +195,7 @@ class Replica:
             changes = tuple(itertools.islice(entries, AT_ONCE))
             if not changes:
                 break
-        self._subscribers.append(callback)
+        self._batches.subscribe(callback)
 
     async def run(self) -> None:
         """Follow the source, for ever, whatever becomes of it; from the last known good copy on."""
@@ -294,8 +275,7 @@ class Replica:
             before = self._contents.find(key.vsid, key.ca)
         is_told = self.granted.is_told(entry)
         record = self._contents.put(entry)
-        self._changes.append(entry)
-        self._kept.append(record)
+        self._batches.add(entry, record)
         if before is not None and record is not None:
             self.movements.changed(before, record)
         if entry.value is None:
@@ -310,7 +290,7 @@ class Replica:
                 self._history.add(entry)
             if self._resync is None:
                 self.revision = max(self.revision, revision)
-        if len(self._changes) >= AT_ONCE:
+        if self._batches.is_full:
             self._flush()
         else:
             self._flush_soon()
@@ -420,25 +400,14 @@ class Replica:
     def _flush(self) -> None:
         self._is_flush_due = False
         is_whole = self.has_contents and self._resync is None
-        network = self.network if is_whole and self._subscribers else self._told[2]
-        now = (self.revision, self.is_synced, network)
-        if not self._changes and now == self._told:
+        network = self.network if is_whole and self._batches.has_subscribers else None
+        batch = self._batches.take(self.revision, self.is_synced, network)
+        if batch is None:
             return
-        batch = Batch(
-            tuple(self._changes),
-            tuple(self._kept),
-            network if network is not self._told[2] else None,
-            self.revision,
-            self.is_synced,
-        )
-        self._told = now
         if self._journal is not None and self.is_synced and self._complete is not None:
             self._journal.append(batch.changes, self._complete)
-        self._changes.clear()
-        self._kept.clear()
         self._history.wake()
-        for subscriber in self._subscribers:
-            subscriber(batch)
+        self._batches.tell(batch)
 
     def _records_of(self, entries: Iterable[Stored]) -> tuple[LookupRecord | None, ...]:
         keys = (entry.key for entry in entries)

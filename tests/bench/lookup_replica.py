@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Iterator
 
 from gateway.feed import changes_of
 from gateway.forwarding.directory import Directory
+from gateway.lookup.batches import Batch
 from gateway.lookup.entries import Event, Placement, Progress, RecordKey, Reset, Stored
-from gateway.lookup.replica import Batch, Replica
+from gateway.lookup.replica import Replica
 from tests.bench.lookup_node import at_first
 from tests.bench.records import RECORDS, record
 from tests.bench.results import Result, in_fresh_process

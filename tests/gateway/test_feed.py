@@ -11,8 +11,8 @@ import trio.testing
 
 from gateway.feed import AT_ONCE, Feed
 from gateway.forwarding.directory import Change, Delete, DeleteLease, Put, PutLease
+from gateway.lookup.batches import Batch
 from gateway.lookup.entries import Grant, Kind, LeaseKey, NamedKey, Placement, RecordKey, Stored
-from gateway.lookup.replica import Batch
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.errors import ConfigurationError, Problem
 from policies.model import Lease, Network

@@ -36,12 +36,13 @@ from gateway.host.leasing import (
 from gateway.host.uses import Key
 from gateway.http.principals import Principal
 from gateway.lookup.authority import Authority
+from gateway.lookup.batches import Batch
 from gateway.lookup.claims import FlapLimits
 from gateway.lookup.entries import Kind, NamedKey, Placement, RecordKey
 from gateway.lookup.follow import entries
 from gateway.lookup.grants import QUARANTINE
 from gateway.lookup.outcomes import NoLease
-from gateway.lookup.replica import Batch, Replica
+from gateway.lookup.replica import Replica
 from gateway.lookup.store import Expect, Prefix, StoreError, StoreUnavailable
 from gateway.lookup.visibility import EVERYTHING
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid

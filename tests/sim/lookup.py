@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.lookup.batches import Batch
 from gateway.lookup.claims import Claim, FlapLimits, Mode, Refused
 from gateway.lookup.client.watch_lines import event as read_line
 from gateway.lookup.entries import (
@@ -39,7 +40,7 @@ from gateway.lookup.entries import (
 from gateway.lookup.follow import closing, entries, follow
 from gateway.lookup.network import assemble
 from gateway.lookup.records_wire import lease_line, line
-from gateway.lookup.replica import Batch, Replica
+from gateway.lookup.replica import Replica
 from gateway.lookup.store import Expect, Prefix, StoreError, StoreUnavailable
 from gateway.lookup.stores.memory import MemoryStore
 from gateway.lookup.visibility import EVERYTHING, View

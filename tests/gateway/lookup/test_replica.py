@@ -8,6 +8,7 @@ from ipaddress import ip_network
 
 import pytest
 
+from gateway.lookup.batches import Batch
 from gateway.lookup.entries import (
     Event,
     Grant,
@@ -20,7 +21,7 @@ from gateway.lookup.entries import (
     Reset,
     Stored,
 )
-from gateway.lookup.replica import Batch, Replica
+from gateway.lookup.replica import Replica
 from gateway.lookup.store import StoreUnavailable
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from tests.sim.lookup import run as in_virtual_time

@@ -10,11 +10,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from gateway.http.principals import Principal
+from gateway.lookup.batches import Batch
 from gateway.lookup.claims import Mode
 from gateway.lookup.client import LookupClient
 from gateway.lookup.client.remote import remote
 from gateway.lookup.outcomes import ClaimAnswer
-from gateway.lookup.replica import Batch, Replica
+from gateway.lookup.replica import Replica
 from policies.services import LookupAccess
 from tests.gateway.lookup.client.fake_node import never, running
 from tests.gateway.lookup.serving import (
