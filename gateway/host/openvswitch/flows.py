@@ -11,47 +11,42 @@ too large, an address without a record, a VM that is rewritten, what routes lead
 neighbour discovery. So does everything of a tenant with access rules or limits, also
 between two VMs here; and what another host sends such a tenant's VM goes by way of the gateway as well,
 so that nothing reaches it that has not been judged.
-
-Registers: metadata is the VSID of the frame, reg0 the tenant's number, reg1 the VSID that a
-route leads to, reg3 says whether a gateway sent it, reg4 whether it is too large for a tunnel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from gateway.forwarding.neighbours import is_gateway_address, resolve
 from gateway.forwarding.pmtu import OVERHEAD_IPV4, OVERHEAD_IPV6
-from gateway.host.openvswitch.view import Attached, View
+from gateway.host.openvswitch.openflow import (
+    ARP,
+    CLASSIFY,
+    DELIVER,
+    FORWARD,
+    GATEWAY,
+    GROUP,
+    GROUPS,
+    RECORD,
+    REPLY,
+    ROUTE,
+    SENDER,
+    SWITCH,
+    UNTAGGED,
+    Flows,
+    destination_is,
+    enter,
+    goto,
+    in_table,
+    prefix_is,
+)
+from gateway.host.openvswitch.senders import inner_flows, port_flows, sender_flows
+from gateway.host.openvswitch.view import View
 from gateway.packets import ndp
 from gateway.packets.ethernet import HEADER_LENGTH
-from policies.addresses import Address, MacAddress, Prefix, ProviderAddress, Vsid, gateway_mac
-from policies.model import AddressHop, LookupRecord, NextHop, SubnetHop, Translation
+from policies.addresses import Address, MacAddress, ProviderAddress, Vsid, gateway_mac
+from policies.model import AddressHop, LookupRecord, SubnetHop, Translation
 from policies.tables import RoutingDomain, SubnetEntry
-
-Flows = dict[str, str]
-"""Actions by match: a flow's table, priority and fields name it."""
-
-CLASSIFY, SOURCE, ARP, REPLY, FORWARD, ROUTE, RECORD, SWITCH, GATEWAY, SENDER, INNER, DELIVER = range(12)
-
-# A packet with a tag has this bit set in Open vSwitch's view of it.
-UNTAGGED = "vlan_tci=0/0x1000"
-GROUP = "dl_dst=01:00:00:00:00:00/01:00:00:00:00:00"
-BROADCAST = "dl_dst=ff:ff:ff:ff:ff:ff"
-
-# What may be no packet's source, and no route's destination.
-GROUPS = ("ip,nw_{0}=224.0.0.0/4", "ip,nw_{0}=255.255.255.255", "ipv6,ipv6_{0}=ff00::/8")
-# What no packet may come from, though a default route leads there (see `is_martian`).
-MARTIANS = ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "240.0.0.0/4")
-NOBODY = (
-    *(group.format("src") for group in GROUPS),
-    *(f"ip,nw_src={prefix}" for prefix in MARTIANS),
-    "ipv6,ipv6_src=::",
-    "ipv6,ipv6_src=::1",
-)
-
-# Frames for the agent carry the number of the port that they came from in their destination.
-HEARD = bytes.fromhex("02697300")
 
 
 def network_flows(view: View) -> Flows:
@@ -76,7 +71,7 @@ def vm_flows(view: View, vsid: Vsid, mac: bytes) -> Flows:
         is_rewritten = any(record.translation is Translation.REWRITE for record in records)
         if switched is not None and not is_rewritten:
             more, actions = switched
-            flows[_match(SWITCH, 100, f"metadata={vsid:#x},dl_dst={MacAddress(mac)}{more}")] = actions
+            flows[in_table(SWITCH, 100, f"metadata={vsid:#x},dl_dst={MacAddress(mac)}{more}")] = actions
     return flows
 
 
@@ -84,46 +79,37 @@ def _record_flows(view: View, entry: SubnetEntry, record: LookupRecord) -> Flows
     flows: Flows = {}
     if record.ca.version == 4 and resolve(entry, view.directory, record.ca) == record.mac:
         match = f"arp,metadata={record.vsid:#x},arp_tpa={record.ca}"
-        flows[_match(ARP, 2000, match)] = _answer_arp(record.mac)
+        flows[in_table(ARP, 2000, match)] = _answer_arp(record.mac)
     if not is_gateway_address(entry, record.ca) and view.is_judged_here(entry.domain):
         way = _to_record(view, entry, record, is_routed=True)
         if way is not None:
             more, actions = way
-            match = f"reg1={record.vsid:#x},{_destination(record.ca)}{more}"
-            flows[_match(RECORD, 100, match)] = actions
+            match = f"reg1={record.vsid:#x},{destination_is(record.ca)}{more}"
+            flows[in_table(RECORD, 100, match)] = actions
     return flows
-
-
-def difference(before: Mapping[str, str], after: Mapping[str, str], cookie: int) -> list[str]:
-    """The lines of a bundle that make one set of flows of the other."""
-    lines = [f"delete_strict {match}" for match in before if match not in after]
-    for match, actions in after.items():
-        if before.get(match) != actions:
-            lines.append(f"add cookie={cookie:#x},{match},actions={actions}")
-    return lines
 
 
 def _network_flows(view: View) -> Iterator[tuple[str, str]]:
     domains = view.domains
-    yield _match(CLASSIFY, 90, f"in_port={view.listener}"), "drop"
+    yield in_table(CLASSIFY, 90, f"in_port={view.listener}"), "drop"
     for table in (ARP, ROUTE, RECORD, SWITCH):
-        yield _match(table, 1, ""), _goto(GATEWAY)
+        yield in_table(table, 1, ""), goto(GATEWAY)
     for attached in view.ports.values():
         entry = view.tables.subnets.get(attached.port.vsid)
         if entry is not None:
-            yield from _port_flows(view, entry, attached)
+            yield from port_flows(view, entry, attached)
     for version, tunnel in view.tunnels.items():
-        yield _match(CLASSIFY, 90, f"in_port={tunnel}"), "drop"
+        yield in_table(CLASSIFY, 90, f"in_port={tunnel}"), "drop"
         for entry in view.subnets:
             match = f"in_port={tunnel},tun_id={entry.vsid << 8:#x}/0xffffff00,{UNTAGGED}"
             number = domains[entry.domain.name]
-            yield _match(CLASSIFY, 100, match), _enter(entry.vsid, number, SENDER)
+            yield in_table(CLASSIFY, 100, match), enter(entry.vsid, number, SENDER)
             # No group is a sender.
-            yield _match(CLASSIFY, 110, f"{match},dl_src=01:00:00:00:00:00/01:00:00:00:00:00"), "drop"
+            yield in_table(CLASSIFY, 110, f"{match},dl_src=01:00:00:00:00:00/01:00:00:00:00:00"), "drop"
         for name, number in domains.items():
-            yield from _sender_flows(view, view.tables.domains[name], number, version)
+            yield from sender_flows(view, view.tables.domains[name], number, version)
     for name, number in domains.items():
-        yield from _inner_flows(view.tables.domains[name], number)
+        yield from inner_flows(view.tables.domains[name], number)
         yield from _route_flows(view, view.tables.domains[name], number)
     for entry in view.subnets:
         yield from _subnet_flows(view, entry)
@@ -131,137 +117,30 @@ def _network_flows(view: View) -> Iterator[tuple[str, str]]:
         yield from _redirect_flows(view, vsid, mac, address)
 
 
-def _port_flows(view: View, entry: SubnetEntry, attached: Attached) -> Iterator[tuple[str, str]]:
-    """What a VM may send (as `port_owns` says), and what of it is heard."""
-    port, number = attached.port, attached.number
-    here = f"in_port={number}"
-    heard = f"clone(set_field:{MacAddress(HEARD + number.to_bytes(2))}->eth_dst,output:{view.listener})"
-    aside = f"{heard}," if view.residence.awaits((port.vsid, port.mac)) else ""
-    domain = entry.domain
-    yield _match(CLASSIFY, 90, here), "drop"
-    classified = _enter(entry.vsid, view.domains[domain.name], SOURCE)
-    yield _match(CLASSIFY, 100, f"{here},dl_src={port.mac},{UNTAGGED}"), classified
-    yield _match(SOURCE, 300, f"{here},dl_type=0x8035"), heard
-    to_gateway = aside + _goto(GATEWAY)
-    onward = aside + _goto(FORWARD)
-    own = set(port.addresses) | {record.ca for record in view.directory.find_by_mac(port.vsid, port.mac)}
-    for address in sorted(own):
-        if address.version == 4:
-            asked = f"{here},arp,arp_op=1,arp_sha={port.mac},arp_tpa={address}"
-            yield _match(SOURCE, 310, asked), aside.rstrip(",") or "drop"
-            yield _match(SOURCE, 320, f"{asked},arp_spa={address}"), heard
-        else:
-            asked = f"{here},icmp6,icmp_type={ndp.NEIGHBOUR_SOLICITATION},icmp_code=0,nd_target={address}"
-            yield _match(SOURCE, 310, asked), "drop"
-    for address in sorted(port.addresses):
-        if address.version == 4:
-            said = f"{here},arp,arp_sha={port.mac},arp_spa={address}"
-            yield _match(SOURCE, 300, f"{said},arp_op=2"), heard
-            yield _match(SOURCE, 290, f"{said},arp_op=1"), aside + _goto(ARP)
-            yield _match(SOURCE, 200, f"{here},ip,nw_src={address}"), onward
-        else:
-            yield _match(SOURCE, 200, f"{here},ipv6,ipv6_src={address}"), onward
-    probe = f"{here},{GROUP},arp,arp_op=1,arp_sha={port.mac},arp_spa=0.0.0.0"
-    yield _match(SOURCE, 290, probe), _goto(ARP)
-    yield _match(SOURCE, 200, f"{here},{GROUP},ip,nw_src=0.0.0.0"), _goto(FORWARD)
-    yield _match(SOURCE, 200, f"{here},{GROUP},ipv6,ipv6_src=::"), _goto(FORWARD)
-    yield _match(SOURCE, 205, f"{here},ipv6,ipv6_src=fe80::1"), "drop"
-    yield _match(SOURCE, 200, f"{here},ipv6,ipv6_src=fe80::/10"), onward
-    for source in (
-        *(f"ipv6_src={each}" for each in port.addresses if each.version == 6),
-        "ipv6_src=fe80::/10",
-    ):
-        said = f"{here},icmp6,{source}"
-        yield _match(SOURCE, 300, f"{said},icmp_type={ndp.NEIGHBOUR_ADVERTISEMENT}"), heard
-        for kind in (ndp.ROUTER_SOLICITATION, ndp.NEIGHBOUR_SOLICITATION):
-            yield _match(SOURCE, 300, f"{said},icmp_type={kind}"), to_gateway
-    for kind in (ndp.ROUTER_SOLICITATION, ndp.NEIGHBOUR_SOLICITATION):
-        yield _match(SOURCE, 300, f"{here},{GROUP},icmp6,ipv6_src=::,icmp_type={kind}"), _goto(GATEWAY)
-    for kind in ndp.DISCOVERY:
-        yield _match(SOURCE, 280, f"{here},icmp6,icmp_type={kind}"), "drop"
-        yield _match(SOURCE, 305, f"{here},icmp6,ipv6_src=fe80::1,icmp_type={kind}"), "drop"
-    if entry.dhcp and entry.gateway_ipv4 is not None:
-        for source in ("0.0.0.0", *(str(each) for each in port.addresses if each.version == 4)):
-            asked = f"{here},{BROADCAST},udp,nw_src={source},tp_src=68,tp_dst=67"
-            yield _match(SOURCE, 250, asked), to_gateway
-    yield from _sources_behind(domain, attached, onward)
-
-
-def _sources_behind(domain: RoutingDomain, attached: Attached, onward: str) -> Iterator[tuple[str, str]]:
-    """What routes lead through a VM, such as a firewall, it may send for."""
-    routes = list(domain.routes)
-    behind = [prefix for prefix, hop in routes if _leads_to(hop, attached)]
-    if not behind:
-        return
-    for source in NOBODY:
-        yield _match(SOURCE, 190, f"in_port={attached.number},{source}"), "drop"
-    for prefix, hop in routes:
-        if any(prefix.version == other.version and prefix.overlaps(other) for other in behind):
-            match = f"in_port={attached.number},{_prefix(prefix, 'src')}"
-            yield _match(SOURCE, 10 + prefix.prefixlen, match), onward if _leads_to(hop, attached) else "drop"
-
-
-def _leads_to(hop: NextHop, attached: Attached) -> bool:
-    return isinstance(hop, AddressHop) and hop.ca in attached.port.addresses
-
-
-def _sender_flows(view: View, domain: RoutingDomain, number: int, version: int) -> Iterator[tuple[str, str]]:
-    """Who may send for a tenant: its gateways and its hosts, but we."""
-    field = "tun_src" if version == 4 else "tun_ipv6_src"
-    for address in domain.gateway_provider_addresses:
-        if len(address) == _length(version) and address not in view.provider_addresses:
-            sender = ProviderAddress(address)
-            yield (
-                _match(SENDER, 110, f"reg0={number},{field}={sender}"),
-                f"load:1->NXM_NX_REG3[],{_goto(DELIVER)}",
-            )
-    for address in domain.host_addresses:
-        if len(address) == _length(version) and address not in view.provider_addresses:
-            match = f"reg0={number},{field}={ProviderAddress(address)}"
-            yield _match(SENDER, 100, match), _goto(INNER)
-
-
-def _inner_flows(domain: RoutingDomain, number: int) -> Iterator[tuple[str, str]]:
-    """What a host may send as the source of a packet: what lies in the tenant's subnets (see `admit`)."""
-    tenant = f"reg0={number}"
-    for kind in ndp.DISCOVERY:
-        yield _match(INNER, 400, f"{tenant},icmp6,icmp_type={kind}"), "drop"
-    for address in domain.gateway_addresses:
-        yield _match(INNER, 400, f"{tenant},{_source(Address(address))}"), "drop"
-    yield _match(INNER, 400, f"{tenant},ipv6,ipv6_src=fe80::1"), "drop"
-    yield _match(INNER, 300, f"{tenant},ipv6,ipv6_src=fe80::/10"), _goto(DELIVER)
-    for source in NOBODY:
-        yield _match(INNER, 300, f"{tenant},{source}"), "drop"
-    for prefix, hop in domain.routes:
-        speaker = domain.routes.lookup(hop.ca) if isinstance(hop, AddressHop) else hop
-        actions = _goto(DELIVER) if isinstance(speaker, SubnetHop) else "drop"
-        yield _match(INNER, 10 + prefix.prefixlen, f"{tenant},{_prefix(prefix, 'src')}"), actions
-
-
 def _route_flows(view: View, domain: RoutingDomain, number: int) -> Iterator[tuple[str, str]]:
     """The tenant's routes, for what VMs here send to their gateway's MAC."""
     tenant = f"reg0={number}"
     for address in domain.gateway_addresses:
-        yield _match(ROUTE, 400, f"{tenant},{_destination(Address(address))}"), _goto(GATEWAY)
-    yield _match(ROUTE, 400, f"{tenant},ipv6,ipv6_dst=fe80::1"), _goto(GATEWAY)
+        yield in_table(ROUTE, 400, f"{tenant},{destination_is(Address(address))}"), goto(GATEWAY)
+    yield in_table(ROUTE, 400, f"{tenant},ipv6,ipv6_dst=fe80::1"), goto(GATEWAY)
     for match in ("ipv6,ipv6_src=fe80::/10", "ipv6,ipv6_dst=fe80::/10", *(g.format("dst") for g in GROUPS)):
-        yield _match(ROUTE, 350, f"{tenant},{match}"), "drop"
+        yield in_table(ROUTE, 350, f"{tenant},{match}"), "drop"
     for family in ("ip", "ipv6"):
         for ttl in (0, 1):
-            yield _match(ROUTE, 300, f"{tenant},{family},nw_ttl={ttl}"), _goto(GATEWAY)
+            yield in_table(ROUTE, 300, f"{tenant},{family},nw_ttl={ttl}"), goto(GATEWAY)
     for prefix, hop in domain.routes:
-        fields, priority = f"{tenant},{_prefix(prefix, 'dst')}", 10 + 2 * prefix.prefixlen
-        match = _match(ROUTE, priority, fields)
+        fields, priority = f"{tenant},{prefix_is(prefix, 'dst')}", 10 + 2 * prefix.prefixlen
+        match = in_table(ROUTE, priority, fields)
         if isinstance(hop, SubnetHop):
-            yield match, f"load:{hop.vsid:#x}->NXM_NX_REG1[],{_goto(RECORD)}"
+            yield match, f"load:{hop.vsid:#x}->NXM_NX_REG1[],{goto(RECORD)}"
             continue
-        yield match, _goto(GATEWAY)
+        yield match, goto(GATEWAY)
         record = view.next_hop(domain, hop.ca) if isinstance(hop, AddressHop) else None
         entry = view.tables.subnets.get(record.vsid) if record is not None else None
         way = _to_record(view, entry, record, is_routed=True) if entry and record else None
         if way is not None:
             more, actions = way
-            yield _match(ROUTE, priority + 1, fields + more), actions
+            yield in_table(ROUTE, priority + 1, fields + more), actions
 
 
 def _subnet_flows(view: View, entry: SubnetEntry) -> Iterator[tuple[str, str]]:
@@ -276,7 +155,7 @@ def _subnet_flows(view: View, entry: SubnetEntry) -> Iterator[tuple[str, str]]:
         if key[0] == entry.vsid and view.residence.is_here(key)
     ]
     to_gateway = _into_tunnel(view, view.gateway_of(domain), entry.vsid)
-    yield _match(GATEWAY, 100, subnet), to_gateway
+    yield in_table(GATEWAY, 100, subnet), to_gateway
     ports = ",".join(f"output:{attached.number}" for attached in here)
 
     check = "".join(
@@ -284,22 +163,25 @@ def _subnet_flows(view: View, entry: SubnetEntry) -> Iterator[tuple[str, str]]:
         for version in view.tunnels
     )
     # No record, nor anything else that is known of the tenant, may decide what rules have to.
-    yield _match(FORWARD, 100, f"{subnet}"), check + _goto(SWITCH) if is_judged else _goto(GATEWAY)
-    yield _match(FORWARD, 200, f"{subnet},{own_mac}"), check + _goto(ROUTE) if is_judged else _goto(GATEWAY)
+    yield in_table(FORWARD, 100, f"{subnet}"), check + goto(SWITCH) if is_judged else goto(GATEWAY)
+    yield in_table(FORWARD, 200, f"{subnet},{own_mac}"), check + goto(ROUTE) if is_judged else goto(GATEWAY)
     if not entry.broadcast:
-        yield _match(FORWARD, 300, f"{subnet},{GROUP}"), "drop"
+        yield in_table(FORWARD, 300, f"{subnet},{GROUP}"), "drop"
     else:
         copies = f"{ports}," if ports and is_judged else ""
-        yield _match(FORWARD, 300, f"{subnet},{GROUP}"), copies + _goto(GATEWAY)
+        yield in_table(FORWARD, 300, f"{subnet},{GROUP}"), copies + goto(GATEWAY)
         sender = subnet if is_judged else f"{subnet},reg3=1"
         for family in ("ip", "ipv6"):
-            yield _match(DELIVER, 150, f"{sender},{GROUP},{family}"), ports or "drop"
+            yield in_table(DELIVER, 150, f"{sender},{GROUP},{family}"), ports or "drop"
 
     if entry.gateway_ipv4 is not None:
-        yield _match(ARP, 4000, f"arp,{subnet},arp_tpa={entry.gateway_ipv4}"), _answer_arp(entry.gateway_mac)
+        yield (
+            in_table(ARP, 4000, f"arp,{subnet},arp_tpa={entry.gateway_ipv4}"),
+            _answer_arp(entry.gateway_mac),
+        )
     yield from _proxy_flows(entry)
     yield (
-        _match(REPLY, 100, f"arp,{subnet}"),
+        in_table(REPLY, 100, f"arp,{subnet}"),
         (
             "move:NXM_OF_ETH_SRC[]->NXM_OF_ETH_DST[],"
             f"set_field:{entry.gateway_mac}->eth_src,load:2->NXM_OF_ARP_OP[],"
@@ -311,15 +193,15 @@ def _subnet_flows(view: View, entry: SubnetEntry) -> Iterator[tuple[str, str]]:
         to_port = f"output:{attached.number}"
         arriving = f"{subnet},dl_dst={attached.port.mac}"
         # A gateway's answer for the VM that asked; nobody else's is believed.
-        yield _match(DELIVER, 200, f"{arriving},reg3=1,arp,arp_op=2"), to_port
+        yield in_table(DELIVER, 200, f"{arriving},reg3=1,arp,arp_op=2"), to_port
         for kind in (ndp.ROUTER_ADVERTISEMENT, ndp.NEIGHBOUR_ADVERTISEMENT):
-            yield _match(DELIVER, 200, f"{arriving},reg3=1,icmp6,icmp_type={kind}"), to_port
+            yield in_table(DELIVER, 200, f"{arriving},reg3=1,icmp6,icmp_type={kind}"), to_port
         for family in ("ip", "ipv6"):
-            yield _match(DELIVER, 100, f"{arriving},reg3=1,{family}"), to_port
+            yield in_table(DELIVER, 100, f"{arriving},reg3=1,{family}"), to_port
             # What another host has not had judged goes to the gateway first, and comes back from there.
-            yield _match(DELIVER, 90, f"{arriving},{family}"), to_port if is_judged else _goto(GATEWAY)
+            yield in_table(DELIVER, 90, f"{arriving},{family}"), to_port if is_judged else goto(GATEWAY)
     for kind in ndp.DISCOVERY:
-        yield _match(DELIVER, 190, f"{subnet},icmp6,icmp_type={kind}"), "drop"
+        yield in_table(DELIVER, 190, f"{subnet},icmp6,icmp_type={kind}"), "drop"
 
 
 def _proxy_flows(entry: SubnetEntry) -> Iterator[tuple[str, str]]:
@@ -329,8 +211,8 @@ def _proxy_flows(entry: SubnetEntry) -> Iterator[tuple[str, str]]:
         if prefix.version == 4 and any(prefix.overlaps(other) for other in proxied):
             match = f"arp,metadata={entry.vsid:#x},arp_tpa={prefix}"
             is_proxied = prefix in proxied and not isinstance(hop, SubnetHop)
-            actions = _answer_arp(entry.gateway_mac) if is_proxied else _goto(GATEWAY)
-            yield _match(ARP, 10 + prefix.prefixlen, match), actions
+            actions = _answer_arp(entry.gateway_mac) if is_proxied else goto(GATEWAY)
+            yield in_table(ARP, 10 + prefix.prefixlen, match), actions
 
 
 def _redirect_flows(
@@ -347,8 +229,8 @@ def _redirect_flows(
     match = f"metadata={vsid:#x},dl_dst={mac}"
     field = "tun_src" if address.version == 4 else "tun_ipv6_src"
     for family in ("ip", "ipv6"):
-        yield _match(DELIVER, 60, f"{match},{family},{field}={address}"), "drop"
-        yield _match(DELIVER, 50, f"{match},{family}"), f"dec_ttl,{_into_tunnel(view, address, vsid)}"
+        yield in_table(DELIVER, 60, f"{match},{family},{field}={address}"), "drop"
+        yield in_table(DELIVER, 50, f"{match},{family}"), f"dec_ttl,{_into_tunnel(view, address, vsid)}"
 
 
 def _to_record(
@@ -395,36 +277,8 @@ def _into_tunnel(view: View, destination: ProviderAddress | None, vsid: Vsid) ->
 
 
 def _answer_arp(mac: MacAddress) -> str:
-    return f"move:NXM_NX_ARP_SHA[]->NXM_NX_ARP_THA[],set_field:{mac}->arp_sha,{_goto(REPLY)}"
-
-
-def _enter(vsid: Vsid, number: int, table: int) -> str:
-    return f"load:{number}->NXM_NX_REG0[],load:{vsid:#x}->OXM_OF_METADATA[],{_goto(table)}"
-
-
-def _goto(table: int) -> str:
-    return f"resubmit(,{table})"
-
-
-def _match(table: int, priority: int, fields: str) -> str:
-    return f"table={table},priority={priority}" + (f",{fields}" if fields else "")
-
-
-def _source(address: Address) -> str:
-    return f"ip,nw_src={address}" if len(address) == 4 else f"ipv6,ipv6_src={address}"
-
-
-def _destination(address: Address) -> str:
-    return f"ip,nw_dst={address}" if len(address) == 4 else f"ipv6,ipv6_dst={address}"
-
-
-def _prefix(prefix: Prefix, end: str) -> str:
-    return f"ip,nw_{end}={prefix}" if prefix.version == 4 else f"ipv6,ipv6_{end}={prefix}"
+    return f"move:NXM_NX_ARP_SHA[]->NXM_NX_ARP_THA[],set_field:{mac}->arp_sha,{goto(REPLY)}"
 
 
 def _overhead(version: int) -> int:
     return OVERHEAD_IPV4 if version == 4 else OVERHEAD_IPV6
-
-
-def _length(version: int) -> int:
-    return 4 if version == 4 else 16

@@ -10,7 +10,8 @@ from scapy.packet import Packet, Raw
 
 from gateway.forwarding.directory import Directory, Put
 from gateway.forwarding.pipeline import Forwarder
-from gateway.host.openvswitch.flows import HEARD, Flows, difference, network_flows, vm_flows
+from gateway.host.openvswitch.flows import network_flows, vm_flows
+from gateway.host.openvswitch.openflow import HEARD, Flows, difference
 from gateway.host.openvswitch.view import Attached, View
 from policies.addresses import CustomerAddress, ProviderAddress, Vsid
 from policies.model import AccessRule, Action, LookupRecord, Network, Translation
