@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from functools import partial
@@ -15,7 +16,7 @@ from functools import partial
 from gateway.http.principals import Principal
 from gateway.lookup.authority import Authority
 from gateway.lookup.claims import FlapLimits, Mode, Refused
-from gateway.lookup.entries import Event, Kind, Placement, Progress, RecordKey, Reset
+from gateway.lookup.entries import Event, Key, Kind, LeaseKey, Placement, Progress, RecordKey, Reset, Stored
 from gateway.lookup.follow import follow
 from gateway.lookup.network import apply
 from gateway.lookup.outcomes import Forbidden
@@ -23,13 +24,15 @@ from gateway.lookup.replica import Replica
 from gateway.lookup.store import Expect, StoreUnavailable
 from gateway.lookup.stores.memory import MemoryStore
 from policies.addresses import CustomerAddress
-from tests.gateway.lookup.serving import GATEWAY, HV1, HV2, HV3, NETWORK, WEB, ca, mac, pa
+from policies.model import Lease
+from tests.gateway.lookup.pooled import pooled
+from tests.gateway.lookup.serving import GATEWAY, HV1, HV2, HV3, WEB, ca, mac, pa, prefix
 from tests.sim.day.census import Census, grown, take
 from tests.sim.lookup import contents, run
 
 HOURS, EARLY = 24, 8
 SHORT_LIVED = 10
-"""Minutes that a VM is there that comes with an address which nobody had before."""
+"""Minutes that a VM is there that comes with an address which nobody had before, and that a lease is held."""
 AT_HOME = {"hv1": pa("198.51.100.11"), "hv2": pa("198.51.100.12")}
 HOSTS: dict[str, Principal] = {"hv1": HV1, "hv2": HV2}
 MOVING = ca("10.0.1.5")
@@ -59,13 +62,14 @@ class LookupDay:
         self.near = Replica(partial(follow, self.store), history=HISTORY)
         self.far = Replica(self._of_the_node, history=HISTORY)
         self.censuses: list[Census] = []
-        self.refused = self.claimed = 0
+        self.refused = self.claimed = self.leased = 0
+        self._leases: deque[Lease] = deque()
 
     async def live(self) -> None:
         """Let a day pass."""
         random.seed(7637)  # a replica's back-off draws from the module's own generator
         loop = asyncio.get_running_loop()
-        await apply(self.store, NETWORK)
+        await apply(self.store, pooled(edge_1=(prefix("192.0.2.128/27"), prefix("2001:db8:f::/64"))))
         running = [asyncio.create_task(each.run()) for each in (self.near, self.far)]
         self.authority = Authority(self.store, self.near, FlapLimits(), now=loop.time, clock=loop.time)
         await self.near.reached(self.store._revision, 5)
@@ -76,7 +80,7 @@ class LookupDay:
                 # The store, which tests alone use, remembers for ever what has been.
                 self.censuses.append(take(self.authority, self.near, self.far, but=self.store))
         self.refused = self.authority.alerts.counts.total()
-        assert contents(self.near) == contents(self.far)
+        assert _told(self.near) == _told(self.far)
         for task in running:
             task.cancel()
         await asyncio.wait(running)
@@ -95,6 +99,7 @@ class LookupDay:
         )
         if minute >= SHORT_LIVED:
             await self.store.delete(RecordKey(WEB, _fresh(minute - SHORT_LIVED)), Expect.ANY)
+        await self._lease(minute)
         with suppress(Forbidden, Refused):
             await authority.claim(HV3, vsid=WEB, mac=mac(5), pa=AT_HOME[name], addresses=(MOVING,))
         authority.hint(GATEWAY, "hv1", WEB, MOVING)
@@ -109,6 +114,17 @@ class LookupDay:
             self.store.come_back()
         if minute % 10 == 0:
             await self.store.compact(self.store._revision)
+
+    async def _lease(self, minute: int) -> None:
+        """A gateway leases an address for somebody at a site, and returns the one that has been idle."""
+        lease = await self.authority.lease(GATEWAY, WEB, _at_the_site(minute))
+        assert isinstance(lease, Lease)
+        assert lease.pa not in {other.pa for other in self._leases}
+        self.leased += 1
+        self._leases.append(lease)
+        if len(self._leases) > SHORT_LIVED:
+            await self.authority.return_leases(GATEWAY, [self._leases.popleft().pa])
+        await self.authority.leasing.sweep()
 
     async def _of_the_node(self, after: int | None) -> AsyncIterator[Event]:
         """What the node tells on a watch."""
@@ -143,12 +159,26 @@ def _fresh(minute: int) -> CustomerAddress:
     return CustomerAddress.parse(f"fd00:1::{0x1000 + minute:x}")
 
 
+def _told(replica: Replica) -> dict[Key, Stored]:
+    """What a replica has, but for who had or has an address besides leases: a watch does not tell that."""
+    everything = contents(replica).items()
+    return {
+        key: entry for key, entry in everything if not isinstance(key, LeaseKey) or entry.lease is not None
+    }
+
+
+def _at_the_site(minute: int) -> CustomerAddress:
+    """An address at a site that nobody has talked to before."""
+    return CustomerAddress(bytes((172, 16, *divmod(minute, 256))))
+
+
 def test_a_lookup_node_holds_no_more_after_a_day_than_after_its_first_hours() -> None:
     day = LookupDay()
     run(day.live())
 
     assert day.claimed > 1400
     assert day.refused > 1400
+    assert day.leased == HOURS * 60
     assert len(day.censuses) == HOURS
     found = grown(day.censuses[:EARLY], day.censuses[-EARLY:])
     assert {name: n for name, n in found.items() if name not in FILLS} == {}
