@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from ipaddress import ip_network
 
 import msgspec
 
 from gateway.forwarding.verdicts import PortKey
 from gateway.packets import ethernet, ip
 from gateway.packets.ethernet import EthernetHeader
-from policies.addresses import CustomerAddress, MacAddress, Vsid, gateway_mac
+from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid, gateway_mac
 from policies.facts import UDP
 
 PROVIDER = {
@@ -19,10 +21,18 @@ PROVIDER = {
     "device-red": "203.0.113.7",
     "device-blue": "100.64.0.8",
 }
+POOLS = {
+    "edge-1": ("192.0.2.64/26", "2001:db8:fe::/112"),
+    "hv1": ("198.51.100.128/26", "2001:db8:11::/112"),
+    "hv2": ("203.0.113.128/26", "2001:db8:12::/112"),
+}
 NAT = "203.0.113.50"
 TENANTS = {"red": (5001, 5002), "blue": (6001, 6002)}
 FLOWS = 16
 ADDRESSES = {"web": "10.0.1.5", "db": "10.0.2.5", "office": "172.16.0.5"}
+
+REWRITTEN = ("red", "web")
+"""The one virtual subnet that is not encapsulated."""
 
 Stream = tuple[str, str, str]
 """Tenant, and between which of its VMs: web, db and the site's office."""
@@ -31,7 +41,7 @@ STREAMS: list[Stream] = [
     (tenant, source, target)
     for tenant in TENANTS
     for source, target in (("web", "db"), ("web", "office"), ("office", "db"))
-]
+] + [("red", "db", "web"), ("red", "office", "web")]
 
 
 class Vm(msgspec.Struct, frozen=True):
@@ -42,12 +52,18 @@ class Vm(msgspec.Struct, frozen=True):
     key: PortKey
     ca: CustomerAddress
 
-    def frame(self, target: Vm, flow: int, number: int) -> bytes:
-        """A numbered datagram to another VM, by way of the gateway of its subnet."""
+    def pa(self, host: str) -> ProviderAddress:
+        """By which provider address it is reached at a host."""
+        if (self.tenant, self.name) == REWRITTEN:
+            return ProviderAddress(ip_network(POOLS[host][0])[1].packed)
+        return ProviderAddress.parse(PROVIDER[host])
+
+    def frame(self, target: CustomerAddress, flow: int, number: int) -> bytes:
+        """A numbered datagram to somebody else, by way of the gateway of its subnet."""
         header = EthernetHeader(gateway_mac(self.key[0]), self.key[1], ethernet.IPV4).encode()
         ports = (1024 + flow).to_bytes(2) + (9).to_bytes(2)
         return header + ip.build(
-            self.ca, target.ca, UDP, ports + (16 + 24).to_bytes(2) + bytes(2) + number.to_bytes(8) + bytes(24)
+            self.ca, target, UDP, ports + (16 + 24).to_bytes(2) + bytes(2) + number.to_bytes(8) + bytes(24)
         )
 
 
@@ -62,7 +78,17 @@ def vms() -> dict[tuple[str, str], Vm]:
     return found
 
 
-AS_EDGE = '[appliance]\nname = "edge-1"\n[underlay]\nprovider_addresses = ["192.0.2.254"]\n'
+def _pools(node: str) -> str:
+    return f"pools = {json.dumps(POOLS[node])}\n"
+
+
+AS_EDGE = f"""[appliance]
+name = "edge-1"
+[underlay]
+provider_addresses = ["192.0.2.254"]
+[lookup]
+[gateway]
+{_pools("edge-1")}"""
 
 
 def datacenter(extra: str = "") -> str:
@@ -72,13 +98,15 @@ def datacenter(extra: str = "") -> str:
         f"""[[provider_host]]
 name = "{host}"
 provider_addresses = ["{PROVIDER[host]}"]
-tenants = [{tenants}]"""
+tenants = [{tenants}]
+{_pools(host)}"""
         for host in ("hv1", "hv2")
     ]
     for tenant, (web, db) in TENANTS.items():
         peer = "any" if tenant == "blue" else PROVIDER["device-red"]
         start = "respond" if tenant == "blue" else "start"
         limits = '[tenant.limits]\nrate = "1 Mbit/s"\n' if tenant == "blue" else ""
+        translation = "rewrite" if (tenant, "web") == REWRITTEN else "encap"
         lines.append(f'''[[tenant]]
 name = "{tenant}"
 gateways = ["edge-1"]
@@ -86,6 +114,7 @@ gateways = ["edge-1"]
 name = "web"
 vsid = {web}
 prefixes = ["10.0.1.0/24", "fd00:1::/64"]
+translation = "{translation}"
 [[tenant.subnet]]
 name = "db"
 vsid = {db}

@@ -11,13 +11,14 @@ import trio
 from trio.testing import MockClock
 
 import gateway.builtin
+import gateway.host.agent
 from gateway.forwarding.drops import DropReason
 from gateway.sites.ledger import REMEMBERED
-from policies.addresses import ProviderAddress
+from policies.addresses import CustomerAddress, ProviderAddress
 from policies.model import Network
 from tests.sim.day.census import Census, grown
 from tests.sim.day.guests import discover, solicit
-from tests.sim.day.plan import PROVIDER, STREAMS, TENANTS
+from tests.sim.day.plan import ADDRESSES, PROVIDER, STREAMS, TENANTS, Vm
 from tests.sim.day.world import World, in_memory
 from tunnels.effects import Endpoint
 
@@ -29,11 +30,15 @@ QUIET = 10.0
 # Of so many hours at the beginning and at the end is compared what there is.
 EARLY = 8
 # What fills until it is full: a day's points of a series, the last turns of each site, and counters, one of
-# each reason and tenant, or site and cause; and a bucket for each tenant that has been told something.
+# each reason and tenant, or site and cause; a bucket for each tenant that has been told something; and those
+# CAs that were asked for last.
 FILLS = {
     "Notices._buckets",
     "TokenBucket",
     "_Ring._values",
+    "Happenings._wanted",
+    "Leasing._pauses",
+    "_Pause",
     "Drops.counts",
     "Report.drops",
     "DropReport",
@@ -50,6 +55,9 @@ FILLS = {
 MOST_BLOCKS = 1.02
 
 RED = ("red", "office")
+
+# Addresses at a site that a VM tries in an hour. Packets that wait for one CA, or for all, are bounded.
+SCANNED = 30
 
 Act = Callable[["Day", int], Awaitable[None]]
 
@@ -127,23 +135,54 @@ class Day:
 
 
 async def orchestrated_move(day: Day, hour: int) -> None:
-    """A VM goes to the other host, which everybody hears first."""
-    vm = day.world.vms["red", "web"]
-    day.world.place(vm, "hv2" if day.world.where(vm) == "hv1" else "hv1")
+    """VMs go to the other host, which everybody hears first."""
+    for vm in (day.world.vms["red", "web"], day.world.vms["blue", "web"]):
+        day.world.place(vm, beyond(day, vm))
 
 
 async def move_that_is_heard_of_late(day: Day, hour: int) -> None:
     """A VM has left, packets for it wait, and everybody hears where it is."""
     world = day.world
-    vm, old = world.vms["blue", "db"], world.where(world.vms["blue", "db"])
-    new = "hv2" if old == "hv1" else "hv1"
-    world.plug(old, vm).pull_out()
-    world.send(("blue", "web", "db"))
-    await trio.sleep(0.1)
-    world.plug(new, vm).put_in()
-    world.tell(vm, new)
+    for tenant, source, name in (("blue", "web", "db"), ("red", "db", "web"), ("red", "office", "web")):
+        vm = world.vms[tenant, name]
+        old, new = world.where(vm), beyond(day, vm)
+        world.plug(old, vm).pull_out()
+        world.send((tenant, source, name))
+        await trio.sleep(0.1)
+        world.plug(new, vm).put_in()
+        world.tell(vm, new)
+        await trio.sleep(0.5)
+        world.settle()
+
+
+def beyond(day: Day, vm: Vm) -> str:
+    """The host that a VM is not at."""
+    return "hv2" if day.world.where(vm) == "hv1" else "hv1"
+
+
+async def a_site_is_scanned(day: Day, hour: int) -> None:
+    """A rewritten VM tries addresses at its site that nobody had in use: each takes a lease, for a while."""
+    world = day.world
+    vm = world.vms["red", "web"]
+    before = len(world.lessor.leases)
+    for number in range(SCANNED):
+        frame = vm.frame(CustomerAddress(bytes((172, 16, hour + 1, number))), 1, 0)
+        world.plug(world.where(vm), vm).send(frame)
+    world.expected["device-red", DropReason.NO_RECORD, "red"] += SCANNED
     await trio.sleep(0.5)
-    world.settle()
+    if len(world.lessor.leases) < before + SCANNED:
+        world.problems.append(f"hour {hour}: {before} leases, and then {len(world.lessor.leases)}")
+
+
+async def its_leases_are_back(day: Day, hour: int) -> None:
+    """Later those alone are held that have packets, and the gateway's own. VMs of one host need none."""
+    world = day.world
+    held = {str(lease.ca) for lease in world.lessor.leases.values()}
+    wanted = {"10.0.1.1", "10.0.2.1", "fd00:1::1", ADDRESSES["office"]}
+    if world.where(world.vms["red", "web"]) != world.where(world.vms["red", "db"]):
+        wanted.add(ADDRESSES["db"])
+    if held != wanted:
+        world.problems.append(f"hour {hour}: there are leases for {sorted(held)}")
 
 
 async def another_mapping(day: Day, hour: int) -> None:
@@ -238,7 +277,7 @@ async def too_much_is_sent(day: Day, hour: int) -> None:
     host = world.where(sender)
     before = world.nodes[host].path.drops.total(DropReason.RATE_LIMITED)
     plug = world.plug(host, sender)
-    frame = sender.frame(target, 1, 0)
+    frame = sender.frame(target.ca, 1, 0)
     for _ in range(3000):
         plug.send(frame)
     dropped = world.nodes[host].path.drops.total(DropReason.RATE_LIMITED) - before
@@ -259,9 +298,11 @@ PLAN: dict[int, tuple[int, Act]] = {
     5: (1, move_that_is_heard_of_late),
     8: (1, another_mapping),
     10: (1, add_a_tenant),
+    12: (1, a_site_is_scanned),
     14: (1, guests_ask),
     20: (1, remove_it),
     25: (3, device_restarts),
+    32: (1, its_leases_are_back),
     35: (4, packets_are_lost),
     42: (1, path_shrinks),
     45: (1, too_much_is_sent),
@@ -310,6 +351,7 @@ def test_a_day_leaves_nothing_behind_and_loses_nothing_unexplained(
 ) -> None:
     """Timers that would fire ten times a second fire every other one, and VMs send every ten seconds."""
     monkeypatch.setattr(gateway.builtin, "EXPIRE_EVERY", 2.0)
+    monkeypatch.setattr(gateway.host.agent, "LOOK", 60.0)
     _a_day(tmp_path, 10.0)
 
 

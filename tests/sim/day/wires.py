@@ -11,16 +11,20 @@ import errno
 import os
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import trio
 
 from gateway.forwarding.drops import Drops
 from gateway.forwarding.verdicts import OuterHeader, PortKey, ToPort, ToUnderlay
 from gateway.host.ports import MtuReport, PortReport, Receive
+from gateway.packets import ip
+from gateway.underlay import provider
+from gateway.underlay.answering import AnswersFor
 from gateway.underlay.interfaces import Attachment
+from gateway.underlay.provider import Receive as ReceiveRewritten
 from gateway.underlay.service import Receive as ReceiveNvgre
-from policies.addresses import ProviderAddress
+from policies.addresses import Prefix, ProviderAddress
 from policies.model import Port
 from tunnels.effects import NAT_PORT, Endpoint, Path
 from tunnels.esp.associations import Sealed
@@ -38,6 +42,7 @@ class Wires:
         self.nvgre: dict[bytes, ReceiveNvgre] = {}
         self.tunnels: dict[ProviderAddress, TunnelSockets] = {}
         self.plugged: dict[tuple[str, PortKey], Plug] = {}
+        self.rewritten: list[tuple[AnswersFor, ReceiveRewritten]] = []
         self.heard: Callable[[PortKey, bytes], object] = lambda _port, _frame: None
         self._outside: dict[Endpoint, Endpoint] = {}
         self._inside: dict[Endpoint, Endpoint] = {}
@@ -62,6 +67,14 @@ class Wires:
         """Have every NAT give others to whoever sends next."""
         self._outside.clear()
         self._inside.clear()
+
+    def carry_rewritten(self, packet: bytes) -> None:
+        """Bring a packet to whoever answers for where it is going; without one, it is lost."""
+        destination = ip.decode_untrusted(packet).destination
+        for answers_for, receive in self.rewritten:
+            if answers_for(destination):
+                receive(packet, trio.current_time())
+                return
 
     def carry(self, path: Path, give: Callable[[TunnelSockets, Path], object]) -> None:
         """Bring a tunnel's packet from one end of a path to the other, unless it is lost."""
@@ -116,6 +129,38 @@ class Underlay:
         finally:
             for address in ours:
                 del self.wires.nvgre[address]
+
+
+class Provider(provider.Provider):
+    """One node's way in and out for rewritten packets."""
+
+    wires: Wires
+
+    def send(self, packet: bytes) -> None:
+        self.wires.post(lambda: self.wires.carry_rewritten(packet))
+
+    def announce(self, pa: bytes) -> None:
+        pass
+
+    async def serve(
+        self,
+        pools: Sequence[Prefix],
+        attachment: Attachment,
+        receive: ReceiveRewritten,
+        answers_for: AnswersFor,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        self.pools = tuple(pools)
+        self.wires.rewritten.append((answers_for, receive))
+        try:
+            task_status.started()
+            await trio.sleep_forever()
+        finally:
+            self.wires.rewritten.remove((answers_for, receive))
+
+    async def replace_pools(self, pools: Sequence[Prefix]) -> None:
+        self.pools = tuple(pools)
 
 
 class TunnelSockets:

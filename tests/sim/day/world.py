@@ -3,6 +3,7 @@
     hv1, hv2 --- edge-1 ---+--- device-red
                            +- NAT --- device-blue
 
+Red's web is rewritten, and all else is in NVGRE.
 Each node is the builtin data path as an appliance runs it, with its key exchange, its ESP and its
 timers; only the sockets are `wires`. What speaks HTTP runs on asyncio, and has a day of its own in
 `test_lookup_day`. Every packet that a VM sends is numbered: it arrives, or somebody has said beforehand
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -23,31 +24,35 @@ import trio
 import gateway.builtin
 import gateway.sites.tunnels
 from gateway.builtin import Builtin
-from gateway.forwarding.directory import Directory, Put, configured_directory
+from gateway.forwarding.directory import Change, Directory, Put, PutLease, configured_directory
 from gateway.forwarding.drops import USUAL, DropReason
 from gateway.forwarding.verdicts import OuterHeader, PortKey
+from gateway.host.agent import Agent
 from gateway.operating.trends import Trends
-from gateway.packets import nvgre
+from gateway.packets import ip, nvgre
 from gateway.sites.policies import Keyring
 from gateway.sites.status import SiteStatus
 from gateway.underlay.interfaces import Attachment
 from policies.addresses import ProviderAddress, Vsid
 from policies.config import parse
-from policies.facts import UDP
-from policies.model import Appliance, LookupRecord, Network
+from policies.facts import TCP, UDP
+from policies.model import Appliance, LookupRecord, Network, Translation
 from policies.services import LookupAccess
 from tests.sim.day import plan
 from tests.sim.day import wires as w
 from tests.sim.day.census import Census, take
-from tests.sim.day.plan import FLOWS, NAT, PROVIDER, STREAMS, TENANTS, Stream, Vm, vms
+from tests.sim.day.lessor import Lessor
+from tests.sim.day.plan import FLOWS, NAT, PROVIDER, REWRITTEN, STREAMS, TENANTS, Stream, Vm, vms
 from tunnels.effects import NAT_PORT, Endpoint, SiteKey
 from tunnels.effects import Path as TunnelPath
+
+_SYN = (1024).to_bytes(2) + (9).to_bytes(2) + bytes(8) + b"\x50\x02" + bytes(6)
 
 
 class Node:
     """One appliance that runs; a crash takes all that it knew."""
 
-    def __init__(self, name: str, appliance: Appliance, nursery: trio.Nursery) -> None:
+    def __init__(self, name: str, appliance: Appliance, lessor: Lessor, nursery: trio.Nursery) -> None:
         self.name = name
         self.appliance = appliance
         self.scope = trio.CancelScope()
@@ -56,7 +61,28 @@ class Node:
         directory = Directory() if appliance.takes_part else configured_directory(appliance)
         self.path = Builtin(appliance, Attachment(("eth0",), 1500), directory)
         self.trends = Trends(self.path, trio.current_time, trio.current_time)
+        self.agent: Agent | None = None
+        if appliance.takes_part:
+            # Without its host's part, which claims VMs: where they are, this day's nodes are told.
+            self.agent = Agent(
+                msgspec.structs.replace(appliance, host=None),
+                lessor,
+                find=self.path.find,
+                probe=self.path.probe,
+                is_connected=lambda: True,
+                refuse=self.path.refuse,
+                apply=self.path.apply,
+                used_leases=self.path.used_leases,
+            )
+            self.path.tell(self.agent)
         self._nursery = nursery
+
+    def tell(self, changes: Sequence[Change], revision: int) -> None:
+        """Tell it of records and leases, as the feed does."""
+        self.path.apply(changes)
+        if self.agent is not None:
+            self.agent.changed(changes)
+            self.agent.applied(revision)
 
     async def start(self) -> None:
         """Run until it is stopped."""
@@ -67,6 +93,8 @@ class Node:
         self.appliance = msgspec.structs.replace(self.appliance, network=network)
         refused = await self.path.adopt(self.appliance, Keyring())
         assert not refused
+        if self.agent is not None:
+            self.agent.configure(self.appliance)
 
     async def stop(self, *, kindly: bool) -> None:
         """End it, with or without a word to the peers."""
@@ -81,6 +109,8 @@ class Node:
                 await self.path.start(nursery, self.appliance)
                 await self.adopt(self.appliance.network)
                 nursery.start_soon(self.trends.run)
+                if self.agent is not None:
+                    nursery.start_soon(self.agent.run)
                 task_status.started()
         self._ended.set()
 
@@ -90,7 +120,9 @@ class World:
 
     def __init__(self, files: Path, nursery: trio.Nursery, seed: int = 7637) -> None:
         self.chance = random.Random(seed)
-        self.wires = w.Underlay.wires = w.TunnelSockets.wires = w.Ports.wires = w.Wires(self.chance)
+        self.wires = w.Underlay.wires = w.Provider.wires = w.TunnelSockets.wires = w.Ports.wires = w.Wires(
+            self.chance
+        )
         self.wires.heard = self._heard
         self.wires.hide(ProviderAddress.parse(PROVIDER["device-blue"]), ProviderAddress.parse(NAT))
         self.vms = vms()
@@ -105,7 +137,7 @@ class World:
         self._files = files
         self._nursery = nursery
         self._number = 0
-        self._revision = 0
+        self.lessor = Lessor(self._tell)
         self._under_way: dict[int, Stream] = {}
         self._excused: dict[Stream, float] = {}
         self._known_drops: Counter[tuple[str, DropReason, str]] = Counter()
@@ -127,8 +159,9 @@ class World:
 
     async def start(self, name: str) -> None:
         """Start a node anew, with nothing but its file."""
-        node = self.nodes[name] = Node(name, self.appliance(name), self._nursery)
+        node = self.nodes[name] = Node(name, self.appliance(name), self.lessor, self._nursery)
         await node.start()
+        node.tell([PutLease(lease) for lease in self.lessor.leases.values()], self.lessor.revision)
         tenant = name.removeprefix("device-")
         if tenant in TENANTS and (name, self.vms[tenant, "office"].key) in self.wires.plugged:
             self.plug(name, self.vms[tenant, "office"]).put_in()
@@ -147,14 +180,12 @@ class World:
         if tenant in TENANTS:
             return parse(text + plan.device(name, self.vms[tenant, "office"]), base=self._files)
         network = parse(
-            text + "[gateway]\n" + plan.datacenter(extra)
-            if name == "edge-1"
-            else plan.AS_EDGE + "[gateway]\n" + plan.datacenter(extra),
+            plan.AS_EDGE + plan.datacenter(extra),
             base=self._files,
         )
         access = LookupAccess(("http://127.0.0.1:7637",))
         if name == "edge-1":
-            return msgspec.structs.replace(network, lookup_access=access)
+            return msgspec.structs.replace(network, lookup=None, lookup_access=access)
         host = parse(text + plan.host(name, self.vms.values()), base=self._files)
         return msgspec.structs.replace(host, lookup_access=access, network=network.network)
 
@@ -172,18 +203,26 @@ class World:
 
     def tell(self, vm: Vm, host: str) -> None:
         """Tell all nodes of the datacenter where a VM is."""
-        self._revision += 1
+        self.lessor.revision += 1
+        revision = self.lessor.revision
+        is_rewritten = (vm.tenant, vm.name) == REWRITTEN
         record = LookupRecord(
             vsid=vm.key[0],
             ca=vm.ca,
             mac=vm.key[1],
-            pa=ProviderAddress.parse(PROVIDER[host]),
+            pa=vm.pa(host),
             host=host,
-            epoch=self._revision,
-            revision=self._revision,
+            translation=Translation.REWRITE if is_rewritten else Translation.ENCAP,
+            epoch=revision,
+            revision=revision,
         )
+        self._tell([Put(record)], revision)
+
+    def _tell(self, changes: Sequence[Change], revision: int) -> None:
+        """Tell all nodes of the datacenter."""
         for name in ("edge-1", "hv1", "hv2"):
-            self.nodes[name].path.apply([Put(record)])
+            if name in self.nodes:
+                self.nodes[name].tell(changes, revision)
 
     def where(self, vm: Vm) -> str:
         """The node at which a VM's interface is in."""
@@ -200,7 +239,7 @@ class World:
         tenant, source, target = stream
         sender = self.vms[tenant, source]
         self._number += 1
-        frame = sender.frame(self.vms[tenant, target], self._number % FLOWS, self._number)
+        frame = sender.frame(self.vms[tenant, target].ca, self._number % FLOWS, self._number)
         self.sent[stream] += 1
         self._under_way[self._number] = stream
         self.plug(self.where(sender), sender).send(frame)
@@ -262,7 +301,9 @@ class World:
         """Throw at the gateway what no peer of its would: on its underlay, and at its key exchange."""
         edge = ProviderAddress.parse(PROVIDER["edge-1"])
         web, db = self.vms["red", "web"], self.vms["red", "db"]
-        spoofed = nvgre.encode(web.key[0]) + web.frame(db, 1, 0)
+        spoofed = nvgre.encode(web.key[0]) + web.frame(db.ca, 1, 0)
+        office = self.vms["red", "office"]
+        distant = next(lease for lease in self.lessor.leases.values() if lease.ca == office.ca)
         for number in range(count):
             stranger = w.stranger_port(number)
             for payload, reason, tenant in (
@@ -274,6 +315,9 @@ class World:
                 outer = OuterHeader(stranger.address, edge)
                 self.wires.nvgre[edge](outer, payload, trio.current_time())
                 self.expected["edge-1", reason, tenant] += 1
+            packet = ip.build(stranger.address, distant.pa, TCP, _SYN)
+            self.wires.carry_rewritten(packet)
+            self.expected["edge-1", DropReason.UNKNOWN_PROVIDER_ADDRESS, "red"] += 1
             self.wires.nvgre[edge](OuterHeader(edge, edge), spoofed, trio.current_time())
             self.expected["edge-1", DropReason.LOOP, ""] += 1
             to = self.wires.tunnels[edge]
@@ -283,7 +327,7 @@ class World:
 
     def census(self) -> Census:
         """Count what all nodes hold."""
-        return take(*(part for node in self.nodes.values() for part in (node.path, node.trends)))
+        return take(*(part for node in self.nodes.values() for part in (node.path, node.trends, node.agent)))
 
     def _heard(self, port: PortKey, frame: bytes) -> None:
         vm = self._by_port[port]
@@ -319,6 +363,7 @@ def in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         return function(*args)
 
     monkeypatch.setattr(gateway.builtin, "Underlay", w.Underlay)
+    monkeypatch.setattr(gateway.builtin, "Provider", w.Provider)
     monkeypatch.setattr(gateway.builtin, "Ports", w.Ports)
     monkeypatch.setattr(gateway.builtin, "check_ports", lambda *_: None)
     monkeypatch.setattr(gateway.builtin, "read_links", lambda: ())
