@@ -4,6 +4,8 @@ seattle (strongSwan) --+                        +-- hv1   red-web1, blue-web1, b
                        +-- internet -- underlay +-- hv2   those that move
 boston (isthmus) ------+                 |      +-- hv3   red-db1, blue-web2, blue-db2
                                       edge-1, with the lookup service
+
+Red's web is rewritten, and all else is in NVGRE.
 """
 
 from __future__ import annotations
@@ -71,17 +73,24 @@ class Stream(msgspec.Struct, frozen=True):
 
 STREAMS = (
     Stream("red VM to VM", "red-web1", "10.0.2.5"),
+    Stream("red VM to VM by IPv6", "red-web1", "fd00:2::5"),
+    Stream("red VM to rewritten VM", "red-db1", "10.0.1.5"),
     Stream("blue VM to VM", "blue-web1", "10.0.2.6"),
     Stream("red VM to strongSwan", "red-web1", premises.SERVER[0], SWAN),
     Stream("blue VM to isthmus", "blue-web1", premises.SERVER[0], DEVICE),
     Stream("strongSwan to red VM", f"{SWAN}-server", "10.0.2.5", SWAN),
+    Stream("strongSwan to rewritten VM", f"{SWAN}-server", "10.0.1.5", SWAN),
     Stream("isthmus to blue VM", f"{DEVICE}-server", "10.0.2.5", DEVICE),
 )
 
 
 def plan() -> Plan:
     """Red and Blue, with VMs of Red that move, and a site each whose keys live shortly."""
-    standard = standard_plan(vms_per_subnet=2)
+    standard = standard_plan(vms_per_subnet=2, rewritten=("web",))
+    subnets = tuple(
+        subnet if subnet.tenant == "red" else msgspec.structs.replace(subnet, translation="encap")
+        for subnet in standard.subnets
+    )
     lifetimes = {"lifetimes": _IN_WORDS}
     with_sites = demo_sites.with_sites(standard)
     sites = tuple(
@@ -90,13 +99,14 @@ def plan() -> Plan:
     vms = tuple(
         vm if vm.name in MOVING else msgspec.structs.replace(vm, host=STAYING[vm.name]) for vm in standard.vms
     )
-    return msgspec.structs.replace(with_sites, hosts=(*standard.hosts, HV3), vms=vms, sites=sites)
+    hosts = (*standard.hosts, HV3)
+    return msgspec.structs.replace(with_sites, hosts=hosts, subnets=subnets, vms=vms, sites=sites)
 
 
 class Askers:
     """Somebody who asks the HTTP interface a few times a second, until it is left."""
 
-    QUESTIONS = ("/v1/status", "/v1/records", "/v1/network", "/v1/nodes", "/metrics")
+    QUESTIONS = ("/v1/status", "/v1/records", "/v1/network", "/v1/nodes", "/v1/leases", "/metrics")
     EVERY = 0.1
 
     def __init__(self, operator: Operator) -> None:
