@@ -273,7 +273,8 @@ class Delivery:
             and arrival.outer.source in entry.domain.gateway_provider_addresses
             and arrival.destination_mac == entry.gateway_mac
         )
-        by_record = was_routed or was_passed_on
+        # Whose packet has come rewritten is told by the way that it came, wherever its host or site is.
+        by_record = arrival.plain is None and (was_routed or was_passed_on)
         speaker = source if source is not None else entry.gateway_address(facts.version)
         back = self._ways.back_to_sender(arrival, facts, speaker or b"") if by_record else None
         if by_record and back is None:

@@ -375,6 +375,17 @@ def test_a_gateway_that_cannot_say_a_thing_for_want_of_an_address_asks_for_one()
     assert arrived(world, WEB5)[IP].src == n.ca("web", 1)
 
 
+def test_a_sites_host_hears_that_a_rewritten_vms_port_carries_less() -> None:
+    world = sited(WEB5)
+    world.nodes["hv1"].port_mtu_is(n.port(*WEB5), 1000)
+    world.from_site(IP(src=n.on_premise(), dst=n.ca("web", 5), flags="DF") / UDP() / Raw(bytes(1200)))
+
+    ((_, told),) = world.at_sites
+    error = IP(told.packet)
+    assert (error.src, error[ICMP].nexthopmtu) == (n.ca("web", 5), 1000)
+    assert (error[ICMP].payload.src, error[ICMP].payload.dst) == (n.on_premise(), n.ca("web", 5))
+
+
 def test_a_gateway_takes_note_of_the_leases_that_are_used() -> None:
     world = sited(WEB5)
     world.send(WEB5, to_site(WEB5))
