@@ -22,6 +22,7 @@ from gateway.lookup.claims import Mode
 from gateway.lookup.figures import LookupReport, figures
 from gateway.lookup.http.service import Beside
 from gateway.lookup.movements import Move
+from gateway.lookup.network import AddressTaken
 from gateway.lookup.replica import Replica
 from gateway.lookup.roles import (
     REACHED_WITHIN,
@@ -162,7 +163,7 @@ class Membership:
             try:
                 before, after = await self._loop.run(self._serving.compared, wanted.network)
             except StoreUnavailable as error:
-                raise _away(str(error)) from None
+                raise _away(error) from None
         replace = msgspec.structs.replace
         return replace(self._appliance, network=before), replace(wanted, network=after)
 
@@ -175,7 +176,7 @@ class Membership:
         try:
             await self._undo_late()
         except StoreUnavailable as error:
-            raise _away(str(error)) from None
+            raise _away(error) from None
         before = self._appliance, self._keyring
         refused = frozenset(self._refused)
         taken: TakenOver | None = None
@@ -194,7 +195,7 @@ class Membership:
         except StoreAway as away:
             taken = away.taken
             left = await undo()
-            raise _away(str(away), *left) from None
+            raise _away(away.why, *left) from None
         except ConfigurationError as error:
             left = await undo()
             raise ConfigurationError([*error.problems, *(Problem("", words) for words in left)]) from None
@@ -355,5 +356,6 @@ class AcrossThreads(Asking):
         await self._loop.run(self._asking.acknowledge, revision)
 
 
-def _away(why: str, *more: str) -> ConfigurationError:
-    return ConfigurationError([Problem("lookup", "; ".join((f"the store is away: {why}", *more)))])
+def _away(why: StoreUnavailable, *more: str) -> ConfigurationError:
+    words = str(why) if isinstance(why, AddressTaken) else f"the store is away: {why}"
+    return ConfigurationError([Problem("lookup", "; ".join((words, *more)))])

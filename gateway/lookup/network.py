@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -51,6 +51,15 @@ _AT_ONCE = 64
 
 class NotTakenBack(Exception):
     """What was before does not go with what others have changed since: the message says where."""
+
+
+class AddressTaken(StoreUnavailable):
+    """A static record does not get the provider address that it names: whose that is, `taken` says."""
+
+    def __init__(self, key: Key, taken: Taken) -> None:
+        super().__init__(_why(key, taken))
+        self.key = key
+        self.taken = taken
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -125,17 +134,19 @@ def network_of(found: Mapping[Key, Value]) -> Network:
     )
 
 
-def without(current: Network, before: Network, after: Network) -> tuple[Network, list[Key]]:
+def without(
+    current: Network, before: Network, after: Network, left: Container[Key] = ()
+) -> tuple[Network, list[Key]]:
     """Return a network without what led from one to another, and the keys of that which has changed since.
 
-    What others have changed since is left as they have made it.
+    What others have changed since is left as they have made it, and so is what is to be `left`.
     """
     old, new, target = entries_of(before), entries_of(after), entries_of(current)
     kept: list[Key] = []
     for key in old.keys() | new.keys():
         if old.get(key) == new.get(key) or target.get(key) == old.get(key):
             continue
-        if target.get(key) != new.get(key):
+        if target.get(key) != new.get(key) or key in left:
             kept.append(key)
         elif key in old:
             target[key] = old[key]
@@ -205,9 +216,9 @@ def phases(wanted: Network, current: Iterable[Stored], now: float) -> list[list[
 async def apply(store: LookupStore, network: Network, *, dry_run: bool = False) -> list[Step]:
     """Bring the store to a network, and return the steps taken; or with `dry_run` those that would be.
 
-    Where somebody else writes meanwhile, the rest is worked out anew. Raises StoreUnavailable, also where
-    a static record's provider address is another's, with a part written perhaps: the same network applied
-    again does the rest.
+    Where somebody else writes meanwhile, the rest is worked out anew. Raises StoreUnavailable, and
+    AddressTaken where a static record's provider address is another's, with a part written perhaps: the same
+    network applied again does the rest.
     """
     taken: list[Step] = []
     for _ in range(_ATTEMPTS):
@@ -232,17 +243,22 @@ async def stored(store: LookupStore) -> Network:
 async def take_back(store: LookupStore, before: Network, after: Network) -> list[Key]:
     """Undo in a store what led from one network to another, and return what others have changed since.
 
-    That is left as they have made it, also where they do it meanwhile: every write is a comparison, too.
+    That is left as they have made it, also where they do it meanwhile: every write is a comparison, too. A
+    static record whose provider address is another's by now is left, too.
     Raises NotTakenBack where that would leave something unsound, such as a VSID with two owners, and then has
     undone nothing; and StoreUnavailable, with a part undone perhaps: undoing it again does the rest.
     """
+    others: set[Key] = set()
     for _ in range(_ATTEMPTS):
         current = await stored(store)
-        target, kept = without(current, before, after)
+        target, kept = without(current, before, after, others)
         if unsound := sorted({*faults(target)} - {*faults(current)}):
             raise NotTakenBack(f"it does not go with what others have changed since: {unsound[0]}")
-        if await _are_taken(store, phases(target, await _read(store, target), time.time()), []):
-            return kept
+        try:
+            if await _are_taken(store, phases(target, await _read(store, target), time.time()), []):
+                return kept
+        except AddressTaken as error:
+            others.add(error.key)
     raise StoreUnavailable(_BUSY)
 
 
@@ -275,7 +291,7 @@ async def _take(store: LookupStore, steps: Sequence[Step], taken: list[Step]) ->
         try:
             await store.put(step.key, step.value, step.expected)
         except Taken as error:
-            raise StoreUnavailable(_why(step.key, error)) from None
+            raise AddressTaken(step.key, error) from None
 
     failures: list[BaseException] = []
     for step, failure in zip(

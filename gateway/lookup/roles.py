@@ -33,7 +33,7 @@ from gateway.lookup.http.service import Beside, serve
 from gateway.lookup.journal import Journal
 from gateway.lookup.outcomes import Forbidden, Unacceptable
 from gateway.lookup.replica import Replica
-from gateway.lookup.store import Conflict, Expect, LookupStore, Prefix, StoreUnavailable
+from gateway.lookup.store import Conflict, Expect, LookupStore, Prefix, StoreUnavailable, Taken
 from gateway.lookup.stores.etcd import EtcdStore
 from gateway.lookup.stores.sqlite import SqliteStore
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
@@ -133,14 +133,15 @@ class Serving(msgspec.Struct, frozen=True):
         """Take a changed file over: the tokens in its files, and its network; return what undoes that.
 
         Raises ConfigurationError for what is wrong with a token, and then has changed nothing; and StoreAway
-        where the store goes meanwhile: what has been written by then is to be undone.
+        where the store goes meanwhile, or a static record does not get its provider address: what has been
+        written by then is to be undone.
         """
         known = None if wanted.lookup is None else Credentials.load(wanted.lookup.credentials)
         taken = TakenOver(self, self.door.credentials)
         try:
             await taken.write(wanted.network)
         except StoreUnavailable as error:
-            raise StoreAway(str(error), taken) from None
+            raise StoreAway(error, taken) from None
         if known is not None:
             self.door.credentials = known
         return taken
@@ -232,21 +233,26 @@ class TakenOver:
         except network.NotTakenBack as error:
             self._networks = None
             return [f"the network in the store is left as it is: {error}; apply the one that is wanted"]
+        left = [f"{key} has been changed by others since, and is left as it is" for key in kept]
         for entry in self._lost:
             # Its host may have registered it anew.
             with suppress(Conflict):
-                if entry.value is not None:
-                    await serving.store.put(entry.key, entry.value, Expect.ABSENT)
+                try:
+                    if entry.value is not None:
+                        await serving.store.put(entry.key, entry.value, Expect.ABSENT)
+                except Taken as error:
+                    left.append(f"{entry.key}, whose provider address {error.key.pa} is another's by now")
         self._networks = None
         await serving.replica.reached(await latest_revision(serving.store), REACHED_WITHIN)
-        return [f"{key} has been changed by others since, and is left as it is" for key in kept]
+        return left
 
 
 class StoreAway(Exception):
-    """The store went while a changed file was taken over. The message says why, in words for an operator."""
+    """A changed file could not be written whole. The message says why, in words for an operator."""
 
-    def __init__(self, why: str, taken: TakenOver) -> None:
-        super().__init__(why)
+    def __init__(self, why: StoreUnavailable, taken: TakenOver) -> None:
+        super().__init__(str(why))
+        self.why = why
         self.taken = taken
 
 

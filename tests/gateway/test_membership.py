@@ -93,7 +93,7 @@ class Store:
         self.network = wanted.network
         if self.goes_away_at_once:
             self.away = True
-            raise StoreAway("connection refused", taken)  # type: ignore[arg-type]
+            raise StoreAway(StoreUnavailable("connection refused"), taken)  # type: ignore[arg-type]
         self.then()
         return taken
 

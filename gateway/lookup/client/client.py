@@ -33,6 +33,7 @@ from gateway.lookup.client.replies import (
     body_of,
     check,
     has_current,
+    in_words,
     making_sense,
     path_of,
     precondition,
@@ -43,8 +44,8 @@ from gateway.lookup.client.watch import Watch
 from gateway.lookup.entries import Event, Kind, RecordKey
 from gateway.lookup.followers import NodeStatus
 from gateway.lookup.limits import MOST_HINTS, MOST_LISTED, MOST_RESOLVED, MOST_RETURNED
-from gateway.lookup.outcomes import ClaimAnswer
-from gateway.lookup.store import Conflict, Expect, Expected, StoreUnavailable
+from gateway.lookup.outcomes import ClaimAnswer, Unacceptable
+from gateway.lookup.store import Conflict, Expect, Expected, StoreUnavailable, Taken
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.model import Lease, LookupRecord, Network, Translation
 from policies.services import LookupAccess
@@ -316,11 +317,16 @@ class LookupClient:
         """Have the network be as given, and return what that changes, or would change.
 
         What is written is the difference: repeated, it is what is still missing of it.
+        Raises Unacceptable, also where a static record's provider address is another's.
         """
         query = {"dry_run": "true"} if dry_run else None
         body = {name: forms.form(getattr(network, name)) for name in Network.__struct_fields__}
         reply = await self._nodes.ask("PUT", "/v1/network", body=body, query=query, patience=60.0)
-        found = answered(dict[str, list[dict[str, Any]]], reply)
+        try:
+            found = answered(dict[str, list[dict[str, Any]]], reply)
+        except Taken:
+            # Of all static records it is the words that say which one wants the address.
+            raise Unacceptable(in_words(reply)) from None
         return found.get("changes", [])
 
     async def status(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from gateway.lookup import forms
-from gateway.lookup.answers import decoded, raise_refusal
+from gateway.lookup.answers import ProblemForm, decoded, raise_refusal
 from gateway.lookup.client.nodes import Reply
 from gateway.lookup.entries import RecordKey
 from gateway.lookup.store import Expect, Expected, StoreUnavailable
@@ -41,6 +41,12 @@ def check(reply: Reply, key: RecordKey | None = None) -> None:
     """Raise what a refusal means, of a record perhaps."""
     if not 200 <= reply.status < 300:
         raise_refusal(reply.status, reply.body, key)
+
+
+def in_words(reply: Reply) -> str:
+    """Return what a refusal says."""
+    with making_sense():
+        return str(decoded(ProblemForm, reply.body))
 
 
 def has_current(reply: Reply) -> bool:

@@ -101,7 +101,7 @@ def no_lease_problem(error: NoLease) -> HttpProblem:
 
 
 def taken_problem(taken: Taken, words: str | None = None) -> HttpProblem:
-    """Return how somebody is answered who asks for an address that another has, by `words` if there are any."""
+    """Return how somebody is answered who asks for an address that another has; `words` are better ones."""
     whose = "another record's" if taken.holder is not None else "leased by a gateway, or in quarantine"
     extra = {"reason": ADDRESS_TAKEN, "pa": str(taken.key.pa), "current": current_form(taken.holder)}
     return HttpProblem(409, words or f"{taken.key.pa} is {whose}", extra=extra)

@@ -235,7 +235,7 @@ def _network_paths() -> dict[str, Any]:
             "put": operation(
                 "Write the network's configuration as a difference.",
                 {200: says("What that changes.", object_of(changes=list_of("Change")))},
-                *(412, 422),
+                *(409, 412, 422),
                 body=ref("Network"),
                 parameters=[
                     query_parameter(

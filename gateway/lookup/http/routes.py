@@ -14,6 +14,7 @@ from gateway.lookup.authority import NoRecord
 from gateway.lookup.claims import Refused
 from gateway.lookup.http import leases, reads, watch, writes
 from gateway.lookup.http.calls import LookupCall, Node
+from gateway.lookup.network import AddressTaken
 from gateway.lookup.outcomes import Forbidden, NoLease, Unacceptable
 from gateway.lookup.store import Conflict, StoreUnavailable, Taken
 
@@ -72,6 +73,8 @@ def _answering(node: Node, handler: Answering) -> Handler:
             raise leases.no_lease_problem(error) from None
         except Taken as taken:
             raise leases.taken_problem(taken) from None
+        except AddressTaken as error:
+            raise leases.taken_problem(error.taken, str(error)) from None
         except Conflict as conflict:
             extra = {"current": writes.current_form(conflict.current)}
             raise HttpProblem(412, f"{conflict.key} is not as expected", extra=extra) from None

@@ -374,6 +374,30 @@ def test_a_static_record_that_names_the_provider_address_of_a_vm_is_refused_with
     asyncio.run(main())
 
 
+def test_rollback_leaves_a_static_record_whose_provider_address_is_anothers_by_now() -> None:
+    async def main() -> None:
+        clock = [1000.0]
+        store = MemoryStore(lambda: clock[0])
+        pools = (ip_network("198.51.100.128/25"),)
+        before, after = (
+            msgspec.structs.replace(each, hosts=(msgspec.structs.replace(each.hosts[0], pools=pools),))
+            for each in (with_records(rewritten(5, 130)), with_records(rewritten(5, 131), rewritten(6, 132)))
+        )
+        await apply(store, before)
+        await apply(store, after)
+        clock[0] += 300
+        other = rewritten(7, 130)
+        theirs = Placement(other.mac, other.pa, other.host, other.translation)
+        await store.put(RecordKey(other.vsid, other.ca), theirs, Expect.ABSENT)
+
+        assert await take_back(store, before, after) == [RecordKey(VSIDS[0], rewritten(5, 130).ca)]
+
+        (red,) = (await stored_network(store)).tenants
+        assert [(str(record.ca), record.pa) for record in red.records] == [("10.0.1.5", pa(131))]
+
+    asyncio.run(main())
+
+
 def named(*names: str) -> Network:
     """Tenants by name, each with a virtual subnet of its own and a static record."""
     host = ProviderHost("hv1", (pa(1),), names)

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from gateway.http.principals import Unauthenticated
-from gateway.lookup import roles
+from gateway.lookup import grants, roles
 from gateway.lookup.entries import Key, Kind, Placement, RecordKey, Stored, Value
 from gateway.lookup.follow import latest_revision
 from gateway.lookup.network import apply
@@ -22,7 +22,7 @@ from gateway.lookup.roles import Serving, StoreAway, serve_records
 from gateway.lookup.store import Expect, Expected, Prefix, StoreUnavailable
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.errors import ConfigurationError
-from policies.model import Appliance, Engine, Network, Tenant, VirtualSubnet
+from policies.model import Appliance, Engine, Network, Tenant, Translation, VirtualSubnet
 from policies.services import Credential, LookupSettings, Role
 from tests.gateway.lookup.pooled import pooled
 from tests.gateway.lookup.serving import DB, GATEWAY, OPERATOR, ca, mac
@@ -172,6 +172,31 @@ def test_what_was_taken_over_is_undone_with_the_tokens_and_the_vms_that_were_los
             assert node.door.credentials.identify("Bearer the-first-token-long-enough").name == "operator"
             assert node.written_last == mark
             assert await node.write(network("red")), "the file is written again at the next start"
+
+    asyncio.run(test())
+
+
+def test_rollback_leaves_out_a_vm_whose_provider_address_is_anothers_by_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grants, "QUARANTINE", 0.0)  # the trial took longer
+    lost, other = (RecordKey(Vsid(vsid), ca("10.0.1.5")) for vsid in (5002, 5001))
+    place = Placement(mac(5), ProviderAddress.parse("198.51.100.130"), "hv1", Translation.REWRITE)
+
+    async def test() -> None:
+        async with serving(appliance(tmp_path, network("red", "blue"))) as node:
+            await until_written(node, {"red", "blue"})
+            await node.store.put(lost, place, Expect.ABSENT)
+            taken = await node.take(appliance(tmp_path, network("red")))
+            await node.store.put(other, place, Expect.ABSENT)
+
+            assert await taken.undo() == [
+                "record 5002/10.0.1.5, whose provider address 198.51.100.130 is another's by now"
+            ]
+
+            assert await tenants(node) == {"red", "blue"}
+            assert await rest(node) == {str(other)}
+            assert await taken.undo() == []
 
     asyncio.run(test())
 

@@ -4,11 +4,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway.http.principals import Principal
+from gateway.lookup import forms
 from gateway.lookup.limits import MOST_RETURNED
-from policies.model import Network
+from policies.model import LookupRecord, Network, Translation
 from tests.gateway.lookup.pooled import pooled
 from tests.gateway.lookup.serving import (
     BLUE,
@@ -25,7 +27,10 @@ from tests.gateway.lookup.serving import (
     Asker,
     Serving,
     asking,
+    ca,
     lookup_node,
+    mac,
+    pa,
     place,
     prefix,
 )
@@ -231,3 +236,25 @@ def test_host_whose_pools_are_empty_is_told_so() -> None:
         assert reason(await of(HV1)("POST", "/v1/claims", claim)) == (409, "no-address")
 
     asked(test)
+
+
+def test_network_whose_static_record_has_the_address_of_a_vm_is_refused_with_the_holders_record() -> None:
+    async def test(node: Serving, of: Callable[[Principal], Asker]) -> None:
+        ask = of(OPERATOR)
+        held = (await ask("PUT", PATH, RECORD, If_None_Match="*")).body
+        static = LookupRecord(WEB, ca("10.0.1.6"), mac(6), pa(held["pa"]), "hv1", Translation.REWRITE)
+        red, *others = wanted.tenants
+        red = msgspec.structs.replace(red, records=(static,))
+        network = msgspec.structs.replace(wanted, tenants=(red, *others))
+        refused = await ask("PUT", "/v1/network", forms.form(network))
+        assert reason(refused) == (409, "address-taken")
+        assert refused.body["current"] == held
+        assert refused.body["detail"] == (
+            f"{held['pa']} is taken by record 5001/10.0.1.5, so that record 5001/10.0.1.6 cannot have it; "
+            "give one of the two another"
+        )
+
+    wanted = pooled(gateways=("edge-1",))
+    tenants = tuple(msgspec.structs.replace(each, sites=()) for each in wanted.tenants)
+    wanted = msgspec.structs.replace(wanted, tenants=tenants)
+    asked(test, wanted)
