@@ -16,12 +16,20 @@ from gateway.forwarding.verdicts import Awaited, Verdict
 PATIENCE = 1.0
 """How long a packet waits, in seconds."""
 
-MOST_OF_ONE = 64
-"""Packets that wait for one address."""
-MOST_OF_A_TENANT = 256
-MOST = 2048
-"""The last two for either kind of address apart: strangers, who can send from addresses that nobody has, must
-not take the room of VMs that wait for a lease."""
+
+class Room(msgspec.Struct, frozen=True):
+    """How many packets may wait: for one address, of one tenant, and in all."""
+
+    of_one: int
+    of_a_tenant: int
+    of_all: int
+
+
+# Of what waits for a lease the first few are enough: its sender has just begun, and hears nothing yet.
+FOR_A_LEASE = Room(of_one=64, of_a_tenant=256, of_all=2048)
+# A VM that has moved is sent what it was sent before, as fast, while the news of its new address is on its way.
+# The room is another, too: strangers, who can send from addresses that nobody has, must not take that of leases.
+FOR_NEWS = Room(of_one=1024, of_a_tenant=1024, of_all=2048)
 
 REFUSED_FOR = 5.0
 """So many seconds nothing waits for an address that could not be had."""
@@ -60,11 +68,12 @@ class Waiting:
     def add(self, waiter: Waiter) -> bool:
         """Have a packet wait, if there is room for it."""
         queue = self._queues.get(waiter.wanted, ())
-        kind, tenant = _rooms(waiter)
+        kind, tenant = _kinds_of(waiter)
+        room = FOR_A_LEASE if kind is tuple else FOR_NEWS
         if (
-            len(queue) >= MOST_OF_ONE
-            or self._tenants[tenant] >= MOST_OF_A_TENANT
-            or self._kinds[kind] >= MOST
+            len(queue) >= room.of_one
+            or self._tenants[tenant] >= room.of_a_tenant
+            or self._kinds[kind] >= room.of_all
         ):
             return False
         self._queues.setdefault(waiter.wanted, deque()).append(waiter)
@@ -102,7 +111,7 @@ class Waiting:
 
     def _let_go(self, waiters: deque[Waiter] | list[Waiter] | tuple[Waiter, ...]) -> tuple[Waiter, ...]:
         for waiter in waiters:
-            kind, tenant = _rooms(waiter)
+            kind, tenant = _kinds_of(waiter)
             self._kinds[kind] -= 1
             self._tenants[tenant] -= 1
             if not self._tenants[tenant]:
@@ -110,7 +119,7 @@ class Waiting:
         return tuple(waiters)
 
 
-def _rooms(waiter: Waiter) -> tuple[type, tuple[type, str]]:
+def _kinds_of(waiter: Waiter) -> tuple[type, tuple[type, str]]:
     """Whose room a packet takes: its kind's, and of that its tenant's."""
     kind = type(waiter.wanted)
     return kind, (kind, waiter.tenant)

@@ -7,6 +7,7 @@ from scapy.packet import Raw
 
 from gateway.forwarding.drops import DropReason
 from gateway.forwarding.verdicts import Held
+from gateway.forwarding.waiting import FOR_A_LEASE, FOR_NEWS
 from policies.model import Limits
 from tests import networks as n
 from tests.rewriting import Vm, World
@@ -46,14 +47,29 @@ def test_what_strangers_send_takes_no_room_of_what_waits_for_a_lease() -> None:
     world = World([WEB5])
     world.leasing = False
     host = world.nodes["hv1"]
-    for number in range(300):
+    sent = FOR_NEWS.of_a_tenant + 10
+    for number in range(sent):
         source, destination = f"100.64.2.{number % 100 + 100}", str(world.record(WEB5).pa)
         host.from_provider(bytes(IP(src=source, dst=destination) / UDP()), 0)
     full = len(host.waiting)
-    assert full < 300
+    assert full == FOR_NEWS.of_a_tenant
 
     world.send(WEB5, n.frame("red", ("web", 5), ("db", 5)))
 
     assert isinstance(world.verdicts[-1][1], Held)
     assert len(host.waiting) == full + 1
-    assert host.drops.counts == {(DropReason.UNKNOWN_PROVIDER_ADDRESS, "red"): 300 - full}
+    assert host.drops.counts == {(DropReason.UNKNOWN_PROVIDER_ADDRESS, "red"): sent - full}
+
+
+def test_much_waits_for_the_news_of_a_moved_vm_and_little_for_a_lease() -> None:
+    world = World([WEB5])
+    world.leasing = False
+    packet = bytes(IP(src="100.64.2.200", dst=str(world.record(WEB5).pa)) / UDP())
+    host = world.nodes["hv1"]
+    for _ in range(1000):
+        host.from_provider(packet, 0)
+    assert len(host.waiting) == 1000
+
+    for _ in range(1000):
+        world.send(WEB5, n.frame("red", ("web", 5), ("db", 5)))
+    assert len(host.waiting) == 1000 + FOR_A_LEASE.of_one
