@@ -4,9 +4,7 @@ A packet from or to a rewritten VM needs a provider address for either end. Forw
 lacks one for; that is asked once, and what was refused is not asked again for a while. A gateway has its
 own CAs leased beforehand, since they are the sources of its ICMP errors, and gives back what no packet uses.
 
-What is leased comes through the records' feed, like a record. The answer may be ahead of the feed, and is
-then used at once; if the feed comes to its revision without it, it has been returned meanwhile, and goes.
-It goes, too, where the feed does not come to it for long: nothing would say then that it is another's.
+What is leased comes through the records' feed, like a record; an answer may be ahead of that.
 """
 
 from __future__ import annotations
@@ -18,6 +16,7 @@ from itertools import islice
 import msgspec
 
 from gateway.forwarding.directory import Change, DeleteLease, Put, PutLease
+from gateway.host.ahead import Ahead
 from gateway.host.uses import Key, Uses
 from gateway.host.waiting import Waiting
 from gateway.lookup.outcomes import WhyNoLease
@@ -45,16 +44,12 @@ LACKING_FOR = 30.0
 # Between two complaints of one kind about one virtual subnet.
 COMPLAIN_EVERY = 60.0
 
-AHEAD_FOR = 60.0
-"""So many seconds an answer is used that the feed has not told of: far fewer than a quarantine has."""
-
 LEASE_IDLE = 300.0
 """After so many seconds without a packet a gateway returns a lease."""
 RETURNED_AT_ONCE = 500
 # Seconds to the next attempt to return leases where nobody answers: doubled up to the last.
 FIRST_RETRY = 1.0
 LAST_RETRY = 60.0
-
 
 _REASONS = frozenset(map(str, WhyNoLease))
 
@@ -119,11 +114,7 @@ class Leasing:
         self._in_vain: dict[Key, None] = {}
         """Wanted since `handle_timeout`, although they are refused."""
         self._complained: dict[tuple[Vsid, str], float] = {}
-        self._revision = -1
-        self._told: dict[ProviderAddress, int | None] = {}
-        """What the feed has told beyond that: of which revision each lease is; None if it has ended."""
-        self._ahead: dict[ProviderAddress, tuple[Lease, float]] = {}
-        """Applied here, and not told by the feed yet: the oldest first, with when each goes."""
+        self._ahead = Ahead()
         self._vsids: frozenset[Vsid] = frozenset()
         """Of the tenants that this is a gateway of."""
         self._pools: PrefixTable[bool] = PrefixTable(())
@@ -148,8 +139,7 @@ class Leasing:
         if self._in_vain or (self._waiting and len(self._under_way) < MOST_UNDER_WAY):
             return -math.inf
         returning = self._return_at if self._unused and not self._returning else math.inf
-        withdrawn = next((until for _, until in self._ahead.values()), math.inf)
-        return min(returning, withdrawn, *self._lacking.values())
+        return min(returning, self._ahead.deadline, *self._lacking.values())
 
     # --- what happens
 
@@ -198,33 +188,26 @@ class Leasing:
                 if pause is not None and pause.is_refusal:
                     self._pause(key, min(pause.until, now + ASKED_FOR), is_refusal=False)
             case PutLease(lease):
-                self._told[lease.pa] = lease.revision
-                self._ahead.pop(lease.pa, None)
+                self._ahead.told(lease.pa, lease.revision)
                 self._learn(lease, now)
             case DeleteLease(pa):
-                self._told[pa] = None
-                self._ahead.pop(pa, None)
+                self._ahead.told(pa, None)
                 self._forget(pa, now)
 
     def applied(self, revision: int, now: float) -> list[Effect]:
         """Everything up to a revision has come by the feed; less than before, if a store was restored."""
-        is_restored = revision < self._revision
-        if is_restored:
-            self._told.clear()
-        elif revision > self._revision:
-            # What has ended was told on the way there; a lease may be of what is only half told yet.
-            self._told = {pa: of for pa, of in self._told.items() if of is not None and of > revision}
-        self._revision = revision
-        return self._withdraw(lambda lease, _until: is_restored or lease.revision <= revision, now)
+        return self._withdraw(self._ahead.applied(revision), now)
 
     def answered(self, key: Key, answer: Lease | LookupRecord, now: float) -> list[Effect]:
         """A CA that was asked for has an address: a lease, or its own record's, which the feed tells."""
         self._under_way.discard(key)
         self._pause(key, now + ASKED_FOR)
         effects: list[Effect] = []
-        if isinstance(answer, Lease) and self._is_ahead(answer) and (answer.vsid, answer.ca) == key:
-            self._ahead.pop(answer.pa, None)
-            self._ahead[answer.pa] = answer, now + AHEAD_FOR
+        if (
+            isinstance(answer, Lease)
+            and (answer.vsid, answer.ca) == key
+            and self._ahead.answered(answer, now)
+        ):
             self._learn(answer, now)
             effects.append(Apply(PutLease(answer)))
         return effects + self._ask()
@@ -298,7 +281,7 @@ class Leasing:
 
     def handle_timeout(self, now: float) -> list[Effect]:
         """Do what is due."""
-        effects = self._withdraw(lambda _lease, until: until <= now, now)
+        effects = self._withdraw(self._ahead.expire(now), now)
         effects += (Refuse(*key) for key in self._in_vain)
         self._in_vain.clear()
         for key, due in self._lacking.items():
@@ -339,19 +322,11 @@ class Leasing:
         self._complained = {**lately, what: now}
         return True
 
-    def _is_ahead(self, lease: Lease) -> bool:
-        """Whether the feed has still to come to a lease: else it has told of it, or of what came after it."""
-        other, _ = self._ahead.get(lease.pa, (None, 0.0))
-        known = other.revision if other is not None else self._told.get(lease.pa, self._revision)
-        return known is not None and lease.revision > max(known, self._revision)
-
-    def _withdraw(self, is_over: Callable[[Lease, float], bool], now: float) -> list[Effect]:
+    def _withdraw(self, pas: list[ProviderAddress], now: float) -> list[Effect]:
         """Have done with leases that the feed has not told of."""
-        gone = [pa for pa, (lease, until) in self._ahead.items() if is_over(lease, until)]
-        for pa in gone:
-            del self._ahead[pa]
+        for pa in pas:
             self._forget(pa, now)
-        return [Apply(DeleteLease(pa)) for pa in gone]
+        return [Apply(DeleteLease(pa)) for pa in pas]
 
     # --- what this gateway has
 

@@ -22,12 +22,11 @@ from gateway.host.leasing import (
 )
 from gateway.host.uses import Key
 from gateway.lookup.outcomes import WhyNoLease
-from policies.addresses import CustomerAddress, MacAddress, ProviderAddress
+from policies.addresses import CustomerAddress, ProviderAddress
 from policies.model import Lease, LookupRecord, Translation
-from tests.gateway.host.leased import DB, OTHER_POOL, WEB, ca, network, pa
+from tests.gateway.host.leased import DB, MAC, OTHER_POOL, WEB, ca, network, pa
 
 NUMBERS = st.integers(min_value=1, max_value=6)
-MAC = MacAddress.parse("02:00:00:00:01:05")
 
 
 class Orders(RuleBasedStateMachine):
@@ -151,7 +150,7 @@ class Orders(RuleBasedStateMachine):
         known = {lease.pa for lease in self.directory.all_leases() if lease.node == "edge-1"}
         assert set(self.leasing._own) == known
         assert set(self.leasing._uses.all()) | set(self.leasing._unused) == known
-        assert set(self.leasing._ahead) <= {lease.pa for lease in self.directory.all_leases()}
+        assert set(self.leasing._ahead._leases) <= {lease.pa for lease in self.directory.all_leases()}
 
     def teardown(self) -> None:
         """Let everybody be answered, and all be used no more: then only its own CAs are left, or wanted."""
