@@ -10,6 +10,7 @@ import socket
 import struct
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import msgspec
 
@@ -96,3 +97,32 @@ def kernel_drops(sock: socket.socket) -> int:
     """How many packets the kernel dropped because this socket's buffer was full."""
     counters = sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 4 * (SK_MEMINFO_DROPS + 1))
     return int.from_bytes(counters[4 * SK_MEMINFO_DROPS :], sys.byteorder)
+
+
+class BufferedSocket:
+    """A socket that packets come and go by: it has room for a burst of them, and never waits."""
+
+    def __init__(self, family: int, kind: int, protocol: int) -> None:
+        self._socket = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
+        with self._closed_on_failure():
+            enlarge_buffers(self._socket)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    @property
+    def kernel_drops(self) -> int:
+        """Packets that came while the socket's buffer was full."""
+        return kernel_drops(self._socket)
+
+    @contextmanager
+    def _closed_on_failure(self) -> Iterator[None]:
+        """Leave no socket open that could not be made ready."""
+        try:
+            yield
+        except BaseException:
+            self._socket.close()
+            raise

@@ -29,8 +29,7 @@ from tunnels.socket_options import (
     SOL_UDP,
     UDP_GRO,
     UDP_SEGMENT,
-    enlarge_buffers,
-    kernel_drops,
+    BufferedSocket,
     queued_errors,
 )
 
@@ -75,7 +74,7 @@ _REMEMBERED = 4096
 Destination = tuple[str, int]
 
 
-class TunnelSocket:
+class TunnelSocket(BufferedSocket):
     """One socket, bound to one of our addresses; use UdpSocket or EspSocket.
 
     `receive` raises BlockingIOError when nothing waits, and OSError for what the network
@@ -92,25 +91,10 @@ class TunnelSocket:
         self._paths: dict[object, Path] = {}
         self._is_ipv4 = local.address.version == 4
         family = socket.AF_INET if self._is_ipv4 else socket.AF_INET6
-        self._socket = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
-        try:
-            enlarge_buffers(self._socket)
+        super().__init__(family, kind, protocol)
+        with self._closed_on_failure():
             self._configure()
             self._socket.bind((str(local.address), local.port if kind == socket.SOCK_DGRAM else 0))
-        except BaseException:
-            self._socket.close()
-            raise
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
-
-    def close(self) -> None:
-        self._socket.close()
-
-    @property
-    def kernel_drops(self) -> int:
-        """Packets that came while the socket's buffer was full."""
-        return kernel_drops(self._socket)
 
     def receive(self) -> tuple[Path, int, Sequence[bytes]]:
         """Return where packets came from, the ECN bits of their outer headers, and what those carried."""

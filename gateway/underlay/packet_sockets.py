@@ -21,8 +21,8 @@ from tunnels.socket_options import (
     IP_NODEFRAG,
     IPV6_MTU_DISCOVER,
     PMTUDISC_PROBE,
+    BufferedSocket,
     enlarge_buffers,
-    kernel_drops,
 )
 
 LARGEST_PACKET = 65535
@@ -45,7 +45,7 @@ class InterfaceDown(Exception):
     """The interface is down, and is heard again by itself once it is up; or it is gone."""
 
 
-class PacketSocket:
+class PacketSocket(BufferedSocket):
     """What one interface hears of one protocol and a filter accepts, from the network header on.
 
     `receive` raises BlockingIOError when nothing waits, and InterfaceDown once where the interface is.
@@ -55,26 +55,11 @@ class PacketSocket:
         self.interface = interface
         self.protocol = protocol
         # Protocol 0: it hears nothing until it is bound, and then nothing that the filter refuses.
-        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, 0)
-        try:
-            enlarge_buffers(self._socket)
+        super().__init__(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
+        with self._closed_on_failure():
             self.listen_to(program)
             self._socket.bind((interface, protocol))
             self._index = socket.if_nametoindex(interface)
-        except BaseException:
-            self._socket.close()
-            raise
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
-
-    def close(self) -> None:
-        self._socket.close()
-
-    @property
-    def kernel_drops(self) -> int:
-        """Packets that came while the buffer was full."""
-        return kernel_drops(self._socket)
 
     @property
     def is_gone(self) -> bool:

@@ -26,8 +26,7 @@ from tunnels.socket_options import (
     IPV6_MULTICAST_ALL,
     IPV6_RECVERR,
     PMTUDISC_PROBE,
-    enlarge_buffers,
-    kernel_drops,
+    BufferedSocket,
     queued_errors,
 )
 
@@ -40,7 +39,7 @@ DONT_FRAGMENT = 0x4000
 LARGEST_PACKET = 65535
 
 
-class GreSocket:
+class GreSocket(BufferedSocket):
     """One provider address's raw socket; use `open_socket` to make one.
 
     `send` raises OSError where the kernel refuses a packet, EMSGSIZE after the
@@ -56,25 +55,10 @@ class GreSocket:
         """Errors that the network reported about packets sent from here, path MTUs included."""
         self._path_mtu_reported = path_mtu_reported
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-        self._socket = socket.socket(family, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_GRE)
-        try:
-            enlarge_buffers(self._socket)
+        super().__init__(family, socket.SOCK_RAW, socket.IPPROTO_GRE)
+        with self._closed_on_failure():
             self._configure()
             self._socket.bind((str(address), 0))
-        except BaseException:
-            self._socket.close()
-            raise
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
-
-    def close(self) -> None:
-        self._socket.close()
-
-    @property
-    def kernel_drops(self) -> int:
-        """Packets that came while the socket's buffer was full."""
-        return kernel_drops(self._socket)
 
     def receive(self) -> tuple[OuterHeader, bytes]:
         """The next packet: what its outer header said, and what follows that header."""
