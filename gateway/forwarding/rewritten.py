@@ -105,7 +105,7 @@ class Rewritten:
         if not theirs or not ours:
             return None
         plain = PlainHeader(ProviderAddress(facts.source), ProviderAddress(facts.destination))
-        return OuterHeader(theirs[0], ours[0], ecn=0, hop_limit=facts.hop_limit, plain=plain)
+        return OuterHeader(theirs[0], ours[0], plain=plain)
 
     def _quoted(
         self, domain: RoutingDomain, quoted: PacketFacts, now: float

@@ -33,7 +33,7 @@ class OuterHeader(msgspec.Struct, frozen=True, gc=False):
     """The two bits of RFC 3168."""
     hop_limit: int = 64
     plain: PlainHeader | None = None
-    """For what has been rewritten: the hop limit is that of its flow's first packet."""
+    """For what has been rewritten: ECN field and hop limit are the packet's own."""
 
 
 class ToUnderlay(msgspec.Struct, frozen=True, gc=False):
