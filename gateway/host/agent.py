@@ -24,7 +24,7 @@ from gateway.host.uses import Key, Uses
 from gateway.lookup.answers import Hint
 from gateway.lookup.asking import Asking
 from gateway.lookup.claims import Mode, Reason, Refused
-from gateway.lookup.outcomes import Forbidden, NoLease, Unacceptable, WhyNoLease
+from gateway.lookup.outcomes import WHY_NO_LEASE, Forbidden, NoLease, Unacceptable
 from gateway.lookup.store import StoreUnavailable
 from policies.addresses import CustomerAddress, ProviderAddress, Vsid
 from policies.model import Appliance, RecordsKept
@@ -49,10 +49,7 @@ PAUSE = 1.0
 # What the lookup service says in one word.
 IN_WORDS: dict[str, str] = {
     Reason.NO_ADDRESS: "the host's pools have no address left",
-    WhyNoLease.UNKNOWN: "nobody has it: no record, no route to a site, no gateway",
-    WhyNoLease.NO_POOL: "no gateway of the tenant has a pool of its family",
-    WhyNoLease.POOL_EMPTY: "the gateway's pools have no address left",
-    WhyNoLease.TENANT_LIMIT: "the tenant holds as many as its `leases` allow",
+    **WHY_NO_LEASE,
 }
 
 # How often the connection is looked at, and how often what is used, in seconds.

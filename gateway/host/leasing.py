@@ -19,7 +19,7 @@ from gateway.forwarding.directory import Change, DeleteLease, Put, PutLease
 from gateway.host.ahead import Ahead
 from gateway.host.uses import Key, Uses
 from gateway.host.waiting import Waiting
-from gateway.lookup.outcomes import WhyNoLease
+from gateway.lookup.outcomes import WHY_NO_LEASE, WhyNoLease
 from policies.addresses import CustomerAddress, ProviderAddress, Vsid
 from policies.model import Appliance, Lease, LookupRecord, Translation
 from policies.tables import PrefixTable
@@ -50,8 +50,6 @@ RETURNED_AT_ONCE = 500
 # Seconds to the next attempt to return leases where nobody answers: doubled up to the last.
 FIRST_RETRY = 1.0
 LAST_RETRY = 60.0
-
-_REASONS = frozenset(map(str, WhyNoLease))
 
 
 class Ask(msgspec.Struct, frozen=True):
@@ -315,7 +313,7 @@ class Leasing:
     def _is_news(self, vsid: Vsid, reason: str, now: float) -> bool:
         """Whether an operator has not been told lately."""
         # Other reasons may name the CA, so there may be as many as CAs: one stands for them all.
-        what = vsid, reason if reason in _REASONS else ""
+        what = vsid, reason if reason in WHY_NO_LEASE else ""
         if now - self._complained.get(what, -math.inf) < COMPLAIN_EVERY:
             return False
         lately = {each: at for each, at in self._complained.items() if now - at < COMPLAIN_EVERY}

@@ -16,7 +16,7 @@ from gateway.lookup.domains import Domain, Domains
 from gateway.lookup.entries import Grant, Kind, LeaseKey, Stored
 from gateway.lookup.granting import Granting
 from gateway.lookup.grants import is_free
-from gateway.lookup.outcomes import Forbidden, NoLease, Unacceptable, WhyNoLease
+from gateway.lookup.outcomes import WHY_NO_LEASE, Forbidden, NoLease, Unacceptable, WhyNoLease
 from gateway.lookup.replica import Replica
 from gateway.lookup.store import Conflict, LookupStore, Taken
 from gateway.lookup.writes import OWN_REPLICA_SECONDS
@@ -211,7 +211,8 @@ class Leasing:
         if about not in self._told or abs(now - self._told[about]) >= TOLD_EVERY:
             self._told = {key: at for key, at in self._told.items() if abs(now - at) < TOLD_EVERY}
             self._told[about] = now
-            self._alerts.tell(AlertKind.NO_LEASE, f"tenant {tenant} at {node}: {_WORDS[reason]}", tenant)
+            words = f"tenant {tenant} gets no lease at {node}: {WHY_NO_LEASE[reason]}"
+            self._alerts.tell(AlertKind.NO_LEASE, words, tenant)
         return NoLease(reason)
 
     def _is_unneeded(self, entry: Stored) -> bool:
@@ -234,9 +235,3 @@ class Leasing:
         if not isinstance(key, LeaseKey) or not isinstance(grant, Grant) or grant.returned_at is None:
             return False
         return is_free(grant, self._now()) and not self._granting.is_in_a_pool(key.pa)
-
-
-_WORDS = {
-    WhyNoLease.TENANT_LIMIT: "it holds as many leases as its `leases` allow",
-    WhyNoLease.POOL_EMPTY: "the pools are empty: every address is held, or in quarantine",
-}

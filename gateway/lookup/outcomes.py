@@ -33,6 +33,15 @@ class WhyNoLease(StrEnum):
     """The tenant holds as many as it may."""
 
 
+WHY_NO_LEASE: dict[str, str] = {
+    WhyNoLease.UNKNOWN: "nobody has it: no record, no route to a site or through a VM, no gateway",
+    WhyNoLease.NO_POOL: "no gateway of the tenant has a pool of its family",
+    WhyNoLease.POOL_EMPTY: "the gateway's pools have no address left",
+    WhyNoLease.TENANT_LIMIT: "the tenant holds as many as its `leases` allow",
+}
+"""The same in words, for an operator."""
+
+
 class NoLease(Exception):
     """There is no provider address for a CA now."""
 

@@ -16,7 +16,7 @@ from gateway.lookup.answers import ADDRESS_TAKEN
 from gateway.lookup.http.calls import LookupCall, VsidNumber, read_address, read_vsid
 from gateway.lookup.http.writes import Name, current_form
 from gateway.lookup.limits import MOST_LISTED, MOST_RETURNED
-from gateway.lookup.outcomes import NoLease, WhyNoLease
+from gateway.lookup.outcomes import WHY_NO_LEASE, NoLease
 from gateway.lookup.records_wire import lease_text, provider_address, record_text
 from gateway.lookup.store import Taken
 from gateway.lookup.visibility import vsids_of
@@ -97,7 +97,7 @@ async def get_pools(call: LookupCall) -> web.StreamResponse:
 
 def no_lease_problem(error: NoLease) -> HttpProblem:
     """Return how somebody is answered who gets no lease."""
-    return HttpProblem(409, _WHY_NOT[error.reason], extra={"reason": error.reason.value})
+    return HttpProblem(409, WHY_NO_LEASE[error.reason], extra={"reason": error.reason.value})
 
 
 def taken_problem(taken: Taken, words: str | None = None) -> HttpProblem:
@@ -105,14 +105,6 @@ def taken_problem(taken: Taken, words: str | None = None) -> HttpProblem:
     whose = "another record's" if taken.holder is not None else "leased by a gateway, or in quarantine"
     extra = {"reason": ADDRESS_TAKEN, "pa": str(taken.key.pa), "current": current_form(taken.holder)}
     return HttpProblem(409, words or f"{taken.key.pa} is {whose}", extra=extra)
-
-
-_WHY_NOT = {
-    WhyNoLease.UNKNOWN: "it is nobody's: no record, no route to a site or through a VM, no gateway's own",
-    WhyNoLease.NO_POOL: "the gateway has no pool of its family",
-    WhyNoLease.POOL_EMPTY: "every address of the gateway's pools is held, or in quarantine",
-    WhyNoLease.TENANT_LIMIT: "the tenant holds as many leases of this gateway as its `leases` allow",
-}
 
 
 def _text(found: Lease) -> str:
