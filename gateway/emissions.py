@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from gateway.forwarding.drops import DropReason, Drops
 from gateway.forwarding.verdicts import Emission, ToPort, ToProvider, ToSite, ToUnderlay, Verdict
-from gateway.taps import FindPort, Observer, observed_ports, observed_provider, observed_underlay
+from gateway.taps import FindPort, Observer, observed_ports, observed_sending
 
 _REASONS = {
     errno.EAGAIN: DropReason.QUEUE_FULL,
@@ -46,9 +46,9 @@ class Emitter:
         """Show someone from now on what is sent and what cannot be, or nobody."""
         self._to_underlay, self._to_port, self._to_provider = self._unobserved
         if observer is not None:
-            self._to_provider = observed_provider(self._to_provider, observer)
-            self._to_underlay = observed_underlay(self._to_underlay, observer)
+            self._to_underlay = observed_sending(self._to_underlay, observer.underlay_out)
             self._to_port = observed_ports(self._to_port, find_port, observer)
+            self._to_provider = observed_sending(self._to_provider, observer.provider_out)
 
     def carry_out(self, verdict: Verdict) -> None:
         """Send what a verdict says. What cannot be sent is counted, and nothing is raised."""

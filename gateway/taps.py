@@ -7,9 +7,17 @@ functions here, and else past them: nobody who does not look pays for it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from gateway.forwarding.verdicts import OuterHeader, PortKey, ToPort, ToProvider, ToUnderlay, Verdict
+from gateway.forwarding.verdicts import (
+    Emission,
+    OuterHeader,
+    PortKey,
+    ToPort,
+    ToProvider,
+    ToUnderlay,
+    Verdict,
+)
 from policies.facts import PacketFacts
 from policies.model import Port
 from policies.selectors import Selectors
@@ -78,6 +86,7 @@ class Deciding(Protocol):
     ) -> Verdict: ...
 
 
+E = TypeVar("E", bound=Emission)
 Seal = Callable[[SiteKey, PacketFacts, bytes, float], Sealed | EspDrop]
 Open = Callable[[Path, bytes, int, float], Opened | EspDrop]
 FindPort = Callable[[PortKey], Port | None]
@@ -120,30 +129,18 @@ class Observed:
         return verdict
 
 
-def observed_underlay(send: Callable[[ToUnderlay], None], observer: Observer) -> Callable[[ToUnderlay], None]:
-    """Return what sends as `send` does, and shows it."""
+def observed_sending(
+    send: Callable[[E], None], show: Callable[[E, OSError | None], None]
+) -> Callable[[E], None]:
+    """Return what sends as `send` does, and shows what has been sent, or why it could not be."""
 
-    def sent(packet: ToUnderlay) -> None:
+    def sent(emission: E) -> None:
         try:
-            send(packet)
+            send(emission)
         except OSError as error:
-            observer.underlay_out(packet, error)
+            show(emission, error)
             raise
-        observer.underlay_out(packet, None)
-
-    return sent
-
-
-def observed_provider(send: Callable[[ToProvider], None], observer: Observer) -> Callable[[ToProvider], None]:
-    """Return what sends as `send` does, and shows it."""
-
-    def sent(packet: ToProvider) -> None:
-        try:
-            send(packet)
-        except OSError as error:
-            observer.provider_out(packet, error)
-            raise
-        observer.provider_out(packet, None)
+        show(emission, None)
 
     return sent
 
@@ -158,15 +155,7 @@ def observed_ports(
         if port is not None:
             observer.port_out(port, frame, lost)
 
-    def sent(frame: ToPort) -> None:
-        try:
-            send(frame)
-        except OSError as error:
-            show(frame, error)
-            raise
-        show(frame, None)
-
-    return sent
+    return observed_sending(send, show)
 
 
 def observed_sealing(seal: Seal, observer: Observer) -> Seal:

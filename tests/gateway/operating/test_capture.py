@@ -32,7 +32,7 @@ from gateway.forwarding.verdicts import (
 from gateway.operating.capture import MOST_AT_ONCE, Captures, Frame, Told
 from gateway.operating.commands import OWNER, Asker, NotAllowed, carry_out
 from gateway.operating.seen import HELD
-from gateway.taps import Deciding, Observed, Observer, observed_provider
+from gateway.taps import Deciding, Observed, Observer, observed_sending
 from policies.addresses import CustomerAddress, ProviderAddress, Vsid
 from policies.errors import ConfigurationError
 from policies.model import Lease, Port, Translation
@@ -270,7 +270,7 @@ class RewritingWorld(World):
         assert self.observer is not None
         with suppress(OSError):
             sent = ToProvider(bytes(packet), Vsid(VSIDS["red", subnet]), "red")
-            observed_provider(send, self.observer)(sent)
+            observed_sending(send, self.observer.provider_out)(sent)
 
 
 def plain(source: ProviderAddress, destination: ProviderAddress) -> Packet:
