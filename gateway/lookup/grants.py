@@ -2,7 +2,7 @@
 
 A rewritten record has its address for as long as it is there. Whatever changes a record takes and gives
 back the addresses that this comes to, in the same write: a store passes what it is about to write through
-`granted`. Leases of gateways are written as they are, where nobody else holds the address.
+`grant_writes`. Leases of gateways are written as they are, where nobody else holds the address.
 
 What is given back stays its last holder's alone for a quarantine, since packets to it may be under way.
 """
@@ -60,7 +60,7 @@ def holders(keys: Iterable[LeaseKey], find: Find) -> Iterator[RecordKey]:
             yield RecordKey(grant.vsid, grant.ca)
 
 
-def granted(writes: Iterable[Write], find: Find, now: float) -> tuple[Write, ...]:
+def grant_writes(writes: Iterable[Write], find: Find, now: float) -> tuple[Write, ...]:
     """Return what goes into the store besides some writes: addresses taken and given back.
 
     `find` knows the keys of the writes, those that are `concerned`, and the `holders` of these. Raises Taken.

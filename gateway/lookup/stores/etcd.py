@@ -14,7 +14,7 @@ from time import time
 
 from gateway.lookup.claims import Claim, Write, decide, next_write
 from gateway.lookup.entries import Key, Placement, Progress, RecordKey, Stored, Value
-from gateway.lookup.grants import concerned, granted, holders
+from gateway.lookup.grants import concerned, grant_writes, holders
 from gateway.lookup.store import Conflict, Expected, Page, Prefix, StoreUnavailable
 from gateway.lookup.stores import etcd_layout
 from gateway.lookup.stores.etcd_gateway import EtcdGateway, OutOfRange
@@ -204,7 +204,7 @@ class EtcdStore:
         addresses = tuple(concerned(writes, find))
         await snapshot.read(map(self._layout.key, addresses))
         await snapshot.read(map(self._layout.key, holders(addresses, find)))
-        return granted(writes, find, self._now())
+        return grant_writes(writes, find, self._now())
 
     def _read(self, found: KeyValue | None) -> Stored | None:
         return None if found is None else self._layout.read(found)

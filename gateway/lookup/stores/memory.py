@@ -10,7 +10,7 @@ from time import time
 
 from gateway.lookup.claims import Claim, Write, decide, next_write
 from gateway.lookup.entries import Key, Kind, Placement, Progress, RecordKey, Stored, Value
-from gateway.lookup.grants import granted
+from gateway.lookup.grants import grant_writes
 from gateway.lookup.store import Compacted, Conflict, Expected, Page, Prefix, StoreUnavailable
 from policies.addresses import CustomerAddress, MacAddress, Vsid
 
@@ -117,7 +117,7 @@ class MemoryStore:
         """Make changes that belong together, under one revision. Raises Taken before it makes any."""
         writes = tuple(writes)
         revision = self._revision + 1
-        for write in (*writes, *granted(writes, self._entries.get, self._now())):
+        for write in (*writes, *grant_writes(writes, self._entries.get, self._now())):
             entry = Stored(write.key, write.value, write.epoch, revision)
             before = self._entries.get(entry.key)
             if before is None:

@@ -14,7 +14,7 @@ from typing import Self, TypeVar
 
 from gateway.lookup.claims import Claim, decide, next_write
 from gateway.lookup.entries import Key, Progress, RecordKey, Stored, Value
-from gateway.lookup.grants import granted
+from gateway.lookup.grants import grant_writes
 from gateway.lookup.store import Compacted, Conflict, Expected, Page, Prefix, StoreUnavailable
 from gateway.lookup.stores import sqlite_rows
 from gateway.lookup.stores.sqlite_file import DatabaseFile
@@ -140,7 +140,7 @@ def _set(
     if write is None:
         return current
     writes = (write,)
-    grants = granted(
+    grants = grant_writes(
         writes, lambda other: current if other is key else sqlite_rows.entry(connection, other), now
     )
     transaction.write(writes + grants)
@@ -157,7 +157,7 @@ def _claim(transaction: Transaction, claim: Claim, now: float) -> list[Stored]:
         if key not in found:
             found[key] = sqlite_rows.entry(connection, key)
     writes = decide(claim, (entry for entry in found.values() if entry is not None))
-    grants = granted(
+    grants = grant_writes(
         writes, lambda key: found[key] if key in found else sqlite_rows.entry(connection, key), now
     )
     transaction.write(writes + grants)

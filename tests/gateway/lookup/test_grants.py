@@ -9,7 +9,7 @@ import pytest
 
 from gateway.lookup.claims import Write
 from gateway.lookup.entries import Grant, Key, LeaseKey, Placement, RecordKey, Stored, Value
-from gateway.lookup.grants import QUARANTINE, concerned, granted, holders, is_free, may_take
+from gateway.lookup.grants import QUARANTINE, concerned, grant_writes, holders, is_free, may_take
 from gateway.lookup.store import Taken
 from policies.addresses import ProviderAddress
 from policies.model import Translation
@@ -40,7 +40,7 @@ def rewritten(key: LeaseKey, host: str = "hv1") -> Placement:
 
 def refused(writes: Sequence[Write], find: Found, now: float = 1_000.0) -> tuple[LeaseKey, Stored | None]:
     with pytest.raises(Taken) as taken:
-        granted(writes, find, now)
+        grant_writes(writes, find, now)
     return taken.value.key, taken.value.holder
 
 
@@ -67,7 +67,7 @@ def test_own_address_may_be_taken_at_any_time_and_by_nobody_else() -> None:
 def test_what_has_no_address_of_its_own_comes_to_nothing() -> None:
     find = stored({KEY4: at("hv1"), HOST_KEY: VALUES[HOST_KEY]})
     writes = [Write(KEY4, at("hv2"), 6), Write(HOST_KEY, None, 6), Write(KEY6, at("hv1"), 1)]
-    assert granted(writes, find, 1_000.0) == ()
+    assert grant_writes(writes, find, 1_000.0) == ()
     assert list(concerned(writes, find)) == []
 
 
@@ -76,7 +76,7 @@ def test_address_in_exchange_for_another_is_given_back_before_the_new_one_is_tak
     writes = [Write(KEY4, rewritten(SECOND, "hv2"), 6)]
     assert set(concerned(writes, find)) == {FIRST, SECOND}
     assert list(holders((FIRST, SECOND), find)) == [KEY4]
-    assert granted(writes, find, 1_000.0) == (
+    assert grant_writes(writes, find, 1_000.0) == (
         Write(FIRST, RETURNED, 6),
         Write(SECOND, Grant(WEB, CA4, "hv2"), 1),
     )
@@ -99,19 +99,19 @@ def test_records_of_one_write_do_not_exchange_their_addresses() -> None:
 def test_record_that_was_rewritten_before_there_were_grants_takes_its_address_when_it_is_written() -> None:
     find = stored({KEY4: rewritten(FIRST)})
     moved = [Write(KEY4, rewritten(FIRST, "hv2"), 6)]
-    assert granted(moved, find, 1_000.0) == (Write(FIRST, Grant(WEB, CA4, "hv2"), 1),)
-    assert granted([Write(KEY4, None, 6)], find, 1_000.0) == ()
+    assert grant_writes(moved, find, 1_000.0) == (Write(FIRST, Grant(WEB, CA4, "hv2"), 1),)
+    assert grant_writes([Write(KEY4, None, 6)], find, 1_000.0) == ()
 
 
 def test_address_that_another_has_got_meanwhile_is_not_given_back_for_it() -> None:
     other = Grant(DATABASE, CA4, "hv2")
     find = stored({KEY4: rewritten(FIRST), FIRST: other})
-    assert granted([Write(KEY4, None, 6)], find, 1_000.0) == ()
+    assert grant_writes([Write(KEY4, None, 6)], find, 1_000.0) == ()
 
 
 def test_lease_of_the_same_customer_address_becomes_its_records_own() -> None:
     find = stored({FIRST: Grant(WEB, CA4, "edge-1", leased=True)})
-    assert granted([Write(KEY4, rewritten(FIRST), 1)], find, 1_000.0) == (Write(FIRST, HELD, 6),)
+    assert grant_writes([Write(KEY4, rewritten(FIRST), 1)], find, 1_000.0) == (Write(FIRST, HELD, 6),)
 
 
 def test_holder_is_the_record_that_has_the_address_and_no_other_of_the_same_customer_address() -> None:

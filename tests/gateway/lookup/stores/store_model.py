@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.lookup.claims import Claim, FlapLimits, Mode, Refused, decide, next_write, unfrozen
 from gateway.lookup.entries import Grant, Key, Kind, LeaseKey, NamedKey, Placement, RecordKey, Stored, Value
-from gateway.lookup.grants import QUARANTINE, granted
+from gateway.lookup.grants import QUARANTINE, grant_writes
 from gateway.lookup.store import Compacted, Conflict, Expect, LookupStore, Prefix, Taken
 from policies.addresses import CustomerAddress, ProviderAddress, Vsid
 from policies.model import ProviderGateway, Translation
@@ -213,7 +213,7 @@ class Model:
 
     def _write(self, writes: Any) -> None:
         made = [write for write in writes if write is not None]
-        made += granted(made, self.entries.get, self.clock.now)
+        made += grant_writes(made, self.entries.get, self.clock.now)
         self.revision += bool(made)
         for write in made:
             stored = Stored(write.key, write.value, write.epoch, self.revision)
