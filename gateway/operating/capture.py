@@ -18,7 +18,8 @@ import trio
 from gateway.forwarding.directory import Holder
 from gateway.operating import pcapng
 from gateway.operating.commands import Asker, Commands, Stream, Tell
-from gateway.operating.seen import Seen, Sightings
+from gateway.operating.seen import Seen
+from gateway.operating.sightings import Sightings
 from gateway.taps import Observer
 from policies.addresses import ProviderAddress
 from policies.errors import ConfigurationError, Problem

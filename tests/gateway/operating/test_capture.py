@@ -31,7 +31,7 @@ from gateway.forwarding.verdicts import (
 )
 from gateway.operating.capture import MOST_AT_ONCE, Captures, Frame, Told
 from gateway.operating.commands import OWNER, Asker, NotAllowed, carry_out
-from gateway.operating.seen import HELD
+from gateway.operating.sightings import HELD
 from gateway.taps import Deciding, Observed, Observer, observed_sending
 from policies.addresses import CustomerAddress, ProviderAddress, Vsid
 from policies.errors import ConfigurationError
