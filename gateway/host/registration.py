@@ -220,6 +220,8 @@ class Registrar:
             self._moved_away(state, now)
         elif place_before is not _Place.HERE and (state.refused or place is not place_before):
             self._try_again(state, now)
+        elif state.want is None and state.in_flight is None:
+            self._see_to_address(state, now)
         return self._step(key, state, now)
 
     def answered(self, claim: Claim, now: float) -> list[Effect]:
@@ -227,8 +229,11 @@ class Registrar:
         state = self._answered(claim)
         if state is None:
             return []
+        attempts = state.attempts
         self._settle(state)
         state.not_before = now + CLAIMED_FOR
+        state.attempts = attempts
+        self._see_to_address(state, now)
         return []
 
     def refused(self, claim: Claim, reason: str, now: float) -> list[Effect]:
@@ -318,6 +323,17 @@ class Registrar:
         state.not_before = now
         if state.is_heard or not state.has_left:
             state.wish(Mode.ANNOUNCE if state.is_heard else Mode.REGISTER, now)
+
+    def _see_to_address(self, state: _State, now: float) -> None:
+        """Register anew what is here by an address of no pool.
+
+        The lookup node that gave or left it may not have heard of the pools yet, or we of its answer.
+        """
+        if self._is_out_of_pool(state):
+            state.wish(Mode.REGISTER, now + min(CLAIMED_FOR * 2.0**state.attempts, REFUSED_FOR))
+            state.attempts = min(state.attempts + 1, 16)
+        else:
+            state.attempts = 0
 
     def _answered(self, claim: Claim) -> _State | None:
         """The state of the port that a claim in flight was made for, if it is still that."""

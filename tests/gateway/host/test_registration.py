@@ -574,6 +574,35 @@ def test_a_rewritten_vm_whose_address_is_of_no_pool_any_more_is_registered_for_a
     assert list(host.advance(1000.0)) == []
 
 
+def test_a_rewritten_vm_whose_old_address_is_left_by_a_node_that_has_not_heard_yet_is_registered_again(
+    host: Host,
+) -> None:
+    pooled(host, 0.0)
+    host.registrar.answered(host.opened(), 0.1)
+    host.rewrite("hv1", 0.2, INSIDE)
+    made = claim(pooled(host, 9.0, ip_network("198.51.100.131/32"), ip_network("2001:db8:1::3/128")))
+    for at, then in ((9.0, 10.0), (10.0, 12.0), (12.0, 16.0)):
+        assert host.registrar.answered(made, at) == []
+        ((now, again),) = host.advance(then)
+        made = claim([again])
+        assert (now, made.mode) == (then, Mode.REGISTER)
+    host.registrar.answered(made, 16.1)
+    assert host.rewrite("hv1", 16.2, ANOTHER) == []
+    assert list(host.advance(1000.0)) == []
+
+
+def test_a_rewritten_vm_that_is_given_an_address_of_a_former_pool_is_registered_for_another(
+    host: Host,
+) -> None:
+    pooled(host, 0.0, ip_network("198.51.100.131/32"), ip_network("2001:db8:1::3/128"))
+    host.registrar.answered(host.opened(), 0.1)
+    assert host.rewrite("hv1", 0.2, INSIDE) == []
+    ((_, again),) = host.advance(3.0)
+    host.registrar.answered(claim([again]), 3.1)
+    assert host.rewrite("hv1", 3.2, ANOTHER) == []
+    assert list(host.advance(1000.0)) == []
+
+
 def test_a_pool_that_is_added_changes_nothing_for_those_who_have_an_address(host: Host) -> None:
     pooled(host, 0.0)
     host.registrar.answered(host.opened(), 0.1)
