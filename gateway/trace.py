@@ -21,7 +21,7 @@ from gateway.forwarding.verdicts import (
 from gateway.packets import ethernet, nvgre
 from gateway.packets.rewriting import rewritten
 from gateway.sites.policies import children
-from gateway.trace_packets import packet, unfit
+from gateway.trace_packets import Question, packet, unfit
 from gateway.trace_words import in_words, whose
 from policies.addresses import (
     BROADCAST_MAC,
@@ -44,28 +44,6 @@ _DEFAULT_MTU = 1500
 _MOST_OF_ESP = 40 + 8 + 8 + 16 + 17 + 32
 
 _OUTCOMES = {Forward: "forwarded", Answer: "answered", Drop: "dropped", Held: "held"}
-
-
-class Question(msgspec.Struct, frozen=True):
-    """A packet in words: `size` is the IP packet's in octets, `via` the outer source if not its record's."""
-
-    source: CustomerAddress
-    destination: CustomerAddress
-    tenant: str | None = None
-    vsid: Vsid | None = None
-    protocol: str = "icmp"
-    source_port: int = 49152
-    destination_port: int = 0
-    size: int = 100
-    hop_limit: int = 64
-    dont_fragment: bool = True
-    established: bool = False
-    """For TCP: not the segment that opens the connection."""
-    via: ProviderAddress | None = None
-    site: str | None = None
-    """The site that it comes from, if not the one that routes lead to its source by."""
-    is_rewritten: bool = False
-    """It comes from the underlay as it is: its source and destination are provider addresses."""
 
 
 class Step(msgspec.Struct, frozen=True):

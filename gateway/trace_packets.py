@@ -1,17 +1,16 @@
-"""The packet that a trace asks about, in octets."""
+"""The packet that a trace asks about: in words, and in octets."""
 
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+
+import msgspec
 
 from gateway.packets import ip
 from gateway.packets.checksum import internet_checksum, transport_checksum
+from policies.addresses import CustomerAddress, ProviderAddress, Vsid
 from policies.errors import ConfigurationError, Problem
 from policies.facts import ICMP, ICMPV6, TCP, TCP_ACK, TCP_SYN, UDP
-
-if TYPE_CHECKING:
-    from gateway.trace import Question
 
 PROTOCOLS = ("tcp", "udp", "icmp")
 
@@ -19,6 +18,28 @@ _TCP = struct.Struct("!HHIIBBHHH")
 _UDP = struct.Struct("!HHHH")
 _ECHO = struct.Struct("!BBHHH")
 _ECHO_REQUEST = {4: 8, 6: 128}
+
+
+class Question(msgspec.Struct, frozen=True):
+    """A packet in words: `size` is the IP packet's in octets, `via` the outer source if not its record's."""
+
+    source: CustomerAddress
+    destination: CustomerAddress
+    tenant: str | None = None
+    vsid: Vsid | None = None
+    protocol: str = "icmp"
+    source_port: int = 49152
+    destination_port: int = 0
+    size: int = 100
+    hop_limit: int = 64
+    dont_fragment: bool = True
+    established: bool = False
+    """For TCP: not the segment that opens the connection."""
+    via: ProviderAddress | None = None
+    site: str | None = None
+    """The site that it comes from, if not the one that routes lead to its source by."""
+    is_rewritten: bool = False
+    """It comes from the underlay as it is: its source and destination are provider addresses."""
 
 
 def unfit(path: str, message: str) -> ConfigurationError:

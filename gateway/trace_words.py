@@ -66,10 +66,10 @@ def whose(forwarder: Forwarder, pa: bytes) -> str:
         owners = forwarder.tables.pools.lookup(pa)
         return f"{address} is nobody's, of {_pool_in_words(owners)}"
     entry = forwarder.tables.subnets.get(holder.vsid)
-    whose = f"tenant {entry.domain.name}" if entry is not None else f"another tenant, VSID {holder.vsid}"
+    tenant = f"tenant {entry.domain.name}" if entry is not None else f"another tenant, VSID {holder.vsid}"
     if isinstance(holder, LookupRecord):
-        return f"{address} is {holder.ca} of {whose}, at {holder.host}"
-    return f"{address} stands for {holder.ca} of {whose}, leased by {holder.node}"
+        return f"{address} is {holder.ca} of {tenant}, at {holder.host}"
+    return f"{address} stands for {holder.ca} of {tenant}, leased by {holder.node}"
 
 
 def _pool_in_words(owners: frozenset[str] | None) -> str:

@@ -11,8 +11,8 @@ from scapy.layers.inet import IP
 from scapy.layers.inet6 import IPv6
 
 from gateway.forwarding.directory import configured_directory
-from gateway.trace import Explanation, Question, explain
-from gateway.trace_packets import packet
+from gateway.trace import Explanation, explain
+from gateway.trace_packets import Question, packet
 from policies.addresses import CustomerAddress, ProviderAddress, Vsid
 from policies.config import load, parse
 from policies.errors import ConfigurationError
