@@ -9,16 +9,19 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
+import pytest
 
+from gateway.http.principals import Principal
 from gateway.lookup.authority import Authority
 from gateway.lookup.claims import FlapLimits
 from gateway.lookup.entries import Placement, RecordKey
 from gateway.lookup.follow import follow, latest_revision
 from gateway.lookup.network import apply
+from gateway.lookup.outcomes import NoLease, WhyNoLease
 from gateway.lookup.replica import Replica
 from gateway.lookup.store import Expect, LookupStore
 from gateway.lookup.stores.memory import MemoryStore
-from policies.addresses import Prefix, Vsid
+from policies.addresses import CustomerAddress, Prefix, Vsid
 from policies.model import (
     AddressHop,
     CustomerRoute,
@@ -30,6 +33,7 @@ from policies.model import (
     Translation,
 )
 from tests.gateway.lookup import serving
+from tests.gateway.lookup.entries import Clock
 from tests.gateway.lookup.serving import ca, mac, pa, prefix
 
 POOLS: dict[str, tuple[str, ...]] = {
@@ -67,16 +71,6 @@ def _with_leases(tenant: Tenant, leases: int, gateways: tuple[str, ...]) -> Tena
     return msgspec.structs.replace(
         tenant, gateways=gateways, leases=leases, subnets=(web, *others), routes=routes
     )
-
-
-class Clock:
-    """Unix time, as the test has it."""
-
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class House(NamedTuple):
@@ -151,3 +145,17 @@ def with_houses(
             await test(houses)
 
     asyncio.run(main())
+
+
+async def leased(house: House, principal: Principal, vsid: Vsid, address: CustomerAddress) -> Lease:
+    """Ask for a lease, and return it."""
+    found = await house.authority.lease(principal, vsid, address)
+    assert isinstance(found, Lease)
+    return found
+
+
+async def refused(house: House, principal: Principal, vsid: Vsid, address: CustomerAddress) -> WhyNoLease:
+    """Ask for a lease in vain, and return why."""
+    with pytest.raises(NoLease) as refusal:
+        await house.authority.lease(principal, vsid, address)
+    return refusal.value.reason

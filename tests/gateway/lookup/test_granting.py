@@ -1,3 +1,5 @@
+"""Which addresses claims and records get of their hosts' pools."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,23 +1,23 @@
+"""Who gets which lease of the gateways' pools, who may not, and what becomes of it when it is returned."""
+
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
 from ipaddress import ip_address, ip_network
-from typing import Any
 
 import msgspec
 import pytest
 
 from gateway.http.principals import Principal
 from gateway.lookup.alerts import AlertKind
-from gateway.lookup.entries import Grant, LeaseKey, RecordKey, Stored
+from gateway.lookup.entries import Grant, LeaseKey, RecordKey
 from gateway.lookup.grants import QUARANTINE
 from gateway.lookup.outcomes import Forbidden, NoLease, Unacceptable, WhyNoLease
-from gateway.lookup.store import Conflict, Expect
 from policies.addresses import CustomerAddress, Vsid
-from policies.model import Lease, LookupRecord, Network
+from policies.model import Lease
 from policies.services import Role
-from tests.gateway.lookup.pooled import House, pooled, with_house, with_houses
+from tests.gateway.lookup.pooled import House, leased, pooled, refused, with_house
 from tests.gateway.lookup.serving import (
     BLUE,
     DB,
@@ -36,18 +36,6 @@ from tests.gateway.lookup.serving import (
 EDGE2 = Principal("edge-2", Role.GATEWAY)
 SERVER = ca("172.16.0.9")
 OTHER = ca("172.16.0.10")
-
-
-async def leased(house: House, principal: Principal, vsid: Vsid, address: CustomerAddress) -> Lease:
-    found = await house.authority.lease(principal, vsid, address)
-    assert isinstance(found, Lease)
-    return found
-
-
-async def refused(house: House, principal: Principal, vsid: Vsid, address: CustomerAddress) -> WhyNoLease:
-    with pytest.raises(NoLease) as refusal:
-        await house.authority.lease(principal, vsid, address)
-    return refusal.value.reason
 
 
 def test_address_at_a_site_gets_a_lease_of_the_sites_gateway_that_everybody_is_given() -> None:
@@ -104,6 +92,19 @@ def test_rewritten_vm_has_its_record_returned_and_a_host_is_taught_it() -> None:
         assert not house.leases()
 
     with_house(test)
+
+
+def test_vm_whose_address_is_routed_to_a_site_gets_a_lease_and_not_its_record() -> None:
+    network = pooled()
+    red = network.tenants[0]
+    seattle = msgspec.structs.replace(red.sites[0], prefixes=(*red.sites[0].prefixes, prefix("10.0.1.7/32")))
+    red = msgspec.structs.replace(red, sites=(seattle,))
+
+    async def test(house: House) -> None:
+        await house.place(WEB, "10.0.1.7", 7, own="203.0.113.3")
+        await leased(house, HV1, WEB, ca("10.0.1.7"))
+
+    with_house(test, msgspec.structs.replace(network, tenants=(red, *network.tenants[1:])))
 
 
 def test_what_is_routed_through_a_vm_gets_a_lease() -> None:
@@ -264,28 +265,6 @@ def test_address_of_a_rewritten_vm_is_not_returned_as_a_lease() -> None:
     with_house(test)
 
 
-def test_many_who_ask_for_one_address_at_once_share_one_write() -> None:
-    async def test(house: House) -> None:
-        before = house.replica.revision
-        found = await asyncio.gather(*(leased(house, HV1, WEB, SERVER) for _ in range(100)))
-        assert len(set(found)) == 1
-        assert house.replica.revision == before + 1
-
-    with_house(test)
-
-
-def test_who_is_cancelled_takes_the_lease_from_nobody_else() -> None:
-    async def test(house: House) -> None:
-        first, second = [asyncio.create_task(leased(house, HV1, WEB, SERVER)) for _ in range(2)]
-        await asyncio.sleep(0)
-        first.cancel()
-        lease = await second
-        assert house.leases() == [lease]
-        assert first.cancelled()
-
-    with_house(test)
-
-
 def test_vm_that_scans_a_sites_prefix_stops_at_its_tenants_limit_and_hurts_no_other_tenant() -> None:
     network = pooled(leases=100, edge_1=(prefix("10.64.0.0/18"),))
 
@@ -314,18 +293,6 @@ def test_vm_that_scans_a_sites_prefix_stops_at_its_tenants_limit_and_hurts_no_ot
     with_house(test, network)
 
 
-def test_limit_is_kept_exactly_by_what_is_asked_at_once() -> None:
-    async def test(house: House) -> None:
-        asked = [house.authority.lease(HV1, WEB, ca(f"172.16.1.{number}")) for number in range(50)]
-        found = await asyncio.gather(*asked, return_exceptions=True)
-        assert sum(isinstance(each, Lease) for each in found) == 7
-        await house.authority.return_leases(GATEWAY, [house.leases()[0].pa])
-        await leased(house, HV1, WEB, SERVER)
-        assert await refused(house, HV1, WEB, OTHER) is WhyNoLease.TENANT_LIMIT
-
-    with_house(test, pooled(leases=7))
-
-
 def test_limit_is_of_each_gateway_by_itself() -> None:
     async def test(house: House) -> None:
         await house.place(DB, "10.0.2.5", 5)
@@ -334,177 +301,3 @@ def test_limit_is_of_each_gateway_by_itself() -> None:
         await leased(house, EDGE2, DB, ca("10.0.2.5"))
 
     with_house(test, pooled(leases=1))
-
-
-def test_two_lookup_nodes_that_lease_at_once_give_nobody_the_same_address() -> None:
-    async def test(houses: Sequence[House]) -> None:
-        asked = [
-            leased(house, HV1, WEB, CustomerAddress(bytes((172, 16, number, side))))
-            for number in range(200)
-            for side, house in enumerate(houses)
-        ]
-        found = await asyncio.gather(*asked)
-        assert len({lease.pa for lease in found}) == len(found) == 400
-        for house in houses:
-            assert await house.replica.reached(max(lease.revision for lease in found), 5)
-            assert len(house.leases()) == 400
-
-    with_houses(test, 2, pooled(edge_1=(prefix("198.18.0.0/23"),)))
-
-
-def test_two_lookup_nodes_that_lease_for_one_ca_at_once_agree_on_the_first() -> None:
-    async def test(houses: Sequence[House]) -> None:
-        for number in range(100):
-            wanted = CustomerAddress(bytes((172, 16, 1, number)))
-            found = await asyncio.gather(*(leased(house, HV1, WEB, wanted) for house in houses))
-            revision = max(house.replica.revision for house in houses)
-            for house in houses:
-                assert await house.replica.reached(revision, 5)
-                (standing,) = house.replica.granted.leases_of(WEB, wanted)
-                assert standing in found
-                assert await leased(house, HV1, WEB, wanted) == standing
-
-    with_houses(test, 3, pooled(edge_1=(prefix("198.18.0.0/22"),)))
-
-
-def test_two_lookup_nodes_share_what_was_returned_without_meeting_at_each_address() -> None:
-    async def test(houses: Sequence[House]) -> None:
-        wanted = [CustomerAddress(bytes((172, 16, 1, number))) for number in range(126)]
-        found = [await leased(houses[0], GATEWAY, WEB, each) for each in wanted]
-        await houses[0].authority.return_leases(GATEWAY, [lease.pa for lease in found])
-        houses[0].clock.now += QUARANTINE
-        revision = houses[0].replica.revision
-        assert await houses[1].replica.reached(revision, 5)
-        others = [
-            CustomerAddress(bytes((172, 16, 2 + side, number))) for side in range(2) for number in range(60)
-        ]
-        again = await asyncio.gather(*(leased(houses[each[2] - 2], GATEWAY, WEB, each) for each in others))
-        assert len({lease.pa for lease in again}) == 120
-
-    with_houses(test, 2, pooled(edge_1=(prefix("198.18.0.0/25"),)))
-
-
-def test_address_that_another_node_took_a_moment_ago_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def test(house: House) -> None:
-        put, fouls = house.store.put, 3
-
-        async def overtaken(key: Any, value: Any, expected: Any) -> Stored:
-            nonlocal fouls
-            if isinstance(key, LeaseKey) and fouls:
-                fouls -= 1
-                current = await put(key, Grant(WEB, OTHER, "edge-1", leased=True), Expect.ANY)
-                raise Conflict(key, current)
-            return await put(key, value, expected)
-
-        monkeypatch.setattr(house.store, "put", overtaken)
-        lease = await leased(house, HV1, WEB, SERVER)
-        assert house.replica.granted.leases_of(WEB, SERVER) == (lease,)
-        assert len(house.leases()) == 4
-
-    with_house(test)
-
-
-async def swept(house: House, network: Network | None = None) -> int:
-    if network is not None:
-        await house.apply(network)
-    return await house.authority.leasing.sweep()
-
-
-def test_sweep_leaves_what_is_needed() -> None:
-    async def test(house: House) -> None:
-        await house.place(DB, "10.0.2.5", 5)
-        await house.place(WEB, "10.0.1.5", 6, own="203.0.113.3")
-        for vsid, address in ((WEB, SERVER), (DB, ca("10.0.2.5")), (WEB, ca("10.0.1.1"))):
-            await leased(house, GATEWAY, vsid, address)
-        assert await swept(house) == 0
-        assert len(house.leases()) == 3
-        assert house.replica.granted.grant(pa("203.0.113.3")) == Grant(WEB, ca("10.0.1.5"), "hv1")
-
-    with_house(test)
-
-
-def test_sweep_returns_the_lease_of_a_vm_that_is_rewritten_by_now_or_gone() -> None:
-    async def test(house: House) -> None:
-        for number in (5, 6):
-            await house.place(DB, f"10.0.2.{number}", number)
-            await leased(house, HV1, DB, ca(f"10.0.2.{number}"))
-        await house.place(DB, "10.0.2.5", 5, own="203.0.113.3")
-        await house.authority.delete(OPERATOR, RecordKey(DB, ca("10.0.2.6")), Expect.ANY)
-        assert await swept(house) == 2
-        assert house.leases() == []
-        assert house.replica.granted.grant(pa("203.0.113.3")) == Grant(DB, ca("10.0.2.5"), "hv1")
-
-    with_house(test)
-
-
-def test_sweep_returns_leases_of_what_is_gone_from_the_network() -> None:
-    async def test(house: House) -> None:
-        await house.place(BLUE, "10.0.1.5", 5, "hv2")
-        await leased(house, GATEWAY, BLUE, ca("10.0.1.5"))
-        await leased(house, GATEWAY, WEB, SERVER)
-        await house.authority.lease(OPERATOR, WEB, SERVER, "edge-2")
-        assert await swept(house, pooled(gateways=("edge-1",))) == 1
-        without_blue = msgspec.structs.replace(pooled(), tenants=pooled().tenants[:1])
-        await swept(house, without_blue)  # which the change itself may have done already
-        assert [(lease.ca, lease.node) for lease in house.leases()] == [(SERVER, "edge-1")]
-        assert await swept(house, pooled(edge_1=(prefix("192.0.2.64/28"),))) == 1
-
-    with_house(test)
-
-
-def test_sweep_forgets_addresses_that_are_in_no_pool_once_their_quarantine_is_over() -> None:
-    async def test(house: House) -> None:
-        lease = await leased(house, GATEWAY, WEB, SERVER)
-        assert await swept(house, pooled(edge_1=(prefix("192.0.2.64/28"),))) == 1
-        await swept(house)
-        assert house.replica.granted.grant(lease.pa) is not None
-        house.clock.now += QUARANTINE
-        await swept(house)
-        entry = await house.store.get(LeaseKey(lease.pa))
-        assert entry is not None
-        assert entry.value is None
-
-    with_house(test)
-
-
-def test_sweep_leaves_one_lease_of_several_for_one_ca() -> None:
-    async def test(house: House) -> None:
-        first = await leased(house, GATEWAY, WEB, SERVER)
-        second = pa("192.0.2.129") if first.pa != pa("192.0.2.129") else pa("192.0.2.130")
-        stored = await house.store.put(
-            LeaseKey(second), Grant(WEB, SERVER, "edge-1", leased=True), Expect.ABSENT
-        )
-        assert await house.replica.reached(stored.revision, 5)
-        assert await swept(house) == 1
-        assert house.leases() == [first]
-
-    with_house(test)
-
-
-def test_node_that_is_cut_off_from_its_store_sweeps_nothing() -> None:
-    async def test(house: House) -> None:
-        await house.place(DB, "10.0.2.5", 5)
-        await leased(house, HV1, DB, ca("10.0.2.5"))
-        await house.authority.delete(OPERATOR, RecordKey(DB, ca("10.0.2.5")), Expect.ANY)
-        house.replica.stale_since = 0.0
-        assert await swept(house) == 0
-        house.replica.stale_since = None
-        assert await swept(house) == 1
-
-    with_house(test)
-
-
-def test_lookup_records_are_what_a_lease_never_is() -> None:
-    """Of a CA both in a virtual subnet and at a site, the route says which it is."""
-    network = pooled()
-    red = network.tenants[0]
-    seattle = msgspec.structs.replace(red.sites[0], prefixes=(*red.sites[0].prefixes, prefix("10.0.1.7/32")))
-    red = msgspec.structs.replace(red, sites=(seattle,))
-
-    async def test(house: House) -> None:
-        await house.place(WEB, "10.0.1.7", 7, own="203.0.113.3")
-        found = await house.authority.lease(HV1, WEB, ca("10.0.1.7"))
-        assert isinstance(found, Lease)
-        assert not isinstance(found, LookupRecord)
-
-    with_house(test, msgspec.structs.replace(network, tenants=(red, *network.tenants[1:])))

@@ -16,7 +16,8 @@ from gateway.lookup.outcomes import NoLease, WhyNoLease
 from gateway.lookup.replica import Replica
 from gateway.lookup.store import Prefix
 from gateway.lookup.stores.memory import MemoryStore
-from tests.gateway.lookup.pooled import Clock, pooled
+from tests.gateway.lookup.entries import Clock
+from tests.gateway.lookup.pooled import pooled
 from tests.gateway.lookup.serving import HV1, WEB, ca
 from tests.sim.lookup import run
 
