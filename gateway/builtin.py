@@ -75,7 +75,7 @@ class Builtin:
             self.underlay.send,
             self.ports.send,
             self.tunnels.send,
-            lambda rewritten: self.provider.send(rewritten.packet),
+            lambda rewritten: self.provider.send(rewritten.packet, rewritten.via),
             self._hold,
         )
         self._listener: Listener | None = None

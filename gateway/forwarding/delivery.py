@@ -237,7 +237,7 @@ class Delivery:
             return ToSite(site=way.site, packet=frame, facts=way.facts, ecn=ecn, tenant=tenant)
         self._used_leases.update(lease.pa for lease in way.leases)
         packet = rewritten(frame, way.source, way.destination, quoted)
-        return ToProvider(packet=packet, vsid=way.vsid, tenant=tenant)
+        return ToProvider(packet=packet, vsid=way.vsid, tenant=tenant, via=way.via)
 
     def tell(
         self,

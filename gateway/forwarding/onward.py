@@ -68,7 +68,7 @@ class Onward:
         if outer is None or not self._redirects.sends_on(record, now):
             return None
         self._happenings.stale(outer.source, record, now)
-        way = self._ways.across(arrival.domain, record, facts.source, facts)
+        way = self._ways.after(arrival.domain, record, facts)
         if not isinstance(way, Across):
             return None
         theirs = self._tables.provider_addresses_of.get(record.host, frozenset())
@@ -103,7 +103,7 @@ class Onward:
         if held.outer is not None:
             flow = self.redirect(arrival, facts, record, now, wait)
         else:
-            way = self._ways.across(entry.domain, record, facts.source, facts)
+            way = self._ways.after(entry.domain, record, facts)
             flow = as_it_is(arrival, facts, way, None) if isinstance(way, Across) else None
         return self._delivery.carry(flow, arrival, facts, packet, now) if flow is not None else None
 

@@ -61,6 +61,8 @@ class ToProvider(msgspec.Struct, frozen=True, gc=False):
     vsid: Vsid
     """Of the virtual subnet that it goes to."""
     tenant: str
+    via: ProviderAddress | None = None
+    """The neighbour that it goes to, whatever the link believes of where its destination is."""
 
 
 class ToPort(msgspec.Struct, frozen=True, gc=False):

@@ -27,8 +27,9 @@ class Room(msgspec.Struct, frozen=True):
 
 # Of what waits for a lease the first few are enough: its sender has just begun, and hears nothing yet.
 FOR_A_LEASE = Room(of_one=64, of_a_tenant=256, of_all=2048)
-# A VM that has moved is sent what it was sent before, as fast, while the news of its new address is on its way.
-# The room is another, too: strangers, who can send from addresses that nobody has, must not take that of leases.
+# A VM that has moved is sent what it was sent before, as fast, while the news of its new address is on its
+# way. The room is another: strangers, who can send from addresses that nobody has, must not take the room of
+# leases.
 FOR_NEWS = Room(of_one=1024, of_a_tenant=1024, of_all=2048)
 
 REFUSED_FOR = 5.0

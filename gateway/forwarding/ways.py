@@ -40,6 +40,8 @@ class Plain(msgspec.Struct, frozen=True, gc=False):
     vsid: Vsid
     leases: tuple[Lease, ...] = ()
     """Those that it rests on. The two addresses of rewritten records stand as long as the records do."""
+    via: ProviderAddress | None = None
+    """The neighbour to send it to, where its destination has only just come to that."""
 
 
 class Pending(msgspec.Struct, frozen=True, gc=False):
@@ -194,6 +196,21 @@ class Ways:
             # Behind the VM, or a link-local address of its: the address of the way would say neither.
             return DropReason.NOT_REWRITABLE
         return self._plain(domain, speaker, record.pa, record.vsid)
+
+    def after(
+        self, domain: RoutingDomain, record: LookupRecord, facts: PacketFacts
+    ) -> Across | Pending | DropReason:
+        """The way after a VM that has left for another host.
+
+        Where the hosts share a pool it has kept its address, and the link still believes that to be here:
+        maybe nobody answers for it yet. So its packets go to its host's own address, which is on that link.
+        """
+        way = self.across(domain, record, facts.source, facts)
+        if not isinstance(way, Plain) or len(self._tables.pools.lookup(record.pa) or ()) < 2:
+            return way
+        addresses = self._tables.provider_addresses_of.get(record.host, frozenset())
+        via = min((each for each in addresses if len(each) == len(record.pa)), default=None)
+        return msgspec.structs.replace(way, via=ProviderAddress(via) if via is not None else None)
 
     def to_distant(self, arrival: Arrival, facts: PacketFacts) -> Plain | Pending | DropReason:
         """The way of a rewritten VM's packet to a CA that has no provider address of its own.

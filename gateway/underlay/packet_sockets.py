@@ -141,8 +141,11 @@ class Sender:
         if self._ipv6 is not None:
             self._ipv6.close()
 
-    def send(self, packet: bytes) -> None:
-        """Send one packet now, or raise OSError: EMSGSIZE where the interface carries none so large."""
+    def send(self, packet: bytes, via: bytes | None = None) -> None:
+        """Send one packet now, or raise OSError: EMSGSIZE where the interface carries none so large.
+
+        The kernel looks for the way to `via`, or to the destination, and leaves the header alone.
+        """
         if packet[0] >> 4 == 4:
             if (
                 packet[4:6] == b"\0\0"
@@ -150,9 +153,9 @@ class Sender:
                 and (packet[6] & _FRAGMENT or packet[7])
             ):
                 packet = packet[:4] + _IDENTIFICATION + packet[6:]  # the kernel sums the header up
-            self._ipv4.sendto(packet, (socket.inet_ntoa(packet[16:20]), 0))
+            self._ipv4.sendto(packet, (socket.inet_ntoa(via or packet[16:20]), 0))
         elif self._ipv6 is not None:
-            self._ipv6.sendto(packet, (socket.inet_ntop(socket.AF_INET6, packet[24:40]), 0))
+            self._ipv6.sendto(packet, (socket.inet_ntop(socket.AF_INET6, via or packet[24:40]), 0))
         else:
             raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
 

@@ -92,11 +92,14 @@ class Provider:
         """Addresses that came here while too many were waiting to be announced."""
         return self._announcements.left_out
 
-    def send(self, packet: bytes) -> None:
-        """Send a whole IP packet now, or raise OSError: EMSGSIZE where it is too large for the interface."""
+    def send(self, packet: bytes, via: bytes | None = None) -> None:
+        """Send a whole IP packet now, or raise OSError: EMSGSIZE where it is too large for the interface.
+
+        It goes to `via`, if given, as if that were the next router on the way.
+        """
         if self._sender is None:
             raise OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN))
-        self._sender.send(packet)
+        self._sender.send(packet, via)
 
     def announce(self, pa: bytes) -> None:
         """Have the neighbours know soon that a provider address is here now, if it still is by then."""

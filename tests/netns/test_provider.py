@@ -362,6 +362,23 @@ def test_sent_packets_arrive_as_they_were(link: Link) -> None:
     assert sent(link, *packets) == packets
 
 
+@both_families
+def test_a_packet_goes_to_the_neighbour_that_it_is_sent_by_whoever_answers_for_its_destination(
+    link: Link, version: int
+) -> None:
+    payload = bytes([0, 9, 0, 9, 0, 8, 0, 0])
+    packet = ip.build(HELD[version], NOT_HELD[version], UDP, payload)
+    arrived: list[bytes] = []
+
+    async def main(end: End) -> None:
+        with closing(Wire(link)) as wire:
+            end.provider.send(packet, PEER[version])
+            arrived.extend(await trio.to_thread.run_sync(wire.packets))
+
+    run(link.machine, main)
+    assert arrived == [packet]
+
+
 def test_fragments_without_an_identification_get_the_same_one_and_are_put_together_again(link: Link) -> None:
     segment = bytes([8, 0, 0, 0]) + bytes(4) + bytes(number & 0xFF for number in range(2400))
     segment = segment[:2] + internet_checksum(segment).to_bytes(2) + segment[4:]

@@ -17,9 +17,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from gateway.lab import nodes
 from gateway.lab.migration import Outcome
 from tests.netns.moving import World
-from tests.netns.rewriting import SITE, address_of, mixed_plan, mixed_world, provider_address_of, show
+from tests.netns.rewriting import SITE, address_of, mixed_plan, mixed_world, ping, provider_address_of, show
 
 pytestmark = pytest.mark.netns
 
@@ -38,6 +39,8 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_nothing_is_lost_outside_the_pause_of_a_rewritten_vm_that_moves(world: World, how: str) -> None:
     vm = world.vm(MOVING)
     addresses = {provider_address_of(world, MOVING)}
+    for name in OBSERVERS:
+        ping(world, MOVING, address_of(world, name))  # so that none waits for a lease
     talkers = world.talk_with(
         MOVING, {name: (world.lab.vm(name), address_of(world, name)) for name in OBSERVERS}
     )
@@ -54,6 +57,7 @@ def test_nothing_is_lost_outside_the_pause_of_a_rewritten_vm_that_moves(world: W
     outcome = world.end(talkers)
 
     show(*told(how, outcome), f"its provider addresses: {', '.join(sorted(addresses))}")
+    show(*(f"{name} has dropped {nodes.drops(process)}" for name, process in world.processes.items()))
     assert (len(addresses) == 1) is world.lab.plan.one_link
     assert len(outcome.pauses) == 2
     assert {stream.name: stream.lost for stream in outcome.streams if stream.lost} == {}

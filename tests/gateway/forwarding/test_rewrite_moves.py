@@ -57,6 +57,8 @@ def test_what_still_comes_to_the_old_host_is_sent_on_from_there(world: World) ->
     assert isinstance(onward, ToProvider)
     sent_on = IP(onward.packet)
     assert (sent_on.src, sent_on.dst, sent_on.ttl) == (str(gateway.pa), str(after.pa), 63)
+    # On a shared link nobody answers for its address, maybe, before its new host has heard that it is there.
+    assert onward.via == (n.pa("hv1") if before.pa == after.pa else None)
     assert hv2.moves.redirects.packets == 1
     (waits,) = hv2.from_provider(onward.packet, world.now).emissions
     assert isinstance(waits, ToPort), "it came back, and went on again"

@@ -8,6 +8,7 @@ from scapy.layers.inet import IP, UDP
 from gateway.forwarding.directory import PutLease
 from gateway.forwarding.drops import DropReason
 from gateway.forwarding.verdicts import Held, ToProvider
+from gateway.forwarding.waiting import FOR_NEWS
 from policies.model import Lease, Tenant
 from policies.tables import Tables
 from tests import networks as n
@@ -88,6 +89,6 @@ def test_packet_for_which_there_is_no_room_is_counted_as_what_it_would_have_wait
     world = World([WEB5])
     host = world.nodes["hv1"]
     stranger = IP(src="100.64.2.200", dst=str(world.record(WEB5).pa)) / UDP()
-    for _ in range(65):
+    for _ in range(FOR_NEWS.of_one + 1):
         host.from_provider(bytes(stranger), 0)
     assert host.drops.counts == {(DropReason.UNKNOWN_PROVIDER_ADDRESS, "red"): 1}
