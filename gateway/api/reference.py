@@ -175,7 +175,7 @@ def _kind(schema: Schema) -> str:
         return f"`{schema['const']}`"
     if "enum" in schema:
         return " or ".join(f"`{each}`" for each in schema["enum"])
-    for key, word in (("anyOf", " or "), ("allOf", " with ")):
+    for key, word in (("anyOf", " or "), ("oneOf", " or "), ("allOf", " with ")):
         if key in schema:
             formats = [each["format"] for each in schema[key] if each.keys() == {"format"}]
             if formats:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -17,8 +18,12 @@ from schemathesis.specs.openapi import checks
 
 from gateway.http.interface import Interface, document
 from gateway.http.principals import Principal
+from gateway.lookup.entries import Placement, RecordKey
 from gateway.lookup.http.openapi import TITLE, paths
 from gateway.lookup.http.openapi_schemas import components
+from gateway.lookup.store import Expect
+from policies.model import Translation
+from tests.gateway.lookup.pooled import pooled
 from tests.gateway.lookup.serving import (
     BLUE,
     GATEWAY,
@@ -27,7 +32,10 @@ from tests.gateway.lookup.serving import (
     READER,
     TOKENS,
     WEB,
+    ca,
     lookup_node,
+    mac,
+    pa,
     place,
 )
 
@@ -60,15 +68,26 @@ CHECKS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    """A lookup node on a thread of its own, with some records."""
+# What a gateway may besides others is to return leases.
+ASKED = [
+    (*case, principal)
+    for case in CASES
+    for principal in (OPERATOR, READER, HV1, GATEWAY)
+    if principal is not GATEWAY or "leases" in case[0]
+]
+
+
+@contextmanager
+def served() -> Iterator[str]:
+    """A lookup node on a thread of its own, with some records, one of them rewritten, and pools."""
     ready = threading.Event()
     found: list[str] = []
     loops: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
     async def main() -> None:
-        async with lookup_node() as node:
+        async with lookup_node(network=pooled()) as node:
+            own = Placement(mac(9), pa("203.0.113.9"), "hv1", Translation.REWRITE)
+            await node.store.put(RecordKey(WEB, ca("10.0.1.9")), own, Expect.ABSENT)
             for number in range(2, 9):
                 await place(node, WEB, f"10.0.1.{number}", number, "hv1")
                 await place(node, BLUE, f"10.0.1.{number}", number, "hv3")
@@ -88,13 +107,20 @@ def url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with served() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
 def session() -> Iterator[requests.Session]:
     with requests.Session() as session:
         yield session
 
 
-@pytest.mark.parametrize("principal", [OPERATOR, READER, HV1], ids=lambda each: each.role)
-@pytest.mark.parametrize(("path", "method", "mode"), CASES)
+@pytest.mark.parametrize(
+    ("path", "method", "mode", "principal"), ASKED, ids=lambda each: getattr(each, "role", None)
+)
 def test_answer_is_as_the_document_says(
     url: str, session: requests.Session, path: str, method: str, principal: Principal, mode: GenerationMode
 ) -> None:
@@ -114,6 +140,26 @@ def test_answer_is_as_the_document_says(
         case.call_and_validate(base_url=url, session=session, headers=headers, checks=CHECKS)
 
     ask()
+
+
+def test_what_is_said_of_leases_is_as_the_document_says(session: requests.Session) -> None:
+    headers = {"Authorization": f"Bearer {TOKENS[OPERATOR.name]}"}
+
+    def ask(path: str, method: str, **body: Any) -> tuple[int, Any]:
+        case = SCHEMA[path][method].Case(**({"body": body} if body else {}))
+        answer = case.call_and_validate(base_url=url, session=session, headers=headers, checks=CHECKS)
+        return answer.status_code, msgspec.json.decode(answer.content) if answer.content else None
+
+    with served() as url:
+        status, leased = ask("/v1/leases", "post", vsid=WEB, ca="172.16.0.9")
+        assert (status, leased.keys()) == (200, {"lease"})
+        status, own = ask("/v1/leases", "post", vsid=WEB, ca="10.0.1.9")
+        assert (status, own.keys()) == (200, {"record"})
+        assert ask("/v1/leases", "post", vsid=WEB, ca="10.0.1.99")[0] == 409
+        status, page = ask("/v1/leases", "get")
+        assert (status, page["leases"]) == (200, [leased["lease"]])
+        assert ask("/v1/pools", "get")[0] == 200
+        assert ask("/v1/leases/return", "post", pas=[leased["lease"]["pa"]])[0] == 204
 
 
 def test_document_is_what_is_served(url: str) -> None:
