@@ -18,7 +18,7 @@ from gateway.forwarding.verdicts import Drop, Forward, Held, OuterHeader, PlainH
 from gateway.packets import icmp, ip, ndp
 from gateway.packets.ethernet import OF_IP_VERSION, EthernetHeader
 from gateway.packets.rewriting import rewritten
-from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid, gateway_mac
+from policies.addresses import CustomerAddress, ProviderAddress, Vsid, gateway_mac
 from policies.errors import MalformedPacket
 from policies.facts import ICMPV6, PacketFacts
 from policies.model import Lease, LookupRecord, SiteHop, SubnetHop
@@ -80,13 +80,15 @@ class Rewritten:
             if quoted is None:
                 return Drop(DropReason.NOT_REWRITABLE, tenant)
         packet = rewritten(packet, sender.ca, receiver.ca, quoted)
-        entry, header = self._frame(domain, entry, sender, receiver, facts.version)
+        source = self._record_of(sender)
+        entry, header = self._frame(domain, entry, sender, receiver, source, facts.version)
         return Arrived(
             arrival=Arrival(entry, header + packet, outer=outer),
             facts=ip.decode_untrusted(packet),
             packet=packet,
-            source=sender if isinstance(sender, LookupRecord) else None,
-            is_settled=True,
+            source=source,
+            # A machine that comes to have a record has its MAC from then on.
+            is_settled=source is not None or not isinstance(domain.routes.lookup(sender.ca), SubnetHop),
             came=Came(sender, receiver, outer),
         )
 
@@ -115,28 +117,33 @@ class Rewritten:
         return (source, destination) if source is not None and destination is not None else None
 
     def _frame(
-        self, domain: RoutingDomain, entry: SubnetEntry, sender: Holder, receiver: Holder, version: int
+        self,
+        domain: RoutingDomain,
+        entry: SubnetEntry,
+        sender: Holder,
+        receiver: Holder,
+        source: LookupRecord | None,
+        version: int,
     ) -> tuple[SubnetEntry, bytes]:
         """Return the virtual subnet and the Ethernet header that NVGRE would have brought.
 
         A VM is sent to by its MAC; anything else is for the gateway to route, in the sender's virtual subnet.
-        A sender in the receiver's own has its own MAC, and any other has been routed.
+        A sender in the receiver's own has its own MAC, by its record, and any other has been routed.
         """
         target = self._directory.find(receiver.vsid, receiver.ca)
         if target is not None and isinstance(domain.routes.lookup(receiver.ca), SubnetHop):
             source_mac = gateway_mac(receiver.vsid)
-            if sender.vsid == receiver.vsid:
-                source_mac = self._mac_of(sender) or source_mac
+            if source is not None and source.vsid == receiver.vsid:
+                source_mac = source.mac
             return entry, EthernetHeader(target.mac, source_mac, OF_IP_VERSION[version]).encode()
         entry = self._tables.subnets[sender.vsid]
-        source_mac = self._mac_of(sender) or gateway_mac(sender.vsid)
+        source_mac = source.mac if source is not None else gateway_mac(sender.vsid)
         return entry, EthernetHeader(entry.gateway_mac, source_mac, OF_IP_VERSION[version]).encode()
 
-    def _mac_of(self, holder: Holder) -> MacAddress | None:
-        if isinstance(holder, LookupRecord):
-            return holder.mac
-        record = self._directory.find(holder.vsid, holder.ca)
-        return record.mac if record is not None else None
+    def _record_of(self, sender: Holder) -> LookupRecord | None:
+        if isinstance(sender, LookupRecord):
+            return sender
+        return self._directory.find(sender.vsid, sender.ca)
 
     def _from_nobody(
         self, receiver: Holder, entry: SubnetEntry, facts: PacketFacts, packet: bytes, now: float

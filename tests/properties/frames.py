@@ -59,7 +59,7 @@ def throw(chance: random.Random, world: World) -> Sent | None:
         vm = chance.choice(world.vms)
         return Sent(vm.host, _maybe_damaged(chance, frame(chance, world, vm), 14), port=vm.port)
     if world.holders and chance.random() < 0.4:
-        return _plain(chance, world)
+        return from_provider(chance, world)
     return _from_underlay(chance, world)
 
 
@@ -314,7 +314,7 @@ def _from_underlay(chance: random.Random, world: World) -> Sent:
     return Sent(node.name, _maybe_damaged(chance, payload, 22), outer=outer)
 
 
-def _plain(chance: random.Random, world: World) -> Sent:
+def from_provider(chance: random.Random, world: World) -> Sent:
     """A packet between two provider addresses, true or forged, with the mark of whom it is from in truth."""
     holders = sorted(world.holders)
     source = chance.choice(holders)

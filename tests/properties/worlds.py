@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from gateway.forwarding.directory import Delete, DeleteLease, Directory, Holder, Put, PutLease
-from gateway.forwarding.node import Explain, Node
+from gateway.forwarding.node import Node
 from gateway.forwarding.pipeline import Forwarder
 from gateway.forwarding.verdicts import PortKey
 from policies.addresses import CustomerAddress, MacAddress, Prefix, ProviderAddress, Vsid
@@ -211,9 +211,9 @@ def moved(chance: random.Random, record: LookupRecord, hosts: tuple[ProviderHost
     return msgspec.structs.replace(record, host=host.name, pa=pa, epoch=record.epoch + 1)
 
 
-def twin(forwarder: Forwarder, explain: Explain | None = None) -> Forwarder:
+def twin(forwarder: Forwarder, kind: type[Forwarder] = Forwarder) -> Forwarder:
     """The same node with the same records, and nothing that it has learned or counted."""
-    same = Forwarder(forwarder.node, forwarder.tables, Directory(forwarder.directory), explain=explain)
+    same = kind(forwarder.node, forwarder.tables, Directory(forwarder.directory))
     for lease in forwarder.directory.all_leases():
         same.directory.apply(PutLease(lease))
     for site, state in forwarder.sites:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import ICMPv6EchoRequest, ICMPv6TimeExceeded, IPv6
@@ -361,6 +362,20 @@ def test_known_flows_are_decided_as_their_first_packets_were() -> None:
     assert len(set(delivered)) == 1
     assert len({each.packet for _, each in world.at_sites}) == 1
     assert len(world.nodes["edge-1"].flows) == 2
+
+
+def test_a_known_flow_of_an_encapsulated_vm_has_its_new_mac_once_that_changes() -> None:
+    world = sited(WEB5)
+    for _ in range(2):
+        world.send(WEB6, n.frame("red", ("web", 6), ("web", 5)))
+    packet = next(each.packet for each in world.on_wire if isinstance(each, ToProvider))
+    mac = n.mac("red", "web", 7)
+
+    world.move(msgspec.structs.replace(world.record(WEB6), mac=mac, revision=9))
+    world.carry("hv1", world.nodes["hv1"].from_provider(packet, 0))
+
+    before = str(n.mac(*WEB6))
+    assert [Ether(each.frame).src for _, each in world.at_ports] == [before, before, str(mac)]
 
 
 def test_a_gateway_that_cannot_say_a_thing_for_want_of_an_address_asks_for_one() -> None:
