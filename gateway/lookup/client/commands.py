@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -26,6 +26,8 @@ from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsi
 from policies.errors import Unanswered
 from policies.model import Lease, LookupRecord, Network, ProviderHost, Translation
 from policies.services import LookupAccess
+
+T = TypeVar("T")
 
 Command = Callable[[LookupClient], Awaitable[int]]
 
@@ -100,11 +102,16 @@ async def list_records(client: LookupClient, *, tenant: str | None, vsid: Vsid |
 
 async def read_records(client: LookupClient, *, tenant: str | None, vsid: Vsid | None) -> list[LookupRecord]:
     """Return the records of a tenant or a virtual subnet, or all."""
-    found: list[LookupRecord] = []
-    with progress("reading records") as meter:
-        async with aclosing(client.records(tenant=tenant, vsid=vsid)) as records:
-            async for record in records:
-                found.append(record)
+    return await collected("reading records", client.records(tenant=tenant, vsid=vsid))
+
+
+async def collected(what: str, listed: AsyncGenerator[T, None]) -> list[T]:
+    """Return all that is listed, and show how far it is while that takes long."""
+    found: list[T] = []
+    with progress(what) as meter:
+        async with aclosing(listed):
+            async for each in listed:
+                found.append(each)
                 meter.advance()
     return found
 
@@ -232,14 +239,21 @@ async def alerts(client: LookupClient, *, json: bool) -> int:
     return 0
 
 
-async def check_there(client: LookupClient, tenant: str | None, vsid: Vsid | None) -> None:
-    """Raise NotPossible where a tenant or a virtual subnet is none of those that whoever asks may see."""
-    tenants = (await client.network()).tenants
+async def check_there(
+    client: LookupClient, tenant: str | None, vsid: Vsid | None, gateway: str | None = None
+) -> None:
+    """Raise NotPossible where something is none of those that whoever asks may see."""
+    network = await client.network()
+    tenants = network.tenants
     if tenant is not None and all(each.name != tenant for each in tenants):
         known = ", ".join(each.name for each in tenants) or "none"
         raise NotPossible(f"there is no tenant {tenant}; known: {known}")
     if vsid is not None and all(subnet.vsid != vsid for each in tenants for subnet in each.subnets):
         raise NotPossible(f"no virtual subnet has VSID {vsid}")
+    # A reader is told of no gateway.
+    if gateway is not None and network.gateways and all(each.name != gateway for each in network.gateways):
+        known = ", ".join(each.name for each in network.gateways)
+        raise NotPossible(f"there is no gateway {gateway}; known: {known}")
 
 
 async def _vsid_of(client: LookupClient, tenant: str | None, vsid: Vsid | None, ca: CustomerAddress) -> Vsid:

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
-
 import msgspec
 
 from gateway.lookup import forms
 from gateway.lookup.allocation import PoolUsage
 from gateway.lookup.client.client import LookupClient
-from gateway.lookup.client.commands import check_there
-from gateway.progress import progress
+from gateway.lookup.client.commands import check_there, collected
 from policies.model import Lease
 
 
 async def leases(client: LookupClient, *, tenant: str | None, node: str | None, json: bool) -> int:
     """Show the leases of a tenant, of a gateway, or all."""
-    found: list[Lease] = []
-    with progress("reading leases") as meter:
-        async with aclosing(client.leases(tenant=tenant, node=node)) as listed:
-            async for lease in listed:
-                found.append(lease)
-                meter.advance()
+    found = await collected("reading leases", client.leases(tenant=tenant, node=node))
     if not found:
-        await check_there(client, tenant, None)
+        await check_there(client, tenant, None, gateway=node)
     if json:
         print(msgspec.json.encode([_form(lease) for lease in found]).decode())
         return 0
@@ -32,7 +24,8 @@ async def leases(client: LookupClient, *, tenant: str | None, node: str | None, 
     for lease in found:
         print(f"{lease.pa!s:<{width}}  {lease.node:<{nodes}}  for {lease.vsid}/{lease.ca}")
     if not found:
-        print("no gateway has leased an address")
+        whom = f" for {tenant}" if tenant is not None else ""
+        print(f"{node or 'no gateway'} has leased {'no' if node else 'an'} address{whom}")
     return 0
 
 

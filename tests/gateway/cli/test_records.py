@@ -294,6 +294,30 @@ def test_leases_are_shown(
     assert msgspec.json.decode(capsys.readouterr().out) == LEASES
 
 
+@pytest.mark.parametrize(
+    ("of", "code", "out", "error"),
+    [
+        ((), 0, "no gateway has leased an address\n", ""),
+        (("--node", "edge-1"), 0, "edge-1 has leased no address\n", ""),
+        (("--node", "egde-1"), 1, "", "isthmus: there is no gateway egde-1; known: edge-1\n"),
+    ],
+)
+def test_having_leased_nothing_is_told_from_not_being_there(
+    service: Service,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    of: tuple[str, ...],
+    code: int,
+    out: str,
+    error: str,
+) -> None:
+    gateways = [{"name": "edge-1", "provider_addresses": ["192.0.2.254"], "pools": []}]
+    service.node.answer = says({"leases": [], "continue": None, "revision": 9, "gateways": gateways})
+    assert isthmus(monkeypatch, "leases", *of, "--lookup", service.node.url) == code
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == (out, error)
+
+
 def test_pools_are_shown_with_what_is_left_of_them(
     service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
