@@ -35,11 +35,6 @@ class Hearing:
         """Packets that came while a buffer was full, of the neighbours' too."""
         return self._dropped_before + sum(each.kernel_drops for each in self._sockets())
 
-    @property
-    def is_gone(self) -> bool:
-        """Whether the interface is no longer there, though another may have its name."""
-        return any(each.is_gone for each in self.packets)
-
     def open(self) -> None:
         """Open what was closed, when the interface is there again. Raises OSError."""
         with ExitStack() as stack:

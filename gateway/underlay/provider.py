@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 
 import trio
-from pyroute2.netlink.exceptions import NetlinkError
 
 from gateway.underlay.announcing import Announcements
 from gateway.underlay.answering import (
@@ -27,10 +26,10 @@ from gateway.underlay.answering import (
 )
 from gateway.underlay.claims import claimed
 from gateway.underlay.hearing import Hearing
-from gateway.underlay.interfaces import Attachment, read_links
+from gateway.underlay.interfaces import Attachment
 from gateway.underlay.merged import split_packet_untrusted
 from gateway.underlay.packet_sockets import InterfaceDown, PacketSocket, Sender
-from gateway.underlay.silence import own_addresses_within, read_rules, rules_for, silence, unsilence
+from gateway.underlay.silence import begin_silence, end_silence, keep_silence
 from policies.addresses import Prefix
 from policies.errors import ConfigurationError, MalformedPacket, Problem
 from policies.tables import PrefixTable
@@ -158,7 +157,7 @@ class Provider:
                 stack.enter_context(claimed("pool", str(pool), "pools"))
                 self._claims[pool] = stack
             if pools:
-                await trio.to_thread.run_sync(_prepare_machine, self._attachment.interfaces, pools)
+                await trio.to_thread.run_sync(begin_silence, self._attachment.interfaces, pools)
             if pools and not self._hearings:
                 for interface in self._attachment.interfaces:
                     opened[interface] = _open_hearing(interface)
@@ -179,7 +178,7 @@ class Provider:
         ours = [pool for pool in pools if pool in self._claims]
         if ours:
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(unsilence, self._attachment.interfaces, ours)
+                await trio.to_thread.run_sync(end_silence, self._attachment.interfaces, ours)
         for pool in ours:
             self._claims.pop(pool).close()
 
@@ -191,7 +190,7 @@ class Provider:
             async with self._changing:
                 if self.pools:
                     trouble = await trio.to_thread.run_sync(
-                        _keep_silence, self._attachment.interfaces, self.pools, trouble
+                        keep_silence, self._attachment.interfaces, self.pools, trouble
                     )
 
     def _have_no_sender(self) -> None:
@@ -307,32 +306,6 @@ def _sent(source: PacketSocket, said: ToNeighbour) -> bool:
         _log.debug("nothing can be said at %s: %s", source.interface, error.strerror)
         return False
     return True
-
-
-def _prepare_machine(interfaces: Sequence[str], pools: Sequence[Prefix]) -> None:
-    """Keep the kernel from pools. Raises ConfigurationError, also where it would take their packets."""
-    found = own_addresses_within(pools, interfaces, read_links())
-    if found:
-        raise ConfigurationError([Problem("pools", each) for each in found])
-    silence(interfaces, pools)
-    if not rules_for(interfaces, pools) <= read_rules():
-        words = "no rule keeps the kernel from the pools: forwarding must stay off, and IPv6 needs a route"
-        _log.warning(words, extra={"event": "pool-rule"})
-
-
-def _keep_silence(interfaces: Sequence[str], pools: Sequence[Prefix], trouble: str) -> str:
-    """Put missing rules back, and return what is wrong if that cannot be; it is said when it changes."""
-    about = {"event": "pool-rule"}
-    try:
-        missing = silence(interfaces, pools)
-    except (ConfigurationError, NetlinkError) as error:
-        if str(error) != trouble:
-            _log.error("the kernel is not kept from the pools: %s", error, extra=about)
-        return str(error)
-    for rule in missing:
-        words = "somebody had taken away the rule that keeps the kernel from %s at %s: it is back"
-        _log.warning(words, rule.pool, rule.interface, extra=about | {"interface": rule.interface})
-    return ""
 
 
 def _open_sender() -> Sender:

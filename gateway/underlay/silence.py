@@ -22,7 +22,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from gateway.underlay.claims import claimed
-from gateway.underlay.interfaces import Link
+from gateway.underlay.interfaces import Link, read_links
 from policies.addresses import Prefix
 from policies.errors import ConfigurationError, Problem
 
@@ -31,6 +31,7 @@ _log = logging.getLogger("isthmus.underlay")
 PRIORITY = 637
 """Of our rules: behind the machine's own addresses (0), before the rules of most machines. Nobody else's."""
 
+_ABOUT_RULES = {"event": "pool-rule"}
 _BLACKHOLE = 6  # FR_ACT_BLACKHOLE of <linux/fib_rules.h>
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _REFUSALS = (errno.EPERM, errno.EOPNOTSUPP, errno.EAFNOSUPPORT)
@@ -54,33 +55,39 @@ def read_rules() -> frozenset[Rule]:
         return frozenset(_rules(netlink))
 
 
-def silence(interfaces: Sequence[str], pools: Sequence[Prefix]) -> frozenset[Rule]:
+def begin_silence(interfaces: Sequence[str], pools: Sequence[Prefix]) -> None:
     """Keep the kernel from pools that this process has claimed. This blocks for some milliseconds.
 
-    Rules that are there already stay, and those that a process has left behind for other pools go.
-    Return what was missing.
-    Raises ConfigurationError where rules cannot be added and the kernel would speak.
+    Raises ConfigurationError where an address of this machine lies in a pool, for the kernel would take its
+    packets, and where rules cannot be added and the kernel would speak.
     """
-    wanted = rules_for(interfaces, pools)
-    with IPRoute() as netlink:
-        there = frozenset(_rules(netlink))
-        try:
-            for rule in wanted - there:
-                _change(netlink, "add", rule)
-        except NetlinkError as error:
-            if error.code not in _REFUSALS:
-                raise
-            _check_is_silent(interfaces, pools, errno.errorcode[error.code])
-            return frozenset()
-        for rule in there - wanted:
-            with suppress(ConfigurationError), ExitStack() as stack:
-                if rule.pool not in pools:  # then another process may serve it, which has claimed it
-                    stack.enter_context(claimed("pool", str(rule.pool), ""))
-                _remove(netlink, rule)
-    return wanted - there
+    found = own_addresses_within(pools, interfaces, read_links())
+    if found:
+        raise ConfigurationError([Problem("pools", each) for each in found])
+    _set_rules(interfaces, pools)
+    if not rules_for(interfaces, pools) <= read_rules():
+        words = "no rule keeps the kernel from the pools: forwarding must stay off, and IPv6 needs a route"
+        _log.warning(words, extra=_ABOUT_RULES)
 
 
-def unsilence(interfaces: Sequence[str], pools: Sequence[Prefix]) -> None:
+def keep_silence(interfaces: Sequence[str], pools: Sequence[Prefix], trouble: str) -> str:
+    """Put missing rules back, and return what is wrong if that cannot be. This blocks for some milliseconds.
+
+    What is wrong is logged when it is not `trouble`, which it was before.
+    """
+    try:
+        missing = _set_rules(interfaces, pools)
+    except (ConfigurationError, NetlinkError) as error:
+        if str(error) != trouble:
+            _log.error("the kernel is not kept from the pools: %s", error, extra=_ABOUT_RULES)
+        return str(error)
+    for rule in missing:
+        words = "somebody had taken away the rule that keeps the kernel from %s at %s: it is back"
+        _log.warning(words, rule.pool, rule.interface, extra=_ABOUT_RULES | {"interface": rule.interface})
+    return ""
+
+
+def end_silence(interfaces: Sequence[str], pools: Sequence[Prefix]) -> None:
     """Take the rules for some pools away. This blocks for some milliseconds."""
     with IPRoute() as netlink:
         for rule in rules_for(interfaces, pools).intersection(_rules(netlink)):
@@ -116,6 +123,31 @@ def own_addresses_within(
     ]
 
 
+def _set_rules(interfaces: Sequence[str], pools: Sequence[Prefix]) -> frozenset[Rule]:
+    """Add what is missing of the rules for some pools, and return it.
+
+    Rules that are there already stay, and those that a process has left behind for other pools go.
+    Raises ConfigurationError where rules cannot be added and the kernel would speak.
+    """
+    wanted = rules_for(interfaces, pools)
+    with IPRoute() as netlink:
+        there = frozenset(_rules(netlink))
+        try:
+            for rule in wanted - there:
+                _change(netlink, "add", rule)
+        except NetlinkError as error:
+            if error.code not in _REFUSALS:
+                raise
+            _check_is_silent(interfaces, pools, errno.errorcode[error.code])
+            return frozenset()
+        for rule in there - wanted:
+            with suppress(ConfigurationError), ExitStack() as stack:
+                if rule.pool not in pools:  # then another process may serve it, which has claimed it
+                    stack.enter_context(claimed("pool", str(rule.pool), ""))
+                _remove(netlink, rule)
+    return wanted - there
+
+
 def _check_is_silent(interfaces: Sequence[str], pools: Sequence[Prefix], why: str) -> None:
     """Raise ConfigurationError unless the kernel keeps silent by itself about what is for the pools."""
     for version in sorted({pool.version for pool in pools}):
@@ -141,8 +173,8 @@ def _remove(netlink: IPRoute, rule: Rule) -> None:
     try:
         _change(netlink, "del", rule)
     except NetlinkError as error:
-        about = {"event": "pool-rule", "interface": rule.interface}
         words = "the rule that keeps the kernel from %s at %s stays: %s"
+        about = _ABOUT_RULES | {"interface": rule.interface}
         _log.warning(words, rule.pool, rule.interface, error, extra=about)
 
 
