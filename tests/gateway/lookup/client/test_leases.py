@@ -31,7 +31,6 @@ from tests.gateway.lookup.serving import (
     lookup_node,
     mac,
     pa,
-    prefix,
 )
 
 SERVER = ca("172.16.0.9")
@@ -136,7 +135,7 @@ def test_host_without_an_address_left_is_refused(tmp_path: Path) -> None:
             await client.put(WEB, ca("10.0.1.5"), mac=mac(99), host="hv1")
         assert refused.value.reason is Reason.NO_ADDRESS
 
-    asking(tmp_path, test, OPERATOR, pooled(edge_2=(prefix("192.0.2.160/27"),)))
+    asking(tmp_path, test, OPERATOR)
 
 
 @pytest.mark.parametrize(

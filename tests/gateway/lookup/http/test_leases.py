@@ -1,3 +1,5 @@
+"""Leases and pools as the HTTP interface has them."""
+
 from __future__ import annotations
 
 import asyncio
