@@ -1,194 +1,38 @@
-"""The agent of a host or a gateway beside a lookup service that answers, refuses, is away, or is silent."""
+"""The agent of a host or a gateway: what it claims, acknowledges, hints at and lets go."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 import trio
 import trio.testing
 
-from gateway.forwarding.directory import Change, Delete, DeleteLease, Directory, Put, PutLease
-from gateway.forwarding.happenings import Heard, Stale, Wanted
-from gateway.forwarding.verdicts import PortKey
-from gateway.host.agent import AT_ONCE, CLAIM_SECONDS, HINTS_AT_ONCE, HINTS_KEPT, LEASE_SECONDS, Agent
-from gateway.host.leasing import LEASE_IDLE, MOST_UNDER_WAY, REFUSED_FOR
-from gateway.host.uses import Key
+from gateway.forwarding.happenings import Heard, Stale
+from gateway.host.agent import AT_ONCE, CLAIM_SECONDS, HINTS_AT_ONCE, HINTS_KEPT
 from gateway.lookup.answers import Hint
 from gateway.lookup.claims import Mode, Reason, Refused
-from gateway.lookup.outcomes import Forbidden, NoLease, WhyNoLease
-from gateway.lookup.store import StoreUnavailable
-from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
+from gateway.lookup.outcomes import Forbidden
+from policies.addresses import CustomerAddress, ProviderAddress
 from policies.config import parse
-from policies.model import Lease, LookupRecord
-from tests.configurations import node, provider_gateway, provider_host, subnet, tenant
-
-VSID = Vsid(5001)
-HERE = ProviderAddress.parse("198.51.100.11")
-THERE = ProviderAddress.parse("203.0.113.12")
-GATEWAY = ProviderAddress.parse("192.0.2.254")
-PORTS = 40
-
-NETWORK = (
-    provider_host("hv1", HERE)
-    + provider_host("hv2", THERE)
-    + provider_gateway("edge-1", GATEWAY)
-    + tenant("red")
-    + subnet("web", VSID, "10.0.0.0/16")
+from policies.model import LookupRecord
+from tests.gateway.host.agents import (
+    GATEWAY,
+    HOST,
+    LEARNING_HOST,
+    NETWORK,
+    THERE,
+    VSID,
+    Node,
+    away,
+    ca,
+    key,
+    mac,
+    never,
+    ports,
+    record,
+    run,
 )
-HEAD = node("hv1", HERE)
-HOST = HEAD + '[host]\nname = "hv1"\n'
-LEARNING_HOST = HOST + 'lookup = ["http://localhost:7637"]\nrecords = "used"\n'
-
-
-def mac(number: int) -> MacAddress:
-    return MacAddress(bytes((2, 0, 0, 0, 1, number)))
-
-
-def ca(number: int) -> CustomerAddress:
-    return CustomerAddress(bytes((10, 0, 1, number)))
-
-
-def key(number: int) -> PortKey:
-    return VSID, mac(number)
-
-
-def record(number: int, host: str = "hv2", revision: int = 1) -> LookupRecord:
-    return LookupRecord(
-        VSID, ca(number), mac(number), THERE if host == "hv2" else HERE, host, revision=revision
-    )
-
-
-def ports(count: int = PORTS) -> str:
-    return "".join(
-        f'[[host.port]]\ninterface = "vnet{number}"\ntenant = "red"\nsubnet = "web"\n'
-        f'mac = "{mac(number)}"\naddresses = ["{ca(number)}"]\n'
-        for number in range(2, 2 + count)
-    )
-
-
-class Lookup:
-    """A lookup service that says of each call when it came, and answers as it is told to."""
-
-    def __init__(self) -> None:
-        self.claims: list[tuple[float, MacAddress, Mode]] = []
-        self.given: list[Hint] = []
-        self.calls_with_hints = 0
-        self.acknowledged: list[tuple[float, int]] = []
-        self.asked: list[tuple[float, CustomerAddress]] = []
-        self.leases: dict[Key, Lease] = {}
-        self.returned: list[tuple[float, list[ProviderAddress]]] = []
-        self.answer: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
-        self.under_way = 0
-        self.most_under_way = 0
-        self.cancelled = 0
-
-    async def claim(
-        self,
-        vsid: Vsid,
-        mac: MacAddress,
-        pa: ProviderAddress,
-        mode: Mode,
-        addresses: tuple[CustomerAddress, ...],
-    ) -> object:
-        assert (vsid, pa, len(addresses)) == (VSID, HERE, 1)
-        self.claims.append((trio.current_time(), mac, mode))
-        await self._answered()
-        return None
-
-    async def hints(self, hints: Sequence[Hint]) -> None:
-        self.calls_with_hints += 1
-        await self._answered()
-        self.given += hints
-
-    async def lease(self, vsid: Vsid, ca: CustomerAddress) -> Lease | LookupRecord:
-        self.asked.append((trio.current_time(), ca))
-        await self._answered()
-        return self.leases[vsid, ca]
-
-    async def return_leases(self, pas: Sequence[ProviderAddress]) -> None:
-        await self._answered()
-        self.returned.append((trio.current_time(), list(pas)))
-
-    async def acknowledge(self, revision: int) -> None:
-        await self._answered()
-        self.acknowledged.append((trio.current_time(), revision))
-
-    async def _answered(self) -> None:
-        self.under_way += 1
-        self.most_under_way = max(self.most_under_way, self.under_way)
-        try:
-            await self.answer()
-        except trio.Cancelled:
-            self.cancelled += 1
-            raise
-        finally:
-            self.under_way -= 1
-
-
-class Node:
-    """A host, or with `text` another node, and its agent. What it is told comes from the directory."""
-
-    def __init__(self, text: str = HOST + ports() + NETWORK) -> None:
-        self.lookup = Lookup()
-        self.directory = Directory()
-        self.probes: list[tuple[float, CustomerAddress]] = []
-        self.is_connected = True
-        self.used: list[Key] = []
-        self.refused: list[tuple[float, Vsid, CustomerAddress]] = []
-        self.used_leases: list[bytes] = []
-        self.appliance = parse(text)
-        self.agent = Agent(
-            self.appliance,
-            self.lookup,
-            find=self.directory.find,
-            probe=lambda _key, address: self.probes.append((trio.current_time(), address)),
-            is_connected=lambda: self.is_connected,
-            in_use=lambda: self.used,
-            refuse=lambda vsid, address: self.refused.append((trio.current_time(), vsid, address)),
-            apply=self.apply,
-            used_leases=lambda: self.used_leases,
-            jitter=lambda: 0.0,
-        )
-
-    def apply(self, changes: Sequence[Change]) -> None:
-        for change in changes:
-            self.directory.apply(change)
-
-    def tell(self, *changes: Change) -> None:
-        self.apply(changes)
-        self.agent.changed(changes)
-
-    def put(self, *records: LookupRecord) -> None:
-        self.tell(*map(Put, records))
-
-    def delete(self, number: int) -> None:
-        self.tell(Delete(VSID, ca(number)))
-
-
-def run(main: Callable[[Node], Awaitable[None]], node: Callable[[], Node] = Node) -> None:
-    """Run a test beside a node's agent, in virtual time that begins with 0."""
-
-    async def whole() -> None:
-        it = node()
-        it.agent.configure(it.appliance)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(it.agent.run)
-            await trio.testing.wait_all_tasks_blocked()
-            await main(it)
-            nursery.cancel_scope.cancel()
-
-    trio.run(whole, clock=trio.testing.MockClock(autojump_threshold=0))
-
-
-async def away() -> None:
-    raise StoreUnavailable("nobody is there")
-
-
-async def never() -> None:
-    await trio.sleep_forever()
-
 
 # --- claims
 
@@ -339,6 +183,25 @@ def test_a_refusal_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     assert [line.getMessage() for line in caplog.records] == [
         "the VM 02:00:00:00:01:02 in virtual subnet 5001 cannot be claimed: frozen"
     ]
+
+
+def test_a_host_whose_pools_are_empty_is_told_of_in_words(caplog: pytest.LogCaptureFixture) -> None:
+    async def full() -> None:
+        raise Refused(Reason.NO_ADDRESS)
+
+    async def main(node: Node) -> None:
+        node.lookup.answer = full
+        node.agent.port_opened(key(2))
+        await trio.sleep(100)
+        assert [at for at, _, _ in node.lookup.claims] == [0, 30, 60, 90]
+
+    with caplog.at_level(logging.WARNING):
+        run(main)
+    (line,) = caplog.records
+    assert line.getMessage() == (
+        "the VM 02:00:00:00:01:02 in virtual subnet 5001 cannot be claimed: "
+        "the host's pools have no address left"
+    )
 
 
 def test_a_host_that_may_not_claim_does_so_once_it_may(caplog: pytest.LogCaptureFixture) -> None:
@@ -574,197 +437,3 @@ def test_a_host_that_keeps_everything_has_no_wishes() -> None:
         assert node.lookup.calls_with_hints == 0
 
     run(main)
-
-
-# --- leases
-
-REWRITING_GATEWAY = (
-    '[appliance]\nname = "edge-1"\n[underlay]\nprovider_addresses = ["192.0.2.254"]\n'
-    '[gateway]\npools = ["198.18.0.0/24"]\n[lookup]\n'
-    + provider_host("hv1", HERE)
-    + 'pools = ["198.18.1.0/24"]\n'
-    + tenant("red")
-    + subnet("web", VSID, "10.0.0.0/16")
-    + 'translation = "rewrite"\n'
-)
-OWN = CustomerAddress.parse("10.0.0.1")
-
-
-def lease(number: int, of: CustomerAddress, revision: int = 1) -> Lease:
-    return Lease(ProviderAddress(bytes((198, 18, 0, number))), VSID, of, "edge-1", revision)
-
-
-def rewriting() -> Node:
-    node = Node(REWRITING_GATEWAY)
-    node.lookup.leases[VSID, OWN] = lease(1, OWN)
-    return node
-
-
-def test_an_address_that_is_lacking_is_asked_for_once_and_known_as_soon_as_it_is_answered() -> None:
-    async def main(node: Node) -> None:
-        async def slow() -> None:
-            await trio.sleep(1)
-
-        node.lookup.answer = slow
-        node.lookup.leases[VSID, ca(5)] = lease(5, ca(5))
-        for _ in range(8):
-            node.agent.happened(Wanted(VSID, ca(5)))
-            await trio.sleep(0.25)
-        assert node.lookup.asked == [(0, ca(5))]
-        assert node.directory.leases(VSID, ca(5)) == (lease(5, ca(5)),)
-
-        node.agent.applied(3)  # without it: it has been returned meanwhile
-        assert node.directory.leases(VSID, ca(5)) == ()
-
-    run(main)
-
-
-def test_forwarding_is_not_told_of_a_refusal_from_within_itself(caplog: pytest.LogCaptureFixture) -> None:
-    async def none() -> None:
-        raise NoLease(WhyNoLease.TENANT_LIMIT)
-
-    async def main(node: Node) -> None:
-        node.lookup.answer = none
-        node.agent.happened(Wanted(VSID, ca(5)))
-        await trio.sleep(1)
-        assert node.refused == [(0, VSID, ca(5))]
-
-        node.agent.happened(Wanted(VSID, ca(5)))
-        assert len(node.refused) == 1
-        await trio.testing.wait_all_tasks_blocked()
-        assert node.refused[1:] == [(1, VSID, ca(5))]
-        assert node.lookup.asked == [(0, ca(5))]
-
-        await trio.sleep(REFUSED_FOR)
-        node.agent.happened(Wanted(VSID, ca(5)))
-        await trio.sleep(1)
-        assert len(node.lookup.asked) == 2
-
-    with caplog.at_level(logging.WARNING):
-        run(main)
-    (line,) = caplog.records
-    assert line.getMessage() == (
-        "no provider address for 10.0.1.5 in virtual subnet 5001: "
-        "the tenant holds as many as its `leases` allow"
-    )
-
-
-def test_who_may_not_lease_anything_is_refused_in_words(caplog: pytest.LogCaptureFixture) -> None:
-    async def forbidden() -> None:
-        raise Forbidden("hv1 may not")
-
-    async def main(node: Node) -> None:
-        node.lookup.answer = forbidden
-        node.agent.happened(Wanted(VSID, ca(5)))
-        await trio.sleep(1)
-        assert node.refused == [(0, VSID, ca(5))]
-
-    run(main)
-    assert "no provider address for 10.0.1.5 in virtual subnet 5001: hv1 may not" in caplog.text
-
-
-def test_leases_that_nobody_answers_for_are_given_up_and_bounded() -> None:
-    async def main(node: Node) -> None:
-        node.lookup.answer = never
-        for number in range(2, 202):
-            node.agent.happened(Wanted(VSID, ca(number)))
-        await trio.sleep(LEASE_SECONDS - 0.1)
-        assert node.lookup.most_under_way == MOST_UNDER_WAY
-        await trio.sleep(1)
-        assert node.lookup.cancelled == MOST_UNDER_WAY
-        assert node.lookup.most_under_way == MOST_UNDER_WAY
-        assert node.refused == []
-
-    run(main)
-
-
-def test_a_gateway_has_its_own_address_leased_as_soon_as_it_can() -> None:
-    async def main(node: Node) -> None:
-        assert node.directory.leases(VSID, OWN) == (lease(1, OWN),)
-        node.tell(PutLease(lease(1, OWN)))
-        await trio.sleep(1000)
-        assert node.lookup.asked == [(0, OWN)]
-        assert node.lookup.returned == []
-
-    run(main, rewriting)
-
-
-def test_a_gateway_whose_lookup_service_was_away_has_its_own_address_leased_when_it_is_back() -> None:
-    def lonely() -> Node:
-        node = rewriting()
-        node.is_connected = False
-        node.lookup.answer = away
-        return node
-
-    async def main(node: Node) -> None:
-        await trio.sleep(9.5)
-        node.lookup.answer = trio.lowlevel.checkpoint
-        assert node.directory.leases(VSID, OWN) == ()
-        node.is_connected = True
-        await trio.sleep(1)
-        assert node.lookup.asked == [(0, OWN), (10, OWN)]
-        assert node.directory.leases(VSID, OWN) == (lease(1, OWN),)
-
-    run(main, lonely)
-
-
-def test_a_gateway_returns_what_nobody_has_used_for_five_minutes() -> None:
-    async def main(node: Node) -> None:
-        node.tell(PutLease(lease(5, ca(5))), PutLease(lease(6, ca(6))))
-        node.used_leases = [bytes(lease(5, ca(5)).pa)]
-        await trio.sleep(LEASE_IDLE + 1)
-        assert node.lookup.returned == [(LEASE_IDLE, [lease(6, ca(6)).pa])]
-        node.tell(DeleteLease(lease(6, ca(6)).pa))
-
-        node.used_leases = []
-        await trio.sleep(400)
-        assert node.lookup.returned[1:] == [(2 * LEASE_IDLE, [lease(5, ca(5)).pa])]
-
-    run(main, rewriting)
-
-
-def test_what_nobody_takes_back_is_returned_when_somebody_does() -> None:
-    async def main(node: Node) -> None:
-        node.tell(PutLease(lease(5, ca(5))))
-        node.lookup.answer = away
-        await trio.sleep(LEASE_IDLE + 4)
-        node.lookup.answer = trio.lowlevel.checkpoint
-        await trio.sleep(10)
-        assert node.lookup.returned == [(LEASE_IDLE + 7, [lease(5, ca(5)).pa])]
-
-    run(main, rewriting)
-
-
-def test_what_may_not_be_returned_is_told_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
-    async def forbidden() -> None:
-        raise Forbidden("198.18.0.5 is of no pool of edge-1")
-
-    async def main(node: Node) -> None:
-        node.tell(PutLease(lease(5, ca(5))))
-        node.lookup.answer = forbidden
-        await trio.sleep(LEASE_IDLE + 0.5)
-        node.lookup.answer = trio.lowlevel.checkpoint
-        await trio.sleep(10)
-        assert len(node.lookup.returned) == 1
-
-    run(main, rewriting)
-    assert "1 leases cannot be returned: 198.18.0.5 is of no pool of edge-1" in caplog.text
-
-
-def test_a_host_whose_pools_are_empty_is_told_of_in_words(caplog: pytest.LogCaptureFixture) -> None:
-    async def full() -> None:
-        raise Refused(Reason.NO_ADDRESS)
-
-    async def main(node: Node) -> None:
-        node.lookup.answer = full
-        node.agent.port_opened(key(2))
-        await trio.sleep(100)
-        assert [at for at, _, _ in node.lookup.claims] == [0, 30, 60, 90]
-
-    with caplog.at_level(logging.WARNING):
-        run(main)
-    (line,) = caplog.records
-    assert line.getMessage() == (
-        "the VM 02:00:00:00:01:02 in virtual subnet 5001 cannot be claimed: "
-        "the host's pools have no address left"
-    )
