@@ -25,8 +25,8 @@ from gateway.sites.policies import Keyring, peer_policies, readable_policies
 from gateway.sites.status import SiteStatus
 from gateway.sites.tunnels import SiteTunnels
 from gateway.taps import Deciding, Observed, Observer
-from gateway.trace import Explanation, explain_running
-from gateway.trace_packets import Question
+from gateway.trace.explaining import Explanation, explain_running
+from gateway.trace.packets import Question
 from gateway.underlay.interfaces import Attachment, check_ports, mtus_of, read_links
 from gateway.underlay.provider import Provider
 from gateway.underlay.service import Underlay

@@ -15,8 +15,8 @@ from gateway.operating.report import Report
 from gateway.sites.policies import Keyring
 from gateway.sites.status import SiteStatus
 from gateway.taps import Observer
-from gateway.trace import Explanation
-from gateway.trace_packets import Question
+from gateway.trace.explaining import Explanation
+from gateway.trace.packets import Question
 from policies.addresses import CustomerAddress, Vsid
 from policies.errors import Problem
 from policies.model import Appliance, Lease, LookupRecord

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gateway.operating.tracing import Packet
-    from gateway.trace import Explanation
+    from gateway.trace.explaining import Explanation
     from policies.model import Appliance, Lease, LookupRecord
 
 # What the fields of a packet hold.
@@ -133,7 +133,7 @@ def trace(
 def _ask_running(file: Path, packet: Packet, *, json: bool) -> None:
     import msgspec
 
-    from gateway.trace import Explanation
+    from gateway.trace.explaining import Explanation
 
     arguments = msgspec.to_builtins(packet)
     _show(msgspec.convert(ask(file, "trace", arguments), Explanation), "the running appliance", json=json)
@@ -141,7 +141,7 @@ def _ask_running(file: Path, packet: Packet, *, json: bool) -> None:
 
 def _by_file(file: Path, packet: Packet, service: Service, *, json: bool) -> int:
     from gateway.forwarding.directory import Directory, PutLease, configured_directory
-    from gateway.trace import explain
+    from gateway.trace.explaining import explain
 
     configuration, question = load(file), packet.question()
     if configuration.lookup_access is None and not service.lookup:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import msgspec
 
 from gateway.operating.commands import Asker, Command, Commands, NotAllowed
-from gateway.trace import Explanation
-from gateway.trace_packets import Question
+from gateway.trace.explaining import Explanation
+from gateway.trace.packets import Question
 from policies.addresses import CustomerAddress, ProviderAddress, Vsid
 from policies.errors import ConfigurationError, Problem
 

@@ -1,1 +1,1 @@
-"""The datacenter side: raw GRE sockets on trio, and the machine that they live on."""
+"""The datacenter side: NVGRE and rewritten packets on trio, and the machine that they come to."""

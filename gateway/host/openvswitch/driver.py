@@ -34,8 +34,8 @@ from gateway.operating.report import BridgeReport, MovesReport, Report
 from gateway.sites.policies import Keyring
 from gateway.sites.status import SiteStatus
 from gateway.taps import Observer
-from gateway.trace import Explanation, explain_running
-from gateway.trace_packets import Question
+from gateway.trace.explaining import Explanation, explain_running
+from gateway.trace.packets import Question
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.errors import ConfigurationError, Problem
 from policies.model import Appliance, Lease, LookupRecord, Port

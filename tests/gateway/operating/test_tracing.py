@@ -13,7 +13,7 @@ from gateway.forwarding.pipeline import Forwarder
 from gateway.host.uses import WatchedDirectory
 from gateway.operating.commands import OWNER, Asker, NotAllowed, carry_out
 from gateway.operating.tracing import commands
-from gateway.trace import Explanation, explain_running
+from gateway.trace.explaining import Explanation, explain_running
 from policies.addresses import CustomerAddress, Vsid
 from policies.errors import ConfigurationError
 from tests.gateway.operating import plain_network as rewriting

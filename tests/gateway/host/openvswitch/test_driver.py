@@ -23,7 +23,7 @@ from gateway.operating.capture import Captures
 from gateway.operating.commands import OWNER, carry_out
 from gateway.operating.report import BridgeReport
 from gateway.sites.policies import Keyring
-from gateway.trace_packets import Question
+from gateway.trace.packets import Question
 from policies.addresses import CustomerAddress, ProviderAddress
 from policies.errors import ConfigurationError
 from policies.model import Appliance, Engine, HostPort, HostRole, Lease, Translation, Underlay

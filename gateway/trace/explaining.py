@@ -21,8 +21,8 @@ from gateway.forwarding.verdicts import (
 from gateway.packets import ethernet, nvgre
 from gateway.packets.rewriting import rewritten
 from gateway.sites.policies import children
-from gateway.trace_packets import Question, packet, unfit
-from gateway.trace_words import in_words, whose
+from gateway.trace.packets import Question, packet, unfit
+from gateway.trace.words import in_words, whose
 from policies.addresses import (
     BROADCAST_MAC,
     CustomerAddress,

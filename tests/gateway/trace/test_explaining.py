@@ -11,15 +11,15 @@ from scapy.layers.inet import IP
 from scapy.layers.inet6 import IPv6
 
 from gateway.forwarding.directory import configured_directory
-from gateway.trace import Explanation, explain
-from gateway.trace_packets import Question, packet
+from gateway.trace.explaining import Explanation, explain
+from gateway.trace.packets import Question, packet
 from policies.addresses import CustomerAddress, ProviderAddress, Vsid
 from policies.config import load, parse
 from policies.errors import ConfigurationError
 from policies.model import Appliance
 from tests.configurations import host_port, provider_gateway, site, table
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 EDGE = load(ROOT / "appliance.toml")
 
 HOST = re.sub(

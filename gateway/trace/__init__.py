@@ -1,0 +1,1 @@
+"""What would happen to a packet: the pipeline itself is asked, and explains in words."""
