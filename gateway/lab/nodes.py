@@ -75,7 +75,7 @@ def configuration(
     serves = lookup is not None and node.name in lookup.served_by
     access = _access(plan, node, lookup) if lookup is not None and not serves else {}
     if node in plan.gateways:
-        lines += _table("[gateway]", **access, **_pools(node))
+        lines += _table("[gateway]", **access, **({} if access else _pools(node)))
     if serves and lookup is not None:
         lines += _lookup(plan, node, lookup)
     if node in plan.hosts:

@@ -54,7 +54,8 @@ class World:
         self.lookup = lookup
         write_secrets(lab)
         self.processes = self.start()
-        self.operator = Operator(lab, lookup)
+        self.server = lookup.served_by[0]
+        self.operator = Operator(lab, lookup, self.server)
         self.operator.wait_for_records(sum(len(vm.addresses) for vm in lab.plan.vms))
         self.mover = Mover(lab, self.processes, self.operator)
 
@@ -100,8 +101,12 @@ class World:
             time.sleep(0.02)
         return time.monotonic() - began
 
-    def isthmus(self, *arguments: str, node: str = SERVER) -> subprocess.CompletedProcess[str]:
-        """Type a command with a node's configuration, as its operator: `isthmus records get FILE ...`."""
+    def isthmus(self, *arguments: str, node: str = "") -> subprocess.CompletedProcess[str]:
+        """Type a command with a node's configuration, as its operator: `isthmus records get FILE ...`.
+
+        The node is the one that serves records unless named.
+        """
+        node = node or self.server
         words = [word.replace("FILE", str(self.file(node))) for word in arguments]
         authority = str(self.lookup.files / AUTHORITY)
         command = [sys.executable, "-m", "gateway.cli", *words, "--ca", authority]

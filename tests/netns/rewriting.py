@@ -37,11 +37,13 @@ def mixed_plan(
 
 
 @contextlib.contextmanager
-def mixed_world(plan: Plan, folder: Path, moving: Sequence[str] = ()) -> Iterator[World]:
+def mixed_world(
+    plan: Plan, folder: Path, moving: Sequence[str] = (), served_by: str = "edge-1"
+) -> Iterator[World]:
     """Build it, with the VMs that may move, and with its site's tunnel up."""
     folder.mkdir(exist_ok=True)
     with Datacenter(plan) as lab:
-        built = World(lab, LookupPlan(files=folder, moving=tuple(moving)))
+        built = World(lab, LookupPlan(files=folder, moving=tuple(moving), served_by=(served_by,)))
         if plan.sites:
             narrator = Narrator()
             SitesDemo(lab, narrator, Terminal(lab, narrator)).connect()
