@@ -17,6 +17,7 @@ from gateway.http.principals import Principal
 from gateway.lookup import network as networks
 from gateway.lookup.alerts import AlertKind, Alerts
 from gateway.lookup.claims import MOST_OF_A_HOST, Claim, FlapLimits, Mode, Reason, Refused, unfrozen
+from gateway.lookup.domains import Domains
 from gateway.lookup.entries import Placement, RecordKey, Stored
 from gateway.lookup.follow import latest_revision
 from gateway.lookup.followers import Followers
@@ -63,8 +64,9 @@ class Authority:
         """Records that claims have moved here, by mode."""
         self.writes = Writes(clock)
         self.granting = Granting(store, replica, self.writes, now=now)
-        self.leasing = Leasing(store, replica, self.granting, self.alerts, now=now)
-        self._judge = Judgement(replica, self.views, self.granting, self.leasing.domains)
+        domains = Domains(lambda: replica.network)
+        self.leasing = Leasing(store, replica, self.granting, domains, self.alerts, now=now)
+        self._judge = Judgement(replica, self.views, self.granting, domains)
         self._store = store
         self._replica = replica
         self._limits = limits

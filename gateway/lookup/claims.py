@@ -63,9 +63,14 @@ class Claim(msgspec.Struct, frozen=True):
     translation: Translation = Translation.ENCAP
     """Of the records that it makes. What there is stays as it is."""
     pools: tuple[Prefix, ...] = ()
-    """The host's. A rewritten record keeps its provider address if that lies in one of them."""
+    """The host's."""
     candidates: tuple[ProviderAddress, ...] = ()
     """Addresses of the pools that seem to be nobody's, for rewritten records that need another one."""
+
+    def keeps(self, pa: ProviderAddress) -> bool:
+        """Whether a rewritten record stays at a provider address: one of the host's pools has it."""
+        ip = pa.ip
+        return any(ip in pool for pool in self.pools)
 
 
 class Write(msgspec.Struct, frozen=True):
@@ -202,10 +207,8 @@ def _address(
     Raises Refused.
     """
     before = entry.value if entry is not None else None
-    if isinstance(before, Placement):
-        ip = before.pa.ip
-        if any(ip in pool for pool in claim.pools):
-            return before.pa
+    if isinstance(before, Placement) and claim.keeps(before.pa):
+        return before.pa
     for number, pa in enumerate(left):
         if pa.version == key.ca.version:
             return left.pop(number)

@@ -160,10 +160,8 @@ class Granting:
         for ca in dict.fromkeys((*recorded, *claim.addresses)):
             record = self._replica.find(claim.vsid, ca)
             translation = claim.translation if record is None else record.translation
-            if translation is Translation.REWRITE:
-                ip = record.pa.ip if record is not None else None
-                if ip is None or not any(ip in pool for pool in claim.pools):
-                    yield ca
+            if translation is Translation.REWRITE and (record is None or not claim.keeps(record.pa)):
+                yield ca
 
     def _take(
         self, pools: Sequence[Prefix], vsid: Vsid, ca: CustomerAddress, attempt: int

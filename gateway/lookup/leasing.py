@@ -39,14 +39,15 @@ class Leasing:
         store: LookupStore,
         replica: Replica,
         granting: Granting,
+        domains: Domains,
         alerts: Alerts,
         *,
         now: Callable[[], float],
     ) -> None:
-        self.domains = Domains(lambda: replica.network)
         self._store = store
         self._replica = replica
         self._granting = granting
+        self._domains = domains
         self._alerts = alerts
         self._now = now
         self._making: dict[tuple[Vsid, CustomerAddress, str], asyncio.Task[Lease]] = {}
@@ -70,7 +71,7 @@ class Leasing:
         if not found:
             raise NoLease(WhyNoLease.UNKNOWN)
         names = domain.gateways(ca) if gateway is None else (gateway,)
-        node = next((name for name in names if self.domains.pools(name, ca.version)), None)
+        node = next((name for name in names if self._domains.pools(name, ca.version)), None)
         if node is None:
             raise NoLease(WhyNoLease.NO_POOL)
         standing = self._standing(vsid, ca, node) or self._not_seen_yet().get((vsid, ca, node))
@@ -128,7 +129,7 @@ class Leasing:
 
     def _standing(self, vsid: Vsid, ca: CustomerAddress, node: str) -> Lease | None:
         """Return a gateway's lease for a CA: the first, if two lookup nodes have each made one."""
-        pools = self.domains.pools(node, ca.version)
+        pools = self._domains.pools(node, ca.version)
         found = (
             lease
             for lease in self._replica.granted.leases_of(vsid, ca)
@@ -174,7 +175,7 @@ class Leasing:
         async def write(pa: ProviderAddress) -> Stored:
             return await self._granting.grant(pa, Grant(vsid, ca, node, leased=True))
 
-        entry = await self._granting.with_address(self.domains.pools(node, ca.version), vsid, ca, write)
+        entry = await self._granting.with_address(self._domains.pools(node, ca.version), vsid, ca, write)
         own = entry.lease if entry is not None else None
         if entry is None or own is None:
             raise self._no_lease(WhyNoLease.POOL_EMPTY, domain.tenant.name, node)
@@ -220,7 +221,7 @@ class Leasing:
         # Of a claim's changes, which share a revision, some may not have been told yet.
         if lease is None or entry.revision > self._replica.complete:
             return False
-        domain = self.domains.find(lease.vsid)
+        domain = self._domains.find(lease.vsid)
         if domain is None or lease.node not in domain.tenant.gateways:
             return True
         if (
