@@ -14,7 +14,6 @@ from gateway.lookup.allocation import PoolUsage
 from gateway.lookup.authority import Authority
 from gateway.lookup.claims import Mode
 from gateway.lookup.replica import Replica
-from policies.model import Tenant
 
 
 class FollowersReport(msgspec.Struct, frozen=True):
@@ -80,24 +79,12 @@ def figures(replica: Replica, authority: Authority | None = None, watches: Sized
 
 def _leases(replica: Replica) -> dict[tuple[str, str], int]:
     return {
-        (tenant.name, gateway.name): _leases_of(replica, tenant, gateway.name)
+        (tenant.name, gateway.name): replica.granted.bounded(tenant, gateway.name)
         for gateway in replica.network.gateways
         if gateway.pools
         for tenant in replica.network.tenants
         if gateway.name in tenant.gateways
     }
-
-
-def _leases_of(replica: Replica, tenant: Tenant, gateway: str) -> int:
-    """How many leases a tenant has at a gateway of those that its `leases` bounds."""
-    held = replica.granted.held({subnet.vsid for subnet in tenant.subnets}, gateway)
-    own = sum(
-        lease.node == gateway
-        for subnet in tenant.subnets
-        for ca in subnet.gateway_addresses
-        for lease in replica.granted.leases_of(subnet.vsid, ca)
-    )
-    return held - own
 
 
 def _followers(authority: Authority, watches: Sized) -> FollowersReport:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Set
 
 from gateway.lookup.entries import Grant, LeaseKey, Stored
 from policies.addresses import CustomerAddress, Prefix, ProviderAddress, Vsid
-from policies.model import Lease
+from policies.model import Lease, Tenant
 
 
 class Granted:
@@ -101,6 +101,19 @@ class Granted:
         """Return how many leases of some virtual subnets are of a gateway's pools."""
         held = self._held.get(node)
         return sum(held[vsid] for vsid in vsids & held.keys()) if held is not None else 0
+
+    def bounded(self, tenant: Tenant, node: str) -> int:
+        """Return how many leases of a gateway's pools a tenant has of those that its `leases` bounds.
+
+        Those of gateways' own CAs are beside them.
+        """
+        own = sum(
+            lease.node == node
+            for subnet in tenant.subnets
+            for ca in subnet.gateway_addresses
+            for lease in self.leases_of(subnet.vsid, ca)
+        )
+        return self.held({subnet.vsid for subnet in tenant.subnets}, node) - own
 
     def _lease(self, key: LeaseKey) -> Lease | None:
         entry = self._entries.get(key)

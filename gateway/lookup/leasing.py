@@ -196,14 +196,11 @@ class Leasing:
             if at == node and vsid in routing.vsids and not domain.is_own(ca)
         }
         asked = unseen.union(self._asked.get((domain.tenant.name, node), ()))
-        held = self._replica.granted.held(routing.vsids, node)
-        if held + len(asked) < domain.tenant.leases:
+        granted, most = self._replica.granted, domain.tenant.leases
+        if granted.held(routing.vsids, node) + len(asked) < most:
             return False
-        held += sum(self._standing(vsid, ca, node) is None for vsid, ca in asked)
-        for own in map(CustomerAddress, routing.gateway_addresses):
-            vsid = routing.home(own)
-            held -= vsid is not None and self._standing(vsid, own, node) is not None
-        return held >= domain.tenant.leases
+        new = sum(self._standing(vsid, ca, node) is None for vsid, ca in asked)
+        return granted.bounded(domain.tenant, node) + new >= most
 
     def _no_lease(self, reason: WhyNoLease, tenant: str, node: str) -> NoLease:
         """Tell operators, though seldom: a VM that scans a site's prefix would have it told each time."""
