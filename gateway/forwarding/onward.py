@@ -12,7 +12,7 @@ from gateway.forwarding.happenings import Happenings
 from gateway.forwarding.node import Arrival, Explain
 from gateway.forwarding.redirects import Redirects
 from gateway.forwarding.verdicts import Drop, ToPort, Verdict
-from gateway.forwarding.ways import Across, Ways
+from gateway.forwarding.ways import Across, Pending, Ways
 from gateway.packets import ethernet, ip
 from policies.facts import PacketFacts
 from policies.model import LookupRecord
@@ -104,6 +104,9 @@ class Onward:
             flow = self.redirect(arrival, facts, record, now, wait)
         else:
             way = self._ways.after(entry.domain, record, facts)
+            if isinstance(way, Pending):
+                # From an encapsulated VM here, which reaches those that are rewritten by its gateway.
+                way = self._ways.to_gateway(arrival, facts) or DropReason.NO_PROVIDER_ADDRESS
             flow = as_it_is(arrival, facts, way, None) if isinstance(way, Across) else None
         return self._delivery.carry(flow, arrival, facts, packet, now) if flow is not None else None
 

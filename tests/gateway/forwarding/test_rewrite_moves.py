@@ -9,7 +9,7 @@ from scapy.layers.l2 import Ether
 
 from gateway.forwarding.directory import Holder, Put, PutLease
 from gateway.forwarding.drops import DropReason
-from gateway.forwarding.verdicts import Held, ToPort, ToProvider
+from gateway.forwarding.verdicts import Held, ToPort, ToProvider, ToUnderlay
 from gateway.packets import ip
 from gateway.packets.rewriting import rewritten
 from policies.addresses import CustomerAddress
@@ -170,3 +170,21 @@ def _rewritten_by(sender: Holder, receiver: Holder) -> bytes:
     """A packet between two CAs as it is on the wire."""
     packet = bytes(IP(src=str(sender.ca), dst=str(receiver.ca)) / UDP(sport=1, dport=2))
     return rewritten(packet, sender.pa, receiver.pa)
+
+
+def test_what_an_encapsulated_neighbour_sent_before_the_news_follows_by_the_gateway() -> None:
+    world = World([WEB5])
+    hv1 = world.nodes["hv1"]
+    sender: Vm = ("red", "db", 6)
+    hv1.moves.port_closed(n.port(*WEB5))
+    (emission,) = n.send(hv1, sender, n.frame("red", sender[1:], WEB5[1:])).emissions
+    assert isinstance(emission, ToPort)
+    hv1.moves.hold(emission, world.now)
+
+    record = world.record(WEB5)
+    pa = world.address("hv2", 4)
+    (onward,) = hv1.apply([Put(msgspec.structs.replace(record, host="hv2", pa=pa, epoch=2, revision=2))], 0.1)
+
+    assert isinstance(onward, ToUnderlay)
+    assert onward.destination == n.pa("edge-1")
+    assert onward.payload[8:] == emission.frame
