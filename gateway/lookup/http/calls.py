@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated
 
 import msgspec
@@ -15,10 +16,10 @@ from gateway.http.problems import HttpProblem
 from gateway.lookup.authority import Authority
 from gateway.lookup.entries import RecordKey
 from gateway.lookup.http.watches import Watches
-from gateway.lookup.limits import LARGEST_NUMBER
+from gateway.lookup.limits import LARGEST_NUMBER, MOST_LISTED
 from gateway.lookup.records_wire import customer_address
 from gateway.lookup.replica import Replica
-from gateway.lookup.visibility import View
+from gateway.lookup.visibility import View, vsids_of
 from policies.addresses import HIGHEST_VSID, LOWEST_VSID, CustomerAddress, Vsid
 from policies.model import Network
 from policies.services import Role
@@ -98,9 +99,22 @@ class LookupCall(Call):
         """Raise HttpProblem while this node has not read everything."""
         self.node.must_know()
 
+    def seen(self, vsids: Iterable[Vsid], tenant: str | None) -> Iterator[Vsid]:
+        """Yield those virtual subnets that whoever asks sees; of one tenant alone, if it is named."""
+        view = self.view
+        of_tenant = None if tenant is None else vsids_of(self.replica.network, {tenant})
+        for vsid in vsids:
+            if (of_tenant is None or vsid in of_tenant) and view.sees(vsid):
+                yield vsid
+
     def record_key(self) -> RecordKey:
         """Return the record that the path names. Raises HttpProblem."""
         return RecordKey(read_vsid("vsid", self.parts[0]), read_address("ca", self.parts[1]))
+
+
+def read_limit(query: Mapping[str, str]) -> int:
+    """Read how much a page may have. Raises HttpProblem."""
+    return read_number("limit", query["limit"], 1, MOST_LISTED) if "limit" in query else MOST_LISTED
 
 
 def read_vsid(path: str, text: str) -> Vsid:

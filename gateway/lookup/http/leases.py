@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from heapq import nsmallest
 from typing import Annotated
 
 import msgspec
 from aiohttp import web
 
-from gateway.http.calls import answer, read_number, read_text
+from gateway.http.calls import answer, read_text
 from gateway.http.problems import HttpProblem
 from gateway.lookup import forms
 from gateway.lookup.answers import ADDRESS_TAKEN
-from gateway.lookup.http.calls import LookupCall, VsidNumber, read_address, read_vsid
+from gateway.lookup.http.calls import LookupCall, VsidNumber, read_address, read_limit, read_vsid
 from gateway.lookup.http.writes import Name, current_form
-from gateway.lookup.limits import MOST_LISTED, MOST_RETURNED
+from gateway.lookup.limits import MOST_RETURNED
 from gateway.lookup.outcomes import WHY_NO_LEASE, NoLease
 from gateway.lookup.records_wire import lease_text, provider_address, record_text
 from gateway.lookup.store import Taken
-from gateway.lookup.visibility import vsids_of
 from policies.addresses import CustomerAddress, ProviderAddress, Vsid
 from policies.model import Lease, LookupRecord
 from policies.services import Role
@@ -66,12 +64,12 @@ async def return_leases(call: LookupCall) -> web.StreamResponse:
 async def list_leases(call: LookupCall) -> web.StreamResponse:
     """Leases page by page, in the order of their VSIDs and customer addresses."""
     query = call.query("tenant", "node", "limit", "continue")
-    limit = read_number("limit", query["limit"], 1, MOST_LISTED) if "limit" in query else MOST_LISTED
+    limit = read_limit(query)
     call.must_know()
     after = _continued(query["continue"]) if "continue" in query else None
     revision = call.replica.revision
     found: list[Lease] = []
-    for vsid in _chosen(call, query.get("tenant")):
+    for vsid in call.seen(call.replica.granted.leased_vsids(), query.get("tenant")):
         if (after is None or vsid >= after[0]) and len(found) <= limit:
             wanted = (
                 each
@@ -113,15 +111,6 @@ def _text(found: Lease) -> str:
 
 def _place(found: Lease) -> _Place:
     return found.vsid, found.ca, found.pa
-
-
-def _chosen(call: LookupCall, tenant: str | None) -> Iterator[Vsid]:
-    """The virtual subnets that a list is of."""
-    view = call.view
-    of_tenant = None if tenant is None else vsids_of(call.replica.network, {tenant})
-    for vsid in call.replica.granted.leased_vsids():
-        if (of_tenant is None or vsid in of_tenant) and view.sees(vsid):
-            yield vsid
 
 
 def _continued(text: str) -> _Place:

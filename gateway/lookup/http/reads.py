@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Annotated
 
 import msgspec
 from aiohttp import web
 
-from gateway.http.calls import answer, read_number
+from gateway.http.calls import answer
 from gateway.http.problems import HttpProblem
 from gateway.lookup.forms import form
-from gateway.lookup.http.calls import VSID_RANGE, LookupCall, read_address, read_vsid
+from gateway.lookup.http.calls import VSID_RANGE, LookupCall, read_address, read_limit, read_vsid
 from gateway.lookup.limits import MOST_LISTED, MOST_RESOLVED
 from gateway.lookup.records_wire import customer_address, record_text
 from gateway.lookup.replica import Replica
-from gateway.lookup.visibility import vsids_of
 from policies.addresses import CustomerAddress, Vsid
 from policies.model import LookupRecord
 from policies.services import Role
@@ -70,13 +69,14 @@ async def resolve(call: LookupCall) -> web.StreamResponse:
 async def list_records(call: LookupCall) -> web.StreamResponse:
     """Records page by page, in the order of their VSIDs and addresses."""
     query = call.query("tenant", "vsid", "limit", "continue")
-    limit = read_number("limit", query["limit"], 1, MOST_LISTED) if "limit" in query else MOST_LISTED
+    limit = read_limit(query)
+    only = read_vsid("vsid", query["vsid"]) if "vsid" in query else None
     call.must_know()
     after_vsid, after = _continued(query["continue"]) if "continue" in query else (Vsid(0), None)
     revision = call.replica.revision
     found: list[LookupRecord] = []
-    for vsid in _chosen(call, query):
-        if vsid >= after_vsid and len(found) <= limit:
+    for vsid in call.seen(call.replica.vsids(), query.get("tenant")):
+        if (only is None or vsid == only) and vsid >= after_vsid and len(found) <= limit:
             start = after if vsid == after_vsid else None
             found += call.replica.records(vsid, start, limit + 1 - len(found))
     further = "null"
@@ -143,16 +143,6 @@ async def readyz(call: LookupCall) -> web.StreamResponse:
     """This node knows everything."""
     call.must_know()
     return answer(b'{"status":"ready"}')
-
-
-def _chosen(call: LookupCall, query: dict[str, str]) -> Iterator[Vsid]:
-    """The virtual subnets that a list is of."""
-    view = call.view
-    only = read_vsid("vsid", query["vsid"]) if "vsid" in query else None
-    of_tenant = vsids_of(call.replica.network, {query["tenant"]}) if "tenant" in query else None
-    for vsid in call.replica.vsids():
-        if (only is None or vsid == only) and (of_tenant is None or vsid in of_tenant) and view.sees(vsid):
-            yield vsid
 
 
 async def _all_records(replica: Replica, vsid: Vsid) -> AsyncIterator[LookupRecord]:
