@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import NewType, Self
+from collections.abc import Callable, Iterable, Iterator
+from typing import NewType, Self, TypeVar
 
 Prefix = ipaddress.IPv4Network | ipaddress.IPv6Network
+P = TypeVar("P")
 
 Vsid = NewType("Vsid", int)
 """A 24-bit virtual subnet identifier, unique in the datacenter (RFC 7637 section 3.3)."""
@@ -121,6 +123,25 @@ def is_leased(pool: Prefix, address: bytes) -> bool:
     return len(address) * 8 == pool.max_prefixlen and int(pool.network_address) < number < int(
         pool.broadcast_address
     )
+
+
+def overlapping(owners: Iterable[P], prefix_of: Callable[[P], Prefix]) -> Iterator[tuple[P, P]]:
+    """Yield the owners of prefixes that overlap: of the wider one, and of one in it, each of these once.
+
+    Of owners with equal prefixes the wider one is who comes first.
+    """
+    around: P | None = None
+
+    def position(owner: P) -> tuple[int, int, int]:
+        # Sorted so, a prefix comes behind the one that it lies in, with nothing apart between them.
+        prefix = prefix_of(owner)
+        return prefix.version, int(prefix.network_address), prefix.prefixlen
+
+    for one in sorted(owners, key=position):
+        if around is None or not prefix_of(one).overlaps(prefix_of(around)):
+            around = one
+        else:
+            yield around, one
 
 
 def is_within(inner: Prefix, outer: Prefix) -> bool:

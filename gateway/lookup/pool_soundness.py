@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from itertools import islice
 
-from policies.addresses import CustomerAddress, Prefix, ProviderAddress, is_leased
+from policies.addresses import CustomerAddress, Prefix, ProviderAddress, is_leased, overlapping
 from policies.config import values
 from policies.model import (
     MOST_POOLS,
@@ -41,7 +41,8 @@ def pool_faults(network: Network) -> Iterator[str]:
             other = owners.setdefault(pool, node)
             if other is not node and not (isinstance(node, ProviderHost) and isinstance(other, ProviderHost)):
                 yield f"pool {pool} of {node.name} is {other.name}'s already; only hosts can share one"
-    yield from _overlaps(owners)
+    for around, pool in overlapping(owners, lambda each: each):
+        yield f"pool {pool} of {owners[pool].name} overlaps {around} of {owners[around].name}"
     pools = PrefixTable((pool, pool) for pool in owners)
     within = ((name, pa, pools.lookup(pa)) for name, pa in _machines(network))
     for name, pa, found in islice((each for each in within if each[2] is not None), _TOLD):
@@ -78,15 +79,6 @@ def lease_fault(ca: CustomerAddress, pa: ProviderAddress, host: ProviderHost) ->
     if pool is None:
         return f"{pa} is in no pool of {host.name}"
     return None if is_leased(pool, pa) else f"{pa} is the first or the last of {pool}, which is nobody's"
-
-
-def _overlaps(owners: Mapping[Prefix, Node]) -> Iterator[str]:
-    around: Prefix | None = None
-    for pool in sorted(owners, key=lambda each: (each.version, int(each.network_address), each.prefixlen)):
-        if around is None or not pool.overlaps(around):
-            around = pool
-        else:
-            yield f"pool {pool} of {owners[pool].name} overlaps {around} of {owners[around].name}"
 
 
 def _machines(network: Network) -> Iterator[tuple[str, ProviderAddress]]:

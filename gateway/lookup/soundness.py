@@ -6,7 +6,6 @@ A configuration file is checked with more words, and its keys named, before it c
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
 
 from gateway.lookup.pool_soundness import lease_fault, pool_faults, rewriting_faults
 from policies.addresses import (
@@ -17,6 +16,7 @@ from policies.addresses import (
     Vsid,
     gateway_mac,
     is_group_address,
+    overlapping,
 )
 from policies.model import (
     AccessRule,
@@ -97,7 +97,8 @@ def _tenant_faults(tenant: Tenant, hosts: dict[str, ProviderHost]) -> Iterator[s
                 yield f"{ca} is outside the prefixes of subnet {subnet.name}"
         if len({ca.version for ca in subnet.gateway_addresses}) < len(subnet.gateway_addresses):
             yield f"subnet {subnet.name} has several gateway addresses of one family"
-    yield from _overlaps(tenant)
+    prefixes = (prefix for subnet in tenant.subnets for prefix in subnet.prefixes)
+    yield from (f"{inner} overlaps {outer}" for outer, inner in overlapping(prefixes, lambda each: each))
     yield from _record_faults(tenant, hosts)
     names = {subnet.name: subnet.vsid for subnet in tenant.subnets}
     sites = {site.name for site in tenant.sites}
@@ -145,16 +146,6 @@ def _rule_faults(rule: AccessRule, subnets: Iterable[str], sites: Iterable[str])
     for ports in rule.ports:
         if not 0 <= ports.first <= ports.last <= 0xFFFF:
             yield f"rule {rule.name}: {ports.first} to {ports.last} are no ports"
-
-
-def _overlaps(tenant: Tenant) -> Iterator[str]:
-    prefixes = sorted(
-        (prefix for subnet in tenant.subnets for prefix in subnet.prefixes),
-        key=lambda prefix: (prefix.version, prefix.network_address, prefix.prefixlen),
-    )
-    for first, second in pairwise(prefixes):
-        if first.version == second.version and first.overlaps(second):
-            yield f"{second} overlaps {first}"
 
 
 def _names(what: str, names: Iterable[str]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
-from policies.addresses import CustomerAddress, MacAddress, Prefix, gateway_mac
+from policies.addresses import CustomerAddress, MacAddress, Prefix, gateway_mac, overlapping
 from policies.config.network_tables import ProviderHostTable, RecordTable, SubnetTable, TenantTable
 from policies.config.node_tables import File
 from policies.config.reader import close_match, listed
@@ -104,15 +104,9 @@ class _Placed(NamedTuple):
 def overlapping_subnets(tenant: TenantTable) -> Iterator[Problem]:
     """A prefix of a subnet that lies inside another of the tenant, or equals it."""
     pairs = ((prefix, subnet.path) for subnet in tenant.subnets for prefix in subnet.prefixes)
-    placed = [_Placed(order, prefix, path) for order, (prefix, path) in enumerate(pairs)]
-    # Sorted so, a prefix comes behind the one that it lies in, with nothing else between them.
-    placed.sort(key=lambda one: (one.prefix.version, one.prefix.network_address, one.prefix.prefixlen))
-    around: _Placed | None = None
-    for one in placed:
-        if around is None or not one.prefix.overlaps(around.prefix):
-            around = one
-            continue
-        first, second = sorted((around, one))
+    placed = (_Placed(order, prefix, path) for order, (prefix, path) in enumerate(pairs))
+    for pair in overlapping(placed, lambda one: one.prefix):
+        first, second = sorted(pair)
         where = "the same subnet" if first.path == second.path else first.path
         message = f"{second.prefix} overlaps {first.prefix} of {where}; a tenant's subnets must be apart"
         yield Problem(f"{second.path}.prefixes", message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from policies.addresses import CustomerAddress, Prefix, ProviderAddress, is_leased
+from policies.addresses import CustomerAddress, Prefix, ProviderAddress, is_leased, overlapping
 from policies.config.network_checks import used_twice
 from policies.config.network_tables import (
     ProviderGatewayTable,
@@ -44,10 +44,6 @@ class _Pool(NamedTuple):
     path: str
     is_hosts: bool
 
-    @property
-    def sorted_by(self) -> tuple[int, int, int, int]:
-        return self.prefix.version, int(self.prefix.network_address), self.prefix.prefixlen, self.order
-
 
 def too_many_pools(file: File) -> Iterator[Problem]:
     """More pools than one node takes."""
@@ -83,12 +79,8 @@ def overlapping_pools(file: File) -> Iterator[Problem]:
         if other is not pool and not (pool.is_hosts and other.is_hosts):
             message = f"{pool.prefix} is in {other.path} already; only hosts can share a pool"
             yield Problem(pool.path, message)
-    around: _Pool | None = None
-    for one in sorted(first.values(), key=lambda pool: pool.sorted_by):
-        if around is None or not one.prefix.overlaps(around.prefix):
-            around = one
-            continue
-        before, after = sorted((around, one), key=lambda pool: pool.order)
+    for pair in overlapping(first.values(), lambda pool: pool.prefix):
+        before, after = sorted(pair)
         where = "the same pools" if before.path == after.path else before.path
         message = (
             f"{after.prefix} overlaps {before.prefix} of {where}; pools must be apart, "

@@ -21,6 +21,7 @@ from policies.addresses import (
     gateway_mac,
     is_group_address,
     is_within,
+    overlapping,
 )
 
 vsids = st.integers(LOWEST_VSID, HIGHEST_VSID).map(Vsid)
@@ -159,3 +160,12 @@ def test_group_addresses_are_multicast_and_the_limited_broadcast(text: str, grou
 )
 def test_prefix_is_within_another_that_holds_all_of_it(inner: str, outer: str, within: bool) -> None:
     assert is_within(ipaddress.ip_network(inner), ipaddress.ip_network(outer)) is within
+
+
+def test_each_prefix_that_lies_in_another_is_told_with_the_widest_around_it() -> None:
+    written = ["10.0.5.0/24", "10.0.0.0/24", "10.1.0.0/24", "10.0.0.0/16", "10.0.0.0/24", "::/0"]
+    owners = list(enumerate(map(ipaddress.ip_network, written)))
+
+    found = overlapping(owners, lambda owner: owner[1])
+
+    assert [(around[0], one[0]) for around, one in found] == [(3, 1), (3, 4), (3, 0)]
