@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
@@ -46,6 +47,11 @@ from policies.model import Appliance, Lease, LookupRecord, Network
 log = logging.getLogger("isthmus.lookup")
 
 T = TypeVar("T")
+
+POOLS = "pools"
+"""The key whose problems are the machine's, and go without anything being told of it."""
+POOLS_AGAIN = 30.0
+"""Seconds between two attempts to serve pools that could not be served."""
 
 
 class Membership:
@@ -135,6 +141,7 @@ class Membership:
             records=sum(found.records.values()),
             followers=sum(followers.nodes.values()) if followers is not None else 0,
             most_behind=followers.most_behind if followers is not None else 0.0,
+            not_served=[str(problem) for problem in self._refused],
             pools=[
                 PoolStatus(
                     pool=str(pool.prefix),
@@ -275,12 +282,24 @@ class Membership:
             refused = await self._path.adopt(appliance, self._keyring)
             for problem in refused:
                 if problem not in self._refused:
+                    until = "it can be" if problem.path == POOLS else "the next change"
                     about = {"event": "not-served", **logs.concerned(problem)}
-                    log.error("not served until the next change: %s", problem, extra=about)
+                    log.error("not served until %s: %s", until, problem, extra=about)
+            if _of_pools(self._refused) and not _of_pools(refused):
+                log.info("the pools are served by now", extra={"event": "not-served"})
             self._refused = refused
         if self._agent is not None:
             self._agent.configure(appliance)
         self._appliance = appliance
+
+    async def _serve_pools_when_possible(self) -> None:
+        """Try again what the machine is in the way of: nothing is told when that has been put right."""
+        while True:
+            await trio.sleep(POOLS_AGAIN)
+            if _of_pools(self._refused):
+                async with self._one_at_a_time:
+                    with suppress(ConfigurationError):  # of a port's interface, which its own reload tells
+                        await self._adopt(self._appliance)
 
     def _feed(self, nursery: trio.Nursery, path: DataPath, replica: Replica, asking: Asking) -> None:
         self._agent = agent = Agent(
@@ -313,6 +332,7 @@ class Membership:
         feed = Feed(apply, adopt, applied)
         nursery.start_soon(agent.run)
         nursery.start_soon(feed.run)
+        nursery.start_soon(self._serve_pools_when_possible)
         self._loop.call_soon(replica.subscribe, lambda batch: self._loop.to_trio(feed.take, batch))
 
     async def _until_cancelled(
@@ -354,6 +374,10 @@ class AcrossThreads(Asking):
 
     async def acknowledge(self, revision: int) -> None:
         await self._loop.run(self._asking.acknowledge, revision)
+
+
+def _of_pools(refused: Iterable[Problem]) -> bool:
+    return any(problem.path == POOLS for problem in refused)
 
 
 def _away(why: StoreUnavailable, *more: str) -> ConfigurationError:

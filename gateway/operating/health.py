@@ -23,6 +23,9 @@ OFTEN = 3
 WORTH_A_WORD = 30
 """Packets dropped in a minute for one of the reasons below, from which on it is told."""
 
+TOLD = 8
+"""Of what is not served, so much is told."""
+
 NEARLY_EMPTY = 0.1
 """So much of a pool is free, or less, when it is told; and of the leases that a tenant may hold."""
 
@@ -90,6 +93,8 @@ class LookupStatus(msgspec.Struct, frozen=True, kw_only=True):
     followers: int = 0
     most_behind: float = 0.0
     """For how many seconds a follower has owed an acknowledgement."""
+    not_served: list[str] = []
+    """Pools, ports and sites that the network has for this node and it cannot serve, and why."""
     pools: list[PoolStatus] = []
     """Of a node that serves: of all hosts and gateways that rewrite."""
     short_of_leases: list[LeaseStatus] = []
@@ -174,6 +179,8 @@ def of_lookup(lookup: LookupStatus) -> Iterator[Finding]:
     if lookup.most_behind >= BEHIND:
         words = f"a follower has not acknowledged changes for {lookup.most_behind:.0f} s"
         yield Finding(level="warning", words=words, advice="`isthmus nodes FILE` says which")
+    for words in lookup.not_served[:TOLD]:
+        yield Finding(level="bad", words=f"not served: {words}", advice="`isthmus doctor FILE` looks why")
     for pool in lookup.pools:
         yield from _of_pool(pool)
     for leases in lookup.short_of_leases:

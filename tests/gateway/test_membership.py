@@ -239,3 +239,37 @@ async def test_store_that_is_away_from_the_start_changes_nothing() -> None:
     with pytest.raises(ConfigurationError, match="the store is away: connection refused"):
         await made.compared(appliance("red", "blue"))
     assert path.adopted == []
+
+
+def refused(made: Membership) -> int:
+    return len(made._refused)
+
+
+@in_trio
+async def test_pools_that_the_machine_is_in_the_way_of_are_told_and_served_once_it_is_not() -> None:
+    made, path, _ = membership()
+    path.refused = (Problem("pools", "198.51.100.140 of lo lies in the pool 198.51.100.128/27"),)
+    await made._adopt(appliance("red"))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(made._serve_pools_when_possible)
+        await trio.sleep(100)
+        assert refused(made) == 1
+        path.refused = ()
+        await trio.sleep(31)
+        assert refused(made) == 0
+        adopted = len(path.adopted)
+        await trio.sleep(1000)
+        assert len(path.adopted) == adopted, "what is served is left in peace"
+        nursery.cancel_scope.cancel()
+
+
+@in_trio
+async def test_port_that_is_refused_waits_for_the_next_change() -> None:
+    made, path, _ = membership()
+    path.refused = (Problem("vnet0", "is served by another isthmus already"),)
+    await made._adopt(appliance("red"))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(made._serve_pools_when_possible)
+        await trio.sleep(1000)
+        assert len(path.adopted) == 1
+        nursery.cancel_scope.cancel()

@@ -164,6 +164,11 @@ def test_what_is_wrong_comes_first_and_the_worst_of_it_before_all() -> None:
     [
         ({"lookup": msgspec.structs.replace(FOLLOWS, is_synced=False)}, "bad", "has not been heard of"),
         (
+            {"lookup": msgspec.structs.replace(FOLLOWS, not_served=["pools: lo"])},
+            "bad",
+            "not served: pools: lo",
+        ),
+        (
             {"lookup": msgspec.structs.replace(FOLLOWS, stale_seconds=75.0)},
             "warning",
             "the lookup service has been away for 75 s",
