@@ -7,6 +7,7 @@ import signal
 import time
 
 from gateway.lab import nodes, tools
+from gateway.lab.demo_rewrite import SUBNET, RewriteDemo
 from gateway.lab.demo_sites import EDGE, SitesDemo, with_sites, write_secrets
 from gateway.lab.migration import Mover, Operator, Outcome, Talkers, start_transfer
 from gateway.lab.narration import Narrator
@@ -33,8 +34,8 @@ token and its ports' names; the network and the records come to it, over TLS.
 
 
 def migration_plan() -> Plan:
-    """Red in two subnets on two hosts, and its site."""
-    return with_sites(standard_plan(tenants=("red",)))
+    """Red in three subnets on two hosts, of which the last is rewritten, and its site."""
+    return with_sites(standard_plan(tenants=("red",), subnets=("web", "db", SUBNET), rewritten=(SUBNET,)))
 
 
 class MigrationDemo:
@@ -151,4 +152,6 @@ class MigrationDemo:
 def show(narrator: Narrator) -> None:
     """Build the datacenter, and show it all there. Raises LabError."""
     with Datacenter(migration_plan()) as lab:
-        MigrationDemo(lab, narrator).show()
+        demo = MigrationDemo(lab, narrator)
+        demo.show()
+        RewriteDemo(lab, narrator, demo.lookup).show()

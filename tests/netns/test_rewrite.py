@@ -12,12 +12,14 @@ web and app are rewritten, db is encapsulated; Blue has the same.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from gateway.lab import wire
+from gateway.lab.certificates import AUTHORITY
 from gateway.lab.topology import UPLINK
 from tests.netns.moving import World
 from tests.netns.rewriting import (
@@ -162,3 +164,53 @@ def test_what_encapsulation_does_not_carry_is_said_to_a_vm_that_sends_1500_octet
         world, source, address, "-M", "do", "-s", str(mtu - headers)
     )  # what answers may have to learn as well
     assert " 0% packet loss" in ping(world, source, address, "-M", "do", "-s", str(mtu - headers))
+
+
+def test_an_operator_sees_what_stands_for_whom(world: World) -> None:
+    ping(world, "red-web1", "10.0.3.6")
+    own, peer = (provider_address_of(world, name) for name in ("red-web1", "red-web2"))
+    (lease,) = (each for each in lines(world, "edge-1", "leases") if each.endswith(" for 5003/10.0.3.6"))
+    distant = lease.split()[0]
+    captured = world.lab.start(
+        "looks", world.lab.node("hv1"), *command(world, "hv1", "capture"), "--side", "both", "--frames", "4"
+    )
+    captured.wait_for("^capturing")
+    ping(world, "red-web1", "10.0.3.6")
+    assert captured.wait(5) == 0
+    said = [line[16:] for line in captured.output().splitlines()]
+    show(*said)
+    request = "icmp echo request seq 1, 84 octets, ttl 63"
+
+    assert f"underlay out rewritten {own} > {distant}: {request}" in said
+    assert f"red/db out rewritten 10.0.1.5 > 10.0.3.6: {request}" in said
+    assert f"5001     10.0.1.5         02:00:00:00:01:05  hv1 at {own}  rewrite  epoch 1" in lines(
+        world, "edge-1", "records", "list"
+    )
+    assert any(
+        re.fullmatch(r"198\.51\.100\.128/26 +8 held, .* hv1, hv2", each)
+        for each in lines(world, "edge-1", "pools")
+    )
+    traced = lines(world, "hv1", "trace", "--tenant", "red", "--from", "10.0.1.5", "--to", "10.0.1.6")
+    show(*traced)
+    assert f"rewrite  10.0.1.5 goes as {own}, to {peer}" in traced
+    assert f"=> forwarded from {own} to {peer}, rewritten, web, 100 octets" in traced
+    traced = lines(world, "hv2", "trace", "--from-provider", own, "--to-provider", peer)
+    show(*traced)
+    assert f"sender            {own} is 10.0.1.5 of tenant red, at hv1" in traced
+    assert "pool           198.51.100.128/26 (hv1, hv2): 8 of 62 held" in lines(world, "edge-1", "status")
+
+
+def command(world: World, node: str, *words: str) -> list[str]:
+    """Return the command line of `isthmus WORDS FILE`, as a node's operator types it."""
+    return [sys.executable, "-m", "gateway.cli", *words, str(world.file(node))]
+
+
+def lines(world: World, node: str, *words: str) -> list[str]:
+    """Return what such a command prints; options come behind its name."""
+    first = next((place for place, word in enumerate(words) if word.startswith("-")), len(words))
+    options = words[first:]
+    if words[0] in ("leases", "pools", "records"):
+        options = (*options, "--ca", str(world.lookup.files / AUTHORITY))
+    done = world.lab.node(node).run(*command(world, node, *words[:first]), *options, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()

@@ -83,7 +83,7 @@ def test_a_vm_that_scans_takes_its_tenants_leases_and_no_flow_is_harmed(world: W
     target = str(SCAN[-2])
     world.wait_until(
         lambda: (
-            "" != ping(world, "red-web1", target) and target in {each["ca"] for each in leases(world, "red")}
+            ping(world, "red-web1", target) != "" and target in {each["ca"] for each in leases(world, "red")}
         ),
         "there is no lease although some were given back",
         timeout=15,
