@@ -6,7 +6,6 @@ Another lookup node may be quicker. Then the store says that an address is taken
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 
@@ -35,19 +34,13 @@ class Granting:
     """Finds free addresses, and writes whose they are. `now` tells Unix time, in seconds."""
 
     def __init__(
-        self,
-        store: LookupStore,
-        replica: Replica,
-        writes: Writes,
-        *,
-        now: Callable[[], float],
-        start: Callable[[int], int] = random.randrange,
+        self, store: LookupStore, replica: Replica, writes: Writes, *, now: Callable[[], float]
     ) -> None:
         self._store = store
         self._replica = replica
         self._writes = writes
         self._now = now
-        self._allocation = Allocation(start)
+        self._allocation = Allocation()
         self._configured: Network | None = None
         replica.subscribe(self._take_changes)
 

@@ -29,6 +29,8 @@ TOLD_EVERY = 60.0
 """Seconds between two alerts that a tenant gets no more leases of a gateway."""
 
 _Wanted = tuple[Vsid, CustomerAddress]
+_At = tuple[Vsid, CustomerAddress, str]
+"""A CA at a gateway."""
 
 
 class Leasing:
@@ -50,12 +52,12 @@ class Leasing:
         self._domains = domains
         self._alerts = alerts
         self._now = now
-        self._making: dict[tuple[Vsid, CustomerAddress, str], asyncio.Task[Lease]] = {}
+        self._making: dict[_At, asyncio.Task[Lease]] = {}
         # By tenant and gateway: what is being leased, and may not be in the replica yet.
         self._asked: defaultdict[tuple[str, str], set[_Wanted]] = defaultdict(set)
         self._told: dict[tuple[str, str, WhyNoLease], float] = {}
         # Made here, and not in the replica yet: one that is cut off would make another for each question.
-        self._unseen: dict[tuple[Vsid, CustomerAddress, str], Lease] = {}
+        self._unseen: dict[_At, Lease] = {}
 
     async def lease(
         self, domain: Domain, vsid: Vsid, ca: CustomerAddress, gateway: str | None
@@ -137,7 +139,7 @@ class Leasing:
         )
         return min(found, key=lambda lease: lease.revision, default=None)
 
-    def _not_seen_yet(self) -> dict[tuple[Vsid, CustomerAddress, str], Lease]:
+    def _not_seen_yet(self) -> dict[_At, Lease]:
         """Return what this node has leased and its replica does not show yet."""
         if self._unseen:
             shown = self._replica.revision

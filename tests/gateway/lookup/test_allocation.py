@@ -1,3 +1,5 @@
+"""Which free address of a pool comes next."""
+
 from __future__ import annotations
 
 import ipaddress
