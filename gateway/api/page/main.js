@@ -3,6 +3,7 @@
 import { Problem, ask, follow, keepToken, token } from "./api.js";
 import { h, morph } from "./dom.js";
 import { duration } from "./format.js";
+import * as pools from "./pools.js";
 import { Records } from "./records.js";
 import * as views from "./views.js";
 
@@ -94,7 +95,7 @@ function contentOf(names, context) {
     case "records":
       return records.view(state.overview);
     case "pools":
-      return views.pools(state, context);
+      return pools.view(state, context);
     case "drops":
       return views.drops(state, context);
     case "events":
