@@ -204,7 +204,7 @@ class _Walk:
         if old == new:
             return
         if path == f"provider_gateway[{self._after.name}].pools" and self._after.gateway:
-            path = "gateway.pools"
+            path = "gateway.pools"  # where a gateway's own file has them
         if isinstance(old, _TABLES) and type(old) is type(new):
             yield from self._fields(path, old, new, site)
         elif _is_listed(old) or _is_listed(new):

@@ -47,9 +47,7 @@ def judge(
 ) -> Iterator[Finding]:
     """Say what of the machine is in the way of its pools."""
     for words in machine.addresses:
-        advice = (
-            "remove the address, or have another pool: the kernel answers for it, and isthmus serves no pool"
-        )
+        advice = "take it off, or have another pool: the kernel answers for it, and isthmus serves no pool"
         yield Finding(AREA, Level.FAIL, words, advice)
     wanted = rules_for(interfaces, pools)
     if is_running:
