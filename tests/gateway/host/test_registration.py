@@ -4,88 +4,18 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Sequence
-from ipaddress import ip_network
 
 import pytest
 
 from gateway.host.registration import Cancel, Claim, Complaint, Effect, Probe, Registrar
 from gateway.lookup.claims import Mode, Reason
-from policies.addresses import CustomerAddress, MacAddress, Prefix, ProviderAddress, Vsid
-from policies.model import LookupRecord, Port, Translation
-
-HERE = ProviderAddress.parse("198.51.100.11")
-THERE = ProviderAddress.parse("203.0.113.12")
-MAC = MacAddress.parse("02:00:00:00:01:05")
-OTHER_MAC = MacAddress.parse("02:00:00:00:01:06")
-CA = CustomerAddress.parse("10.0.1.5")
-CA6 = CustomerAddress.parse("fd00:1::5")
-VSID = Vsid(5001)
-KEY = (VSID, MAC)
-PORT = Port("vnet0", "red", VSID, MAC, (CA, CA6))
-HOSTS = {"hv1": HERE, "hv2": THERE, "hv3": ProviderAddress.parse("203.0.113.13")}
-
-
-class Host:
-    """hv1 with one port: what its registrar says, and the records as hv1 knows them."""
-
-    def __init__(self, jitter: float = 0.0) -> None:
-        self.records: dict[tuple[Vsid, CustomerAddress], LookupRecord] = {}
-        self.revision = 0
-        self.registrar = Registrar("hv1", HERE, self.find, lambda: jitter)
-        assert self.registrar.configure([PORT], 0.0) == []
-
-    def find(self, vsid: Vsid, ca: CustomerAddress) -> LookupRecord | None:
-        return self.records.get((vsid, ca))
-
-    def put(self, host: str, now: float, mac: MacAddress = MAC) -> list[Effect]:
-        """The records of both addresses change, one after the other."""
-        effects: list[Effect] = []
-        self.revision += 1
-        for ca in PORT.addresses:
-            self.records[VSID, ca] = LookupRecord(VSID, ca, mac, HOSTS[host], host, revision=self.revision)
-            effects += self.registrar.record_changed(VSID, ca, now)
-        return effects
-
-    def rewrite(self, host: str, now: float, pas: Sequence[ProviderAddress]) -> list[Effect]:
-        """The records of both addresses come to be rewritten ones, each with an address of its own."""
-        effects: list[Effect] = []
-        self.revision += 1
-        for ca, pa in zip(PORT.addresses, pas, strict=True):
-            self.records[VSID, ca] = LookupRecord(
-                VSID, ca, MAC, pa, host, Translation.REWRITE, revision=self.revision
-            )
-            effects += self.registrar.record_changed(VSID, ca, now)
-        return effects
-
-    def delete(self, now: float) -> list[Effect]:
-        effects: list[Effect] = []
-        for ca in PORT.addresses:
-            del self.records[VSID, ca]
-            effects += self.registrar.record_changed(VSID, ca, now)
-        return effects
-
-    def opened(self, now: float = 0.0) -> Claim:
-        return claim(self.registrar.port_opened(KEY, now))
-
-    def advance(self, until: float) -> Iterator[tuple[float, Effect]]:
-        """What is done by itself up to a time, and when."""
-        while (at := self.registrar.deadline) <= until:
-            effects = self.registrar.handle_timeout(at)
-            assert effects or self.registrar.deadline > at
-            yield from ((at, effect) for effect in effects)
+from policies.model import Port
+from tests.gateway.host.registering import CA, CA6, HERE, HOSTS, KEY, MAC, OTHER_MAC, PORT, VSID, Host, claim
 
 
 @pytest.fixture
 def host() -> Host:
     return Host()
-
-
-def claim(effects: list[Effect]) -> Claim:
-    """The one claim that is made, and nothing else."""
-    (effect,) = effects
-    assert isinstance(effect, Claim)
-    return effect
 
 
 def probes(at: float) -> list[tuple[float, Effect]]:
@@ -529,114 +459,3 @@ def test_whatever_happens_one_claim_is_in_flight_and_in_the_end_the_vm_that_spea
                 take(host.put("hv1", now))
     assert {record.host for record in host.records.values()} == {"hv1"}
     assert host.registrar.deadline == math.inf
-
-
-# --- a rewritten VM
-
-
-POOL = ip_network("198.51.100.128/26")
-POOL6 = ip_network("2001:db8:1::/112")
-INSIDE = (ProviderAddress.parse("198.51.100.130"), ProviderAddress.parse("2001:db8:1::2"))
-ANOTHER = (ProviderAddress.parse("198.51.100.131"), ProviderAddress.parse("2001:db8:1::3"))
-
-
-def pooled(host: Host, now: float, *pools: Prefix) -> list[Effect]:
-    """The host's pools are these, unless none is named."""
-    return host.registrar.configure([PORT], now, pools or (POOL, POOL6))
-
-
-def test_a_rewritten_vm_is_here_by_an_address_of_the_hosts_pools(host: Host) -> None:
-    pooled(host, 0.0)
-    host.registrar.answered(host.opened(), 0.1)
-    assert host.rewrite("hv1", 0.2, INSIDE) == []
-
-    assert host.registrar.heard(KEY, 5.0) == []
-    assert host.registrar.deadline == math.inf
-
-
-def test_a_rewritten_vm_of_another_host_is_not_here_although_both_have_the_same_pool(host: Host) -> None:
-    pooled(host, 0.0)
-    host.rewrite("hv2", 0.0, INSIDE)
-
-    assert host.registrar.port_opened(KEY, 0.0) == []
-    assert claim(host.registrar.heard(KEY, 0.5)).mode is Mode.ANNOUNCE
-
-
-def test_a_rewritten_vm_whose_address_is_of_no_pool_any_more_is_registered_for_another(host: Host) -> None:
-    pooled(host, 0.0)
-    host.registrar.answered(host.opened(), 0.1)
-    host.rewrite("hv1", 0.2, INSIDE)
-
-    made = claim(pooled(host, 9.0, ip_network("198.51.100.131/32"), ip_network("2001:db8:1::3/128")))
-    assert made.mode is Mode.REGISTER
-    host.registrar.answered(made, 9.1)
-    assert host.rewrite("hv1", 9.2, ANOTHER) == []
-    assert list(host.advance(1000.0)) == []
-
-
-def test_a_rewritten_vm_whose_old_address_is_left_by_a_node_that_has_not_heard_yet_is_registered_again(
-    host: Host,
-) -> None:
-    pooled(host, 0.0)
-    host.registrar.answered(host.opened(), 0.1)
-    host.rewrite("hv1", 0.2, INSIDE)
-    made = claim(pooled(host, 9.0, ip_network("198.51.100.131/32"), ip_network("2001:db8:1::3/128")))
-    for at, then in ((9.0, 10.0), (10.0, 12.0), (12.0, 16.0)):
-        assert host.registrar.answered(made, at) == []
-        ((now, again),) = host.advance(then)
-        made = claim([again])
-        assert (now, made.mode) == (then, Mode.REGISTER)
-    host.registrar.answered(made, 16.1)
-    assert host.rewrite("hv1", 16.2, ANOTHER) == []
-    assert list(host.advance(1000.0)) == []
-
-
-def test_a_rewritten_vm_that_is_given_an_address_of_a_former_pool_is_registered_for_another(
-    host: Host,
-) -> None:
-    pooled(host, 0.0, ip_network("198.51.100.131/32"), ip_network("2001:db8:1::3/128"))
-    host.registrar.answered(host.opened(), 0.1)
-    assert host.rewrite("hv1", 0.2, INSIDE) == []
-    ((_, again),) = host.advance(3.0)
-    host.registrar.answered(claim([again]), 3.1)
-    assert host.rewrite("hv1", 3.2, ANOTHER) == []
-    assert list(host.advance(1000.0)) == []
-
-
-def test_a_pool_that_is_added_changes_nothing_for_those_who_have_an_address(host: Host) -> None:
-    pooled(host, 0.0)
-    host.registrar.answered(host.opened(), 0.1)
-    host.rewrite("hv1", 0.2, INSIDE)
-
-    assert pooled(host, 9.0, POOL, POOL6, ip_network("203.0.113.0/26")) == []
-
-
-def test_a_rewritten_vm_that_has_left_for_another_host_is_not_registered_for_its_address(
-    host: Host,
-) -> None:
-    pooled(host, 0.0)
-    host.rewrite("hv1", 0.0, INSIDE)
-    host.registrar.answered(host.opened(), 0.1)
-    host.rewrite("hv2", 0.2, ANOTHER)
-
-    assert pooled(host, 9.0, ip_network("203.0.113.0/26")) == []
-
-
-@pytest.mark.parametrize("mode", [Mode.REGISTER, Mode.ANNOUNCE])
-def test_a_host_whose_pools_are_empty_says_so_once_and_tries_again_every_30_seconds(
-    host: Host, mode: Mode
-) -> None:
-    if mode is Mode.ANNOUNCE:
-        host.rewrite("hv2", 0.0, INSIDE)
-        host.registrar.port_opened(KEY, 0.0)
-        made = claim(host.registrar.heard(KEY, 0.0))
-    else:
-        made = host.opened()
-    assert host.registrar.refused(made, Reason.NO_ADDRESS, 1.0) == [Complaint(KEY, Reason.NO_ADDRESS)]
-
-    for at in (31.0, 61.0, 91.0):
-        ((now, again),) = host.advance(at)
-        assert now == at
-        assert isinstance(again, Claim)
-        assert again.mode is mode
-        assert host.registrar.refused(again, Reason.NO_ADDRESS, at) == []
