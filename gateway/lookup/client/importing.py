@@ -85,11 +85,16 @@ class Judge:
     def problems(self, given: Sequence[Given]) -> Iterator[Problem]:
         """Yield everything that is wrong with a file's records, each with its place."""
         seen: dict[RecordKey, str] = {}
+        leased: dict[ProviderAddress, str] = {}
         for each in given:
             key = RecordKey(each.vsid, each.ca)
             first = seen.setdefault(key, each.where)
             if first != each.where:
                 yield Problem(each.where, f"{each.vsid}/{each.ca} is there before, at {first}")
+            elif each.pa is not None and self._is_rewritten(each):
+                other = leased.setdefault(each.pa, each.where)
+                if other != each.where:
+                    yield Problem(each.where, f"{each.pa} is the record's at {other}, and can be one's alone")
             for fault in self._faults(each):
                 yield Problem(each.where, fault)
 
@@ -106,6 +111,11 @@ class Judge:
             return None
         return self._owners.get(given.pa) or self._pools.lookup(given.pa)
 
+    def _is_rewritten(self, given: Given) -> bool:
+        found = self._subnets.get(given.vsid)
+        way = given.translation or (found[1].translation if found is not None else Translation.ENCAP)
+        return way is Translation.REWRITE
+
     def _faults(self, given: Given) -> Iterator[str]:
         found = self._subnets.get(given.vsid)
         if found is None:
@@ -118,17 +128,16 @@ class Judge:
         if host is None:
             yield f"no host has {given.pa}" if given.host is None else f"there is no host {given.host}"
             return
-        if given.pa is not None and (fault := _place_fault(given, given.pa, subnet, host)) is not None:
+        if given.pa is not None and (fault := self._place_fault(given, given.pa, host)) is not None:
             yield fault
         if tenant.name not in host.tenants:
             yield f"{host.name} is not allowed the tenant {tenant.name}"
 
-
-def _place_fault(given: Given, pa: ProviderAddress, subnet: VirtualSubnet, host: ProviderHost) -> str | None:
-    """Return why a VM at a host cannot have a provider address, or None."""
-    if (given.translation or subnet.translation) is Translation.REWRITE:
-        return lease_fault(given.ca, pa, host)
-    return None if pa in host.provider_addresses else f"{pa} is no provider address of {host.name}"
+    def _place_fault(self, given: Given, pa: ProviderAddress, host: ProviderHost) -> str | None:
+        """Return why a VM at a host cannot have a provider address, or None."""
+        if self._is_rewritten(given):
+            return lease_fault(given.ca, pa, host)
+        return None if pa in host.provider_addresses else f"{pa} is no provider address of {host.name}"
 
 
 async def plan(

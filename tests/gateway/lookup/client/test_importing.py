@@ -113,26 +113,31 @@ def test_rewritten_records_are_written_by_their_own_addresses_or_by_those_that_t
 def test_a_provider_address_that_is_another_records_or_of_no_pool_is_told_with_its_place(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = (
-        HEADER
-        + "5001,10.0.1.5,02:00:00:00:01:05,198.51.100.130,hv1\n"
-        + "5001,10.0.1.6,02:00:00:00:01:06,198.51.100.130,hv1\n"
-    )
+    first = "5001,10.0.1.5,02:00:00:00:01:05,198.51.100.130,hv1\n"
+    second = "5001,10.0.1.6,02:00:00:00:01:06,198.51.100.130,hv1\n"
+    text = HEADER + first + second
 
     async def main() -> None:
         async with asking(tmp_path, REWRITTEN) as (_, client):
-            assert await run(client, text) == 1
+            with pytest.raises(ConfigurationError) as raised:
+                await run(client, text)
+            assert [str(each) for each in raised.value.problems] == [
+                "line 3: 198.51.100.130 is the record's at line 2, and can be one's alone"
+            ]
+            assert await run(client, HEADER + first) == 0
+            assert await run(client, HEADER + second) == 1
             with pytest.raises(ConfigurationError) as raised:
                 await run(client, text.replace("198.51.100.130", "198.51.100.11"))
             assert [str(each) for each in raised.value.problems] == [
                 "line 2: 198.51.100.11 is in no pool of hv1",
+                "line 3: 198.51.100.11 is the record's at line 2, and can be one's alone",
                 "line 3: 198.51.100.11 is in no pool of hv1",
             ]
 
     asyncio.run(main())
-    found = summary(capsys)
-    assert found["created"] == 1
-    assert "198.51.100.130 is taken" in str(found)
+    created, refused = (msgspec.json.decode(line) for line in capsys.readouterr().out.splitlines())
+    assert (created["created"], refused["created"]) == (1, 0)
+    assert "198.51.100.130 is taken" in str(refused)
 
 
 def test_the_same_file_again_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
