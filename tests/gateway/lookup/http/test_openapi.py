@@ -144,13 +144,14 @@ def test_answer_is_as_the_document_says(
 
 def test_what_is_said_of_leases_is_as_the_document_says(session: requests.Session) -> None:
     headers = {"Authorization": f"Bearer {TOKENS[OPERATOR.name]}"}
+    with served() as at:
 
-    def ask(path: str, method: str, **body: Any) -> tuple[int, Any]:
-        case = SCHEMA[path][method].Case(**({"body": body} if body else {}))
-        answer = case.call_and_validate(base_url=url, session=session, headers=headers, checks=CHECKS)
-        return answer.status_code, msgspec.json.decode(answer.content) if answer.content else None
+        def ask(path: str, method: str, **body: Any) -> tuple[int, Any]:
+            operation = SCHEMA[path][method]
+            case = operation.Case(body=body, media_type="application/json") if body else operation.Case()
+            answer = case.call_and_validate(base_url=at, session=session, headers=headers, checks=CHECKS)
+            return answer.status_code, msgspec.json.decode(answer.content) if answer.content else None
 
-    with served() as url:
         status, leased = ask("/v1/leases", "post", vsid=WEB, ca="172.16.0.9")
         assert (status, leased.keys()) == (200, {"lease"})
         status, own = ask("/v1/leases", "post", vsid=WEB, ca="10.0.1.9")
