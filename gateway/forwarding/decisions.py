@@ -62,7 +62,7 @@ class Decisions:
     ) -> None:
         self._waiting = waiting
         self.permission = permission
-        self.neighbours = Neighbours(directory, ways, delivery, explain)
+        self.neighbours = Neighbours(directory, ways, delivery, happenings, explain)
         self.guests = Guests(directory, ways, delivery, explain)
         self.onward = Onward(tables, directory, ways, delivery, redirects, happenings, explain)
         self._node = node
@@ -84,7 +84,7 @@ class Decisions:
         if facts.protocol == ICMPV6 and facts.icmp_type in ndp.DISCOVERY:
             if facts.icmp_type == ndp.ROUTER_SOLICITATION:
                 return self.guests.router_solicitation(arrival, facts, packet, now)
-            return self.neighbours.discovery(arrival, facts, packet)
+            return self.neighbours.discovery(arrival, facts, packet, now)
         answered = self.guests.dhcp(arrival, facts, packet, now)
         if answered is not None:
             return answered

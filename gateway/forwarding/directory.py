@@ -111,6 +111,9 @@ def _at(record: LookupRecord) -> ProviderAddress:
 class Directory:
     """(VSID, CA) -> record or leases, (VSID, MAC) -> CAs, and provider address -> record or lease."""
 
+    is_partial = False
+    """Whether there may be records that it does not have, and has if they are asked for."""
+
     def __init__(self, records: Iterable[LookupRecord] = ()) -> None:
         self._segments: dict[int, _Segment] = {}
         self._holders: dict[bytes, Holder] = {}

@@ -125,7 +125,7 @@ class Incoming:
         if admission is Admission.ELSEWHERE and record is not None:
             self._sources_elsewhere[tenant] += 1
         if isinstance(parsed, ArpPacket):
-            return self._decisions.neighbours.arp(arrival, parsed)
+            return self._decisions.neighbours.arp(arrival, parsed, now)
         packet = arrival.frame[ethernet.HEADER_LENGTH :]
         ecn = ecn_on_arrival(parsed.traffic_class & 3, outer.ecn)
         if ecn is None:
@@ -203,7 +203,7 @@ class Incoming:
         if announced is not None:
             return self._decisions.neighbours.announcement(arrival, parsed)
         if isinstance(parsed, ArpPacket):
-            return self._decisions.neighbours.arp(arrival, parsed)
+            return self._decisions.neighbours.arp(arrival, parsed, now)
         return Arrived(arrival, parsed, packet)
 
     def _reverse_arp(self, port_key: PortKey, entry: SubnetEntry, frame: bytes, now: float) -> Drop:

@@ -14,6 +14,7 @@ from gateway.forwarding.admission import is_link_local
 from gateway.forwarding.delivery import Delivery
 from gateway.forwarding.directory import Directory
 from gateway.forwarding.drops import DropReason
+from gateway.forwarding.happenings import Happenings
 from gateway.forwarding.node import Arrival, Explain
 from gateway.forwarding.verdicts import Drop, Verdict
 from gateway.forwarding.ways import Ways
@@ -149,22 +150,24 @@ class Neighbours:
         directory: Directory,
         ways: Ways,
         delivery: Delivery,
+        happenings: Happenings,
         explain: Explain | None = None,
     ) -> None:
+        self._happenings = happenings
         self._directory = directory
         self._ways = ways
         self._delivery = delivery
         self._explain = explain
 
-    def arp(self, arrival: Arrival, request: ArpPacket) -> Verdict:
+    def arp(self, arrival: Arrival, request: ArpPacket, now: float) -> Verdict:
         if request.operation != arp.REQUEST:
             return self._neighbour_reply(arrival)
         if not self._ways.is_router_for(arrival):
             return Drop(DropReason.NOT_HERE, arrival.tenant)
         reply = answer_arp(arrival.entry, self._directory, request)
-        return self._resolved(arrival, reply)
+        return self._resolved(arrival, reply, request.target_address, now)
 
-    def discovery(self, arrival: Arrival, facts: PacketFacts, packet: bytes) -> Verdict:
+    def discovery(self, arrival: Arrival, facts: PacketFacts, packet: bytes, now: float) -> Verdict:
         if facts.icmp_type != ndp.NEIGHBOUR_SOLICITATION:
             return self._neighbour_reply(arrival)
         if not self._ways.is_router_for(arrival):
@@ -174,15 +177,18 @@ class Neighbours:
         except MalformedPacket:
             return Drop(DropReason.MALFORMED, arrival.tenant)
         reply = answer_solicitation(arrival.entry, self._directory, arrival.source_mac, solicitation)
-        return self._resolved(arrival, reply)
+        return self._resolved(arrival, reply, solicitation.target, now)
 
-    def _resolved(self, arrival: Arrival, reply: bytes | Silence) -> Verdict:
+    def _resolved(self, arrival: Arrival, reply: bytes | Silence, target: bytes, now: float) -> Verdict:
         if isinstance(reply, bytes):
             if self._explain:
                 self._explain("neighbour", "answered from the directory")
             return self._delivery.answer(arrival, reply)
         if reply is Silence.OWN:
             return Drop(DropReason.NEIGHBOUR_OWN, arrival.tenant)
+        if self._directory.is_partial and self._ways.is_rewritten(arrival) and not is_link_local(target):
+            # Its gateway cannot be asked, since nothing of this VM's goes in NVGRE. It asks again soon.
+            self._happenings.wanted(arrival.entry.vsid, CustomerAddress(target), now)
         return self._delivery.ask_gateway(arrival)
 
     def announcement(self, arrival: Arrival, parsed: ArpPacket | PacketFacts) -> Verdict:

@@ -27,7 +27,7 @@ from gateway.lookup.claims import Mode, Reason, Refused
 from gateway.lookup.outcomes import WHY_NO_LEASE, Forbidden, NoLease, Unacceptable
 from gateway.lookup.store import StoreUnavailable
 from policies.addresses import CustomerAddress, ProviderAddress, Vsid
-from policies.model import Appliance, RecordsKept
+from policies.model import Appliance, RecordsKept, Translation
 
 log = logging.getLogger("isthmus.lookup")
 
@@ -162,7 +162,8 @@ class Agent:
             if isinstance(change, Put):
                 record = change.record
                 effects += self._registrar.record_changed(record.vsid, record.ca, now)
-                if self._uses is not None and record.host != self._name:
+                is_always_told = record.host == self._name or record.translation is Translation.REWRITE
+                if self._uses is not None and not is_always_told:
                     self._let_go(self._uses.learned((record.vsid, record.ca), now))
             elif isinstance(change, Delete):
                 effects += self._registrar.record_changed(change.vsid, CustomerAddress(change.ca), now)

@@ -73,6 +73,8 @@ class Uses(Generic[It]):
 class WatchedDirectory(Directory):
     """A directory that remembers which of its records have been read, as both ends of each packet are."""
 
+    is_partial = True
+
     def __init__(self, records: Iterable[LookupRecord] = ()) -> None:
         self._read: set[Key] = set()
         super().__init__(records)

@@ -171,7 +171,7 @@ def _claim_paths() -> dict[str, Any]:
                     query_parameter(
                         "only",
                         {"type": "string", "enum": ["used"]},
-                        description="Of a host: the records that it uses, and all leases of its tenants.",
+                        description="Of a host: the records that it uses, rewritten ones, and leases.",
                     ),
                     query_parameter(
                         "from", REVISION, description="The revision of the last progress line, to go on from."

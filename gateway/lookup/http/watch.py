@@ -23,7 +23,7 @@ from gateway.lookup.records_wire import deletion, lease_line, line, progress, re
 from gateway.lookup.replica import Replica
 from gateway.lookup.visibility import View, vsids_of
 from policies.addresses import CustomerAddress, Vsid
-from policies.model import LookupRecord
+from policies.model import LookupRecord, Translation
 from policies.services import Role
 
 CONTENT_TYPE = "application/jsonl"
@@ -100,6 +100,8 @@ class Watch:
         self._bell = asyncio.Event()
         # Records to be told as they are now, whether they have changed or not.
         self._to_teach: dict[RecordKey, None] = {}
+        # Records that were rewritten when they were told last: of these, what becomes of them is told too.
+        self._rewritten: set[RecordKey] = set()
         self._response = web.StreamResponse(headers={"Content-Type": CONTENT_TYPE})
         protect(self._response)
 
@@ -140,10 +142,10 @@ class Watch:
             return False
         if self._vsids is not None and key.vsid not in self._vsids:
             return False
-        if not self._only_used or key in self._followers.taught(self._name):
+        if not self._only_used or key in self._followers.taught(self._name) or key in self._rewritten:
             return True
         record = self._replica.find(key.vsid, key.ca)
-        return record is not None and record.host == self._name
+        return record is not None and self._needs(record)
 
     def teach(self, key: RecordKey) -> None:
         """Tell soon how a record is now, or that it is no longer told."""
@@ -207,16 +209,13 @@ class Watch:
     def _used(self, changes: Sequence[Stored]) -> Iterator[bytes]:
         taught = self._followers.taught(self._name)
         for place, change in enumerate(changes, self._position):
-            key = change.key
-            if isinstance(key, RecordKey) and key not in taught:
-                record = change.record
-                if record is None or record.host != self._name:
-                    continue
+            key, record = change.key, change.record
+            is_told = key in taught or key in self._rewritten or (record is not None and self._needs(record))
+            if isinstance(key, RecordKey) and not is_told:
+                continue
             shown = self._view.entry(change)
             if shown is not None and self._wanted.wants(shown, self._vsids):
-                if isinstance(key, RecordKey):
-                    # Its own record is told on when it moves away: its old host redirects.
-                    self._followers.use(self._name, key)
+                self._note(change)
                 yield self._watches.lines.one(shown, place, self._view)
 
     def _taught(self, keys: dict[RecordKey, None]) -> Iterator[bytes]:
@@ -274,10 +273,31 @@ class Watch:
 
     def _uses(self, record: LookupRecord) -> bool:
         key = RecordKey(record.vsid, record.ca)
-        if record.host == self._name:
+        if record.translation is Translation.REWRITE:
+            self._rewritten.add(key)
+        elif record.host == self._name:
             self._followers.use(self._name, key)
-            return True
-        return key in self._followers.taught(self._name)
+        return self._needs(record) or key in self._followers.taught(self._name)
+
+    def _needs(self, record: LookupRecord) -> bool:
+        """Whether a host is told of a record untaught: it is its own, or rewritten.
+
+        A packet from a provider address does not say whose that is, so nobody could be asked for the record.
+        """
+        return record.host == self._name or record.translation is Translation.REWRITE
+
+    def _note(self, change: Stored) -> None:
+        """Take note of what has been told of a record, for what follows of it."""
+        key, record = change.key, change.record
+        if not self._only_used or not isinstance(key, RecordKey):
+            return
+        if record is not None and record.translation is Translation.REWRITE:
+            self._rewritten.add(key)
+            return
+        self._rewritten.discard(key)
+        # Its own record is told on when it moves away: its old host redirects.
+        if record is not None or key in self._followers.taught(self._name):
+            self._followers.use(self._name, key)
 
     def _named_lines(self) -> Iterator[bytes]:
         for kind in NAMED_KINDS:
@@ -299,6 +319,7 @@ class Watch:
                     and self._wanted.wants(shown, self._vsids)
                     and self._is_interesting(change)
                 ):
+                    self._note(change)
                     yield line(shown)
 
     def _is_interesting(self, change: Stored) -> bool:

@@ -8,13 +8,14 @@ import msgspec
 import pytest
 
 from gateway.http.principals import Principal
-from gateway.lookup.entries import Grant, LeaseKey, Stored
+from gateway.lookup.entries import Grant, LeaseKey, Placement, RecordKey, Stored
 from gateway.lookup.forms import form
 from gateway.lookup.http.watch import LINES_AT_ONCE
 from gateway.lookup.network import apply
 from gateway.lookup.store import Expect
 from policies.addresses import Vsid
-from tests.gateway.lookup.http.test_watch import Line, changed, served
+from policies.model import Translation
+from tests.gateway.lookup.http.test_watch import Line, changed, gone, served
 from tests.gateway.lookup.serving import (
     BLUE,
     DB,
@@ -29,6 +30,7 @@ from tests.gateway.lookup.serving import (
     Serving,
     asking,
     ca,
+    mac,
     pa,
     place,
     watching,
@@ -218,5 +220,39 @@ def test_many_leases_are_told_with_those_that_change_meanwhile() -> None:
                     assert what == "delete"
                     known.discard(address)
             assert known == {str(lease.pa) for lease in node.replica.granted.leases_in(WEB)}
+
+    served(test)
+
+
+async def rewritten(node: Serving, number: int, host: str, *, encapsulated: bool = False) -> None:
+    """Write the record of a VM that is rewritten, or is so no longer, and wait until the node shows it."""
+    way = Translation.ENCAP if encapsulated else Translation.REWRITE
+    address = pa("198.51.100.12") if encapsulated else pa(f"198.51.100.{100 + number}")
+    key = RecordKey(WEB, ca(f"10.0.1.{number}"))
+    entry = await node.store.put(key, Placement(mac(number), address, host, way), Expect.ANY)
+    assert await node.replica.reached(entry.revision, 5)
+
+
+def of_records(lines: list[Line]) -> list[tuple[str, str]]:
+    """What lines say of records: put or delete, and of which address."""
+    return [(line["type"], line["value"]["ca"]) for line in lines if line.get("kind") == "record"]
+
+
+def test_a_host_that_keeps_few_records_is_told_of_all_that_are_rewritten_and_of_their_end() -> None:
+    async def test(node: Serving) -> None:
+        await rewritten(node, 6, "hv2")
+        await place(node, WEB, "10.0.1.7", 7, "hv2")
+        async with asking(node, HV1) as ask, watching(ask, "?only=used") as watch:
+            assert of_records(await watch.until_progress()) == [("put", "10.0.1.6")]
+            await rewritten(node, 8, "hv2")
+            assert of_records(await watch.until_progress()) == [("put", "10.0.1.8")]
+            await place(node, WEB, "10.0.1.7", 7, "hv2")
+            await gone(node, "10.0.1.8")
+            assert of_records(await watch.until_progress()) == [("delete", "10.0.1.8")]
+            await place(node, WEB, "10.0.1.8", 8, "hv2")
+            await rewritten(node, 6, "hv2", encapsulated=True)
+            assert of_records(await watch.until_progress()) == [("put", "10.0.1.6")]
+            await gone(node, "10.0.1.6")
+            assert of_records(await watch.until_progress()) == [("delete", "10.0.1.6")]
 
     served(test)
