@@ -202,9 +202,10 @@ def moved(chance: random.Random, record: LookupRecord, hosts: tuple[ProviderHost
     is_rewritten = record.translation is Translation.REWRITE
     host = chance.choice([host for host in hosts if host.pools or not is_rewritten])
     pa = chance.choice(host.provider_addresses)
-    if is_rewritten and chance.random() < 0.9:
-        # It has kept its address, or it has one that was nobody's.
-        pool = next(pool for pool in host.pools if pool.version == record.ca.version)
+    if is_rewritten:
+        # It has kept its address, or it has one that was nobody's; or of a pool that its host has no longer.
+        pools = host.pools if chance.random() < 0.9 else _pools(99)
+        pool = next(pool for pool in pools if pool.version == record.ca.version)
         # Nobody else ever has had it, or will: the store sees to that.
         number = (1 + _VSIDS.index(record.vsid)) << 8 | record.ca[-1]
         pa = chance.choice((record.pa, ProviderAddress(pool[number].packed)))
