@@ -2,11 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiohttp
-import msgspec
 import pytest
 
 from gateway.http.principals import Credentials, Principal
@@ -16,8 +14,9 @@ from gateway.lookup.http import watches
 from gateway.lookup.http.watches import MOST_WATCHES_EACH
 from gateway.lookup.network import apply
 from gateway.lookup.store import Expect
-from policies.model import Network, ProviderHost
+from policies.model import ProviderHost
 from policies.services import Role
+from tests.gateway.lookup.http.watched import Line, changed, gone, served, told
 from tests.gateway.lookup.serving import (
     BLUE,
     DB,
@@ -42,22 +41,6 @@ from tests.gateway.lookup.serving import (
     watching,
 )
 
-Line = dict[str, Any]
-
-
-def served(test: Callable[[Serving], Awaitable[None]], **options: Any) -> None:
-    async def main() -> None:
-        async with lookup_node(**options) as node:
-            await test(node)
-
-    asyncio.run(main())
-
-
-def told(lines: list[Line], kind: str = "record") -> list[tuple[str, str]]:
-    """What lines say of one kind: put or delete, and of whom."""
-    of_kind = [line for line in lines if line.get("kind") == kind]
-    return [(line["type"], line["value"].get("ca") or line["value"]["name"]) for line in of_kind]
-
 
 async def everything(watch: Watcher) -> None:
     """Read a watch to its end."""
@@ -72,13 +55,6 @@ async def until_watches(ask: Asker, count: int) -> None:
             return
         await asyncio.sleep(0.02)
     pytest.fail(f"there are never {count} watches")
-
-
-async def gone(node: Serving, text: str) -> int:
-    stored = await node.store.delete(RecordKey(WEB, ca(text)), Expect.ANY)
-    assert stored is not None
-    assert await node.replica.reached(stored.revision, 5)
-    return stored.revision
 
 
 def test_watch_begins_with_everything_between_resync_and_progress() -> None:
@@ -224,15 +200,6 @@ def test_host_and_reader_are_told_of_their_tenants_alone() -> None:
                 assert told(await watch.until_progress()) == [("put", "10.0.1.5")]
 
     served(test)
-
-
-def changed(network: Network, name: str, *tenants: str) -> Network:
-    """A network in which a host has other tenants."""
-    hosts = tuple(
-        msgspec.structs.replace(host, tenants=tenants) if host.name == name else host
-        for host in network.hosts
-    )
-    return msgspec.structs.replace(network, hosts=hosts)
 
 
 def test_host_that_gains_or_loses_a_tenant_is_told_everything_anew() -> None:

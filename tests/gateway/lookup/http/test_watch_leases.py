@@ -15,7 +15,7 @@ from gateway.lookup.network import apply
 from gateway.lookup.store import Expect
 from policies.addresses import Vsid
 from policies.model import Translation
-from tests.gateway.lookup.http.test_watch import Line, changed, gone, served
+from tests.gateway.lookup.http.watched import Line, changed, gone, served
 from tests.gateway.lookup.serving import (
     BLUE,
     DB,
