@@ -83,8 +83,10 @@ class DropReason(StrEnum):
     )
     NOT_REWRITABLE = (
         "not-rewritable",
-        "IP rewrite cannot carry it: a group, link-local or behind a VM, neighbour discovery, or an error that"
-        " quotes such a packet, or none that can be read",
+        (
+            "IP rewrite cannot carry it: a group, link-local or behind a VM, neighbour discovery, or an error"
+            " that quotes such a packet, or none that can be read"
+        ),
     )
     UNDERLAY_ERROR = (
         "underlay-error",
