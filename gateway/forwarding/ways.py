@@ -348,6 +348,7 @@ class Ways:
                 yield path
 
     def is_here(self, record: LookupRecord) -> bool:
+        """Whether a record's VM is here: it says so, or the VM has come before its record has."""
         return self._node.holds(record) or self.residence.has_arrived(record)
 
     def _first_path(
