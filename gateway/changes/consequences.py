@@ -115,7 +115,8 @@ def _in_what_is_listed(owner: object, turn: Turn, key: str) -> str:
             return "it may ask by that from now on"
         case ProviderHost(), Turn.CHANGED if key == "pools":
             return (
-                "its rewritten VMs get other provider addresses for those that are gone, and packets follow"
+                "its rewritten VMs get other provider addresses for those that are gone, and packets follow;"
+                " they are cut off where no pool of the family is left"
             )
         case ProviderGateway(), Turn.CHANGED if key == "pools":
             return "what is leased of a pool that is gone is leased anew, for the next packet to it"
