@@ -136,7 +136,8 @@ class Provider(provider.Provider):
 
     wires: Wires
 
-    def send(self, packet: bytes) -> None:
+    def send(self, packet: bytes, via: bytes | None = None) -> None:
+        # Each pool is one node's alone, so that an address is answered for where `via` is, too.
         self.wires.post(lambda: self.wires.carry_rewritten(packet))
 
     def announce(self, pa: bytes) -> None:
