@@ -13,6 +13,7 @@ from policies.addresses import (
     LOWEST_VSID,
     CustomerAddress,
     MacAddress,
+    ProviderAddress,
     Vsid,
     gateway_mac,
     is_group_address,
@@ -84,6 +85,15 @@ def mac_fault(vsid: Vsid, mac: MacAddress) -> str | None:
     return None
 
 
+def place_fault(
+    host: ProviderHost, ca: CustomerAddress, pa: ProviderAddress, translation: Translation
+) -> str | None:
+    """Return why a VM at a host cannot have a provider address, or None."""
+    if translation is Translation.REWRITE:
+        return lease_fault(ca, pa, host)
+    return None if pa in host.provider_addresses else f"{pa} is no provider address of {host.name}"
+
+
 def _tenant_faults(tenant: Tenant, hosts: dict[str, ProviderHost]) -> Iterator[str]:
     yield from _names("subnet", (each.name for each in tenant.subnets))
     yield from _names("site", (each.name for each in tenant.sites))
@@ -128,11 +138,8 @@ def _record_faults(tenant: Tenant, hosts: dict[str, ProviderHost]) -> Iterator[s
         host = hosts.get(record.host)
         if host is None or tenant.name not in host.tenants:
             yield f"record {record.ca}: there is no host {record.host} that may hold this tenant"
-        elif record.translation is Translation.REWRITE:
-            if fault := lease_fault(record.ca, record.pa, host):
-                yield f"record {record.ca}: {fault}"
-        elif record.pa not in host.provider_addresses:
-            yield f"record {record.ca}: {record.pa} is no provider address of {host.name}"
+        elif fault := place_fault(host, record.ca, record.pa, record.translation):
+            yield f"record {record.ca}: {fault}"
 
 
 def _rule_faults(rule: AccessRule, subnets: Iterable[str], sites: Iterable[str]) -> Iterator[str]:

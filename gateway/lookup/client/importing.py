@@ -18,8 +18,7 @@ from gateway.lookup.client.client import LookupClient
 from gateway.lookup.entries import RecordKey
 from gateway.lookup.exchange.rows import Given
 from gateway.lookup.outcomes import Forbidden, Unacceptable
-from gateway.lookup.pool_soundness import lease_fault
-from gateway.lookup.soundness import address_fault, mac_fault
+from gateway.lookup.soundness import address_fault, mac_fault, place_fault
 from gateway.lookup.store import Conflict, Expect, Expected, StoreUnavailable, Taken
 from policies.addresses import ProviderAddress, Vsid
 from policies.errors import Problem
@@ -91,7 +90,7 @@ class Judge:
             first = seen.setdefault(key, each.where)
             if first != each.where:
                 yield Problem(each.where, f"{each.vsid}/{each.ca} is there before, at {first}")
-            elif each.pa is not None and self._is_rewritten(each):
+            elif each.pa is not None and self._translation(each) is Translation.REWRITE:
                 other = leased.setdefault(each.pa, each.where)
                 if other != each.where:
                     yield Problem(each.where, f"{each.pa} is the record's at {other}, and can be one's alone")
@@ -111,10 +110,9 @@ class Judge:
             return None
         return self._owners.get(given.pa) or self._pools.lookup(given.pa)
 
-    def _is_rewritten(self, given: Given) -> bool:
+    def _translation(self, given: Given) -> Translation:
         found = self._subnets.get(given.vsid)
-        way = given.translation or (found[1].translation if found is not None else Translation.ENCAP)
-        return way is Translation.REWRITE
+        return given.translation or (found[1].translation if found is not None else Translation.ENCAP)
 
     def _faults(self, given: Given) -> Iterator[str]:
         found = self._subnets.get(given.vsid)
@@ -128,16 +126,12 @@ class Judge:
         if host is None:
             yield f"no host has {given.pa}" if given.host is None else f"there is no host {given.host}"
             return
-        if given.pa is not None and (fault := self._place_fault(given, given.pa, host)) is not None:
-            yield fault
+        if given.pa is not None:
+            fault = place_fault(host, given.ca, given.pa, self._translation(given))
+            if fault is not None:
+                yield fault
         if tenant.name not in host.tenants:
             yield f"{host.name} is not allowed the tenant {tenant.name}"
-
-    def _place_fault(self, given: Given, pa: ProviderAddress, host: ProviderHost) -> str | None:
-        """Return why a VM at a host cannot have a provider address, or None."""
-        if self._is_rewritten(given):
-            return lease_fault(given.ca, pa, host)
-        return None if pa in host.provider_addresses else f"{pa} is no provider address of {host.name}"
 
 
 async def plan(
