@@ -223,7 +223,7 @@ def varied_plain(chance: random.Random, world: World, sent: Sent, fate: float) -
 def change(chance: random.Random, world: World, sent: Sent, records: list[LookupRecord]) -> Change | None:
     """A record that appears, moves, goes, comes back, changes its MAC or is carried otherwise; or a lease."""
     if chance.random() < 0.4:
-        return change_of_lease(chance, world)
+        return change_of_lease(chance, world, sent)
     if not records:
         return None
     record = chance.choice(records)
@@ -245,12 +245,13 @@ def change(chance: random.Random, world: World, sent: Sent, records: list[Lookup
     return Put(moved(chance, further, world.network.hosts))
 
 
-def change_of_lease(chance: random.Random, world: World) -> Change | None:
-    """A lease that ends, or comes back; or one of its CA's at the same gateway in its stead."""
+def change_of_lease(chance: random.Random, world: World, sent: Sent) -> Change | None:
+    """A lease that ends, or comes back: mostly one that a flow of the pool rests on."""
     leases = [holder for _, holder in sorted(world.holders.items()) if isinstance(holder, Lease)]
     if not leases:
         return None
-    lease = chance.choice(leases)
+    used = [lease for lease in leases if lease.ca in sent.data or lease.pa in sent.data]
+    lease = chance.choice(used if used and chance.random() < 0.8 else leases)
     return DeleteLease(lease.pa) if chance.random() < 0.5 else PutLease(lease)
 
 

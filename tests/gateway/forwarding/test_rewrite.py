@@ -364,6 +364,35 @@ def test_known_flows_are_decided_as_their_first_packets_were() -> None:
     assert len(world.nodes["edge-1"].flows) == 2
 
 
+def test_what_is_for_a_lease_of_another_gateway_is_dropped_at_a_host() -> None:
+    world = sited(WEB5, WEB6)
+    lease = world.lease(*_gateway_address())
+    packet = IP(src=str(world.record(WEB6).pa), dst=str(lease.pa)) / UDP()
+    n.dropped(world.nodes["hv1"].from_provider(bytes(packet), 0), DropReason.UNKNOWN_PROVIDER_ADDRESS)
+
+
+def test_two_distant_addresses_have_nothing_to_say_to_each_other_by_rewriting() -> None:
+    world = sited(WEB5)
+    vsid = world.record(WEB5).vsid
+    one, other = (world.lease(vsid, CustomerAddress.parse(f"172.16.0.{last}")) for last in (5, 6))
+    packet = IP(src=str(one.pa), dst=str(other.pa)) / UDP()
+    n.dropped(world.nodes["edge-1"].from_provider(bytes(packet), 0), DropReason.SPOOFED_SOURCE)
+
+
+def test_a_known_flow_goes_by_no_lease_that_was_given_back() -> None:
+    world = sited(WEB5)
+    for _ in range(2):
+        world.send(WEB6, n.frame("red", ("web", 6), ("web", 5)))
+    world.leasing = False
+    (lease,) = world.nodes["edge-1"].directory.all_leases()
+
+    world.give_back(lease)
+    world.send(WEB6, n.frame("red", ("web", 6), ("web", 5)))
+
+    assert isinstance(world.verdicts[-1][1], Held)
+    assert len(world.at_ports) == 2
+
+
 def test_a_known_flow_of_an_encapsulated_vm_has_its_new_mac_once_that_changes() -> None:
     world = sited(WEB5)
     for _ in range(2):
