@@ -19,6 +19,7 @@ class Narrator:
         encodes = (sys.stdout.encoding or "").lower().startswith("utf")
         self._tick, self._cross = ("✓", "✗") if encodes else ("ok", "FAILED")
         self._steps = 0
+        self._said_once: set[str] = set()
         self.claims = 0
         self.failures: list[str] = []
 
@@ -31,6 +32,12 @@ class Narrator:
         """Add a remark, or a picture."""
         for line in text.splitlines():
             self._print(f"  {line}".rstrip(), "")
+
+    def say_once(self, text: str) -> None:
+        """Add a remark, unless it has been added before."""
+        if text not in self._said_once:
+            self._said_once.add(text)
+            self.say(text)
 
     def command(self, where: str, words: str, output: str) -> None:
         """Show a command as typed somewhere, and what it said."""

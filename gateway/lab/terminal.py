@@ -17,7 +17,6 @@ class Terminal:
     def __init__(self, lab: Datacenter, narrator: Narrator) -> None:
         self._lab = lab
         self._narrator = narrator
-        self._named_probes: set[str] = set()
 
     def run(self, vm: str, *argv: str) -> str:
         """Run a command in a VM; show and return what it said, whether it succeeded or not."""
@@ -29,9 +28,8 @@ class Terminal:
     def tool(self, vm: str, name: str, *arguments: str) -> str:
         """Run the real tool, or our probe in its place; show and return what it said."""
         tool = tools.find(name)
-        if not tool.is_real and name not in self._named_probes:
-            self._named_probes.add(name)
-            self._narrator.say(f"({name} is not installed here, so this is a probe of our own)")
+        if not tool.is_real:
+            self._narrator.say_once(f"({name} is not installed here, so this is a probe of our own)")
         shown = " ".join([name if tool.is_real else f"python -m gateway.lab.probe {name}", *arguments])
         return self._run(vm, tool.command(*arguments), shown)
 

@@ -20,12 +20,16 @@ import pytest
 from gateway.lab import nodes
 from gateway.lab.migration import Outcome
 from tests.netns.moving import World
+from tests.netns.pings import Pings, lost
 from tests.netns.rewriting import SITE, address_of, mixed_plan, mixed_world, ping, provider_address_of, show
 
 pytestmark = pytest.mark.netns
 
 MOVING = "red-web1"
 OBSERVERS = ("red-app2", "red-db2", SITE)
+
+SETTLING = 1.0
+"""Seconds between moves: what the new host itself had sent to the old one may wait there for half of it."""
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["its address stays", "its address changes"])
@@ -44,6 +48,7 @@ def test_nothing_is_lost_outside_the_pause_of_a_rewritten_vm_that_moves(world: W
     talkers = world.talk_with(
         MOVING, {name: (world.lab.vm(name), address_of(world, name)) for name in OBSERVERS}
     )
+    by_ipv6 = {name: Pings(world.lab, world.lab.vm(name), address_of(world, MOVING, 6)) for name in OBSERVERS}
     time.sleep(0.4)
     for _ in range(2):
         if how == "announced":
@@ -52,15 +57,23 @@ def test_nothing_is_lost_outside_the_pause_of_a_rewritten_vm_that_moves(world: W
             answer = world.mover.orchestrated(vm, world.beyond(MOVING), [talkers.inside])
             assert all(answer["learned"].values()), answer
         world.wait_until_at(MOVING, world.lab.host_of(MOVING))
-        time.sleep(0.5)
+        time.sleep(SETTLING)
         addresses.add(provider_address_of(world, MOVING))
+    pings = {name: each.end() for name, each in by_ipv6.items()}
     outcome = world.end(talkers)
 
     show(*told(how, outcome), f"its provider addresses: {', '.join(sorted(addresses))}")
+    show(
+        *(
+            f"100 Hz IPv6 ping from {name}: {sent} sent, lost {missing}"
+            for name, (sent, missing) in pings.items()
+        )
+    )
     show(*(f"{name} has dropped {nodes.drops(process)}" for name, process in world.processes.items()))
     assert (len(addresses) == 1) is world.lab.plan.one_link
     assert len(outcome.pauses) == 2
     assert {stream.name: stream.lost for stream in outcome.streams if stream.lost} == {}
+    assert lost(pings) == {}
     assert all(stream.duplicates == 0 for stream in outcome.streams)
     assert all(stream.sent > 500 for stream in outcome.streams)
 
