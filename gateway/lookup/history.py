@@ -76,6 +76,11 @@ class History:
         bell, self._bell = self._bell, asyncio.Event()
         bell.set()
 
+    async def changed(self, position: int) -> None:
+        """Wait until there is a change behind a position, or it is no longer here."""
+        while self.position <= position:
+            await self.woken()
+
     async def woken(self) -> None:
         """Wait until there may be something new."""
         await self._bell.wait()

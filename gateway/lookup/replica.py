@@ -12,7 +12,7 @@ import asyncio
 import itertools
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
 from gateway.lookup.batches import AT_ONCE, Batch, Batches
 from gateway.lookup.contents import Contents
@@ -79,7 +79,8 @@ class Replica:
         self.granted = self._contents.granted
         """Whose provider addresses of pools are; only to be read."""
         self.movements = Movements(lambda: self.network)
-        self._history = History(history)
+        self.history = History(history)
+        """The latest changes that watchers are told; only to be read."""
         # From here the source goes on. A change says nothing of those before it: of a claim's, which
         # share a revision, some may follow, and what is found gone by a Reset has that of the Reset.
         self._complete: int | None = None
@@ -115,19 +116,14 @@ class Replica:
         return self._network
 
     @property
-    def position(self) -> int:
-        """Behind the latest change that watchers are told."""
-        return self._history.position
-
-    @property
     def whole_position(self) -> int:
         """Behind the latest change that is `complete`, as far as it is still here.
 
         Whoever is told everything there is hears of those behind it once more. A store that is restored may
         never tell of them: where one has deleted something, only who has heard of it can know that.
         """
-        position = self._history.position_after(self.complete)
-        return self.position if position is None else position
+        position = self.history.position_after(self.complete)
+        return self.history.position if position is None else position
 
     def find_by_mac(self, vsid: Vsid, mac: MacAddress) -> tuple[LookupRecord, ...]:
         """Return all records of a MAC; usually one for each family."""
@@ -157,28 +153,19 @@ class Replica:
         """Every live entry of a kind, in no order, to be read without awaiting anything."""
         return self._contents.entries(kind)
 
-    def since(self, position: int) -> Sequence[Stored] | None:
-        """Return the changes from a position on, or None if they are no longer here."""
-        return self._history.since(position)
-
     def position_after(self, revision: int) -> int | None:
         """Return where a watcher goes on who has everything up to a revision.
 
         None: that is too long ago, or this replica has not come that far.
         """
-        return self._history.position_after(revision) if revision <= self.revision else None
-
-    async def changed(self, position: int) -> None:
-        """Wait until there is a change behind a position, or it is no longer here."""
-        while self._history.position <= position:
-            await self._history.woken()
+        return self.history.position_after(revision) if revision <= self.revision else None
 
     async def reached(self, revision: int, timeout: float) -> bool:
         """Wait until this replica is at a revision, for so many seconds at most; say whether it is."""
         try:
             async with asyncio.timeout(timeout):
                 while self.revision < revision:
-                    await self._history.woken()
+                    await self.history.woken()
         except TimeoutError:
             return False
         return True
@@ -224,7 +211,7 @@ class Replica:
             self._is_partial = not journal.is_whole
             self.revision = self._complete = revision
             self._highest = max(self._highest, revision)
-            self._history.restart(self._highest)
+            self.history.restart(self._highest)
             self._flush_soon()
 
     async def _follow(self) -> None:
@@ -287,7 +274,7 @@ class Replica:
         self._highest = max(self._highest, revision)
         if not self._is_loading:
             if is_told:
-                self._history.add(entry)
+                self.history.add(entry)
             if self._resync is None:
                 self.revision = max(self.revision, revision)
         if self._batches.is_full:
@@ -326,7 +313,7 @@ class Replica:
             self._contents.keep_from_collector()
             self.revision = revision
             self._highest = max(self._highest, revision)
-            self._history.restart(self._highest)
+            self.history.restart(self._highest)
             self._rewrite()
         elif self._complete is None:
             return
@@ -369,9 +356,9 @@ class Replica:
         self._is_partial = False
         self._highest = max(self._highest, revision)
         if resync.is_restored or is_lost or not self.has_contents:
-            self._history.restart(self._highest)
+            self.history.restart(self._highest)
         else:
-            self._history.close_past(self._highest)
+            self.history.close_past(self._highest)
         self._rewrite()
 
     def _rewrite(self) -> None:
@@ -406,7 +393,7 @@ class Replica:
             return
         if self._journal is not None and self.is_synced and self._complete is not None:
             self._journal.append(batch.changes, self._complete)
-        self._history.wake()
+        self.history.wake()
         self._batches.tell(batch)
 
     def _records_of(self, entries: Iterable[Stored]) -> tuple[LookupRecord | None, ...]:

@@ -335,17 +335,17 @@ class World:
                 for lease in replica.granted.leases_in(vsid):
                     yield read_line(lease_line(lease))
         while True:
-            changes = replica.since(position)
+            changes = replica.history.since(position)
             if changes is None:
                 return
             for change in filter(None, map(view.entry, changes)):
                 yield read_line(line(change)) if isinstance(change.key, LeaseKey) else change
             position += len(changes)
-            if position == replica.position:
+            if position == replica.history.position:
                 yield Progress(replica.complete)
                 try:
                     async with asyncio.timeout(5):
-                        await replica.changed(position)
+                        await replica.history.changed(position)
                 except TimeoutError:
                     continue
 

@@ -180,7 +180,7 @@ class Watch:
             await self._write(b"".join(self._taught(keys)))
             # Where this watch is, is said behind the changes that still wait.
             self._is_heartbeat = True
-        while (end := self._replica.position) > self._position:
+        while (end := self._replica.history.position) > self._position:
             changes = self._changes()
             is_last = self._position + len(changes) == end
             lines = self._lines(changes)
@@ -196,7 +196,7 @@ class Watch:
             await self._write(progress(self._replica.complete))
 
     def _changes(self) -> Sequence[Stored]:
-        changes = self._replica.since(self._position)
+        changes = self._replica.history.since(self._position)
         if changes is None:
             raise FellBehind
         return changes[:LINES_AT_ONCE]
@@ -242,7 +242,7 @@ class Watch:
             for vsid in self._replica.granted.leased_vsids():
                 if self._vsids is None or vsid in self._vsids:
                     await self._tell_leases(vsid)
-        while (end := self._replica.position) > self._position:
+        while (end := self._replica.history.position) > self._position:
             changes = self._changes()
             self._position += len(changes)
             lines = b"".join(self._as_they_are(changes))

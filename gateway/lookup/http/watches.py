@@ -172,10 +172,10 @@ class Watches:
 
     async def _wake_for_changes(self) -> None:
         while True:
-            position = self._replica.position
+            position = self._replica.history.position
             for watch in self._open:
                 watch.wake()
-            await self._replica.changed(position)
+            await self._replica.history.changed(position)
 
     async def _wake_from_time_to_time(self) -> None:
         clock = asyncio.get_running_loop().time

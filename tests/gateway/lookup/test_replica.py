@@ -129,7 +129,7 @@ def test_a_reset_tells_the_differences_alone() -> None:
         told: list[Batch] = []
         replica.subscribe(told.append)
         told.clear()
-        position = replica.position
+        position = replica.history.position
         await source.tell(Reset(8), at(5, 1), at(6, 8, "hv2"))
         assert host_of(replica, 6) == "hv1"
         await source.tell(Progress(8))
@@ -138,7 +138,7 @@ def test_a_reset_tells_the_differences_alone() -> None:
             (key(6), False),
             (key(7), True),
         }
-        assert replica.since(position) == changes
+        assert replica.history.since(position) == changes
 
     followed(test)
 
@@ -290,13 +290,13 @@ def test_all_records_of_a_mac_are_found_as_they_come_move_and_go() -> None:
 def test_whoever_is_told_everything_hears_again_of_what_is_not_complete_yet() -> None:
     async def test(source: Source, replica: Replica) -> None:
         await source.tell(Reset(3), at(5, 1), at(6, 2), Progress(3))
-        assert replica.whole_position == replica.position
+        assert replica.whole_position == replica.history.position
         await source.tell(at(7, 4), gone(6, 5))
-        assert replica.since(replica.whole_position) == [at(7, 4), gone(6, 5)]
+        assert replica.history.since(replica.whole_position) == [at(7, 4), gone(6, 5)]
         await source.tell(Progress(4))
-        assert replica.since(replica.whole_position) == [gone(6, 5)]
+        assert replica.history.since(replica.whole_position) == [gone(6, 5)]
         await source.tell(Progress(5))
-        assert replica.whole_position == replica.position
+        assert replica.whole_position == replica.history.position
 
     followed(test)
 
@@ -315,11 +315,11 @@ def test_who_waits_for_a_revision_hears_when_it_is_there_or_that_it_is_not() -> 
 def test_a_thousand_watchers_hear_of_a_change() -> None:
     async def test(source: Source, replica: Replica) -> None:
         await source.tell(Reset(3), Progress(3))
-        position = replica.position
-        waiting = [asyncio.create_task(replica.changed(position)) for _ in range(1000)]
+        position = replica.history.position
+        waiting = [asyncio.create_task(replica.history.changed(position)) for _ in range(1000)]
         await source.tell(at(5, 4))
         await asyncio.gather(*waiting)
-        assert replica.since(position) == [at(5, 4)]
+        assert replica.history.since(position) == [at(5, 4)]
         assert replica.position_after(3) == position
         assert replica.position_after(5) is None
 
@@ -352,7 +352,7 @@ def test_leases_come_and_go_and_what_records_have_is_kept_but_not_for_watchers()
         told: list[Batch] = []
         replica.subscribe(told.append)
         await source.tell(Reset(3), at(5, 1), granted(65, 2), granted(66, 3, leased=False), Progress(3))
-        position = replica.position
+        position = replica.history.position
         assert (
             replica.granted.grant(ProviderAddress(b"\xc0\x00\x02\x42")) == granted(66, 3, leased=False).value
         )
@@ -361,7 +361,7 @@ def test_leases_come_and_go_and_what_records_have_is_kept_but_not_for_watchers()
         assert [pa[3] for pa, _ in replica.granted.within(ip_network("192.0.2.64/26"))] == [65, 66]
         later = [granted(66, 4, 9.0, leased=False), granted(67, 5), granted(65, 6, 9.0)]
         await source.tell(*later)
-        assert replica.since(position) == later[1:]
+        assert replica.history.since(position) == later[1:]
         assert [change for batch in told for change in batch.changes][-3:] == later
         assert list(replica.entries(Kind.LEASE)) == [granted(65, 6, 9.0), later[0], granted(67, 5)]
         assert replica.granted.leased_vsids() == [VSID]
@@ -399,9 +399,9 @@ def test_a_reset_takes_away_the_leases_that_are_not_told_again() -> None:
 def test_watchers_who_cannot_see_that_a_lease_has_ended_begin_anew(now: list[Stored], is_seen: bool) -> None:
     async def test(source: Source, replica: Replica) -> None:
         await source.tell(Reset(3), granted(65, 1), Progress(3))
-        position = replica.position
+        position = replica.history.position
         await source.tell(Reset(8), *now, Progress(8))
-        assert replica.since(position) == (now if is_seen else None)
+        assert replica.history.since(position) == (now if is_seen else None)
         assert replica.position_after(8) is not None
 
     followed(test)

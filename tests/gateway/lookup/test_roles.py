@@ -350,7 +350,7 @@ def test_node_returns_leases_that_nobody_needs_any_more_by_itself(
             await node.authority.delete(OPERATOR, RecordKey(DB, ca("10.0.2.5")), Expect.ANY)
             async with asyncio.timeout(5):
                 while len(node.replica.granted.leases_in(DB)) > 1:
-                    await node.replica.changed(node.replica.position)
+                    await node.replica.history.changed(node.replica.history.position)
             assert [lease.ca for lease in node.replica.granted.leases_in(DB)] == [ca("10.0.2.6")]
 
     with caplog.at_level(logging.INFO):

@@ -133,7 +133,7 @@ class LookupDay:
             raise StoreUnavailable("it has nothing yet")
         position = replica.position_after(after) if after is not None else None
         if position is None:
-            position = replica.position
+            position = replica.history.position
             yield Reset(replica.complete)
             for kind in Kind:
                 for entry in list(replica.entries(kind)):
@@ -147,10 +147,10 @@ class LookupDay:
                 raise StoreUnavailable("the connection is lost")
 
     async def _further(self, position: int) -> list[Event]:
-        while not (changes := self.near.since(position)):
+        while not (changes := self.near.history.since(position)):
             if changes is None:
                 return []
-            await self.near.changed(position)
+            await self.near.history.changed(position)
         return list(changes)
 
 

@@ -41,10 +41,10 @@ def commands(block: str) -> list[tuple[str, str]]:
 async def attentive(node: Serving) -> None:
     """Two hosts that know of every change at once."""
     while True:
-        position = node.replica.position
+        position = node.replica.history.position
         for name in ("hv1", "hv2"):
             node.authority.acknowledge(Principal(name, Role.HOST), node.replica.revision)
-        await node.replica.changed(position)
+        await node.replica.history.changed(position)
 
 
 async def shell(command: str, node: Serving, directory: Path) -> str:
