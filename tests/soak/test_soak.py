@@ -152,6 +152,8 @@ class Run:
         world = self.world
         for name in MOVING:
             vm = world.vm(name)
+            # Of those who begin with a thousand a second, 64 wait for an address that is still to be leased.
+            world.wait_until_reached("red-web1", name)
             talkers = world.talk(name, ("red-web1", "red-db1"))
             time.sleep(0.3)
             if self._moved % 2:
