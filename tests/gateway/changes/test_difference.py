@@ -301,8 +301,10 @@ def test_what_a_reload_takes_says_what_comes_of_it(
             '"198.51.100.128/26"',
             '"198.51.100.192/26"',
             "provider_host[hv1].pools",
-            "its rewritten VMs get other provider addresses for those that are gone, and packets follow;"
-            " they are cut off where no pool of the family is left",
+            (
+                "its rewritten VMs get other provider addresses for those that are gone, and packets follow;"
+                " they are cut off where no pool of the family is left"
+            ),
         ),
         (
             '"198.51.100.64/26"',
