@@ -25,8 +25,8 @@ class Room(msgspec.Struct, frozen=True):
     of_all: int
 
 
-# Of what waits for a lease the first few are enough: its sender has just begun, and hears nothing yet.
-FOR_A_LEASE = Room(of_one=64, of_a_tenant=256, of_all=2048)
+# A lease takes some 15 ms, and ten times that at a lookup node that is busy: enough for a thousand a second.
+FOR_A_LEASE = Room(of_one=256, of_a_tenant=512, of_all=2048)
 # A VM that has moved is sent what it was sent before, as fast, while the news of its new address is on its
 # way. The room is another: strangers, who can send from addresses that nobody has, must not take the room of
 # leases.
