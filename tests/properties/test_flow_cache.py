@@ -250,7 +250,7 @@ def change_of_lease(chance: random.Random, world: World, sent: Sent) -> Change |
     leases = [holder for _, holder in sorted(world.holders.items()) if isinstance(holder, Lease)]
     if not leases:
         return None
-    used = [lease for lease in leases if lease.ca in sent.data or lease.pa in sent.data]
+    used = [each for each in leases if bytes(each.ca) in sent.data or bytes(each.pa) in sent.data]
     lease = chance.choice(used if used and chance.random() < 0.8 else leases)
     return DeleteLease(lease.pa) if chance.random() < 0.5 else PutLease(lease)
 
