@@ -19,7 +19,8 @@ from policies.ipsec import (
 )
 from policies.services import ApiSettings, LookupAccess, LookupSettings
 
-DEFAULT_LEASES = 1000
+MOST_LEASES = 1000
+"""Of one tenant at one gateway, unless it is said how many."""
 MOST_POOLS = 64
 """Of one node: each is an entry of the filter that its packets come in by."""
 DEFAULT_BRIDGE = "br-int"
@@ -249,8 +250,8 @@ class Tenant(msgspec.Struct, frozen=True):
     sites: tuple[Site, ...] = ()
     access: tuple[AccessRule, ...] = ()
     limits: Limits | None = None
-    leases: int = DEFAULT_LEASES
-    """So many provider addresses of a gateway's pools it may hold at once."""
+    leases: int | None = None
+    """So many provider addresses of a gateway's pools it may hold at once; None: a share of them."""
     rdid: str | None = None
 
 

@@ -153,7 +153,7 @@ class Directory:
             segment = self._segments[record.vsid] = _Segment()
         old = segment.by_ca.get(record.ca)
         self._count += segment.put(record)
-        if record.translation is Translation.REWRITE:
+        if record.translation is Translation.REWRITE and len(record.pa) == len(record.ca):
             # Where much has changed unseen, it may have been a gateway's, and that is told later.
             self._delete_lease(record.pa)
             self._holders[record.pa] = record

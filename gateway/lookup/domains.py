@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from gateway.lookup.lease_limits import lease_limits
 from policies.addresses import CustomerAddress, Prefix, Vsid, is_group_address
 from policies.model import Network, ProviderGateway, SiteHop, SubnetHop, Tenant
 from policies.tables import RoutingDomain, Tables
@@ -50,6 +51,7 @@ class Domains:
         self._tenants: dict[Vsid, Tenant] = {}
         self._compiled: dict[str, Domain] = {}
         self._gateways: dict[str, ProviderGateway] = {}
+        self._lease_limits: dict[str, int] = {}
 
     def find(self, vsid: Vsid) -> Domain | None:
         """Return the domain of a virtual subnet."""
@@ -71,6 +73,11 @@ class Domains:
         found = self._gateways.get(gateway)
         return tuple(pool for pool in found.pools if pool.version == version) if found is not None else ()
 
+    def lease_limit(self, tenant: Tenant) -> int:
+        """Return how many addresses of a gateway's pools a tenant may hold at once."""
+        self._refresh()
+        return self._lease_limits.get(tenant.name, 0)
+
     def _refresh(self) -> None:
         network = self._network()
         if network is self._of:
@@ -78,6 +85,7 @@ class Domains:
         self._of = network
         self._gateways = {gateway.name: gateway for gateway in network.gateways}
         self._tenants = {subnet.vsid: tenant for tenant in network.tenants for subnet in tenant.subnets}
+        self._lease_limits = lease_limits(network)
         same = {tenant.name: tenant for tenant in network.tenants}
         self._compiled = {
             name: domain for name, domain in self._compiled.items() if domain.tenant == same.get(name)

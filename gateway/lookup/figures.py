@@ -13,6 +13,7 @@ from gateway.lookup.alerts import AlertKind
 from gateway.lookup.allocation import PoolUsage
 from gateway.lookup.authority import Authority
 from gateway.lookup.claims import Mode
+from gateway.lookup.lease_limits import lease_limits
 from gateway.lookup.replica import Replica
 
 
@@ -61,6 +62,7 @@ def figures(replica: Replica, authority: Authority | None = None, watches: Sized
         for subnet in tenant.subnets:
             records[tenant.name] += replica.count(subnet.vsid)
     leases = _leases(replica) if authority is not None else {}
+    limits = lease_limits(replica.network) if leases else {}
     return LookupReport(
         revision=replica.revision,
         is_synced=replica.is_synced,
@@ -68,7 +70,7 @@ def figures(replica: Replica, authority: Authority | None = None, watches: Sized
         records=records,
         leases=leases,
         lease_limits={
-            tenant.name: tenant.leases
+            tenant.name: limits[tenant.name]
             for tenant in replica.network.tenants
             if any((tenant.name, gateway) in leases for gateway in tenant.gateways)
         },

@@ -198,7 +198,7 @@ class Leasing:
             if at == node and vsid in routing.vsids and not domain.is_own(ca)
         }
         asked = unseen.union(self._asked.get((domain.tenant.name, node), ()))
-        granted, most = self._replica.granted, domain.tenant.leases
+        granted, most = self._replica.granted, self._domains.lease_limit(domain.tenant)
         if granted.held(routing.vsids, node) + len(asked) < most:
             return False
         new = sum(self._standing(vsid, ca, node) is None for vsid, ca in asked)

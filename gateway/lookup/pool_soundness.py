@@ -51,7 +51,7 @@ def pool_faults(network: Network) -> Iterator[str]:
 
 def rewriting_faults(tenant: Tenant, network: Network) -> Iterator[str]:
     """Yield why the rewritten VMs of a tenant could not be carried."""
-    if tenant.leases < 1:
+    if tenant.leases is not None and tenant.leases < 1:
         yield "leases are above zero"
     rewritten = [subnet for subnet in tenant.subnets if subnet.translation is Translation.REWRITE]
     for subnet in rewritten:

@@ -11,7 +11,6 @@ from policies.config.reader import Reader
 from policies.config.site_tables import SiteTable
 from policies.config.tables import Table, by_name
 from policies.model import (
-    DEFAULT_LEASES,
     AccessRule,
     Action,
     CustomerRoute,
@@ -266,7 +265,7 @@ class TenantTable(Table, frozen=True, dict=True):
     name: str | None
     gateways: tuple[str, ...]
     rdid: str | None
-    leases: int
+    leases: int | None
     subnets: tuple[SubnetTable, ...]
     records: tuple[RecordTable, ...]
     sites: tuple[SiteTable, ...]
@@ -281,7 +280,7 @@ class TenantTable(Table, frozen=True, dict=True):
             name=keys.required("name", values.name),
             gateways=keys.optional_list("gateways", values.name),
             rdid=keys.optional("rdid", values.guid, None),
-            leases=keys.optional("leases", values.leases, DEFAULT_LEASES),
+            leases=keys.optional("leases", values.leases, None),
             subnets=keys.tables("subnet", SubnetTable.read),
             records=keys.tables("record", RecordTable.read, named_by="ca"),
             sites=keys.tables("site", SiteTable.read),

@@ -513,10 +513,10 @@ def test_a_vm_is_carried_as_its_record_says_and_otherwise_as_its_subnet_does() -
     assert red.leases == 200
 
 
-def test_a_tenant_may_hold_a_thousand_leases_unless_said() -> None:
+def test_how_many_leases_a_tenant_may_hold_is_left_to_its_gateways_unless_said() -> None:
     (red,) = parse(with_change("leases = 200\n", "", REWRITE)).network.tenants
 
-    assert red.leases == 1000
+    assert red.leases is None
 
 
 def test_pools_of_a_node_are_those_of_its_gateway_and_of_its_host() -> None:

@@ -63,3 +63,14 @@ def test_whoever_holds_an_address_is_there_and_has_it(history: list[Change]) -> 
             if isinstance(holder, LookupRecord):
                 assert directory.find(holder.vsid, holder.ca) is holder
                 assert (holder.pa, holder.translation) == (pa, Translation.REWRITE)
+
+
+def test_an_address_of_another_family_stands_for_nobody() -> None:
+    ca, pa = CustomerAddress.parse("10.0.1.5"), ProviderAddress.parse("2001:db8::5")
+    record = LookupRecord(
+        Vsid(5001), ca, MacAddress.parse("02:00:00:00:01:05"), pa, "hv1", Translation.REWRITE
+    )
+    directory = Directory([record])
+
+    assert directory.holder(pa) is None
+    assert directory.find(5001, ca) is record
