@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from ipaddress import ip_network
 from typing import Any
 
 import msgspec
@@ -173,9 +174,15 @@ def test_names_and_messages_are_text_whatever_they_say(
     world.moves[0] |= {"host": HOSTILE, "subnet": HOSTILE}
     tenants = world.appliance.network.tenants
     renamed = msgspec.structs.replace(tenants[1], name=HOSTILE)
+    network = world.appliance.network
+    leasing = msgspec.structs.replace(
+        network.hosts[-1], name=HOSTILE, pools=(ip_network("203.0.113.128/25"),)
+    )
     world.appliance = msgspec.structs.replace(
         world.appliance,
-        network=msgspec.structs.replace(world.appliance.network, tenants=(tenants[0], renamed)),
+        network=msgspec.structs.replace(
+            network, hosts=(*network.hosts, leasing), tenants=(tenants[0], renamed)
+        ),
     )
     server.tell(
         {
@@ -444,7 +451,7 @@ def test_the_page_is_used_by_keyboard_alone(browser: Browser, server: DashboardS
             seen.append(page.evaluate("document.activeElement.textContent"))
             outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
             assert outline != "none", seen[-1]
-        assert seen[:7] == ["Network", "Sites", "Tenants", "Records", "Drops", "Events", "The same as tables"]
+        assert seen[:8] == [*IN_ORDER, "The same as tables"]
         page.locator("nav a", has_text="Drops").focus()
         page.keyboard.press("Enter")
         page.wait_for_selector("h1:has-text('Drops')")
@@ -463,7 +470,17 @@ def test_nothing_moves_for_those_who_want_it_still(browser: Browser, server: Das
         assert page.evaluate("document.getAnimations().length") == 0
 
 
-EVERY_VIEW = ("#/", "#/sites", "#/sites/red/seattle", "#/tenants/red", "#/records", "#/drops", "#/events")
+EVERY_VIEW = (
+    "#/",
+    "#/sites",
+    "#/sites/red/seattle",
+    "#/tenants/red",
+    "#/records",
+    "#/pools",
+    "#/drops",
+    "#/events",
+)
+IN_ORDER = ("Network", "Sites", "Tenants", "Records", "Pools", "Drops", "Events")
 
 
 @pytest.mark.parametrize(
