@@ -32,7 +32,7 @@ from gateway.underlay.provider import Provider
 from gateway.underlay.service import Underlay
 from policies.addresses import CustomerAddress, Vsid
 from policies.errors import ConfigurationError, Problem
-from policies.model import Appliance, Lease, LookupRecord, Port, Translation
+from policies.model import Appliance, LookupRecord, Port, Translation
 from policies.tables import Tables
 from tunnels.effects import SiteKey
 from tunnels.ike.policy import PeerPolicy
@@ -178,12 +178,8 @@ class Builtin:
         if question is not None:
             self._emitter.send(question)
 
-    def leases(self) -> Iterable[Lease]:
-        """Return the provider addresses that stand for CAs which have none of their own, as known here."""
-        return self.forwarder.directory.all_leases()
-
     def used_leases(self) -> Iterable[bytes]:
-        """Return those that packets have come to or gone from here since this was last asked."""
+        """Return the leased addresses that packets have used here since this was last asked."""
         return self.forwarder.take_used_leases()
 
     def refuse(self, vsid: Vsid, ca: CustomerAddress) -> None:

@@ -19,7 +19,7 @@ from gateway.trace.explaining import Explanation
 from gateway.trace.packets import Question
 from policies.addresses import CustomerAddress, Vsid
 from policies.errors import Problem
-from policies.model import Appliance, Lease, LookupRecord
+from policies.model import Appliance, LookupRecord
 from policies.tables import Tables
 
 
@@ -63,12 +63,8 @@ class DataPath(Protocol):
         """Ask the VM at a port whether it has an address."""
         ...
 
-    def leases(self) -> Iterable[Lease]:
-        """Return the provider addresses that stand for CAs which have none of their own, as known here."""
-        ...
-
     def used_leases(self) -> Iterable[bytes]:
-        """Return those that packets have come to or gone from here since this was last asked."""
+        """Return the leased addresses that packets have used here since this was last asked."""
         ...
 
     def refuse(self, vsid: Vsid, ca: CustomerAddress) -> None:

@@ -290,10 +290,7 @@ class Decisions:
             return Drop(way, arrival.tenant)
         if isinstance(way, Plain):
             header, routed = b"", routed and facts.destination == record.ca
-            if self._explain:
-                self._explain(
-                    "rewrite", f"{CustomerAddress(facts.source)} goes as {way.source}, to {way.destination}"
-                )
+            self._explain_rewriting(facts, way)
         until = math.inf
         if (
             isinstance(way, Across)
@@ -356,11 +353,13 @@ class Decisions:
             return self._awaits(arrival, way, now)
         if isinstance(way, DropReason):
             return Drop(way, arrival.tenant)
-        if self._explain:
-            self._explain(
-                "rewrite", f"{CustomerAddress(facts.source)} goes as {way.source}, to {way.destination}"
-            )
+        self._explain_rewriting(facts, way)
         return as_it_is(arrival, facts, way, self._meters[arrival.entry.vsid])
+
+    def _explain_rewriting(self, facts: PacketFacts, way: Plain) -> None:
+        if self._explain:
+            source = CustomerAddress(facts.source)
+            self._explain("rewrite", f"{source} goes as {way.source}, to {way.destination}")
 
     def _awaits(self, arrival: Origin, way: Pending, now: float) -> Held | Drop:
         """Have a packet wait for a provider address, unless there was none to be had a moment ago."""

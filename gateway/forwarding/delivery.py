@@ -379,7 +379,7 @@ class Delivery:
         if isinstance(way, Path):
             return self._paths.customer_mtu(way.destination, version, now)
         if isinstance(way, Plain):
-            return self._paths.plain_mtu(way.destination, now)
+            return self._paths.outer_mtu(way.destination, now)
         if isinstance(way, Tunnel):
             return way.state.mtu_of(version)
         return self._port_mtus.get(way.key, _LARGEST_PACKET)
@@ -397,7 +397,7 @@ class Delivery:
             state = self._sites.find(arrival.site)
             mtu = min(mtu, state.mtu_of(facts.version)) if state is not None else mtu
         elif arrival.plain is not None:
-            mtu = min(mtu, self._paths.plain_mtu(arrival.plain.source, now))
+            mtu = min(mtu, self._paths.outer_mtu(arrival.plain.source, now))
         elif arrival.outer is not None:
             mtu = min(mtu, self._paths.customer_mtu(arrival.outer.source, facts.version, now))
         elif arrival.port is not None:

@@ -54,12 +54,11 @@ class PathMtu:
         overhead = OVERHEAD_IPV4 if len(destination) == 4 else OVERHEAD_IPV6
         return max(self.outer_mtu(destination, now) - overhead, lowest)
 
-    def plain_mtu(self, destination: bytes, now: float) -> int:
-        """The largest packet that goes to a provider address as it is, rewritten: IP's own limits are its."""
-        return self.outer_mtu(destination, now)
-
     def outer_mtu(self, destination: bytes, now: float) -> int:
-        """The largest outer packet that the path to an address carries, as far as is known."""
+        """The largest packet of the underlay's that the path to an address carries, as far as is known.
+
+        That is an outer one, or one that goes as it is, rewritten.
+        """
         reported = self._reported.get(destination)
         if reported is None:
             return self.underlay_mtu

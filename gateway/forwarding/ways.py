@@ -17,7 +17,7 @@ from gateway.forwarding.verdicts import PlainHeader, PortKey
 from gateway.packets import nvgre, transport
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid, is_group_address
 from policies.facts import PacketFacts
-from policies.model import Lease, LookupRecord, SiteHop, SubnetHop, Translation
+from policies.model import Lease, LookupRecord, SiteHop, Translation
 from policies.tables import RoutingDomain, Tables
 from tunnels.effects import SiteKey
 
@@ -302,8 +302,7 @@ class Ways:
     ) -> tuple[Way, LookupRecord] | None:
         """The way to the VM that sent what another node has routed here, by its record: what a CA says."""
         domain = arrival.entry.domain
-        hop = domain.routes.lookup(facts.source)
-        record = self._directory.find(hop.vsid, facts.source) if isinstance(hop, SubnetHop) else None
+        record = self.translations.record_of(domain, facts.source)
         if record is None:
             return None
         key = (record.vsid, record.mac)

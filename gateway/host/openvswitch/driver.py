@@ -38,7 +38,7 @@ from gateway.trace.explaining import Explanation, explain_running
 from gateway.trace.packets import Question
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid
 from policies.errors import ConfigurationError, Problem
-from policies.model import Appliance, Lease, LookupRecord, Port
+from policies.model import Appliance, LookupRecord, Port
 from policies.tables import Tables
 
 
@@ -137,12 +137,8 @@ class OpenVswitchDriver:
         if question is not None and attached is not None and self._nursery is not None:
             self._nursery.start_soon(self._upkeep.send, attached.number, question.frame)
 
-    def leases(self) -> Iterable[Lease]:
-        """Return the provider addresses that stand for CAs which have none of their own, as known here."""
-        return self.forwarder.directory.all_leases()
-
     def used_leases(self) -> Iterable[bytes]:
-        """Return those that are used here: none, for nothing is rewritten on a bridge."""
+        """Return the leased addresses that are used here: none, for nothing is rewritten on a bridge."""
         return ()
 
     def refuse(self, vsid: Vsid, ca: CustomerAddress) -> None:
