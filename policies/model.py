@@ -56,6 +56,14 @@ class Engine(StrEnum):
     XDP = "xdp"
 
 
+class FastPathMode(StrEnum):
+    """Where on an interface the fast path takes packets: in its driver, or in the kernel's general code."""
+
+    AUTO = "auto"
+    NATIVE = "native"
+    GENERIC = "generic"
+
+
 class LogFormat(StrEnum):
     """How what happens is written down."""
 
@@ -349,6 +357,13 @@ class HostRole(msgspec.Struct, frozen=True):
         )
 
 
+class FastPathSettings(msgspec.Struct, frozen=True):
+    """How the fast path is attached. Pinned, it outlives the process, and carries on while none runs."""
+
+    pinned: bool = False
+    mode: FastPathMode = FastPathMode.AUTO
+
+
 class Appliance(msgspec.Struct, frozen=True):
     """One node: its name and roles, and the network that it is part of."""
 
@@ -369,6 +384,7 @@ class Appliance(msgspec.Struct, frozen=True):
     log: LogFormat = LogFormat.CONSOLE
     user: str | None = None
     """Who root becomes to run this; None: nobody else."""
+    fastpath: FastPathSettings = FastPathSettings()
 
     @property
     def takes_part(self) -> bool:

@@ -26,7 +26,7 @@ ENDS = "its tunnel is deleted, and its peer dials again"
 DELETED = "its tunnel is deleted at its peer"
 
 # The sections of a file that only a start takes, but for what is listed in them.
-_NODE = ("appliance", "underlay", "gateway", "host", "lookup", "api")
+_NODE = ("appliance", "underlay", "fastpath", "gateway", "host", "lookup", "api")
 _LISTED_THERE = (".port", ".token", ".certificate")
 
 # Keys of those sections that belong to the network, which is replaced whole.

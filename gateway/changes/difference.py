@@ -19,6 +19,7 @@ from policies.model import (
     AccessRule,
     Appliance,
     CustomerRoute,
+    FastPathSettings,
     HostPort,
     HostRole,
     IkeIdentity,
@@ -109,6 +110,7 @@ _LISTED: Mapping[type, tuple[Callable[[Any], str], Callable[[Any], object]]] = {
 # The kinds that are tables of their own, so that each of their keys is told.
 _TABLES = (
     Underlay,
+    FastPathSettings,
     LookupSettings,
     ApiSettings,
     LookupAccess,
@@ -173,6 +175,7 @@ class _Walk:
         for field in ("name", "state", "engine", "log", "user"):
             yield from self._value(f"appliance.{field}", getattr(before, field), getattr(after, field))
         yield from self._value("underlay", before.underlay, after.underlay)
+        yield from self._value("fastpath", before.fastpath, after.fastpath)
         yield from self._value("gateway", before.gateway, after.gateway)
         yield from self._value("gateway.site_addresses", before.site_addresses, after.site_addresses)
         yield from self._value("lookup", before.lookup, after.lookup)

@@ -10,6 +10,7 @@ from policies.config.node_tables import File, HostTable, PortTable
 from policies.config.reader import listed
 from policies.config.tables import by_name
 from policies.errors import Problem
+from policies.model import Engine
 
 # What carries an IPv6 packet of 1280 octets in NVGRE: the outer header, 8 of GRE and 14 of Ethernet.
 _LEAST_FOR_IPV6 = {4: 1280 + 20 + 8 + 14, 6: 1280 + 40 + 8 + 14}
@@ -18,6 +19,7 @@ _LEAST_FOR_IPV6 = {4: 1280 + 20 + 8 + 14, 6: 1280 + 40 + 8 + 14}
 def node_problems(file: File) -> Iterator[Problem]:
     """Everything that is wrong with this node's part."""
     yield from missing_sections(file)
+    yield from fast_path_of_no_gateway(file)
     yield from own_gateway_listed_otherwise(file)
     yield from provider_addresses_used_twice(file)
     yield from mtu_too_small_for_ipv6(file)
@@ -38,6 +40,20 @@ def missing_sections(file: File) -> Iterator[Problem]:
         needing = " and ".join(f"[{role}]" for role in roles)
         right = "write [underlay] with provider_addresses"
         yield Problem("underlay", f"is missing, and {needing} needs it; {right}")
+
+
+def fast_path_of_no_gateway(file: File) -> Iterator[Problem]:
+    """The fast path where nothing passes that it could carry: it is for NVGRE that comes and goes on."""
+    path, engine = ("", None) if file.appliance is None else (file.appliance.path, file.appliance.engine)
+    if "gateway" not in file.sections:
+        why = "carries what a gateway forwards, and a host's VM ports are Python's"
+        if engine is Engine.XDP:
+            yield Problem(f"{path}.engine", f'"xdp" {why}; write [gateway], or engine = "auto"')
+        if file.fastpath is not None:
+            yield Problem(file.fastpath.path, f"{why}; write [gateway], or leave it out")
+    elif engine is Engine.XDP and file.host is not None and file.host.driver == "openvswitch":
+        message = '"xdp" is not used with host.driver = "openvswitch", where the bridge carries the packets'
+        yield Problem(f"{path}.engine", f'{message}; write driver = "builtin", or engine = "auto"')
 
 
 def own_gateway_listed_otherwise(file: File) -> Iterator[Problem]:

@@ -17,6 +17,8 @@ from policies.model import (
     DEFAULT_RUN_DIRECTORY,
     Appliance,
     Engine,
+    FastPathMode,
+    FastPathSettings,
     HostPort,
     HostRole,
     LogFormat,
@@ -46,7 +48,7 @@ class ApplianceTable(Table, frozen=True):
             path=keys.path,
             name=keys.required("name", values.name),
             state=keys.optional("state", values.path_from(keys.base), DEFAULT_STATE),
-            engine=keys.optional("engine", values.member(Engine, not_yet=Engine.XDP), Engine.AUTO),
+            engine=keys.optional("engine", values.member(Engine), Engine.AUTO),
             log=keys.optional("log", values.member(LogFormat), LogFormat.CONSOLE),
             user=keys.optional("user", values.user, None),
             unsound=keys.finish(),
@@ -72,6 +74,25 @@ class UnderlayTable(Table, frozen=True):
 
     def model(self) -> Underlay:
         return Underlay(self.provider_addresses, self.interfaces, self.mtu)
+
+
+class FastPathTable(Table, frozen=True):
+    """The `[fastpath]`."""
+
+    pinned: bool
+    mode: FastPathMode
+
+    @classmethod
+    def read(cls, keys: Reader) -> FastPathTable:
+        return cls(
+            path=keys.path,
+            pinned=keys.optional("pinned", values.boolean, default=False),
+            mode=keys.optional("mode", values.member(FastPathMode), FastPathMode.AUTO),
+            unsound=keys.finish(),
+        )
+
+    def model(self) -> FastPathSettings:
+        return FastPathSettings(self.pinned, self.mode)
 
 
 class GatewayTable(Table, frozen=True):
@@ -182,6 +203,7 @@ class File(Table, frozen=True, dict=True):
     sections: frozenset[str]
     appliance: ApplianceTable | None
     underlay: UnderlayTable | None
+    fastpath: FastPathTable | None
     gateway: GatewayTable | None
     lookup: LookupTable | None
     api: ApiTable | None
@@ -201,6 +223,7 @@ class File(Table, frozen=True, dict=True):
             sections=keys.names,
             appliance=keys.table("appliance", ApplianceTable.read),
             underlay=keys.table("underlay", UnderlayTable.read),
+            fastpath=keys.table("fastpath", FastPathTable.read),
             gateway=keys.table("gateway", GatewayTable.read),
             lookup=keys.table("lookup", LookupTable.read),
             api=keys.table("api", ApiTable.read),
@@ -236,6 +259,7 @@ class File(Table, frozen=True, dict=True):
             api=self.api.model() if self.api else None,
             log=appliance.log,
             user=appliance.user,
+            fastpath=self.fastpath.model() if self.fastpath else FastPathSettings(),
         )
 
     @property

@@ -177,12 +177,6 @@ class Reader:
                 self.note(key, f"{shown(value)} is not a table of keys; {right}", f"[{label}]")
         return tuple(results)
 
-    def not_yet(self, key: str) -> None:
-        """A key that a later version will know."""
-        if key in self._table:
-            self._known.append(key)
-            self.note(key, "is not supported yet by this version; leave it out")
-
     def finish(self) -> frozenset[str]:
         """Note the keys that nobody asked for and those that are missing; return all that are not sound.
 

@@ -161,23 +161,21 @@ def path_from(base: Path) -> Parse[Path]:
     return parse
 
 
-def word(*known: str, not_yet: tuple[str, ...] = ()) -> Parse[str]:
-    """One word of a few; a word that only a later version will know is told apart."""
+def word(*known: str) -> Parse[str]:
+    """One word of a few."""
     right = "use " + " or ".join(f'"{one}"' for one in known)
 
     def parse(value: object) -> str:
-        if text(value) in not_yet:
-            raise ValueError(f"{shown(value)} is not supported yet by this version; {right}")
-        if value not in known:
+        if text(value) not in known:
             raise ValueError(f"{shown(value)} is not one of its values; {right}")
         return text(value)
 
     return parse
 
 
-def member(of: type[E], not_yet: E | None = None) -> Parse[E]:
-    """A member of an enumeration; `not_yet` is one that only a later version will know."""
-    parse_word = word(*(one for one in of if one is not not_yet), not_yet=(not_yet,) if not_yet else ())
+def member(of: type[E]) -> Parse[E]:
+    """A member of an enumeration."""
+    parse_word = word(*of)
     return lambda value: of(parse_word(value))
 
 

@@ -31,6 +31,8 @@ from policies.model import (
     CustomerRoute,
     Endpoint,
     Engine,
+    FastPathMode,
+    FastPathSettings,
     FlowIdMode,
     HostPort,
     HostRole,
@@ -217,6 +219,7 @@ def test_what_is_left_out_has_its_default() -> None:
     appliance = parse('[appliance]\nname = "a"\n[lookup]\n')
 
     assert appliance.engine is Engine.AUTO
+    assert appliance.fastpath == FastPathSettings(pinned=False, mode=FastPathMode.AUTO)
     assert appliance.state == Path("/var/lib/isthmus")
     assert appliance.underlay is None
     assert not appliance.gateway
@@ -228,6 +231,17 @@ def test_what_is_left_out_has_its_default() -> None:
     assert web.dhcp
     assert web.router_advertisements
     assert parse(WHOLE).network.tenants[1].access == ()
+
+
+def test_fast_path_is_read_with_how_it_is_attached() -> None:
+    table = '[fastpath]\npinned = true\nmode = "native"\n[gateway]'
+
+    appliance = parse(
+        with_change("[gateway]", table, with_change("[appliance]", '[appliance]\nengine = "xdp"'))
+    )
+
+    assert appliance.engine is Engine.XDP
+    assert appliance.fastpath == FastPathSettings(pinned=True, mode=FastPathMode.NATIVE)
 
 
 def test_the_gateway_address_is_the_first_usable_one_of_the_first_prefix_of_each_family() -> None:

@@ -34,7 +34,7 @@ def test_one_mistake_is_said_once_with_its_path_and_what_would_be_right(mistake:
 
 
 IN_ONE_RUN = [
-    "xdp",
+    "engine",
     "mtu",
     "etcd without TLS",
     "driver",
@@ -60,6 +60,19 @@ def test_all_mistakes_are_said_in_one_run_and_in_the_order_of_the_file() -> None
         text = with_change(MISTAKES[name]["old"], MISTAKES[name]["new"], text)
 
     assert problems(text) == [MISTAKES[name]["said"] for name in IN_ONE_RUN]
+
+
+def test_fast_path_is_refused_where_a_bridge_carries_the_packets() -> None:
+    on_bridge = with_change('driver = "builtin"', 'driver = "openvswitch"')
+
+    said = problems(with_change('name = "edge-1"\n\n', 'name = "edge-1"\nengine = "xdp"\n\n', on_bridge))
+
+    assert said == [
+        (
+            'appliance.engine: "xdp" is not used with host.driver = "openvswitch", where the bridge carries '
+            'the packets; write driver = "builtin", or engine = "auto"'
+        )
+    ]
 
 
 def test_several_mistakes_in_one_table_are_all_said() -> None:
