@@ -164,6 +164,49 @@ class BridgeReport(msgspec.Struct, frozen=True):
     """Why the bridge is waited for; empty while it is not."""
 
 
+class AttachedReport(msgspec.Struct, frozen=True, gc=False):
+    """An interface whose packets the fast path sees."""
+
+    interface: str
+    mode: str
+    """native: in its driver; generic: in the kernel behind that."""
+    why: str = ""
+    """Why it is generic, where native was tried."""
+
+
+class LeftReport(msgspec.Struct, frozen=True, gc=False):
+    """A tenant that the fast path carries nothing of."""
+
+    tenant: str
+    why: str
+
+
+class FastPathReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The fast path. What it drops is among all drops, and what it carries is metered with the rest."""
+
+    interfaces: list[AttachedReport]
+    pinned: bool
+    """Whether it outlives the process."""
+    records: int
+    """That it finds; the others' packets are Python's."""
+    capacity: int
+    """How many it could find."""
+    without_place: int
+    """Records that found no place."""
+    tenants: int
+    """That it carries."""
+    tenants_left: int
+    """That it leaves to Python altogether, of which some are named."""
+    left_to_python: list[LeftReport]
+    hops_unresolved: int
+    """Hosts' provider addresses that it knows no next hop to, of which some are named."""
+    unresolved: list[str]
+    carried: int
+    """Packets that it sent on."""
+    passed: dict[str, int]
+    """Packets that it handed to Python, by why."""
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """The counters of one node since its start. Each drop is counted once, under one reason.
 
@@ -175,7 +218,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     started_at: float = 0.0
     """In seconds since 1970, UTC."""
     engine: str = ""
-    """What decides packets; empty where none are carried."""
+    """What decides packets: xdp, python or openvswitch; empty where none are carried."""
+    engine_reason: str = ""
+    """Why it is python, where the fast path was tried."""
+    fastpath: FastPathReport | None = None
     loops: list[LoopReport] = []
     certificates: list[CertificateReport] = []
     configuration: Configuration | None = None
