@@ -68,8 +68,9 @@ def configuration(
     With a lookup service, only the nodes that serve it have the network, and nobody has static
     records; without one, everybody has, of the VMs that it `knows`. A host always has its VMs' ports.
     """
+    engine = plan.engine if node in plan.gateways else "python"
     lines = [
-        *_table("[appliance]", name=node.name, state=str(state), engine="python"),
+        *_table("[appliance]", name=node.name, state=str(state), engine=engine),
         *_table("[underlay]", provider_addresses=node.provider_addresses),
     ]
     serves = lookup is not None and node.name in lookup.served_by

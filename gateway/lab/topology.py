@@ -15,6 +15,7 @@ way out. Each box, and each VM, is a network namespace.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -116,6 +117,8 @@ class Plan(msgspec.Struct, frozen=True):
     one_link: bool = False
     leases: Mapping[str, int] = {}
     """How many addresses of the gateways' pools a tenant may have at once, where the plan says so."""
+    engine: str = "python"
+    """The gateways'. Hosts decide by Python: only what passes from one to another is the fast path's."""
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -160,6 +163,7 @@ def standard_plan(
     detect_duplicates: bool = False,
     rewritten: Sequence[str] = (),
     one_link: bool = False,
+    engine: str = "python",
 ) -> Plan:
     """Plan two hosts and a gateway, and tenants that all use the very same addresses.
 
@@ -169,6 +173,7 @@ def standard_plan(
     5001, 5002 ... for the first tenant, 6001, 6002 ... for the second.
     `underlay` names the IP versions that the nodes have provider addresses of, `rewritten` the subnets whose
     VMs are carried by IP rewrite. With `one_link` the nodes are on one link, and the hosts share their pools.
+    `engine` is the gateways'.
     """
     hosts, gateways = (HOSTS_OF_ONE_LINK, GATEWAYS_OF_ONE_LINK) if one_link else (HOSTS, GATEWAYS)
     planned_subnets: list[Subnet] = []
@@ -208,6 +213,7 @@ def standard_plan(
         vms=tuple(vms),
         underlay_mtu=underlay_mtu,
         one_link=one_link,
+        engine=engine,
     )
 
 
@@ -218,6 +224,7 @@ class Datacenter(Laboratory):
         super().__init__()
         self.plan = plan
         self._hosts: dict[str, str] = {}
+        self._far_ends = contextlib.ExitStack()
 
     def build(self) -> None:
         router = self.namespace("underlay")
@@ -229,6 +236,10 @@ class Datacenter(Laboratory):
         for vm in self.plan.vms:
             self.add_vm(vm)
         self.wait_until_ready(self.namespaces.values())
+
+    def close(self) -> None:
+        self._far_ends.close()
+        super().close()
 
     @property
     def router(self) -> Namespace:
@@ -292,6 +303,10 @@ class Datacenter(Laboratory):
             outside.append(f"address replace {gateway}/{interface.network.prefixlen} dev {to_it}")
         router.ip(*outside)
         namespace.ip(*inside)
+        if self.plan.engine != "python" and node in self.plan.gateways:
+            from gateway.lab.far_end import takes_redirected_frames  # noqa: PLC0415
+
+            router.call(self._far_ends.enter_context, takes_redirected_frames(node.name))
 
 
 def _exists(pattern: str) -> bool:

@@ -9,7 +9,7 @@ from gateway.lab import nodes
 from gateway.lab.demo import demo_plan, knows
 from gateway.lab.topology import Plan, Site, standard_plan
 from policies.config import load, parse
-from policies.model import Appliance
+from policies.model import Appliance, Engine
 
 REFERENCE = Path(__file__).parents[3] / "appliance.toml"
 
@@ -70,3 +70,10 @@ def test_planned_site_is_configured_with_all_its_keys(tmp_path: Path) -> None:
     assert (configured_site.start, configured_site.lifetimes.child_seconds) == ("trap", 3)
     assert configured_site.force_udp
     assert configured_site.ike.remote_id == "seattle.example"
+
+
+def test_engine_of_a_plan_is_its_gateways() -> None:
+    plan = standard_plan(engine="xdp")
+
+    assert configured(plan, "edge-1").engine is Engine.XDP
+    assert configured(plan, "hv1").engine is Engine.PYTHON
