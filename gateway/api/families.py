@@ -110,6 +110,23 @@ REWRITTEN_MERGED = _counter(
 WAITING = _gauge("waiting_packets", "Packets that wait for a provider address now")
 NEIGHBOURS = _counter("pool_neighbours", "What was said on the link about addresses held here", "what")
 UNREADABLE = _counter("ports_unreadable", "Frames of VMs that the kernel could not hand over")
+FAST_INTERFACE = _info(
+    "fastpath_interface",
+    "Where the fast path is attached: native in the driver, or generic",
+    "interface",
+    "mode",
+)
+FAST_RECORDS = _gauge("fastpath_records", "Records that it finds; the others' packets are Python's")
+FAST_CAPACITY = _gauge("fastpath_capacity", "How many it could find")
+FAST_WITHOUT_PLACE = _gauge("fastpath_records_without_place", "Records that found no place in it")
+FAST_TENANTS = _gauge("fastpath_tenants", "Tenants: carried by it, or left to Python altogether", "by")
+FAST_UNRESOLVED = _gauge("fastpath_unresolved_hops", "Hosts' provider addresses that it knows no next hop to")
+FAST_CARRIED = _counter(
+    "fastpath_carried_packets", "Packets that it sent on; they are among the subnets', too"
+)
+FAST_PASSED = _counter(
+    "fastpath_passed_packets", "Packets that it handed to Python: see docs/fastpath.md", "reason"
+)
 BRIDGE_UP = _gauge("bridge_up", "Whether the Open vSwitch bridge does what it is asked: 1 or 0")
 BRIDGE_FLOWS = _gauge("bridge_flows", "Flows of ours on it")
 

@@ -16,7 +16,14 @@ from gateway.http.door import Door
 from gateway.http.measures import Histogram, Measures
 from gateway.lookup.allocation import PoolUsage
 from gateway.lookup.figures import FollowersReport, LookupReport
-from gateway.operating.report import Report, RewritingReport, SiteReport, SubnetReport, TunnelReport
+from gateway.operating.report import (
+    FastPathReport,
+    Report,
+    RewritingReport,
+    SiteReport,
+    SubnetReport,
+    TunnelReport,
+)
 from tunnels.esp.drops import EspDrop
 from tunnels.ike.endpoint import IkeDrop
 
@@ -162,9 +169,22 @@ def _rest(report: Report) -> Iterator[tuple[Family, Found]]:
     yield families.MERGED, _one(underlay.merged)
     yield from _rewriting(report.rewriting)
     yield families.UNREADABLE, _one(ports.unreadable)
+    if report.fastpath is not None:
+        yield from _fast_path(report.fastpath)
     if report.bridge is not None:
         yield families.BRIDGE_UP, _one(not report.bridge.trouble)
         yield families.BRIDGE_FLOWS, _one(report.bridge.flows)
+
+
+def _fast_path(report: FastPathReport) -> Iterator[tuple[Family, Found]]:
+    yield families.FAST_INTERFACE, [((each.interface, each.mode), 1) for each in report.interfaces]
+    yield families.FAST_RECORDS, _one(report.records)
+    yield families.FAST_CAPACITY, _one(report.capacity)
+    yield families.FAST_WITHOUT_PLACE, _one(report.without_place)
+    yield families.FAST_TENANTS, [(("xdp",), report.tenants), (("python",), report.tenants_left)]
+    yield families.FAST_UNRESOLVED, _one(report.hops_unresolved)
+    yield families.FAST_CARRIED, _one(report.carried)
+    yield families.FAST_PASSED, [((reason,), packets) for reason, packets in report.passed.items()]
 
 
 def _rewriting(rewriting: RewritingReport) -> Iterator[tuple[Family, Found]]:

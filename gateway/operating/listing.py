@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gateway.operating import fastpath
 from gateway.operating.events import Event
 from gateway.operating.health import Finding, LookupStatus, PoolStatus
 from gateway.operating.status import Status
@@ -53,6 +54,8 @@ def _facts(status: Status) -> Iterator[tuple[str, str]]:
     yield "roles", ", ".join(status.roles)
     if status.attached:
         yield "underlay", f"{' '.join(status.provider_addresses)} {status.attached}"
+    if status.fastpath is not None:
+        yield "fast path", fastpath.line(status.fastpath)
     if status.configuration is not None:
         yield "configuration", _configuration(status)
     if status.engine:

@@ -8,13 +8,14 @@ from typing import Protocol
 
 import msgspec
 
-from gateway.operating import health
+from gateway.operating import fastpath, health
 from gateway.operating.commands import Asker, Command, Nothing
 from gateway.operating.configuration import Configuration
 from gateway.operating.health import Finding, LookupStatus
 from gateway.operating.report import (
     CertificateReport,
     DropReport,
+    FastPathReport,
     LoopReport,
     Report,
     SiteReport,
@@ -33,7 +34,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     roles: list[str]
     started_at: float
     engine: str
-    """What decides packets; empty where none are carried."""
+    """What decides packets: xdp, python or openvswitch; empty where none are carried."""
     attached: str
     """Where it is attached to the underlay, in words; for who sees every tenant, as the records."""
     records: int | None
@@ -51,6 +52,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     lookup: LookupStatus | None = None
     loops: list[LoopReport] = []
     certificates: list[CertificateReport] = []
+    fastpath: FastPathReport | None = None
+    """For who sees every tenant; None where Python carries everything."""
 
 
 class Traffic(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,6 +147,8 @@ def _status(running: Running, asker: Asker, sites: list[SiteStatus], lookup: Loo
             yield from health.of_configuration(configuration)
         if lookup is not None and sees_all:
             yield from health.of_lookup(lookup)
+        if sees_all:
+            yield from fastpath.findings(report, appliance.fastpath.mode)
         if sees_all and report.bridge is not None and report.bridge.trouble:
             words = f"the Open vSwitch bridge is waited for: {report.bridge.trouble}"
             yield Finding(level="bad", words=words)
@@ -155,7 +160,7 @@ def _status(running: Running, asker: Asker, sites: list[SiteStatus], lookup: Loo
         roles=roles(appliance),
         at=now,
         started_at=running.started_at,
-        engine="python" if path is not None else "",
+        engine=report.engine,
         attached=path.in_words if path is not None and sees_all else "",
         provider_addresses=_provider_addresses(appliance) if sees_all else [],
         records=_records(report, lookup if path is None else None) if sees_all else None,
@@ -167,6 +172,7 @@ def _status(running: Running, asker: Asker, sites: list[SiteStatus], lookup: Loo
         lookup=lookup if sees_all else None,
         loops=loops,
         certificates=certificates,
+        fastpath=report.fastpath if sees_all else None,
     )
 
 

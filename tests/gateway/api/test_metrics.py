@@ -25,10 +25,13 @@ from gateway.lookup.figures import FollowersReport, LookupReport
 from gateway.operating.commands import OWNER, Asker
 from gateway.operating.configuration import Configuration
 from gateway.operating.report import (
+    AttachedReport,
     BridgeReport,
     CertificateReport,
     DropReport,
     EspDropReport,
+    FastPathReport,
+    LeftReport,
     LoopReport,
     Report,
     RewritingReport,
@@ -74,13 +77,29 @@ def site(tenant: str, *, is_up: bool, here: bool = True) -> SiteReport:
     )
 
 
+FAST = FastPathReport(
+    interfaces=[AttachedReport("eth1", "native"), AttachedReport("eth2", "generic", "no driver")],
+    pinned=False,
+    records=7,
+    capacity=1024,
+    without_place=1,
+    tenants=1,
+    tenants_left=1,
+    left_to_python=[LeftReport("blue", "more than 64 access rule entries")],
+    hops_unresolved=1,
+    unresolved=["198.51.100.12"],
+    carried=1000,
+    passed={"miss": 10, "site": 20},
+)
+
+
 def everything() -> Scrape:
     """A node with all that there can be."""
     report = Report(
         node="edge-1",
         version="1.2",
         started_at=1_700_000_000.0,
-        engine="python",
+        engine="xdp",
         loops=[LoopReport("trio", 0.2, 0.01), LoopReport("asyncio", 0.1, 0.02)],
         certificates=[CertificateReport("api.tls", 1_800_000_000.0)],
         configuration=Configuration(taken_at=1_700_000_000.0, rolls_back_in=30.0, reloads=2, failures=1),
@@ -95,6 +114,7 @@ def everything() -> Scrape:
             unsent={"ENETUNREACH": 1},
         ),
         rewriting=RewritingReport(received=11, waiting=2, answered=3, contested=1, kernel_drops=5),
+        fastpath=FAST,
         bridge=BridgeReport(flows=12, ports=["vnet1"], trouble=""),
     )
     followers = FollowersReport(
@@ -177,6 +197,18 @@ def test_all_reasons_for_a_drop_are_there_from_the_start() -> None:
     for reason in DropReason:
         assert value(found, "isthmus_drops_total", reason=reason.value, tenant="") == (reason.value == "loop")
     assert value(found, "isthmus_drops_total", reason="no-record", tenant="red") == 9
+
+
+def test_what_the_fast_path_carries_and_leaves_to_python_is_told() -> None:
+    found = series(everything())
+
+    assert value(found, "isthmus_engine_info", engine="xdp") == 1
+    assert value(found, "isthmus_fastpath_interface_info", interface="eth2", mode="generic") == 1
+    assert value(found, "isthmus_fastpath_tenants", by="python") == 1
+    assert value(found, "isthmus_fastpath_records") == 7
+    assert value(found, "isthmus_fastpath_records_without_place") == 1
+    assert value(found, "isthmus_fastpath_carried_packets_total") == 1000
+    assert value(found, "isthmus_fastpath_passed_packets_total", reason="site") == 20
 
 
 def test_addresses_of_a_pool_are_free_that_nobody_has_or_has_just_had() -> None:

@@ -18,16 +18,19 @@ from gateway.operating.health import LeaseStatus, LookupStatus, PoolStatus
 from gateway.operating.listing import is_well, status_lines
 from gateway.operating.recent import RecentDrops
 from gateway.operating.report import (
+    AttachedReport,
     BridgeReport,
     CertificateReport,
     DropReport,
+    FastPathReport,
+    LeftReport,
     LoopReport,
     Report,
     SubnetReport,
 )
 from gateway.operating.status import Running, Status, Traffic, commands
 from gateway.sites.status import Moment, SiteStatus
-from policies.model import Appliance, Engine, Underlay
+from policies.model import Appliance, Engine, FastPathMode, FastPathSettings, Underlay
 from tests.gateway.sites.samples import site_status
 from tests.networks import network, pa
 
@@ -52,7 +55,9 @@ DOWN = msgspec.structs.replace(
     retry_in=3.0,
     last_error=Moment(NOW - 1, "trouble", "the peer accepted none of our proposals"),
 )
-WELL = Report(node="edge-1", version="1.2", records=8, loops=[LoopReport("trio", 0.002, 0.001)])
+WELL = Report(
+    node="edge-1", version="1.2", engine="python", records=8, loops=[LoopReport("trio", 0.002, 0.001)]
+)
 CONFIGURATION = Configuration(taken_at=NOW - 100)
 FOLLOWS = LookupStatus(serves=False, is_synced=True, stale_seconds=0.0, revision=7)
 
@@ -72,6 +77,27 @@ def pool(held: int, quarantined: int) -> PoolStatus:
 def leases(held: int) -> LeaseStatus:
     """Red's, of the thousand that it may have."""
     return LeaseStatus(tenant="red", node="edge-1", held=held, limit=1000)
+
+
+FAST = FastPathReport(
+    interfaces=[AttachedReport("eth1", "native"), AttachedReport("eth2", "native")],
+    pinned=False,
+    records=1204,
+    capacity=1 << 20,
+    without_place=0,
+    tenants=3,
+    tenants_left=0,
+    left_to_python=[],
+    hops_unresolved=0,
+    unresolved=[],
+    carried=5_432_100,
+    passed={"site": 1000, "no-record": 1},
+)
+
+
+def fast(**changes: Any) -> Report:
+    """A node whose fast path carries packets."""
+    return msgspec.structs.replace(WELL, engine="xdp", fastpath=msgspec.structs.replace(FAST, **changes))
 
 
 READER = Asker("a customer", is_operator=False, tenants=frozenset({"red"}))
@@ -99,6 +125,7 @@ def ask(
     drops: list[DropReport] | None = None,
     configuration: Configuration = CONFIGURATION,
     lookup: LookupStatus | None = FOLLOWS,
+    mode: FastPathMode = FastPathMode.AUTO,
 ) -> Any:
     path = FakePath(report, sites if sites is not None else [UP])
 
@@ -106,7 +133,7 @@ def ask(
         return lookup
 
     running = Running(
-        appliance=APPLIANCE,
+        appliance=msgspec.structs.replace(APPLIANCE, fastpath=FastPathSettings(mode=mode)),
         started_at=NOW - 3600,
         wall_clock=lambda: NOW,
         clock=lambda: 5.0,
@@ -253,6 +280,73 @@ def test_each_thing_that_is_wrong_is_told(parts: dict[str, Any], level: str, wor
     assert words in told
 
 
+def test_fast_path_that_is_well_is_one_line() -> None:
+    status: Status = ask("status", fast(pinned=True))
+
+    assert status.health == []
+    assert status.engine == "xdp"
+    assert (
+        "fast path      native on eth1, native on eth2, pinned; 1,204 of at most 1,048,576 records, "
+        "3 tenants; 5,432,100 packets carried, 1,001 left to Python"
+    ) in list(status_lines(status))
+
+
+GENERIC = [AttachedReport("eth1", "native"), AttachedReport("eth2", "generic", "the driver has no XDP")]
+
+
+@pytest.mark.parametrize(
+    ("report", "mode", "told"),
+    [
+        (
+            fast(interfaces=GENERIC),
+            FastPathMode.NATIVE,
+            ("warning", "generic on eth2, and so several times slower: the driver has no XDP"),
+        ),
+        (fast(interfaces=GENERIC), FastPathMode.AUTO, ("note", "generic on eth2")),
+        (
+            fast(without_place=96),
+            FastPathMode.AUTO,
+            ("warning", "full: 96 of 1,300 records are left to Python"),
+        ),
+        (
+            fast(hops_unresolved=9, unresolved=[f"198.51.100.{last}" for last in range(11, 20)]),
+            FastPathMode.AUTO,
+            ("warning", "no way to 198.51.100.11, 198.51.100.12, "),
+        ),
+        (
+            fast(tenants_left=1, left_to_python=[LeftReport("blue", "more than 64 access rule entries")]),
+            FastPathMode.AUTO,
+            ("note", "Python alone carries tenants: blue (more than 64 access rule entries)"),
+        ),
+        (
+            msgspec.structs.replace(WELL, engine_reason="needs CAP_BPF, which this process lacks"),
+            FastPathMode.AUTO,
+            ("note", "Python carries every packet: the fast path needs CAP_BPF, which this process lacks"),
+        ),
+    ],
+)
+def test_what_the_fast_path_cannot_do_is_told(
+    report: Report, mode: FastPathMode, told: tuple[str, str]
+) -> None:
+    ((level, words),) = found(report=report, mode=mode)
+
+    assert level == told[0]
+    assert told[1] in words
+
+
+def test_names_of_what_the_fast_path_does_not_reach_are_few_and_the_rest_is_counted() -> None:
+    hops = [f"198.51.100.{last}" for last in range(1, 101)]
+
+    ((_, words),) = found(report=fast(hops_unresolved=5000, unresolved=hops))
+
+    assert "198.51.100.8 and 4,992 more:" in words
+    assert "198.51.100.9" not in words
+
+
+def test_generic_mode_that_was_asked_for_is_nothing_to_tell() -> None:
+    assert found(report=fast(interfaces=GENERIC), mode=FastPathMode.GENERIC) == []
+
+
 def flapping(downs: int, ago: float = 60.0) -> SiteStatus:
     history = [Moment(NOW - ago + each, "down", "the peer closed it") for each in range(downs)]
     return msgspec.structs.replace(UP, history=history)
@@ -325,6 +419,8 @@ def test_reader_hears_of_no_other_tenant_and_nothing_of_the_machine() -> None:
     assert [each.tenant for each in traffic.subnets] == ["red"]
     assert [each.tenant for each in traffic.drops] == ["red"]
     assert b"blue" not in msgspec.json.encode(status)
+    blue = fast(tenants_left=1, left_to_python=[LeftReport("blue", "too many rules")])
+    assert b"blue" not in msgspec.json.encode(ask("status", blue, [UP], READER))
 
 
 def test_drops_of_the_last_minute_are_forgotten_after_it() -> None:
