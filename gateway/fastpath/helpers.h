@@ -11,9 +11,9 @@
 
 #define SEC(NAME) __attribute__((section(NAME), used))
 
-#ifndef __always_inline
+/* <linux/stddef.h> has one that clang may ignore. */
+#undef __always_inline
 #define __always_inline inline __attribute__((always_inline))
-#endif
 #ifndef __noinline
 #define __noinline __attribute__((noinline))
 #endif

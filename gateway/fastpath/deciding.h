@@ -1,0 +1,189 @@
+/* What the tables say of an address, a packet and a tenant. */
+#ifndef ISTHMUS_DECIDING_H
+#define ISTHMUS_DECIDING_H
+
+#include "tables.h"
+
+#define VOLATILE(X) (*(volatile typeof(X) *)&(X))
+
+struct found {
+    __u64 hash;
+    __u32 subnet;
+    __u32 peer;
+    __u64 mac; /* six octets in the order of memory, then two zeros */
+};
+
+static __always_inline int take_place(struct place *place, __u32 scope, __u64 first, __u64 second,
+                                      struct found *found)
+{
+    __u64 whose = VOLATILE(place->whose);
+    __u64 where;
+
+    if ((whose & 0xFFFFFF) != scope || place->address[0] != first || place->address[1] != second)
+        return 0;
+    where = VOLATILE(place->where);
+    /* Somebody has written there meanwhile: it is as good as not found. */
+    if (VOLATILE(place->whose) != whose)
+        return 0;
+    found->peer = (__u32)(whose >> 32) & 0xFFFFFF;
+    found->subnet = (__u32)(whose >> 56) | (__u32)(where >> 48) << 8;
+    found->mac = where & 0xFFFFFFFFFFFF;
+    return 1;
+}
+
+static __always_inline int find(const struct config *settings, __u32 scope, __u64 first, __u64 second,
+                                struct found *found)
+{
+    __u64 hash = (first ^ settings->seed) * 0x9E3779B97F4A7C15;
+    struct bucket *bucket;
+    __u32 number;
+
+    hash ^= hash >> 32;
+    hash = (hash ^ second ^ scope) * 0xD6E8FEB86659FD93;
+    hash ^= hash >> 32;
+    found->hash = hash;
+    number = (__u32)hash & settings->mask;
+    bucket = bpf_map_lookup_elem(&places, &number);
+    if (!bucket)
+        return 0;
+    if (take_place(&bucket->places[0], scope, first, second, found) ||
+        take_place(&bucket->places[1], scope, first, second, found))
+        return 1;
+    number = (__u32)(hash >> 32) & settings->mask;
+    bucket = bpf_map_lookup_elem(&places, &number);
+    if (!bucket)
+        return 0;
+    return take_place(&bucket->places[0], scope, first, second, found) ||
+           take_place(&bucket->places[1], scope, first, second, found);
+}
+
+/* Find the record by which a packet for an address goes: its own, or that of the VM which a route leads through.
+ * Returns the kind of what leads there, or one that is none. */
+enum { DIRECTLY = 16, NOWHERE };
+
+static __noinline int resolve(const struct config *settings, __u32 scope, __u64 first, __u64 second,
+                              struct found *found)
+{
+    struct route_key key = {scope & 1 ? 160 : 64, scope, {first, second}};
+    struct route *route;
+
+    route = bpf_map_lookup_elem(&routes, &key);
+    if (!route)
+        return NOWHERE;
+    if (route->kind == ROUTE_ADDRESS && find(settings, scope, route->address[0], route->address[1], found))
+        return ROUTE_ADDRESS;
+    return route->kind == ROUTE_SITE ? ROUTE_SITE : NOWHERE;
+}
+
+static __always_inline void count(const struct config *settings, __u32 tenant, __u32 outcome)
+{
+    __u32 index = (bpf_get_smp_processor_id() * settings->tenants + tenant) * OUTCOMES + outcome;
+    __u64 *counter = bpf_map_lookup_elem(&counts, &index);
+
+    if (counter)
+        *counter += 1;
+}
+
+static __always_inline int drop(const struct config *settings, __u32 tenant, __u32 outcome)
+{
+    count(settings, tenant, outcome);
+    return XDP_DROP;
+}
+
+enum taken { REFUSED, TAKEN, UNDECIDED };
+
+/* Take time from a token bucket that is full for a burst, and empty where its debt reaches that far ahead. */
+static __always_inline enum taken take(__u64 *debt, __u64 cost, __u64 burst, __u64 now)
+{
+    for (int attempt = 0; attempt < 8; attempt++) {
+        __u64 old = VOLATILE(*debt);
+        __u64 paid = (old > now ? old : now) + cost;
+
+        if (paid - now > burst)
+            return REFUSED;
+        if (__sync_val_compare_and_swap(debt, old, paid) == old)
+            return TAKEN;
+    }
+    return UNDECIDED;
+}
+
+/* What a packet costs Python, in nanoseconds: one of a flow that it carries, or one that it has to think about. Each
+ * tenant, and each sender whose source is not proven, may take half of a processor's time. */
+#define CARRYING 10000
+#define THINKING 100000
+#define PASSED_BURST 250000000
+
+static __noinline int pass(const struct config *settings, __u32 tenant, __u32 peer, __u32 outcome)
+{
+    int is_proven = outcome >= SITE;
+    int is_carried = outcome == SITE || outcome == NOT_CARRIED || outcome == NO_NEXT_HOP || outcome == TEACH;
+    /* At half the pace of the clock. */
+    __u64 cost = 2 * (is_carried ? CARRYING : THINKING);
+    struct debts *debts;
+
+    if (is_proven)
+        debts = bpf_map_lookup_elem(&tenant_debts, &tenant);
+    else
+        debts = bpf_map_lookup_elem(&peer_debts, &peer);
+    if (debts && take(&debts->passed, cost, 2 * PASSED_BURST, bpf_ktime_get_ns()) == REFUSED)
+        return drop(settings, tenant, PUNT_LIMITED);
+    count(settings, tenant, outcome);
+    return XDP_PASS;
+}
+
+struct tuple {
+    __u64 source[2];
+    __u64 destination[2];
+    __u32 source_subnet;
+    __u32 destination_subnet;
+    __u16 source_port;
+    __u16 destination_port;
+    __u8 protocol;
+    __u8 is_ipv6;
+    __u8 is_bare_syn;
+};
+
+static __always_inline int is_at(const struct end *end, const __u64 *address, __u32 subnet, __u8 is_ipv6)
+{
+    if (end->kind == PREFIX)
+        return end->is_ipv6 == is_ipv6 && (address[0] & end->mask[0]) == end->address[0] &&
+               (address[1] & end->mask[1]) == end->address[1];
+    return end->kind == ANYWHERE || end->subnet == subnet;
+}
+
+/* The first rule that matches decides, and none denies: gateway.policies.access says more. */
+static __noinline int may_pass(__u32 first, __u32 rule_count, const struct tuple *tuple, int is_reply)
+{
+    for (__u32 i = 0; i < MOST_RULES; i++) {
+        __u32 index = first + i;
+        __u16 port = is_reply ? tuple->source_port : tuple->destination_port;
+        struct rule *rule;
+
+        if (i >= rule_count)
+            break;
+        rule = bpf_map_lookup_elem(&rules, &index);
+        if (!rule)
+            break;
+        if (!rule->any_protocol && rule->protocol != tuple->protocol)
+            continue;
+        if (rule->has_ports && (port < rule->first_port || port > rule->last_port))
+            continue;
+        if (is_at(is_reply ? &rule->destination : &rule->source, tuple->source, tuple->source_subnet,
+                  tuple->is_ipv6) &&
+            is_at(is_reply ? &rule->source : &rule->destination, tuple->destination, tuple->destination_subnet,
+                  tuple->is_ipv6))
+            return rule->allows;
+    }
+    return 0;
+}
+
+static __always_inline int is_denied(const struct tenant *tenant, const struct tuple *tuple)
+{
+    __u32 first = tenant->first_rule, rule_count = tenant->rules;
+
+    if (!rule_count || may_pass(first, rule_count, tuple, 0))
+        return 0;
+    return tuple->is_bare_syn || !may_pass(first, rule_count, tuple, 1);
+}
+
+#endif
