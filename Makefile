@@ -8,7 +8,7 @@ PREFIX ?= /usr/local
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs format peers interop soak bench install uninstall deb container clean
+.PHONY: help demo test check docs format fastpath peers interop soak bench install uninstall deb container clean
 
 # Tests that make network namespaces need privileges. An ordinary user has them inside a user
 # namespace, with a network and mounts of its own, where the machine allows that. LOGNAME keeps
@@ -41,6 +41,7 @@ check: .venv/installed ## check format, lint, types and imports
 	@$(BIN)/python -m ruff check --quiet .
 	@$(BIN)/python -m mypy
 	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python -m gateway.fastpath.build --check gateway tests
 
 docs: .venv/installed ## write what the documents have from the code
 	@$(BIN)/python -m docs.generate
@@ -49,9 +50,12 @@ format: .venv/installed ## put format and order of imports right
 	@$(BIN)/python -m ruff check --quiet --select I --fix .
 	@$(BIN)/python -m ruff format .
 
-PEERS := charon-systemd chromium etcd-client etcd-server ethtool iperf3 iproute2 iputils-ping iputils-tracepath \
-	libcharon-extra-plugins libstrongswan-extra-plugins nftables openvswitch-switch prometheus strongswan-swanctl \
-	tcpdump traceroute tshark udhcpc wrk
+fastpath: .venv/installed ## build the programs for the kernel from their C; needs clang and the kernel's headers
+	@$(BIN)/python -m gateway.fastpath.build gateway tests
+
+PEERS := charon-systemd chromium clang etcd-client etcd-server ethtool iperf3 iproute2 iputils-ping iputils-tracepath \
+	libcharon-extra-plugins libstrongswan-extra-plugins linux-libc-dev nftables openvswitch-switch prometheus \
+	strongswan-swanctl tcpdump traceroute tshark udhcpc wrk
 
 peers: ## install the real peers and tools that tests use (Debian or Ubuntu, as root)
 	@[ "$$(id -u)" = 0 ] || { echo 'Installing packages needs root: sudo make peers'; exit 1; }

@@ -11,6 +11,10 @@
 
 #define SEC(NAME) __attribute__((section(NAME), used))
 
+#ifdef BUILT /* by build.py, which says there by what it was built, and from which source */
+char _built[] SEC("built") = BUILT;
+#endif
+
 /* <linux/stddef.h> has one that clang may ignore. */
 #undef __always_inline
 #define __always_inline inline __attribute__((always_inline))
