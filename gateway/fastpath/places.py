@@ -93,11 +93,7 @@ class Places:
         words = self._words
         for bucket in self._buckets(scope, first, second):
             for at in (bucket, bucket + PLACE_WORDS):
-                if (
-                    words[at] == first
-                    and words[at + _WHOSE] & _SCOPE == scope
-                    and words[at + 1] == second
-                ):
+                if words[at] == first and words[at + _WHOSE] & _SCOPE == scope and words[at + 1] == second:
                     return at
         return None
 

@@ -97,6 +97,10 @@ class DropReason(StrEnum):
         "congestion",
         "The underlay marked congestion on a packet that cannot say so (RFC 6040 section 4.2)",
     )
+    PUNT_LIMITED = (
+        "punt-limited",
+        "The fast path left more to Python than its tenant, or its sender, may take of that",
+    )
     QUEUE_FULL = "queue-full", "A bounded queue of this node was full"
     SEND_FAILED = "send-failed", "The kernel refused to send it"
 

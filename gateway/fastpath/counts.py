@@ -1,0 +1,93 @@
+"""What the program has counted, brought to where Python counts the same.
+
+Each processor counts for itself in memory that is shared; here it is told what has come to that since the last look.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from gateway.fastpath.layout import DROPPED, METER_WORDS, OUTCOMES, Passed
+from gateway.forwarding.drops import DropReason
+from policies.addresses import Vsid
+
+_WORD = 8
+
+# So much memory is compared at once before any of it is read.
+_BLOCK = 4096
+
+
+class Metered(msgspec.Struct, frozen=True, gc=False):
+    """What a virtual subnet has sent and received since the last look."""
+
+    vsid: Vsid
+    sent_packets: int
+    sent_octets: int
+    received_packets: int
+    received_octets: int
+
+
+class Counts:
+    """The counters of one instance. `tenants` and `subnets` say whose the numbers are, from when they are given."""
+
+    def __init__(
+        self, counts: memoryview, meters: memoryview, processors: int, tenants: int, subnets: int
+    ) -> None:
+        """The memory is that of the maps `counts` and `meters`, with room for so many tenants and subnets."""
+        self.tenants: dict[int, str] = {0: ""}
+        self.subnets: dict[int, Vsid] = {}
+        self.passed: Counter[str] = Counter()
+        """Packets left to Python, by why, as far as has been looked."""
+        self.carried = 0
+        """Packets sent on, as far as has been looked."""
+        self._counts = _Changes(counts[: processors * tenants * OUTCOMES * _WORD])
+        self._meters = _Changes(meters[: processors * subnets * METER_WORDS * _WORD])
+        self._tenant_room = tenants
+        self._subnet_room = subnets
+
+    def take(
+        self, dropped: Callable[[DropReason, str, int], object], metered: Callable[[Metered], object]
+    ) -> None:
+        """Tell what has been counted since the last time."""
+        for index, more in self._counts.take():
+            outcome = index % OUTCOMES
+            reason = DROPPED.get(outcome)
+            if reason is None:
+                self.passed[Passed(outcome).word] += more
+            else:
+                dropped(reason, self.tenants[index // OUTCOMES % self._tenant_room], more)
+        changes: dict[Vsid, list[int]] = {}
+        for index, more in self._meters.take():
+            vsid = self.subnets[index // METER_WORDS % self._subnet_room]
+            changes.setdefault(vsid, [0] * METER_WORDS)[index % METER_WORDS] += more
+        for vsid, words in changes.items():
+            change = Metered(vsid, *words)
+            self.carried += change.received_packets
+            metered(change)
+
+
+class _Changes:
+    """Counters in memory, and what they were when last looked at."""
+
+    def __init__(self, memory: memoryview) -> None:
+        self._memory = memory
+        self._before = bytearray(len(memory))
+
+    def take(self) -> Iterator[tuple[int, int]]:
+        """Yield the number of each counter that has changed, and by how much."""
+        memory, before = self._memory, self._before
+        for start in range(0, len(memory), _BLOCK):
+            now = bytes(memory[start : start + _BLOCK])
+            old = before[start : start + _BLOCK]
+            if now == old:
+                continue
+            before[start : start + _BLOCK] = now
+            first = start // _WORD
+            for at, (new, last) in enumerate(
+                zip(memoryview(now).cast("Q"), memoryview(old).cast("Q"), strict=True)
+            ):
+                if new != last:
+                    yield first + at, new - last

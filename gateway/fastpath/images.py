@@ -1,0 +1,153 @@
+"""What the program is told of a tenant, and of a record: whether it may decide by them as Python does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import msgspec
+
+from gateway.fastpath.layout import (
+    ANYWHERE,
+    END,
+    MOST_RULES,
+    PREFIX,
+    RULE_HEAD,
+    SUBNET_END,
+)
+from gateway.forwarding.admission import is_link_local, is_martian
+from gateway.forwarding.node import Node
+from gateway.forwarding.verdicts import PortKey
+from policies.addresses import Prefix, Vsid, gateway_mac, is_group_address
+from policies.model import (
+    AccessRule,
+    Action,
+    Endpoint,
+    Limits,
+    LookupRecord,
+    NextHop,
+    PortRange,
+    SubnetHop,
+    Translation,
+)
+from policies.tables import RoutingDomain, Tables
+
+_EVERY_PORT = PortRange(0, 0xFFFF)
+_ANYWHERE = END.pack(ANYWHERE, 0, 0, bytes(16), bytes(16))
+
+
+class TenantImage(msgspec.Struct, frozen=True):
+    """All that decides about a tenant's packets, but for its records: if two are equal, nothing has changed."""
+
+    name: str
+    vsids: tuple[tuple[Vsid, str], ...]
+    """Of its virtual subnets, with their names."""
+    routes: Mapping[Prefix, NextHop]
+    rules: tuple[AccessRule, ...]
+    limits: Limits | None
+    gateway_addresses: frozenset[bytes]
+    hosts: Mapping[str, frozenset[bytes]]
+    """The provider addresses of the hosts that may hold it, by name."""
+    ports: frozenset[PortKey]
+    """The VMs that are here."""
+    is_routed_here: bool
+
+    @property
+    def left_because(self) -> str:
+        """Why all of it is left to Python; empty where it is not."""
+        if not self.is_routed_here:
+            return "this gateway is none of its own"
+        if self.entries > MOST_RULES:
+            return f"its access rules have {self.entries} entries, one for each range of ports, of at most {MOST_RULES}"
+        return ""
+
+    @property
+    def entries(self) -> int:
+        """How many rules the program would have of it: one for each range of ports."""
+        return sum(len(rule.ports) or 1 for rule in self.rules if not _is_about_sites(rule))
+
+
+def images_of(tables: Tables, node: Node) -> dict[str, TenantImage]:
+    """Return what the program is told of each tenant, by name."""
+    subnets: dict[str, list[tuple[Vsid, str]]] = {name: [] for name in tables.domains}
+    for vsid, entry in tables.subnets.items():
+        subnets[entry.domain.name].append((vsid, entry.name))
+    ports: dict[Vsid, list[PortKey]] = {}
+    for key in node.ports:
+        ports.setdefault(key[0], []).append(key)
+    return {
+        name: TenantImage(
+            name=name,
+            vsids=tuple(subnets[name]),
+            routes=dict(domain.routes),
+            rules=domain.access.configured,
+            limits=domain.limits,
+            gateway_addresses=domain.gateway_addresses,
+            hosts={host: tables.provider_addresses_of.get(host, frozenset()) for host in domain.hosts},
+            ports=frozenset(key for vsid, _ in subnets[name] for key in ports.get(vsid, ())),
+            is_routed_here=node.is_gateway and any(gateway == node.name for gateway, _ in domain.gateways),
+        )
+        for name, domain in tables.domains.items()
+    }
+
+
+def is_carried(record: LookupRecord, domain: RoutingDomain, tables: Tables, node: Node) -> bool:
+    """Whether the program decides by a record just as Python does, as a source and as a destination."""
+    ca, pa = record.ca, record.pa
+    hop = domain.routes.lookup(ca)
+    return (
+        record.translation is Translation.ENCAP
+        and isinstance(hop, SubnetHop)
+        and hop.vsid == record.vsid
+        and ca not in domain.gateway_addresses
+        and not (is_martian(ca) or is_link_local(ca) or is_group_address(ca))
+        and not record.mac.is_group
+        and record.mac != gateway_mac(record.vsid)
+        and pa in domain.host_addresses
+        and pa in tables.provider_addresses_of.get(record.host, ())
+        and pa not in node.provider_addresses
+        and node.address_towards(pa) is not None
+        and not node.holds(record)
+        and (record.vsid, record.mac) not in node.ports
+    )
+
+
+def packed_rules(rules: tuple[AccessRule, ...], numbers: Mapping[str, int]) -> Iterator[bytes]:
+    """Yield a tenant's rules as the program reads them, one for each range of ports.
+
+    `numbers` are those of its virtual subnets, by name. What names a site is left out: no packet that the
+    program carries comes from one or goes to one.
+    """
+    for rule in rules:
+        if _is_about_sites(rule):
+            continue
+        ends = _packed_end(rule.source, numbers) + _packed_end(rule.destination, numbers)
+        for ports in rule.ports or (_EVERY_PORT,):
+            yield (
+                RULE_HEAD.pack(
+                    rule.action is Action.ALLOW,
+                    rule.protocol is None,
+                    rule.protocol or 0,
+                    bool(rule.ports),
+                    ports.first,
+                    ports.last,
+                )
+                + ends
+            )
+
+
+def _is_about_sites(rule: AccessRule) -> bool:
+    return rule.source.site is not None or rule.destination.site is not None
+
+
+def _packed_end(end: Endpoint, numbers: Mapping[str, int]) -> bytes:
+    if end.subnet is not None:
+        return END.pack(SUBNET_END, 0, numbers[end.subnet], bytes(16), bytes(16))
+    if end.prefix is None:
+        return _ANYWHERE
+    return END.pack(
+        PREFIX,
+        end.prefix.version == 6,
+        0,
+        end.prefix.network_address.packed.ljust(16, b"\0"),
+        end.prefix.netmask.packed.ljust(16, b"\0"),
+    )

@@ -1,0 +1,425 @@
+"""One program in the kernel with its tables: what it has been told, and by which numbers it knows that.
+
+A tenant that changes gets new numbers, for itself and its subnets, and its VSIDs lead to those only once all of
+it is written: so no packet is decided half by the old and half by the new. Numbers are not given twice. Where
+they, or the room for something else, come to an end, another instance takes the place of this one.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import deque
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Self
+
+import msgspec
+
+from gateway.fastpath import elf, kernel
+from gateway.fastpath.counts import Counts
+from gateway.fastpath.images import TenantImage, is_carried, packed_rules
+from gateway.fastpath.layout import (
+    COST_SHIFT,
+    FIRST_SCOPE,
+    FLOW_OCTETS,
+    FLOW_PARTS,
+    HOP,
+    INTERFACE,
+    INTERFACES,
+    IPV4_PEERS,
+    IPV6_PEERS,
+    IS_CARRIED,
+    IS_LIMITED,
+    OUTCOMES,
+    OWN_ADDRESSES,
+    PEER,
+    PLACES_IN_BUCKET,
+    ROUTE,
+    ROUTE_ADDRESS,
+    ROUTE_KEY,
+    ROUTE_SITE,
+    ROUTE_SUBNET,
+    RULE_OCTETS,
+    SETTINGS,
+    SETTINGS_INTERFACES_AT,
+    SETTINGS_IPV4_AT,
+    SETTINGS_IPV6_AT,
+    SUBNET,
+    TENANT,
+    VSIDS,
+    words_of,
+)
+from gateway.fastpath.places import Place, Places
+from gateway.forwarding.node import Node
+from policies.addresses import Prefix, ProviderAddress, Vsid
+from policies.model import AddressHop, LookupRecord, NextHop, SiteHop
+from policies.tables import Tables
+
+OBJECT = Path(__file__).with_name("nvgre.bpf.o")
+
+# A hop that has been replaced may still be read by a packet on its way.
+_HOP_RESTS = 1.0
+_LEAST_PLACES = 16_384
+
+
+class Full(Exception):
+    """There is no room for more of something: another instance has to be made."""
+
+
+class Sizes(msgspec.Struct, frozen=True):
+    """For how much there is room."""
+
+    records: int
+    subnets: int
+    tenants: int
+    peers: int
+    rules: int
+    routes: int
+
+    @classmethod
+    def for_network(cls, images: Mapping[str, TenantImage], records: int, peers: int) -> Self:
+        """Room for a network, and for a part more of what comes and changes one by one."""
+        return cls(
+            records=records + records // 4,
+            subnets=sum(len(image.vsids) for image in images.values()) * 2 + 256,
+            tenants=len(images) * 2 + 64,
+            peers=peers * 2 + 256,
+            rules=sum(image.entries for image in images.values()) * 2 + 1024,
+            routes=sum(len(image.routes) for image in images.values()) * 2 + 1024,
+        )
+
+    @property
+    def buckets(self) -> int:
+        """Of a table that is little more than half full with all that there is room for."""
+        places = max(self.records + self.subnets + self.peers, _LEAST_PLACES) * 8 // 5
+        return 1 << (places // PLACES_IN_BUCKET - 1).bit_length()
+
+
+class _Tenant(msgspec.Struct):
+    """What is known of a tenant by its present numbers."""
+
+    number: int
+    image: TenantImage
+    subnets: dict[Vsid, int]
+    rules: tuple[int, int] = (0, 0)
+    """How many, and the first."""
+
+
+class Instance:
+    """Tables that one program decides by. They are written on the trio thread alone."""
+
+    def __init__(self, loaded: kernel.Loaded, sizes: Sizes, seed: int) -> None:
+        self._loaded = loaded
+        self._memory = {
+            name: loaded.maps[name].memory()
+            for name in (
+                "config",
+                "places",
+                "subnets",
+                "tenants",
+                "peers",
+                "hops",
+                "rules",
+                "meters",
+                "counts",
+                "flow_hash",
+            )
+        }
+        self.sizes = sizes
+        self.places = Places(self._memory["places"].cast("Q"), seed)
+        self.without_place = 0
+        """Records that it would decide by, and that found no place."""
+        self._seed = seed
+        self._tenants: dict[str, _Tenant] = {}
+        self._of_vsid: dict[Vsid, _Tenant] = {}
+        self._peers: dict[bytes, int] = {}
+        self._hosts: dict[str, int] = {}
+        self._host_of: dict[bytes, int] = {}
+        self._hop_of: dict[bytes, int] = {}
+        self._resting: deque[tuple[float, int]] = deque()
+        self._given = dict.fromkeys(("subnets", "tenants", "peers", "hops", "rules", "hosts"), 0)
+        self._request = bytearray(16)
+        self.counts = Counts(
+            self._memory["counts"],
+            self._memory["meters"],
+            kernel.possible_cpus(),
+            sizes.tenants,
+            sizes.subnets,
+        )
+        self._memory["flow_hash"][: len(_FLOW_HASH)] = _FLOW_HASH
+
+    @classmethod
+    def load(cls, sizes: Sizes, seed: int) -> Self:
+        """Load the program, with room for so much. It is attached nowhere. Raises BpfRefused."""
+        processors = kernel.possible_cpus()
+        room = {
+            "places": sizes.buckets,
+            "subnets": sizes.subnets,
+            "tenants": sizes.tenants,
+            "peers": sizes.peers,
+            "hops": sizes.peers * 2,
+            "rules": sizes.rules,
+            "routes": sizes.routes,
+            "meters": sizes.subnets * processors,
+            "counts": sizes.tenants * OUTCOMES * processors,
+            "tenant_debts": sizes.tenants,
+            "peer_debts": sizes.peers,
+        }
+        return cls(kernel.load(elf.read_object(OBJECT.read_bytes()), room), sizes, seed)
+
+    @property
+    def program(self) -> int:
+        """The file descriptor of what is to be attached."""
+        return self._loaded.programs["nvgre"]
+
+    def close(self) -> None:
+        """Give it up. Where it is attached it goes on, as long as that lasts."""
+        self._loaded.close()
+
+    def settle(self, node: Node, interfaces: Mapping[int, bytes]) -> None:
+        """Say what is ours: addresses, and interfaces with their MACs, by index. Ports are numbered in that order.
+
+        What is beyond its room is left to Python.
+        """
+        self._node = node
+        memory = self._memory["config"]
+        ipv4 = [each for each in node.provider_addresses if len(each) == 4][:OWN_ADDRESSES]
+        ipv6 = [each for each in node.provider_addresses if len(each) == 16][:OWN_ADDRESSES]
+        self._write_settings(0, len(ipv4), len(ipv6))
+        memory[SETTINGS_IPV4_AT : SETTINGS_IPV4_AT + 4 * len(ipv4)] = b"".join(ipv4)
+        memory[SETTINGS_IPV6_AT : SETTINGS_IPV6_AT + 16 * len(ipv6)] = b"".join(ipv6)
+        self._ports = {}
+        for number, (index, mac) in enumerate(list(interfaces.items())[:INTERFACES]):
+            INTERFACE.pack_into(memory, SETTINGS_INTERFACES_AT + INTERFACE.size * number, index, mac)
+            self._loaded.maps["ports"].update(number.to_bytes(4, "little"), index.to_bytes(4, "little"))
+            self._ports[index] = number
+
+    def switch(self, flags: int) -> None:
+        """Have it carry packets (CARRIES) and pass some on for teaching (TEACHES), or neither."""
+        self._memory["config"].cast("I")[0] = flags
+
+    def know_peers(self, hosts: Mapping[bytes, str | None]) -> None:
+        """Take over whose each provider address of the underlay is: a host's name, or None for a gateway's."""
+        for gone in self._peers.keys() - hosts.keys():
+            self.places.remove(_peers_scope(gone), *words_of(gone))
+            self._write_peer(gone, 0, 0)
+            del self._peers[gone]
+        for address, name in hosts.items():
+            host = 0
+            if name is not None:
+                host = self._hosts.get(name, 0) or self._hosts.setdefault(name, self._next("hosts"))
+            self._host_of[address] = host
+            if address not in self._peers:
+                self._peers[address] = self._next("peers", self.sizes.peers)
+                self._write_peer(address, host, self._hop_of.get(address, 0))
+                place = Place(0, self._peers[address])
+                if not self.places.put(_peers_scope(address), *words_of(address), place):
+                    raise Full
+            else:
+                self._write_peer(address, host, self._hop_of.get(address, 0))
+
+    def reach(self, address: ProviderAddress, hop: bytes | None, now: float) -> None:
+        """Say how a peer is reached, packed as layout.HOP has it, or that it is not."""
+        old = self._hop_of.pop(address, 0)
+        number = 0
+        if hop is not None:
+            if self._resting and self._resting[0][0] <= now:
+                number = self._resting.popleft()[1]
+            else:
+                number = self._next("hops", self.sizes.peers * 2)
+            self._memory["hops"][number * HOP.size : (number + 1) * HOP.size] = hop
+            self._hop_of[address] = number
+        if address in self._peers:
+            self._write_peer(address, self._host_of.get(address, 0), number)
+        if old:
+            self._resting.append((now + _HOP_RESTS, old))
+
+    def port_of(self, interface: int) -> int | None:
+        """The number by which the program sends out of an interface; None: it cannot."""
+        return self._ports.get(interface)
+
+    def leave(self, tenant: str) -> None:
+        """Leave a tenant's packets to Python from now on."""
+        known = self._tenants.get(tenant)
+        if known is not None:
+            self._write_tenant(known, 0)
+
+    def write(self, image: TenantImage) -> None:
+        """Write a tenant by new numbers, which no packet is decided by yet. Raises Full."""
+        number = self._next("tenants", self.sizes.tenants)
+        known = _Tenant(number, image, {})
+        for vsid, name in image.vsids:
+            subnet = self._next("subnets", self.sizes.subnets)
+            known.subnets[vsid] = subnet
+            SUBNET.pack_into(self._memory["subnets"], SUBNET.size * subnet, vsid, number)
+            self.counts.subnets[subnet] = vsid
+        self.counts.tenants[number] = image.name
+        if not image.left_because:
+            names = {name: known.subnets[vsid] for vsid, name in image.vsids}
+            packed = list(packed_rules(image.rules, names))
+            first = self._next("rules", self.sizes.rules, len(packed))
+            known.rules = len(packed), first
+            for each, rule in enumerate(packed, first):
+                self._memory["rules"][RULE_OCTETS * each : RULE_OCTETS * (each + 1)] = rule
+            for prefix, hop in image.routes.items():
+                self._put_route(number, prefix, hop)
+        before = self._tenants.get(image.name)
+        if before is not None and before.image.limits == image.limits:
+            debts = self._loaded.maps["tenant_debts"]
+            owed = debts.lookup(before.number.to_bytes(4, "little"))
+            if owed is not None:
+                debts.update(number.to_bytes(4, "little"), owed)
+        self._write_tenant(known, 0)
+        self._tenants[image.name] = known
+        for vsid, _ in image.vsids:
+            self._of_vsid[vsid] = known
+
+    def carry(self, tenant: str) -> None:
+        """Have a tenant's packets decided by what has been written last. Raises Full."""
+        known = self._tenants[tenant]
+        self._write_tenant(known, 0 if known.image.left_because else IS_CARRIED)
+        for vsid, subnet in known.subnets.items():
+            if not self.places.put(VSIDS, vsid, 0, Place(subnet, 0)):
+                raise Full
+
+    def forget(self, tenant: str) -> None:
+        """Have a tenant that is no more known by nothing."""
+        known = self._tenants.pop(tenant, None)
+        if known is None:
+            return
+        for vsid in known.subnets:
+            if self._of_vsid.get(vsid) is known:
+                del self._of_vsid[vsid]
+                self.places.remove(VSIDS, vsid, 0)
+
+    def forget_subnet(self, vsid: Vsid) -> None:
+        """Have a VSID that is nobody's any more known by nothing."""
+        if self._of_vsid.pop(vsid, None) is not None:
+            self.places.remove(VSIDS, vsid, 0)
+
+    def put(self, record: LookupRecord, tables: Tables) -> None:
+        """Take a record over, or forget what was there, if the program may not decide by it."""
+        known, entry = self._of_vsid.get(record.vsid), tables.subnets.get(record.vsid)
+        if known is None or entry is None:
+            return
+        peer = self._peers.get(record.pa)
+        if (
+            known.image.left_because
+            or peer is None
+            or not is_carried(record, entry.domain, tables, self._node)
+        ):
+            self.remove(record.vsid, record.ca)
+            return
+        place = Place(known.subnets[record.vsid], peer, int.from_bytes(record.mac, "little"))
+        if not self.places.put(_scope(known.number, record.ca), *words_of(record.ca), place):
+            self.without_place += 1
+
+    def remove(self, vsid: Vsid, ca: bytes) -> None:
+        """Forget a record."""
+        known = self._of_vsid.get(vsid)
+        if known is None:
+            return
+        place = self.places.find(_scope(known.number, ca), *words_of(ca))
+        if place is not None and place.subnet == known.subnets[vsid]:
+            self.places.remove(_scope(known.number, ca), *words_of(ca))
+
+    def clear(self, number: int, ca: bytes) -> None:
+        """Give the place of a record back that a tenant had by an earlier number."""
+        self.places.remove(_scope(number, ca), *words_of(ca))
+
+    def number_of(self, tenant: str) -> int | None:
+        """By which number a tenant is known now."""
+        known = self._tenants.get(tenant)
+        return known.number if known is not None else None
+
+    def debit(self, tenant: str, octets: int) -> bool | None:
+        """Take octets of a limited tenant's rate, or give them back where they are negative.
+
+        None: the program does not know the tenant.
+        """
+        known = self._tenants.get(tenant)
+        if known is None or known.image.limits is None:
+            return None
+        self._request[:] = (
+            known.number.to_bytes(4, "little") + octets.to_bytes(4, "little", signed=True) + bytes(8)
+        )
+        kernel.run(self._loaded.programs["debit"], self._request)
+        return bool(self._request[8])
+
+    @property
+    def tenants(self) -> Iterable[TenantImage]:
+        """Those that it knows."""
+        return (known.image for known in self._tenants.values())
+
+    def _next(self, what: str, room: int | None = None, count: int = 1) -> int:
+        """Return the next number; never 0, which stands for nothing. Raises Full."""
+        number = self._given[what] + 1
+        if room is not None and number + count > room:
+            raise Full(what)
+        self._given[what] += count
+        return number
+
+    def _write_settings(self, flags: int, ipv4: int, ipv6: int) -> None:
+        SETTINGS.pack_into(
+            self._memory["config"],
+            0,
+            flags,
+            self.places.mask,
+            self._seed,
+            self.sizes.subnets,
+            self.sizes.tenants,
+            ipv4,
+            ipv6,
+        )
+
+    def _write_peer(self, address: bytes, host: int, hop: int) -> None:
+        at = PEER.size * self._peers[address]
+        self._memory["peers"].cast("Q")[at // 8] = host | hop << 32
+
+    def _write_tenant(self, known: _Tenant, flags: int) -> None:
+        limits = known.image.limits
+        cost = burst = 0
+        if limits is not None:
+            flags |= IS_LIMITED
+            cost = (8_000_000_000 << COST_SHIFT) // limits.rate
+            burst = limits.burst * cost >> COST_SHIFT
+        count, first = known.rules
+        at = TENANT.size * known.number
+        words = TENANT.pack(flags, count, first, 0, cost, burst)
+        self._memory["tenants"][at + 8 : at + TENANT.size] = words[8:]
+        self._memory["tenants"].cast("Q")[at // 8] = flags | count << 32
+
+    def _put_route(self, tenant: int, prefix: Prefix, hop: NextHop) -> None:
+        is_ipv6 = prefix.version == 6
+        address = prefix.network_address.packed.ljust(16, b"\0")
+        key = ROUTE_KEY.pack(32 + prefix.prefixlen, FIRST_SCOPE + 2 * tenant + is_ipv6, address)
+        kind, via = ROUTE_SUBNET, b""
+        if isinstance(hop, SiteHop):
+            kind = ROUTE_SITE
+        elif isinstance(hop, AddressHop):
+            kind, via = ROUTE_ADDRESS, bytes(hop.ca)
+        try:
+            self._loaded.maps["routes"].update(key, ROUTE.pack(kind, via.ljust(16, b"\0")))
+        except kernel.BpfRefused as refused:
+            raise Full("routes") from refused
+
+
+def _scope(tenant: int, address: bytes) -> int:
+    return FIRST_SCOPE + 2 * tenant + (len(address) == 16)
+
+
+def _peers_scope(address: bytes) -> int:
+    return IPV6_PEERS if len(address) == 16 else IPV4_PEERS
+
+
+def _flow_hash() -> bytes:
+    """Return the parts of a FlowID: see packets.h. A CRC of octets is the sum of those of each, and of as many zeros."""
+    parts = bytearray()
+    for distance in range(FLOW_OCTETS):
+        zeros = bytes(distance)
+        nothing = zlib.crc32(bytes(1) + zeros)
+        parts += bytes((zlib.crc32(bytes([octet]) + zeros) ^ nothing) & 0xFF for octet in range(FLOW_PARTS))
+    return bytes(parts) + bytes((zlib.crc32(bytes(13)) & 0xFF, zlib.crc32(bytes(FLOW_OCTETS)) & 0xFF))
+
+
+_FLOW_HASH = _flow_hash()
