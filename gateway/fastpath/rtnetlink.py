@@ -52,7 +52,7 @@ _ETHERNET = 1  # ARPHRD_ETHER
 _LINK_ADDRESS, _LINK_EXTENSIONS = 1, 29
 _SKIP_STATISTICS = 8
 _ROUTE_DESTINATION, _ROUTE_SOURCE, _ROUTE_INTERFACE, _ROUTE_GATEWAY = 1, 2, 4, 5
-_ROUTE_MULTIPATH, _ROUTE_VIA, _ROUTE_ENCAPSULATION, _ROUTE_NEXT_HOP = 9, 18, 21, 30
+_ROUTE_MULTIPATH, _ROUTE_VIA, _ROUTE_ENCAPSULATION = 9, 18, 21
 _NEIGHBOUR_ADDRESS, _NEIGHBOUR_MAC = 1, 2
 
 _HEADER = struct.Struct("=IHHII")  # length with this, type, flags, sequence number, port
@@ -88,8 +88,8 @@ class Neighbour(msgspec.Struct, frozen=True, gc=False):
 class Route(msgspec.Struct, frozen=True, gc=False):
     """A route that has come or gone, or the one that leads to an address.
 
-    `interface` is 0 and `gateway` empty where it names none: then it leads to the link itself, if it is
-    plain. It is not where it has several ways or the kernel wraps packets on it.
+    `interface` is 0 and `gateway` empty where it names none. It is plain unless it has several ways, or
+    the kernel wraps what takes it into something else.
     """
 
     is_gone: bool
@@ -142,7 +142,7 @@ def ask_neighbour(interface: int, address: bytes, sequence: int) -> bytes:
 
 
 def use_neighbour(interface: int, address: bytes, sequence: int) -> bytes:
-    """Have the kernel do as if a packet were about to be sent to a neighbour: it looks whether it is there."""
+    """Have the kernel do as if a packet were about to be sent to a neighbour: see whether it is there."""
     body = _NEIGHBOUR.pack(_FAMILY_OF_SIZE[len(address)], interface, 0, _USE, 0)
     body += _attribute(_NEIGHBOUR_ADDRESS, address)
     return _request(_NEW_NEIGHBOUR, _CREATE | _ACKNOWLEDGE, sequence, body)
@@ -224,7 +224,7 @@ def _route(is_gone: bool, datagram: bytes, start: int, end: int) -> Route | None
         gateway = found[_ROUTE_VIA][_SHORT.size :]
     if len(interface) != 4 or len(gateway) not in (0, 4, 16):
         raise MalformedPacket(f"a route by {len(gateway)} bytes at an interface of {len(interface)}")
-    is_plain = not found.keys() & {_ROUTE_MULTIPATH, _ROUTE_ENCAPSULATION, _ROUTE_NEXT_HOP}
+    is_plain = _ROUTE_MULTIPATH not in found and _ROUTE_ENCAPSULATION not in found
     return Route(is_gone, prefix, length, kind, _NUMBER.unpack(interface)[0], gateway, is_plain)
 
 

@@ -1,0 +1,570 @@
+"""By which next hop each provider address is reached: what the kernel says, put together.
+
+No socket, no clock. What the kernel tells of its own comes to `hear`; what it has to be asked, and when,
+is in `questions` and `deadline`; and its answers come to `answer`. Each returns the addresses whose
+next hop has become another one, None where there is none any more.
+
+An address has a route, by which it has a neighbour (a router, or itself), which has a MAC address or not.
+Neighbours and links are known by their events and take effect at once. Of routes only the kernel can say
+which one it takes, so an event of theirs makes the addresses that it covers be asked for anew: in
+rounds, so that a flood of events costs a bounded share of the time. Only a route that goes away takes the
+next hops that led there with it at once: Python carries packets until the kernel has said what is next.
+
+What XDP forwards is not seen by the kernel's neighbour table: it would take the neighbours for
+idle, forget where they are and remove them. So it is told to use those that have gone stale, upon which it
+asks them whether they are there.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import math
+import zlib
+from bisect import bisect_left, bisect_right
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from heapq import heappop, heappush
+
+import msgspec
+
+from gateway.fastpath.rtnetlink import (
+    STALE,
+    UNICAST,
+    USABLE,
+    Link,
+    Message,
+    Neighbour,
+    Refused,
+    Route,
+    Unspecific,
+)
+from policies.addresses import Address, ProviderAddress
+
+ROUND = 0.1
+"""Seconds from the beginning of a round, in which routes are asked for anew, to the next, at the least."""
+ROUND_PER_ADDRESS = 150e-6
+"""Seconds that one waits for each address asked: some ten times as long as that takes."""
+SWEEP = 60.0
+"""Seconds after which all is asked for anew, whatever was heard: an ICMP redirect makes no event."""
+
+LONGEST_REST = 10.0
+"""Seconds within which stale neighbours are used. The kernel may remove what was not for 60 s, and it is
+told of what is stale up to 45 s after its last use."""
+USE_AGAIN = 30.0
+"""Seconds until a neighbour is used again that is stale nevertheless."""
+BACKOFF = 4.0
+"""Seconds from using a neighbour that is not there to the next time; the kernel needs three to give up.
+They double each time."""
+LONGEST_BACKOFF = 64.0
+TICK = 0.1
+"""Seconds in which so many neighbours are used at most."""
+STALE_PER_TICK = 20
+LOST_PER_TICK = 5
+
+Key = tuple[int, bytes]
+"""A neighbour: its interface and its address."""
+
+
+class NextHop(msgspec.Struct, frozen=True, gc=False):
+    """Where packets to an address go: out of which interface, from which MAC address to which."""
+
+    interface: int
+    source_mac: bytes
+    destination_mac: bytes
+
+
+class Why(enum.Enum):
+    """Why there is no next hop, as it is told to operators."""
+
+    ASKING = "the kernel has not been asked yet"
+    NO_ROUTE = "no route"
+    REFUSED = "its route is a blackhole, or says unreachable or prohibited"
+    NO_SOURCE = "its route is a blackhole, or our source address is not on this machine"
+    OWN = "it is an address of this machine, or of a group"
+    WRAPPED = "its route wraps packets (MPLS, SRv6 or another tunnel), which only the kernel does"
+    ELSEWHERE = "its route leaves the underlay's interfaces"
+    LINK_DOWN = "the interface is down, has no carrier, or is no Ethernet"
+    NEIGHBOUR_SILENT = "does not answer"
+    NEIGHBOURS_FULL = "has no room in the kernel's neighbour table: raise net.*.neigh.default.gc_thresh3"
+
+
+class Unresolved(msgspec.Struct, frozen=True):
+    """An address without a next hop, and why; with the neighbour that it should be reached by, if any."""
+
+    address: ProviderAddress
+    why: Why
+    interface: int = 0
+    neighbour: Address | None = None
+
+    def __str__(self) -> str:
+        about = self.why.value
+        if self.neighbour is not None and self.why in (Why.NEIGHBOUR_SILENT, Why.NEIGHBOURS_FULL):
+            about = f"its neighbour {self.neighbour} {about}"
+        return f"{self.address} has no next hop: {about}"
+
+
+class Changed(msgspec.Struct, frozen=True):
+    """An address has another next hop than before, or none."""
+
+    address: ProviderAddress
+    hop: NextHop | None
+
+
+class AskLink(msgspec.Struct, frozen=True):
+    """Ask how an interface is."""
+
+    interface: int
+
+
+class AskNeighbour(msgspec.Struct, frozen=True):
+    """Ask for an entry of the neighbour table."""
+
+    interface: int
+    address: bytes
+
+
+class AskRoute(msgspec.Struct, frozen=True):
+    """Ask which way a packet would go."""
+
+    address: ProviderAddress
+    source: ProviderAddress | None
+
+
+class Use(msgspec.Struct, frozen=True):
+    """Have the kernel see whether a neighbour is there."""
+
+    interface: int
+    address: bytes
+
+
+Question = AskLink | AskNeighbour | AskRoute | Use
+
+
+class _Neighbour:
+    """An entry of the kernel's neighbour table that watched addresses are reached by."""
+
+    __slots__ = ("attempts", "due", "hop", "is_asked", "is_full", "key", "mac", "state", "used", "users")
+
+    def __init__(self, key: Key) -> None:
+        self.key = key
+        self.mac = b""
+        self.state = 0
+        self.hop: NextHop | None = None
+        self.users: set[ProviderAddress] = set()
+        self.is_asked = False  # a question is on its way, and no event has come since
+        self.is_full = False
+        self.attempts = 0  # of using it since it was last there
+        self.used = -math.inf
+        self.due = math.inf  # when it is used next
+
+
+class _Watched:
+    """An address, and what is known of its route: the neighbour that it leads to, or why it leads nowhere."""
+
+    __slots__ = ("interface", "is_asked", "neighbour", "source", "why")
+
+    def __init__(self, source: ProviderAddress | None) -> None:
+        self.source = source
+        self.neighbour: _Neighbour | None = None
+        self.why = Why.ASKING
+        self.interface = 0
+        self.is_asked = False  # a question is on its way, and its route has not been lost since
+
+
+class _Schedule:
+    """Which neighbours are used next, and no more of them at once than is good for their link."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._heap: list[tuple[float, Key]] = []
+        self._tick = -math.inf
+        self._taken = 0
+
+    def add(self, key: Key, due: float) -> None:
+        heappush(self._heap, (due, key))
+
+    @property
+    def deadline(self) -> float:
+        if not self._heap:
+            return math.inf
+        due = self._heap[0][0]
+        return max(due, self._tick + TICK) if self._taken >= self._most else due
+
+    def take(self, now: float) -> Iterator[tuple[float, Key]]:
+        """Yield what is due; each that is used is told by `count`."""
+        while self._heap and now >= self.deadline:
+            yield heappop(self._heap)
+
+    def count(self, now: float) -> None:
+        if now >= self._tick + TICK:
+            self._tick, self._taken = now, 0
+        self._taken += 1
+
+
+class Routes:
+    """The next hops of all watched addresses. Times are in seconds."""
+
+    def __init__(self, interfaces: Iterable[int]) -> None:
+        """Only next hops out of these interfaces are of use."""
+        self._interfaces = frozenset(interfaces)
+        self._links: dict[int, bytes] = {}  # the MACs of those that work
+        self._watched: dict[ProviderAddress, _Watched] = {}
+        self._neighbours: dict[Key, _Neighbour] = {}
+        self._in_order: dict[int, list[ProviderAddress]] | None = None  # of each size, for prefixes
+
+        # What is asked next, and links that are asked about, without an event since.
+        self._links_to_ask = dict.fromkeys(sorted(self._interfaces))
+        self._links_asked: set[int] = set()
+        self._neighbours_to_ask: dict[Key, None] = {}
+        self._routes_to_ask: deque[ProviderAddress] = deque()
+
+        self._in_doubt: dict[ProviderAddress, None] = {}
+        self._all_in_doubt = False
+        self._nothing_is_sure = False
+        self._next_round = -math.inf
+        self._next_sweep = math.inf
+        self._stale = _Schedule(STALE_PER_TICK)
+        self._lost = _Schedule(LOST_PER_TICK)
+
+    def watch(self, addresses: Mapping[ProviderAddress, ProviderAddress | None]) -> None:
+        """Watch these addresses from now on, and no others; with the source of packets to each, if known."""
+        for address in self._watched.keys() - addresses.keys():
+            self._leave(address, self._watched.pop(address))
+        for address, source in addresses.items():
+            known = self._watched.get(address)
+            if known is None:
+                self._watched[address] = _Watched(source)
+                self._routes_to_ask.append(address)
+            elif known.source != source:
+                known.source, known.is_asked = source, False
+                self._routes_to_ask.append(address)
+        self._in_order = None
+
+    def find(self, address: ProviderAddress) -> NextHop | None:
+        """Return the next hop of an address, None if it has none or is not watched."""
+        known = self._watched.get(address)
+        return known.neighbour.hop if known is not None and known.neighbour is not None else None
+
+    def __len__(self) -> int:
+        return len(self._watched)
+
+    def unresolved(self) -> Iterator[Unresolved]:
+        """Yield the addresses that have no next hop, and why."""
+        for address, known in self._watched.items():
+            neighbour = known.neighbour
+            if neighbour is None:
+                yield Unresolved(address, known.why, known.interface)
+            elif neighbour.hop is None:
+                interface, there = neighbour.key
+                yield Unresolved(address, self._why_silent(neighbour), interface, Address(there))
+
+    # What the kernel tells.
+
+    def hear(self, event: Message, now: float) -> list[Changed]:
+        """Take note of an event."""
+        match event:
+            case Neighbour(interface, address):
+                neighbour = self._neighbours.get((interface, address))
+                if neighbour is None:
+                    return []
+                neighbour.is_asked = False
+                return self._note(neighbour, event, now)
+            case Route():
+                return self._hear_route(event)
+            case Link(interface):
+                # Routes by it go without an event of their own; so they may by other interfaces' end.
+                self._all_in_doubt |= event.has_turned or interface in self._interfaces
+                self._links_asked.discard(interface)
+                return self._note_link(event, now)
+            case Unspecific():
+                self._all_in_doubt = True
+                return []
+            case Refused():
+                return []
+
+    def lose_track(self) -> None:
+        """Ask for everything anew: events have been lost."""
+        self._nothing_is_sure = True
+
+    # What the kernel is asked.
+
+    @property
+    def deadline(self) -> float:
+        """When there are questions next: -inf if there are some now."""
+        if self._links_to_ask or self._neighbours_to_ask or self._routes_to_ask:
+            return -math.inf
+        doubtful = self._in_doubt or self._all_in_doubt or self._nothing_is_sure
+        round_due = self._next_round if doubtful else math.inf
+        return min(round_due, self._next_sweep, self._stale.deadline, self._lost.deadline)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all that can be known is known, as far as has been heard."""
+        doubtful = self._in_doubt or self._all_in_doubt or self._nothing_is_sure
+        asking = self._links_to_ask or self._neighbours_to_ask or self._routes_to_ask
+        return not (doubtful or asking or self._links_asked)
+
+    def questions(self, now: float, most: int) -> list[Question]:
+        """Return what to ask now, at most so many. Each wants an `answer`, None if there was none."""
+        self._begin_round(now)
+        found: list[Question] = []
+        while self._links_to_ask and len(found) < most:
+            interface = self._links_to_ask.popitem()[0]
+            self._links_asked.add(interface)
+            found.append(AskLink(interface))
+        while self._neighbours_to_ask and len(found) < most:
+            key = self._neighbours_to_ask.popitem()[0]
+            neighbour = self._neighbours.get(key)
+            if neighbour is not None:
+                neighbour.is_asked = True
+                found.append(AskNeighbour(*key))
+        while self._routes_to_ask and len(found) < most:
+            address = self._routes_to_ask.popleft()
+            known = self._watched.get(address)
+            if known is not None:
+                known.is_asked = True
+                found.append(AskRoute(address, known.source))
+        found += self._uses(now, most - len(found))
+        return found
+
+    def answer(self, question: Question, answer: Message | None, now: float) -> list[Changed]:
+        """Take note of what the kernel answers to a question; None if it has not answered."""
+        match question, answer:
+            case Use(interface, address), Refused(error):
+                neighbour = self._neighbours.get((interface, address))
+                if neighbour is not None:
+                    neighbour.is_full = error == errno.ENOBUFS
+                return []
+            case Use(), _:
+                return []
+            case _, None:
+                # Its buffer was full, or the kernel out of memory: the next round asks again.
+                self.lose_track()
+                return []
+            case AskLink(interface), _:
+                if interface not in self._links_asked:
+                    return []
+                self._links_asked.discard(interface)
+                gone = Link(interface, False, b"", True)
+                return self._note_link(answer if isinstance(answer, Link) else gone, now)
+            case AskNeighbour(interface, there), _:
+                neighbour = self._neighbours.get((interface, there))
+                if neighbour is None or not neighbour.is_asked:
+                    return []
+                neighbour.is_asked = False
+                absent = Neighbour(interface, there, b"", 0)
+                return self._note(neighbour, answer if isinstance(answer, Neighbour) else absent, now)
+            case AskRoute(address), _:
+                known = self._watched.get(address)
+                if known is None or not known.is_asked:
+                    return []
+                known.is_asked = False
+                return self._note_route(address, known, answer)
+
+    def _begin_round(self, now: float) -> None:
+        if self._next_sweep == math.inf:
+            self._next_sweep = now + SWEEP
+        elif now >= self._next_sweep:
+            self._next_sweep = now + SWEEP
+            self.lose_track()
+        if now < self._next_round:
+            return
+        if self._nothing_is_sure:
+            self._links_to_ask = dict.fromkeys(sorted(self._interfaces))
+            self._neighbours_to_ask = dict.fromkeys(self._neighbours)
+        if self._nothing_is_sure or self._all_in_doubt:
+            asked: Iterable[ProviderAddress] = self._watched
+        elif self._in_doubt:
+            asked = self._in_doubt
+        else:
+            return
+        # What was waiting to be asked is among these, or new and watched.
+        self._routes_to_ask = deque(dict.fromkeys([*self._routes_to_ask, *asked]))
+        self._next_round = now + max(ROUND, ROUND_PER_ADDRESS * len(self._routes_to_ask))
+        self._in_doubt = {}
+        self._all_in_doubt = self._nothing_is_sure = False
+
+    # Routes.
+
+    def _hear_route(self, route: Route) -> list[Changed]:
+        covered = self._covered(route.prefix, route.length)
+        if not covered:
+            return []
+        if not self._all_in_doubt:
+            if len(covered) == len(self._watched):
+                self._all_in_doubt = True
+            else:
+                self._in_doubt.update(dict.fromkeys(covered))
+        if not route.is_gone or route.type != UNICAST:
+            return []
+        changes: list[Changed] = []
+        for address in covered:
+            known = self._watched[address]
+            known.is_asked = False  # the answer on its way may be this route
+            if known.neighbour is not None and self._is_by(route, known.neighbour.key, address):
+                known.why = Why.ASKING
+                changes += self._turn(address, known, None)
+        return changes
+
+    @staticmethod
+    def _is_by(route: Route, key: Key, address: ProviderAddress) -> bool:
+        """Whether an address whose neighbour is `key` may be reached by a route that covers it."""
+        if not route.interface or not route.is_plain:
+            return True
+        return key == (route.interface, route.gateway or address)
+
+    def _covered(self, prefix: bytes, length: int) -> list[ProviderAddress]:
+        if self._in_order is None:
+            self._in_order = {4: [], 16: []}
+            for address in sorted(self._watched):
+                self._in_order[len(address)].append(address)
+        addresses = self._in_order[len(prefix)]
+        if not addresses or not length:
+            return addresses
+        rest = 8 * len(prefix) - length
+        lowest = int.from_bytes(prefix) >> rest << rest
+        first = bisect_left(addresses, lowest.to_bytes(len(prefix)))
+        last = bisect_right(addresses, (lowest | (1 << rest) - 1).to_bytes(len(prefix)))
+        return addresses[first:last]
+
+    def _note_route(self, address: ProviderAddress, known: _Watched, answer: Message | None) -> list[Changed]:
+        known.interface = 0
+        known.why = Why.ASKING
+        if isinstance(answer, Refused):
+            known.why = _why_refused(answer.error, known.source)
+        elif isinstance(answer, Route):
+            known.interface = answer.interface
+            known.why = self._why_not(answer)
+            if known.why is Why.ASKING:
+                return self._turn(address, known, (answer.interface, answer.gateway or bytes(address)))
+        return self._turn(address, known, None)
+
+    def _why_not(self, route: Route) -> Why:
+        """Why a route leads nowhere; ASKING if it leads to a neighbour."""
+        if route.type != UNICAST:
+            return _WHY_TYPE.get(route.type, Why.OWN)
+        if not route.is_plain:
+            return Why.WRAPPED
+        return Why.ASKING if route.interface in self._interfaces else Why.ELSEWHERE
+
+    def _turn(self, address: ProviderAddress, known: _Watched, key: Key | None) -> list[Changed]:
+        """Have an address reached by another neighbour, or by none."""
+        before = known.neighbour.hop if known.neighbour is not None else None
+        if known.neighbour is not None and known.neighbour.key == key:
+            return []
+        self._leave(address, known)
+        if key is not None:
+            neighbour = self._neighbours.get(key)
+            if neighbour is None:
+                neighbour = self._neighbours[key] = _Neighbour(key)
+                self._neighbours_to_ask[key] = None
+            neighbour.users.add(address)
+            known.neighbour = neighbour
+        after = known.neighbour.hop if known.neighbour is not None else None
+        return [Changed(address, after)] if after != before else []
+
+    def _leave(self, address: ProviderAddress, known: _Watched) -> None:
+        neighbour = known.neighbour
+        known.neighbour = None
+        if neighbour is not None:
+            neighbour.users.discard(address)
+            if not neighbour.users:
+                del self._neighbours[neighbour.key]
+
+    # Neighbours and links.
+
+    def _note_link(self, link: Link, now: float) -> list[Changed]:
+        if link.interface not in self._interfaces:
+            return []
+        mac = link.mac if link.is_up else b""
+        if mac == self._links.get(link.interface, b""):
+            return []
+        if mac:
+            self._links[link.interface] = mac
+        else:
+            del self._links[link.interface]
+        changes: list[Changed] = []
+        for neighbour in self._neighbours.values():
+            if neighbour.key[0] == link.interface:
+                changes += self._settle(neighbour, now)
+        return changes
+
+    def _note(self, neighbour: _Neighbour, entry: Neighbour, now: float) -> list[Changed]:
+        neighbour.state, neighbour.mac = entry.state, entry.mac
+        if entry.state & USABLE:
+            neighbour.is_full = False
+            neighbour.attempts = 0
+        return self._settle(neighbour, now)
+
+    def _settle(self, neighbour: _Neighbour, now: float) -> list[Changed]:
+        own = self._links.get(neighbour.key[0])
+        is_there = neighbour.state & USABLE and len(neighbour.mac) == 6
+        hop = NextHop(neighbour.key[0], own, neighbour.mac) if own and is_there else None
+        if own:
+            self._arrange(neighbour, now)
+        if hop == neighbour.hop:
+            return []
+        neighbour.hop = hop
+        return [Changed(address, hop) for address in neighbour.users]
+
+    def _arrange(self, neighbour: _Neighbour, now: float) -> None:
+        """Have a neighbour used in time, if it needs to be."""
+        if not neighbour.state & USABLE:
+            # Backing off is what its last use has arranged; it is not to be used twice in a second.
+            due = max(now, neighbour.used + 1) if not neighbour.attempts else neighbour.due
+            if due == math.inf:
+                due = now + BACKOFF
+            schedule = self._lost
+        elif neighbour.state & STALE:
+            spread = zlib.crc32(neighbour.key[1]) / 2**32
+            due = now + 1 + spread * (LONGEST_REST - 1)
+            schedule = self._stale
+        else:
+            neighbour.due = math.inf
+            return
+        if neighbour.due == math.inf or due < neighbour.due:
+            neighbour.due = due
+            schedule.add(neighbour.key, due)
+
+    def _uses(self, now: float, most: int) -> list[Question]:
+        found: list[Question] = []
+        for schedule in (self._lost, self._stale):
+            for due, key in schedule.take(now) if most > 0 else ():
+                neighbour = self._neighbours.get(key)
+                if neighbour is None or neighbour.due != due:
+                    continue  # it is no longer needed, or has been arranged otherwise
+                if key[0] not in self._links:
+                    neighbour.due, neighbour.attempts = math.inf, 0
+                    continue
+                schedule.count(now)
+                neighbour.used = now
+                if neighbour.state & USABLE:
+                    neighbour.due = now + USE_AGAIN
+                    self._stale.add(key, neighbour.due)
+                else:
+                    neighbour.due = now + min(BACKOFF * 2**neighbour.attempts, LONGEST_BACKOFF)
+                    neighbour.attempts = min(neighbour.attempts + 1, 10)
+                    self._lost.add(key, neighbour.due)
+                found.append(Use(*key))
+                if len(found) >= most:
+                    return found
+        return found
+
+    def _why_silent(self, neighbour: _Neighbour) -> Why:
+        if neighbour.key[0] not in self._links:
+            return Why.LINK_DOWN
+        return Why.NEIGHBOURS_FULL if neighbour.is_full else Why.NEIGHBOUR_SILENT
+
+
+_BLACKHOLE, _UNREACHABLE, _PROHIBIT = 6, 7, 8  # RTN_... of <linux/rtnetlink.h>
+_WHY_TYPE = dict.fromkeys((_BLACKHOLE, _UNREACHABLE, _PROHIBIT), Why.REFUSED)
+
+
+def _why_refused(error: int, source: ProviderAddress | None) -> Why:
+    if error == errno.ENETUNREACH:
+        return Why.NO_ROUTE
+    # IPv4 answers EINVAL for a blackhole, and for a source that is no address of this machine.
+    if error == errno.EINVAL and source is not None:
+        return Why.NO_SOURCE
+    return Why.REFUSED
