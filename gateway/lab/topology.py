@@ -23,6 +23,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.lab.far_end import takes_redirected_frames
 from gateway.lab.laboratory import Laboratory
 from gateway.lab.namespaces import Namespace, connect
 
@@ -304,8 +305,6 @@ class Datacenter(Laboratory):
         router.ip(*outside)
         namespace.ip(*inside)
         if self.plan.engine != "python" and node in self.plan.gateways:
-            from gateway.lab.far_end import takes_redirected_frames  # noqa: PLC0415
-
             router.call(self._far_ends.enter_context, takes_redirected_frames(node.name))
 
 
