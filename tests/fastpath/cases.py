@@ -1,0 +1,7 @@
+"""All cases that both engines are held to, by what they are about."""
+
+from __future__ import annotations
+
+from tests.fastpath import cases_carried, cases_inner, cases_marks, cases_outer
+
+CASES = (*cases_carried.CASES, *cases_outer.CASES, *cases_inner.CASES, *cases_marks.CASES)

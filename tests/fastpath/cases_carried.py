@@ -1,0 +1,433 @@
+"""Cases of what is carried: between all families, routed and switched, with whatever protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from scapy.compat import raw
+from scapy.layers.inet import ICMP, TCP, UDP
+from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest
+from scapy.packet import Raw
+
+from gateway.forwarding.drops import DropReason
+from tests.fastpath.outcomes import Case, Dropped, GoesOn, Passed, Told, Why
+from tests.fastpath.scenes import WORLD, pa, record, world
+from tests.fastpath.wire import arriving, forwarded, routed, with_ip
+from tests.networks import ca, frame, mac, router_mac
+
+WEB, OTHER_WEB, DB, OTHER_DB = ("web", 5), ("web", 6), ("db", 5), ("db", 6)
+
+ROUTED = frame("red", WEB, DB)
+SWITCHED = frame("red", WEB, OTHER_WEB)
+ROUTED_V6 = frame("red", WEB, DB, version=6)
+SWITCHED_V6 = frame("red", WEB, OTHER_WEB, version=6)
+
+# Each of these is one octet of TTL, hop limit or length away from another verdict.
+_LARGEST = {4: 1500 - 42, 6: 1500 - 62}
+"""By the family of the provider addresses: what an underlay of 1500 octets carries in one piece."""
+
+
+def _between_families() -> Iterator[Case]:
+    for pa_version in (4, 6):
+        at = world(pa_version=pa_version)
+        for outer in (4, 6):
+            for inner in (4, 6):
+                words = f"IPv{inner} in from an IPv{outer} host and out to an IPv{pa_version} one"
+                sent = frame("red", WEB, DB, version=inner)
+                yield Case(
+                    f"{words}, routed",
+                    arriving(sent, version=outer),
+                    forwarded(routed(sent), version=pa_version),
+                    at,
+                )
+                sent = frame("red", WEB, OTHER_WEB, version=inner)
+                yield Case(
+                    f"{words}, switched",
+                    arriving(sent, version=outer),
+                    forwarded(sent, subnet="web", version=pa_version, ttl=63),
+                    at,
+                )
+
+
+def _protocols() -> Iterator[Case]:
+    for words, protocol, payload in (
+        ("SCTP", 132, bytes.fromhex("0457162e000000000000000000000000")),
+        ("ESP", 50, bytes(range(40))),
+        ("GRE of a tenant's own", 47, bytes.fromhex("20006558aabbcc00") + bytes(20)),
+        ("a protocol that nobody has heard of, with a single octet", 253, b"\x01"),
+        ("a protocol with nothing behind the IP header", 59, b""),
+        ("IGMP to a single host", 2, bytes(8)),
+    ):
+        sent = frame("red", WEB, DB, upper=Raw(payload), proto=protocol)
+        yield Case(f"{words} in IPv4", arriving(sent), forwarded(routed(sent)), WORLD)
+    for words, protocol, payload in (
+        ("SCTP", 132, bytes.fromhex("0457162e000000000000000000000000")),
+        ("ESP", 50, bytes(range(40))),
+        ("no next header at all", 59, b""),
+        ("a next header that is no extension Python walks (mobility)", 135, bytes(8)),
+    ):
+        sent = frame("red", WEB, DB, version=6, upper=Raw(payload), nh=protocol)
+        yield Case(f"{words} in IPv6", arriving(sent), forwarded(routed(sent)), WORLD)
+    for words, upper in (
+        ("a TCP segment in the middle of a connection", TCP(sport=1, dport=65535, flags="A") / Raw(b"x")),
+        ("a TCP segment with timestamps", TCP(flags="PA", options=[("Timestamp", (1, 2))]) / Raw(b"xyz")),
+        ("a TCP reset with an odd number of octets", TCP(flags="R") / Raw(b"x")),
+        ("an empty UDP datagram", UDP(sport=5, dport=6)),
+        ("a UDP datagram without a checksum", UDP(sport=5, dport=6, chksum=0) / Raw(b"x")),
+        ("a UDP datagram with a wrong checksum, which only its receiver looks at", UDP(chksum=1) / Raw(b"x")),
+        ("a UDP datagram shorter than its packet", UDP(sport=5, dport=6, len=9) / Raw(b"abcdef")),
+        ("an echo request to a VM", ICMP(type=8) / Raw(b"ping")),
+        ("an echo reply", ICMP(type=0) / Raw(b"ping")),
+        ("an ICMP timestamp request", ICMP(type=13) / Raw(b"ping")),
+        ("an ICMP error in a tenant without access rules", ICMP(type=3, code=1) / Raw(bytes(28))),
+        ("an ICMP error that quotes nothing", ICMP(type=11)),
+    ):
+        sent = frame("red", WEB, DB, upper=upper)
+        yield Case(f"{words} in IPv4", arriving(sent), forwarded(routed(sent)), WORLD)
+    for words, upper in (
+        ("an echo request", ICMPv6EchoRequest(data=b"ping")),
+        ("an echo reply", ICMPv6EchoReply(data=b"ping")),
+        ("a TCP segment", TCP(flags="A") / Raw(b"xyz")),
+    ):
+        sent = frame("red", WEB, DB, version=6, upper=upper)
+        yield Case(f"{words} in IPv6", arriving(sent), forwarded(routed(sent)), WORLD)
+    sent = frame("red", WEB, DB, version=6, upper=Raw(bytes.fromhex("0104 0000 0000 0000")), nh=58)
+    yield Case("an ICMPv6 error without rules", arriving(sent), forwarded(routed(sent)), WORLD)
+
+
+def _ways() -> Iterator[Case]:
+    yield Case(
+        "the FlowID of a known flow: CRC-32 of addresses, protocol and ports, its low octet",
+        arriving(ROUTED, flow_id=0x55),
+        forwarded(routed(ROUTED), flow_id=0x93),
+        WORLD,
+    )
+    to_zero = frame("red", WEB, ("db", 9))
+    yield Case(
+        "to a host that wants a FlowID of zero, whatever came in",
+        arriving(to_zero, flow_id=0xAB),
+        forwarded(routed(to_zero, to=("db", 9)), to="hv4", flow_id=0),
+        WORLD,
+    )
+    sent = frame("red", WEB, OTHER_DB)
+    yield Case(
+        "back to the host that it came from, for another of its VMs: out where it came in",
+        arriving(sent),
+        forwarded(routed(sent, to=OTHER_DB), to="hv1"),
+        WORLD,
+    )
+    sent = frame("red", OTHER_WEB, WEB)
+    yield Case(
+        "from the other interface",
+        arriving(sent, sender="hv2"),
+        forwarded(sent, to="hv1", subnet="web", ttl=63),
+        WORLD,
+        "eth2",
+    )
+    yield Case(
+        "in by an interface that its sender is not behind: it is addressed to us there",
+        arriving(SWITCHED)[:0] + bytes.fromhex("02ee00000002") + arriving(SWITCHED)[6:],
+        forwarded(SWITCHED, subnet="web", ttl=63),
+        WORLD,
+        "eth2",
+    )
+    sent = frame("blue", WEB, DB)
+    yield Case(
+        "the same addresses in another tenant, which has others behind them",
+        arriving(sent, tenant="blue"),
+        forwarded(routed(sent, tenant="blue"), tenant="blue"),
+        WORLD,
+    )
+    moved = world(more=(record("db", 5, "hv1"),))
+    yield Case(
+        "the same address in two tenants at two hosts: Red's is on hv1",
+        arriving(ROUTED),
+        forwarded(routed(ROUTED), to="hv1"),
+        moved,
+    )
+    yield Case(
+        "the same address in two tenants at two hosts: Blue's is on hv2",
+        arriving(sent, tenant="blue"),
+        forwarded(routed(sent, tenant="blue"), tenant="blue"),
+        moved,
+    )
+    host_routed = with_macs(frame("red", WEB, DB), mac("red", *DB), router_mac("red", "db"))
+    yield Case(
+        "routed by the sender's host, in the destination's VSID: switched, and sent by web to db",
+        arriving(host_routed, subnet="db"),
+        forwarded(host_routed, ttl=63),
+        WORLD,
+    )
+    in_db = with_macs(frame("red", WEB, DB), router_mac("red", "db"), mac("red", *WEB))
+    yield Case(
+        "to the gateway's MAC of another subnet than its sender's",
+        arriving(in_db, subnet="db"),
+        forwarded(routed(in_db)),
+        WORLD,
+    )
+    same = with_macs(frame("red", WEB, OTHER_WEB), router_mac("red", "web"), mac("red", *WEB))
+    yield Case(
+        "within one subnet, and to the gateway's MAC: routed",
+        arriving(same),
+        forwarded(routed(same, to=OTHER_WEB), subnet="web"),
+        WORLD,
+    )
+    yield Case(
+        "to a provider address whose next hop has not been found yet",
+        arriving(ROUTED),
+        Passed(Why.NEXT_HOP, GoesOn()),
+        world(hops={pa("hv1"): WORLD.hops[pa("hv1")]}),
+    )
+    only = world(provider_addresses=(pa("edge-1"),))
+    yield Case("by a node with an IPv4 address alone", arriving(ROUTED), forwarded(routed(ROUTED)), only)
+
+
+def _padding() -> Iterator[Case]:
+    for words, sent, trailing in (
+        ("IPv4 with", ROUTED, b"\xaa" * 18),
+        ("IPv4 with one odd octet of", ROUTED, b"\xff"),
+        ("IPv6 with", ROUTED_V6, b"\xaa" * 18),
+    ):
+        yield Case(
+            f"{words} padding behind the inner packet, routed: it goes no further",
+            arriving(raw(sent) + trailing),
+            forwarded(routed(sent)),
+            WORLD,
+        )
+    yield Case(
+        "padding behind the inner packet, switched",
+        arriving(raw(SWITCHED) + bytes(100)),
+        forwarded(SWITCHED, subnet="web", ttl=63),
+        WORLD,
+    )
+    yield Case(
+        "padding inside, and the other family outside",
+        arriving(raw(ROUTED) + bytes(100), version=6),
+        forwarded(routed(ROUTED)),
+        WORLD,
+    )
+    yield Case(
+        "padding behind the outer packet",
+        arriving(ROUTED, trailer=bytes(40)),
+        forwarded(routed(ROUTED)),
+        WORLD,
+    )
+    yield Case(
+        "padding behind the outer IPv6 packet",
+        arriving(ROUTED, version=6, trailer=bytes(40)),
+        forwarded(routed(ROUTED)),
+        WORLD,
+    )
+
+
+def _hop_limits() -> Iterator[Case]:
+    for version in (4, 6):
+        field = "ttl" if version == 4 else "hlim"
+        sent = frame("red", WEB, DB, version=version, **{field: 2})
+        yield Case(
+            f"IPv{version} with two hops left is routed with one",
+            arriving(sent),
+            forwarded(routed(sent)),
+            WORLD,
+        )
+        sent = frame("red", WEB, DB, version=version, **{field: 255})
+        yield Case(f"IPv{version} with 255 hops left", arriving(sent), forwarded(routed(sent)), WORLD)
+        for left in (1, 0):
+            sent = frame("red", WEB, DB, version=version, **{field: left})
+            yield Case(
+                f"IPv{version} with {left} left to be routed: its sender is told",
+                arriving(sent),
+                Passed(Why.HOP_LIMIT, Told(DropReason.HOP_LIMIT)),
+                WORLD,
+            )
+            sent = frame("red", WEB, OTHER_WEB, version=version, **{field: left})
+            yield Case(
+                f"IPv{version} with {left} left is switched: no router is on its way",
+                arriving(sent),
+                forwarded(sent, subnet="web", ttl=63),
+                WORLD,
+            )
+    for outer in (4, 6):
+        yield Case(
+            f"switched, with two hops left in the underlay of IPv{outer}",
+            arriving(SWITCHED, ttl=2, version=outer),
+            forwarded(SWITCHED, subnet="web", ttl=1),
+            WORLD,
+        )
+        yield Case(
+            f"switched, with one hop left in the underlay of IPv{outer}",
+            arriving(SWITCHED, ttl=1, version=outer),
+            Passed(Why.HOP_LIMIT, Dropped(DropReason.HOP_LIMIT)),
+            WORLD,
+        )
+        yield Case(
+            f"routed, with one hop left in the underlay of IPv{outer}: that ends here anyway",
+            arriving(ROUTED, ttl=1, version=outer),
+            forwarded(routed(ROUTED)),
+            WORLD,
+        )
+    yield Case(
+        "switched, with no hop left in the underlay",
+        arriving(SWITCHED, ttl=0),
+        Passed(Why.HOP_LIMIT, Dropped(DropReason.HOP_LIMIT)),
+        WORLD,
+    )
+    # The sum of an IPv4 header with its fields so chosen passes 0xFFFF when the TTL falls.
+    for identification in (0x0000, 0x0100, 0x8F35, 0xFFFF):
+        sent = frame("red", WEB, DB, id=identification, ttl=1 + (identification & 0x3F or 1))
+        yield Case(
+            f"an IPv4 header's sum is kept right when its TTL changes, identification {identification:#06x}",
+            arriving(sent),
+            forwarded(routed(sent)),
+            WORLD,
+        )
+
+
+def _sizes() -> Iterator[Case]:
+    for pa_version, largest in _LARGEST.items():
+        at = world(pa_version=pa_version)
+        for version in (4, 6):
+            headers = (20 if version == 4 else 40) + 8
+            words = f"IPv{version} to an IPv{pa_version} host"
+            flags: dict[str, object] = {"flags": "DF"} if version == 4 else {}
+            sent = frame("red", WEB, DB, version=version, upper=_datagram(largest - headers), **flags)
+            yield Case(
+                f"{words}, just as large as the way carries",
+                arriving(sent, version=pa_version),
+                forwarded(routed(sent), version=pa_version),
+                at,
+            )
+            sent = frame("red", WEB, DB, version=version, upper=_datagram(largest - headers + 1), **flags)
+            yield Case(
+                f"{words}, one octet more than the way carries: its sender is told",
+                arriving(sent, version=pa_version),
+                Passed(Why.TOO_BIG, Told(DropReason.TOO_BIG)),
+                at,
+            )
+            sent = frame(
+                "red", WEB, OTHER_WEB, version=version, upper=_datagram(largest - headers + 1), **flags
+            )
+            yield Case(
+                f"{words}, one octet too many and switched: its sender is told by whom it was to",
+                arriving(sent, version=pa_version),
+                Passed(Why.TOO_BIG, Told(DropReason.TOO_BIG)),
+                at,
+            )
+        sent = frame("red", WEB, DB, upper=_datagram(largest - 28 + 1))
+        yield Case(
+            f"IPv4 to an IPv{pa_version} host that may be fragmented, and is one octet too large",
+            arriving(sent, version=pa_version),
+            Passed(Why.TOO_BIG, GoesOn(2)),
+            at,
+        )
+    padded = frame("red", WEB, DB, upper=_datagram(_LARGEST[4] - 28), flags="DF")
+    yield Case(
+        "just as large as the way carries, and padding behind that does not count",
+        arriving(raw(padded) + bytes(20)),
+        forwarded(routed(padded)),
+        WORLD,
+    )
+    narrow = world(mtu=1300)
+    sent = frame("red", WEB, DB, version=6, upper=_datagram(1280 - 48))
+    yield Case(
+        "IPv6 of 1280 octets always goes, even by an underlay that carries less",
+        arriving(sent),
+        forwarded(routed(sent)),
+        narrow,
+    )
+    sent = frame("red", WEB, DB, version=6, upper=_datagram(1281 - 48))
+    yield Case(
+        "IPv6 of 1281 octets does not",
+        arriving(sent),
+        Passed(Why.TOO_BIG, Told(DropReason.TOO_BIG)),
+        narrow,
+    )
+    sent = frame("red", WEB, DB, upper=_datagram(1259 - 28), flags="DF")
+    yield Case(
+        "IPv4 has no such floor",
+        arriving(sent),
+        Passed(Why.TOO_BIG, Told(DropReason.TOO_BIG)),
+        narrow,
+    )
+    wide = world(mtu=9000)
+    sent = frame("red", WEB, DB, upper=_datagram(3000), flags="DF")
+    yield Case("a large frame in an underlay of 9000 octets", arriving(sent), forwarded(routed(sent)), wide)
+    reported = world(reported=((pa("hv2"), 1400),))
+    sent = frame("red", WEB, DB, upper=_datagram(1400 - 42 - 28), flags="DF")
+    yield Case(
+        "just as large as the path to its host has been reported to carry",
+        arriving(sent),
+        forwarded(routed(sent)),
+        reported,
+    )
+    sent = frame("red", WEB, DB, upper=_datagram(1400 - 42 - 28 + 1), flags="DF")
+    yield Case(
+        "one octet more than that",
+        arriving(sent),
+        Passed(Why.TOO_BIG, Told(DropReason.TOO_BIG)),
+        reported,
+    )
+    yield Case(
+        "the same to another host, whose path has not been reported",
+        arriving(frame("red", WEB, OTHER_DB, upper=_datagram(1400 - 42 - 28 + 1), flags="DF")),
+        forwarded(
+            routed(frame("red", WEB, OTHER_DB, upper=_datagram(1400 - 42 - 28 + 1), flags="DF"), to=OTHER_DB),
+            to="hv1",
+        ),
+        reported,
+    )
+    yield Case(
+        "the least that a frame may hold: an IPv4 header alone",
+        arriving(frame("red", WEB, DB, upper=Raw(b""), proto=61)),
+        forwarded(routed(frame("red", WEB, DB, upper=Raw(b""), proto=61))),
+        WORLD,
+    )
+
+
+def _headers_kept() -> Iterator[Case]:
+    for words, fields in (
+        ("identification and DF", {"id": 0x1234, "flags": "DF"}),
+        ("no DF", {"id": 0x4321, "flags": 0}),
+        ("the evil bit", {"flags": "evil"}),
+        ("DSCP 46", {"tos": 46 << 2}),
+    ):
+        sent = frame("red", WEB, DB, **fields)
+        yield Case(f"the inner IPv4 header keeps {words}", arriving(sent), forwarded(routed(sent)), WORLD)
+    for words, fields in (("flow label", {"fl": 0xABCDE}), ("DSCP 46", {"tc": 46 << 2})):
+        sent = frame("red", WEB, DB, version=6, **fields)
+        yield Case(f"the inner IPv6 header keeps its {words}", arriving(sent), forwarded(routed(sent)), WORLD)
+    other_mac = with_macs(frame("red", WEB, OTHER_WEB), mac("red", *OTHER_WEB), b"\x02\x99\0\0\0\x01")
+    yield Case(
+        "a source MAC that is not its record's: that is judged at the VM's port, and kept",
+        arriving(other_mac),
+        forwarded(other_mac, subnet="web", ttl=63),
+        WORLD,
+    )
+    yield Case(
+        "a VM sends to itself by its gateway",
+        arriving(with_ip(frame("red", WEB, DB), dst=ca(*WEB))),
+        forwarded(routed(with_ip(frame("red", WEB, DB), dst=ca(*WEB)), to=WEB), to="hv1", subnet="web"),
+        WORLD,
+    )
+
+
+def with_macs(sent, destination: bytes, source: bytes):  # type: ignore[no-untyped-def]
+    """A frame between other MACs."""
+    copy = sent.copy()
+    copy.dst, copy.src = destination.hex(":"), source.hex(":")
+    return copy
+
+
+def _datagram(size: int) -> object:
+    return UDP(sport=1111, dport=2222) / Raw(bytes(size))
+
+
+CASES = (
+    *_between_families(),
+    *_ways(),
+    *_protocols(),
+    *_padding(),
+    *_hop_limits(),
+    *_sizes(),
+    *_headers_kept(),
+)
