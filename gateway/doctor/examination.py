@@ -14,6 +14,7 @@ import trio
 from gateway.doctor import (
     certificates,
     clock,
+    fastpath,
     firewall,
     ike_ports,
     kernel,
@@ -33,7 +34,7 @@ from gateway.underlay.interfaces import Attachment, choose, read_links
 from gateway.underlay.offloads import merging
 from policies.addresses import ProviderAddress
 from policies.errors import ConfigurationError, Problem
-from policies.model import Appliance, Network
+from policies.model import Appliance, Engine, Network
 
 T = TypeVar("T")
 
@@ -145,6 +146,16 @@ async def _underlay(subject: Subject) -> list[Finding]:
     offloads = {name: merging(name) for name in subject.attachment.interfaces}
     is_running = subject.process is not None
     return list(underlay.judge(subject.attachment, offloads, is_running=is_running))
+
+
+async def _fast_path(subject: Subject) -> list[Finding]:
+    if not fastpath.concerns(subject.appliance) or not isinstance(subject.attachment, Attachment):
+        return []
+    strict = (await _thread(kernel.look)).strict_sources
+    machine = await _thread(fastpath.look, subject.attachment.interfaces, strict)
+    rules = await _thread(firewall.look)
+    runs = not isinstance(subject.running, str) and subject.running.engine == Engine.XDP
+    return list(fastpath.judge(machine, rules, subject.appliance, runs=runs))
 
 
 async def _paths(subject: Subject) -> list[Finding]:
@@ -275,6 +286,7 @@ AREAS: tuple[Area, ...] = (
     (privileges.AREA, _privileges),
     (kernel.AREA, _kernel),
     (underlay.AREA, _underlay),
+    (fastpath.AREA, _fast_path),
     (pools.AREA, _pools),
     (paths.AREA, _paths),
     (ike_ports.AREA, _ike),

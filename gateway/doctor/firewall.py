@@ -14,6 +14,8 @@ from policies.addresses import ProviderAddress
 
 AREA = "firewall"
 
+_COMING_IN = ("ingress", "prerouting", "input")
+
 PATIENCE = 5.0
 """Seconds for nft to answer."""
 
@@ -25,6 +27,8 @@ class Rules(msgspec.Struct, frozen=True):
     """The table of `isthmus firewall`; None: it is not there."""
     dropping: tuple[str, ...] = ()
     """The chains for what comes in that drop what no rule accepts."""
+    filtering: tuple[str, ...] = ()
+    """All chains for what comes in that may drop some of it, but for our own."""
     why_not: str | None = None
 
 
@@ -39,21 +43,41 @@ def look() -> Rules:
         said = listed.stderr.strip().splitlines() or [f"exit code {listed.returncode}"]
         return Rules(why_not=f"nft: {said[0]}")
     own = _nft("list", "table", *TABLE.split())
-    return Rules(own.stdout if own.returncode == 0 else None, dropping(listed.stdout))
+    return Rules(
+        own.stdout if own.returncode == 0 else None, dropping(listed.stdout), filtering(listed.stdout)
+    )
 
 
 def dropping(listed: str) -> tuple[str, ...]:
     """Return the chains for what comes in that drop by policy, as `nft --json list chains` prints them."""
+    return tuple(
+        _name(chain)
+        for chain in _chains(listed)
+        if chain.get("hook") == "input" and chain.get("policy") == "drop"
+    )
+
+
+def filtering(listed: str) -> tuple[str, ...]:
+    """Return others' chains for what comes in that may drop some of it, by the same list."""
+    return tuple(
+        _name(chain)
+        for chain in _chains(listed)
+        if chain.get("type") == "filter"
+        and chain.get("hook") in _COMING_IN
+        and f"{chain.get('family')} {chain.get('table')}" != TABLE
+    )
+
+
+def _chains(listed: str) -> list[dict[str, object]]:
     try:
         items = msgspec.json.decode(listed, type=dict[str, list[dict[str, object]]]).get("nftables", [])
     except msgspec.MsgspecError:
-        return ()
-    chains = [chain for item in items if isinstance(chain := item.get("chain"), dict)]
-    return tuple(
-        f"{chain.get('family')} {chain.get('table')} {chain.get('name')}"
-        for chain in chains
-        if chain.get("hook") == "input" and chain.get("policy") == "drop"
-    )
+        return []
+    return [chain for item in items if isinstance(chain := item.get("chain"), dict)]
+
+
+def _name(chain: dict[str, object]) -> str:
+    return f"{chain.get('family')} {chain.get('table')} {chain.get('name')}"
 
 
 def judge(rules: Rules, addresses: Iterable[ProviderAddress], *, has_sites: bool) -> Iterator[Finding]:

@@ -29,7 +29,6 @@ class Kernel(msgspec.Struct, frozen=True):
     """Why there is none; None: there is."""
     packet_socket: str | None
     has_tun: bool
-    has_bpf: bool
     interfaces: frozenset[str]
     forwards: bool
     """Whether the machine routes IPv4 between its interfaces by itself."""
@@ -48,7 +47,6 @@ def look() -> Kernel:
         raw_socket=_why_not(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_GRE),
         packet_socket=_why_not(socket.AF_PACKET, socket.SOCK_RAW, 0),
         has_tun=Path("/dev/net/tun").exists(),
-        has_bpf=Path("/sys/kernel/btf/vmlinux").exists(),
         interfaces=frozenset(interfaces),
         forwards=_number("/proc/sys/net/ipv4/ip_forward") == 1,
         strict_sources=frozenset(name for name in interfaces if _filters_strictly(name)),
@@ -69,8 +67,7 @@ def judge(kernel: Kernel, appliance: Appliance, underlay: tuple[str, ...]) -> It
             words = f"the firewall tracks {used} of at most {most} connections: it drops what begins beyond"
             advice = "raise net.netfilter.nf_conntrack_max, and do not track GRE and ESP (nft: notrack)"
             yield Finding(AREA, Level.FAIL if used >= most else Level.WARN, words, advice)
-    bpf = "has BPF type information" if kernel.has_bpf else "has no BPF type information"
-    yield Finding(AREA, Level.OK, f"Linux {kernel.release} {bpf}; this version decides packets in Python")
+    yield Finding(AREA, Level.OK, f"Linux {kernel.release}")
 
 
 def _sockets(kernel: Kernel, appliance: Appliance) -> Iterator[Finding]:

@@ -34,6 +34,7 @@ class Running(msgspec.Struct, frozen=True):
     sites: int = 0
     sites_up: int = 0
     records: int = 0
+    engine: str = ""
     health: list[Trouble] = []
 
 

@@ -24,6 +24,9 @@ from policies.model import FastPathMode, FastPathSettings
 MOST_IN_ONE_BUFFER = 3498
 """Octets of an MTU: drivers that take a packet in one page have room for about so much beside XDP's own."""
 
+PERMISSION = "CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+NOT_TRIED = "not tried"
+
 _ARRAY, _PER_LENGTH, _DEVICES = 2, 11, 14  # BPF_MAP_TYPE_ARRAY, _LPM_TRIE, _DEVMAP
 _NO_PREALLOCATION = 1
 
@@ -131,9 +134,9 @@ def _of_kernel() -> Iterator[Feature]:
     )
     yield right_machine
     permission = Feature(
-        "CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON",
+        PERMISSION,
         "no program can be loaded",
-        _refused(_loads_a_program) if right_machine.why_not is None else "not tried",
+        _refused(_loads_a_program) if right_machine.why_not is None else NOT_TRIED,
     )
     yield permission
     without = "there is no fast path"
@@ -146,10 +149,10 @@ def _of_kernel() -> Iterator[Feature]:
         ("links, which let go when a process is killed", _has_links, "5.9"),
     ):
         tried = permission.why_not is None
-        why_not = _refused(attempt) if tried else "not tried"
+        why_not = _refused(attempt) if tried else NOT_TRIED
         yield Feature(f"{name} (Linux {since})", without, why_not)
     without = "the program is interpreted, and carries about a tenth"
-    why_not = _refused(_is_compiled) if permission.why_not is None else "not tried"
+    why_not = _refused(_is_compiled) if permission.why_not is None else NOT_TRIED
     yield Feature("the kernel's compiler for BPF (bpf_jit_enable)", without, why_not, is_needed=False)
 
 

@@ -76,7 +76,6 @@ KERNEL = kernel.Kernel(
     raw_socket=None,
     packet_socket=None,
     has_tun=True,
-    has_bpf=True,
     interfaces=frozenset({"eth0", "eth1"}),
     forwards=False,
     strict_sources=frozenset(),
