@@ -71,3 +71,15 @@ def require_tun() -> None:
         os.close(os.open("/dev/net/tun", os.O_RDWR))
     except OSError as error:
         _missing(f"no TAP device can be made here ({error})")
+
+
+@pytest.fixture(scope="session")
+def require_bpf() -> None:
+    """Skip the test, or fail it where peers are required, unless programs may be loaded into the kernel."""
+    from gateway.fastpath.elf import MapDefinition
+    from gateway.fastpath.kernel import BpfRefused, Map
+
+    try:
+        Map.create(MapDefinition(type=14, key_size=4, value_size=4, max_entries=1)).close()
+    except BpfRefused as refused:
+        _missing(f"no program may be loaded into the kernel here ({refused})")

@@ -134,6 +134,8 @@ def _sections(data: bytes) -> list[_Section]:
         raise MalformedObject(f"{count} section headers of {entry_size} octets, names in section {names}")
     table = _slice(data, start, count * _SECTION.size, "the section headers")
     headers = list(_SECTION.iter_unpack(table))
+    if sum(header[5] for header in headers if header[1] != _NO_BITS) > len(data):
+        raise MalformedObject("the sections overlap: together they are larger than the file")
     name_table = _slice(data, headers[names][4], headers[names][5], "the sections' names")
     return [
         _Section(
@@ -269,7 +271,7 @@ class _Linker:
         section = self._section(symbol.section).name
         if operation != _LOAD_64 or section != "maps":
             raise MalformedObject(f"a program refers to {symbol.name!r} in section {section!r}: no map")
-        place = symbol.value + (immediate if symbol.type == _SECTION_ITSELF else 0)
+        place = symbol.value + immediate  # a static map is named by its section and the distance
         name = self._maps.get(place)
         if name is None:
             raise MalformedObject(f"a program refers to octet {place} of the maps, where none begins")
@@ -283,8 +285,8 @@ class _Linker:
             if len(section.content) % _RELOCATION.size:
                 raise MalformedObject(f"{section.name!r} is no whole number of relocations")
             for offset, information in _RELOCATION.iter_unpack(section.content):
-                if information >> 32 >= len(self._symbols):
-                    raise MalformedObject(f"a relocation names symbol {information >> 32}, which is none")
+                if information >> 32 >= len(self._symbols) or offset % _INSTRUCTION.size:
+                    raise MalformedObject(f"{section.name!r} relocates octet {offset}, or by no symbol")
                 found[offset] = _Relocation(self._symbols[information >> 32])
         return found
 

@@ -13,7 +13,7 @@ import mmap
 import os
 import platform
 import struct
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -65,10 +65,10 @@ _MEANINGS = {
 class BpfRefused(OSError):
     """The kernel refused: `errno` is its own, the text says to do what, and why where it can be told."""
 
-    def __init__(self, number: int, what: str, why: str = "") -> None:
+    def __init__(self, number: int, what: str, why: str = "", log: Sequence[str] = ()) -> None:
         reason = why or _MEANINGS.get(number, "")
         text = f"{what}: {os.strerror(number)}" + (f" ({reason})" if reason else "")
-        super().__init__(number, text)
+        super().__init__(number, "\n".join([text, *log]))
 
     def __str__(self) -> str:
         return str(self.strerror)
@@ -440,7 +440,7 @@ def _load_program(name: str, program: ProgramCode, terms: bytes, maps: Mapping[s
         except BpfRefused:
             lines = log.value.decode(errors="replace").splitlines()[-_LOG_LINES:]
             raise BpfRefused(
-                refused.errno or errno.EINVAL, f"loading the program {name!r}", "\n".join(["", *lines])
+                refused.errno or errno.EINVAL, f"loading the program {name!r}", log=lines
             ) from None
 
 

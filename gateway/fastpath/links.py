@@ -107,7 +107,7 @@ class Link:
 
     def program(self) -> int:
         """The id of the program that the link has now."""
-        return _about(self.fd)[2]
+        return _about(self.fd)[1]
 
     def close(self) -> None:
         """Give the link up: it ends, and the program is off the interface, unless it is pinned."""
@@ -168,21 +168,21 @@ def open_pinned(path: Path) -> Link | None:
             return None
         raise
     try:
-        kind, _, program, ifindex = _about(fd)
-        there = None if kind != _LINK_OF_XDP or not ifindex else interface(ifindex)
-        modes = (
-            [] if there is None else [mode for mode, number in there.programs.items() if number == program]
-        )
+        # A program's information looks like a link's, so they are told apart by the names of their
+        # files: a link's is bpf_link or bpf-link, a program's bpf-prog, a map's bpf-map.
+        is_link = Path(f"/proc/self/fd/{fd}").readlink().name.endswith("link")
+        kind, program, ifindex = _about(fd)
+        if not is_link or kind != _LINK_OF_XDP:
+            raise BpfRefused(errno.EINVAL, what, "it is no link of an XDP program")
+        there = interface(ifindex) if ifindex else None
+        for mode, number in () if there is None else there.programs.items():
+            if number == program:
+                return Link(fd, ifindex, mode)
     except BaseException:
         os.close(fd)
         raise
-    if kind != _LINK_OF_XDP:
-        os.close(fd)
-        raise BpfRefused(errno.EINVAL, what, "it is no link of an XDP program")
-    if not modes:
-        os.close(fd)
-        return None
-    return Link(fd, ifindex, modes[0])
+    os.close(fd)
+    return None
 
 
 def unpin(path: Path) -> None:
@@ -216,11 +216,11 @@ def interface(ifindex: int) -> Interface | None:
         )
 
 
-def _about(fd: int) -> tuple[int, int, int, int]:
-    kind, link, program, ifindex = _INFORMATION.unpack(information(fd, _INFORMATION.size))
-    return kind, link, program, ifindex
+def _about(fd: int) -> tuple[int, int, int]:
+    kind, _, program, ifindex = _INFORMATION.unpack(information(fd, _INFORMATION.size))
+    return kind, program, ifindex
 
 
 def _is_in_bpf_file_system(path: Path) -> bool:
-    mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
+    mounts = Path("/proc/thread-self/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
     return any(path.is_relative_to(place) for _, place, kind, *_ in map(str.split, mounts) if kind == "bpf")
