@@ -335,6 +335,9 @@ class Routes:
                 neighbour = self._neighbours.get((interface, address))
                 if neighbour is not None:
                     neighbour.is_full = error == errno.ENOBUFS
+                    if not error and neighbour.hop is None:
+                        # Of one that needs no asking, where the link has no ARP, there is no event.
+                        self._neighbours_to_ask[neighbour.key] = None
                 return []
             case Use(), _:
                 return []

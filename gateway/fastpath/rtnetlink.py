@@ -44,6 +44,7 @@ _NEW_NEIGHBOUR, _DEL_NEIGHBOUR, _GET_NEIGHBOUR = 28, 29, 30
 
 _REQUEST, _ACKNOWLEDGE, _CREATE = 1, 4, 0x400
 _USE = 1  # NTF_USE: as if a packet were about to be sent there
+_PROXY = 8  # NTF_PROXY: answered for, and no neighbour itself
 
 _UP, _RUNNING, _LOWER_UP = 1, 0x40, 0x10000
 _WORKING = _UP | _RUNNING | _LOWER_UP
@@ -196,9 +197,9 @@ def _link(is_gone: bool, datagram: bytes, start: int, end: int) -> Link | None:
 def _neighbour(is_gone: bool, datagram: bytes, start: int, end: int) -> Neighbour | None:
     if start + _NEIGHBOUR.size > end:
         raise MalformedPacket("a neighbour's message is too short")
-    family, interface, state, _flags, _type = _NEIGHBOUR.unpack_from(datagram, start)
+    family, interface, state, flags, _type = _NEIGHBOUR.unpack_from(datagram, start)
     size = _SIZE_OF_FAMILY.get(family)
-    if size is None:  # a bridge's forwarding entries come as neighbours, too
+    if size is None or flags & _PROXY:  # a bridge's forwarding entries come as neighbours, too
         return None
     found = _attributes(datagram, start + _NEIGHBOUR.size, end)
     address = found.get(_NEIGHBOUR_ADDRESS, b"")
