@@ -128,6 +128,19 @@ def test_uninstall_takes_away_all_that_install_puts_there(package: Path, tmp_pat
     assert [each for each in tmp_path.rglob("*") if not each.is_dir()] == [kept]
 
 
+def test_package_holds_the_kernels_program_as_it_is_in_the_tree(package: Path, tmp_path: Path) -> None:
+    subprocess.run(["dpkg-deb", "--extract", package, tmp_path], check=True)
+
+    for name in ("nvgre.bpf.o", "nvgre.bpf.c", "helpers.h"):
+        (installed,) = (tmp_path / "usr/lib/isthmus").rglob(f"gateway/fastpath/{name}")
+        assert installed.read_bytes() == (TREE / "gateway/fastpath" / name).read_bytes()
+        assert installed.stat().st_mode & 0o777 == 0o644
+    fields = subprocess.run(
+        ["dpkg-deb", "--field", package], capture_output=True, text=True, check=True
+    ).stdout
+    assert "clang" not in fields
+
+
 def test_gateway_lives_under_systemd(machine: Machine) -> None:
     configure(machine, GATEWAY + RED)
     machine.run("systemctl", "start", "isthmus")
