@@ -31,25 +31,40 @@ static __always_inline int take_place(struct place *place, __u32 scope, __u64 fi
     return 1;
 }
 
-static __always_inline int find(const struct config *settings, __u32 scope, __u64 first, __u64 second,
-                                struct found *found)
+static __always_inline __u64 hash_of(const struct config *settings, __u32 scope, __u64 first, __u64 second)
 {
     __u64 hash = (first ^ settings->seed) * 0x9E3779B97F4A7C15;
-    struct bucket *bucket;
-    __u32 number;
 
     hash ^= hash >> 32;
     hash = (hash ^ second ^ scope) * 0xD6E8FEB86659FD93;
-    hash ^= hash >> 32;
+    return hash ^ hash >> 32;
+}
+
+static __always_inline __u32 first_bucket(__u64 hash, __u32 buckets)
+{
+    return (__u64)(__u32)hash * buckets >> 32;
+}
+
+static __always_inline __u32 second_bucket(__u64 hash, __u32 buckets)
+{
+    return (hash >> 32) * buckets >> 32;
+}
+
+static __always_inline int find(const struct config *settings, __u32 scope, __u64 first, __u64 second,
+                                struct found *found)
+{
+    __u64 hash = hash_of(settings, scope, first, second);
+    struct bucket *bucket;
+    __u32 number = first_bucket(hash, settings->buckets);
+
     found->hash = hash;
-    number = (__u32)hash & settings->mask;
     bucket = bpf_map_lookup_elem(&places, &number);
     if (!bucket)
         return 0;
     if (take_place(&bucket->places[0], scope, first, second, found) ||
         take_place(&bucket->places[1], scope, first, second, found))
         return 1;
-    number = (__u32)(hash >> 32) & settings->mask;
+    number = second_bucket(hash, settings->buckets);
     bucket = bpf_map_lookup_elem(&places, &number);
     if (!bucket)
         return 0;
@@ -57,20 +72,83 @@ static __always_inline int find(const struct config *settings, __u32 scope, __u6
            take_place(&bucket->places[1], scope, first, second, found);
 }
 
+static __always_inline int take_ipv4_place(struct ipv4_place *place, __u32 tenant, __u32 address, struct found *found)
+{
+    __u64 whose = VOLATILE(place->address), where;
+    struct subnet *subnet;
+    __u32 number;
+
+    if ((__u32)whose != address || !(whose >> 32 & 0xFFFFF))
+        return 0;
+    where = VOLATILE(place->where);
+    if (VOLATILE(place->address) != whose)
+        return 0;
+    number = (__u32)(whose >> 58) | (__u32)(where >> 48) << 6;
+    subnet = bpf_map_lookup_elem(&subnets, &number);
+    if (!subnet || subnet->tenant != tenant)
+        return 0;
+    found->peer = (__u32)(whose >> 32) & 0xFFFFF;
+    found->subnet = number;
+    found->mac = where & 0xFFFFFFFFFFFF;
+    return 1;
+}
+
+static __always_inline int find_ipv4(const struct config *settings, __u32 tenant, __u32 address, __u64 hash,
+                                     struct found *found)
+{
+    __u32 number = first_bucket(hash, settings->ipv4_buckets);
+    struct ipv4_bucket *bucket = bpf_map_lookup_elem(&ipv4_places, &number);
+
+    found->hash = hash;
+    if (!bucket)
+        return 0;
+    if (take_ipv4_place(&bucket->places[0], tenant, address, found) ||
+        take_ipv4_place(&bucket->places[1], tenant, address, found) ||
+        take_ipv4_place(&bucket->places[2], tenant, address, found) ||
+        take_ipv4_place(&bucket->places[3], tenant, address, found))
+        return 1;
+    number = second_bucket(hash, settings->ipv4_buckets);
+    bucket = bpf_map_lookup_elem(&ipv4_places, &number);
+    if (!bucket)
+        return 0;
+    return take_ipv4_place(&bucket->places[0], tenant, address, found) ||
+           take_ipv4_place(&bucket->places[1], tenant, address, found) ||
+           take_ipv4_place(&bucket->places[2], tenant, address, found) ||
+           take_ipv4_place(&bucket->places[3], tenant, address, found);
+}
+
+/* Find a record of a tenant's. */
+static __always_inline int find_record(const struct config *settings, __u32 tenant, int is_ipv6, __u64 first,
+                                       __u64 second, struct found *found)
+{
+    __u32 scope = FIRST_SCOPE + 2 * tenant + is_ipv6;
+
+    if (is_ipv6)
+        return find(settings, scope, first, second, found);
+    return find_ipv4(settings, tenant, first, hash_of(settings, scope, first, 0), found);
+}
+
 /* Find the record by which a packet for an address goes: its own, or that of the VM which a route leads through.
  * Returns the kind of what leads there, or one that is none. */
 enum { DIRECTLY = 16, NOWHERE };
 
-static __noinline int resolve(const struct config *settings, __u32 scope, __u64 first, __u64 second,
-                              struct found *found)
+struct wanted {
+    __u32 tenant;
+    __u32 is_ipv6;
+    __u64 address[2];
+};
+
+static __noinline int resolve(const struct config *settings, const struct wanted *wanted, struct found *found)
 {
-    struct route_key key = {scope & 1 ? 160 : 64, scope, {first, second}};
+    struct route_key key = {wanted->is_ipv6 ? 160 : 64,
+                            FIRST_SCOPE + 2 * wanted->tenant + wanted->is_ipv6,
+                            {wanted->address[0], wanted->address[1]}};
     struct route *route;
 
     route = bpf_map_lookup_elem(&routes, &key);
     if (!route)
         return NOWHERE;
-    if (route->kind == ROUTE_ADDRESS && find(settings, scope, route->address[0], route->address[1], found))
+    if (route->kind == ROUTE_ADDRESS && find_record(settings, wanted->tenant, wanted->is_ipv6, route->address[0], route->address[1], found))
         return ROUTE_ADDRESS;
     return route->kind == ROUTE_SITE ? ROUTE_SITE : NOWHERE;
 }

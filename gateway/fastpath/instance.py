@@ -27,9 +27,11 @@ from gateway.fastpath.layout import (
     INTERFACE,
     INTERFACES,
     IPV4_PEERS,
+    IPV4_PLACES_IN_BUCKET,
     IPV6_PEERS,
     IS_CARRIED,
     IS_LIMITED,
+    NOBODYS,
     OUTCOMES,
     OWN_ADDRESSES,
     PEER,
@@ -49,7 +51,7 @@ from gateway.fastpath.layout import (
     VSIDS,
     words_of,
 )
-from gateway.fastpath.places import Place, Places
+from gateway.fastpath.places import Ipv4Places, Place, Places
 from gateway.forwarding.node import Node
 from policies.addresses import Prefix, ProviderAddress, Vsid
 from policies.model import AddressHop, LookupRecord, NextHop, SiteHop
@@ -69,7 +71,8 @@ class Full(Exception):
 class Sizes(msgspec.Struct, frozen=True):
     """For how much there is room."""
 
-    records: int
+    ipv4_records: int
+    ipv6_records: int
     subnets: int
     tenants: int
     peers: int
@@ -77,10 +80,11 @@ class Sizes(msgspec.Struct, frozen=True):
     routes: int
 
     @classmethod
-    def for_network(cls, images: Mapping[str, TenantImage], records: int, peers: int) -> Self:
-        """Room for a network, and for a part more of what comes and changes one by one."""
+    def for_network(cls, images: Mapping[str, TenantImage], ipv4: int, ipv6: int, peers: int) -> Self:
+        """Room for a network with so many records of each family, and for some more of everything."""
         return cls(
-            records=records + records // 4,
+            ipv4_records=ipv4 + ipv4 // 8,
+            ipv6_records=ipv6 + ipv6 // 8,
             subnets=sum(len(image.vsids) for image in images.values()) * 2 + 256,
             tenants=len(images) * 2 + 64,
             peers=peers * 2 + 256,
@@ -90,9 +94,14 @@ class Sizes(msgspec.Struct, frozen=True):
 
     @property
     def buckets(self) -> int:
-        """Of a table that is little more than half full with all that there is room for."""
-        places = max(self.records + self.subnets + self.peers, _LEAST_PLACES) * 8 // 5
-        return 1 << (places // PLACES_IN_BUCKET - 1).bit_length()
+        """Of a table whose places are two thirds full with all that there is room for."""
+        places = max(self.ipv6_records + self.subnets + self.peers, _LEAST_PLACES) * 3 // 2
+        return places // PLACES_IN_BUCKET
+
+    @property
+    def ipv4_buckets(self) -> int:
+        """The same, nineteen twentieths full: the smaller it is, the sooner it is found in a cache."""
+        return max(self.ipv4_records, _LEAST_PLACES) * 20 // 19 // IPV4_PLACES_IN_BUCKET
 
 
 class _Tenant(msgspec.Struct):
@@ -115,6 +124,7 @@ class Instance:
             for name in (
                 "config",
                 "places",
+                "ipv4_places",
                 "subnets",
                 "tenants",
                 "peers",
@@ -126,7 +136,9 @@ class Instance:
             )
         }
         self.sizes = sizes
+        self._scopes = [NOBODYS]
         self.places = Places(self._memory["places"].cast("Q"), seed)
+        self.ipv4_places = Ipv4Places(self._memory["ipv4_places"].cast("Q"), seed, self._scopes)
         self.without_place = 0
         """Records that it would decide by, and that found no place."""
         self._seed = seed
@@ -154,6 +166,7 @@ class Instance:
         processors = kernel.possible_cpus()
         room = {
             "places": sizes.buckets,
+            "ipv4_places": sizes.ipv4_buckets,
             "subnets": sizes.subnets,
             "tenants": sizes.tenants,
             "peers": sizes.peers,
@@ -252,6 +265,7 @@ class Instance:
             subnet = self._next("subnets", self.sizes.subnets)
             known.subnets[vsid] = subnet
             SUBNET.pack_into(self._memory["subnets"], SUBNET.size * subnet, vsid, number)
+            self._scopes.append(_scope(number))
             self.counts.subnets[subnet] = vsid
         self.counts.tenants[number] = image.name
         if not image.left_because:
@@ -311,21 +325,31 @@ class Instance:
             self.remove(record.vsid, record.ca)
             return
         place = Place(known.subnets[record.vsid], peer, int.from_bytes(record.mac, "little"))
-        if not self.places.put(_scope(known.number, record.ca), *words_of(record.ca), place):
-            self.without_place += 1
+        first, second = words_of(record.ca)
+        if len(record.ca) == 4:
+            is_placed = self.ipv4_places.put(first, place)
+        else:
+            is_placed = self.places.put(_scope(known.number, is_ipv6=True), first, second, place)
+        self.without_place += not is_placed
 
     def remove(self, vsid: Vsid, ca: bytes) -> None:
         """Forget a record."""
         known = self._of_vsid.get(vsid)
-        if known is None:
-            return
-        place = self.places.find(_scope(known.number, ca), *words_of(ca))
-        if place is not None and place.subnet == known.subnets[vsid]:
-            self.places.remove(_scope(known.number, ca), *words_of(ca))
+        if known is not None:
+            self._remove(known, vsid, ca)
 
-    def clear(self, number: int, ca: bytes) -> None:
-        """Give the place of a record back that a tenant had by an earlier number."""
-        self.places.remove(_scope(number, ca), *words_of(ca))
+    def _remove(self, known: _Tenant, vsid: Vsid, ca: bytes) -> None:
+        """Forget a record of a tenant's, unless the CA is in another of its subnets by now."""
+        first, second = words_of(ca)
+        if len(ca) == 4:
+            place = self.ipv4_places.find(_scope(known.number), first)
+            if place is not None and place.subnet == known.subnets[vsid]:
+                self.ipv4_places.remove(_scope(known.number), first)
+            return
+        scope = _scope(known.number, is_ipv6=True)
+        place = self.places.find(scope, first, second)
+        if place is not None and place.subnet == known.subnets[vsid]:
+            self.places.remove(scope, first, second)
 
     def number_of(self, tenant: str) -> int | None:
         """By which number a tenant is known now."""
@@ -364,8 +388,9 @@ class Instance:
             self._memory["config"],
             0,
             flags,
-            self.places.mask,
+            self.places.buckets,
             self._seed,
+            self.ipv4_places.buckets,
             self.sizes.subnets,
             self.sizes.tenants,
             ipv4,
@@ -392,7 +417,7 @@ class Instance:
     def _put_route(self, tenant: int, prefix: Prefix, hop: NextHop) -> None:
         is_ipv6 = prefix.version == 6
         address = prefix.network_address.packed.ljust(16, b"\0")
-        key = ROUTE_KEY.pack(32 + prefix.prefixlen, FIRST_SCOPE + 2 * tenant + is_ipv6, address)
+        key = ROUTE_KEY.pack(32 + prefix.prefixlen, _scope(tenant, is_ipv6=is_ipv6), address)
         kind, via = ROUTE_SUBNET, b""
         if isinstance(hop, SiteHop):
             kind = ROUTE_SITE
@@ -404,8 +429,8 @@ class Instance:
             raise Full("routes") from refused
 
 
-def _scope(tenant: int, address: bytes) -> int:
-    return FIRST_SCOPE + 2 * tenant + (len(address) == 16)
+def _scope(tenant: int, *, is_ipv6: bool = False) -> int:
+    return FIRST_SCOPE + 2 * tenant + is_ipv6
 
 
 def _peers_scope(address: bytes) -> int:
@@ -413,7 +438,7 @@ def _peers_scope(address: bytes) -> int:
 
 
 def _flow_hash() -> bytes:
-    """Return the parts of a FlowID: see packets.h. A CRC of octets is the sum of those of each, and of as many zeros."""
+    """Return the parts of a FlowID that packets.h adds up: a CRC is linear, but for what zeros give it."""
     parts = bytearray()
     for distance in range(FLOW_OCTETS):
         zeros = bytes(distance)

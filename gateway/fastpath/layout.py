@@ -10,15 +10,15 @@ from struct import Struct
 
 from gateway.forwarding.drops import DropReason
 
-PLACE_WORDS = 4
-PLACES_IN_BUCKET = 2
 BUCKET_OCTETS = 64
+PLACES_IN_BUCKET = 2
+IPV4_PLACES_IN_BUCKET = 4
 
-SETTINGS = Struct("<IIQIIII")
-"""Flags, mask of buckets, seed, subnets, tenants, how many own IPv4 addresses and IPv6 addresses."""
-SETTINGS_IPV4_AT = 32
-SETTINGS_IPV6_AT = 64
-SETTINGS_INTERFACES_AT = 192
+SETTINGS = Struct("<IIQIIIIIxxxx")
+"""Flags, buckets, seed, buckets of IPv4, subnets, tenants, how many own IPv4 addresses and IPv6 addresses."""
+SETTINGS_IPV4_AT = 40
+SETTINGS_IPV6_AT = 72
+SETTINGS_INTERFACES_AT = 200
 INTERFACE = Struct("<I6s2x")
 OWN_ADDRESSES = 8
 """So many provider addresses of each family can be ours."""

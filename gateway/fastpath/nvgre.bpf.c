@@ -252,6 +252,17 @@ static __always_inline int carry(struct xdp_md *context, const struct config *se
     return bpf_redirect_map(&ports, hop->port, XDP_DROP);
 }
 
+/* Find the record by which a packet for an address goes, and what it has to do with it. */
+static __always_inline int find_way(const struct config *settings, __u32 tenant, int is_ipv6, const __u64 *address,
+                                    int may_be_behind, struct found *found)
+{
+    struct wanted wanted = {tenant, is_ipv6, {address[0], address[1]}};
+
+    if (find_record(settings, tenant, is_ipv6, address[0], address[1], found))
+        return DIRECTLY;
+    return may_be_behind ? resolve(settings, &wanted, found) : NOWHERE;
+}
+
 /* Decide a packet to one of our provider addresses, whose outer header of so many octets has been read. */
 static __always_inline int decide(struct xdp_md *context, const struct config *settings, __u8 outer_octets,
                                   __u64 sender_first, __u64 sender_second, __u8 outer_ecn, __u8 outer_hop_limit,
@@ -261,7 +272,7 @@ static __always_inline int decide(struct xdp_md *context, const struct config *s
     struct gre *gre = start + ETHERNET_LENGTH + outer_octets;
     struct ethernet *inner = (void *)(gre + 1);
     struct carriage carriage = {.old_octets = outer_octets};
-    __u32 vsid, sender, subnet_number, tenant_number, scope, record_peer, host;
+    __u32 vsid, sender, subnet_number, tenant_number, record_peer, host;
     struct packet packet;
     struct subnet *subnet;
     struct tenant *tenant;
@@ -301,10 +312,7 @@ static __always_inline int decide(struct xdp_md *context, const struct config *s
     if (outcome >= 0)
         return pass(settings, tenant_number, sender, outcome);
 
-    scope = FIRST_SCOPE + 2 * tenant_number + is_ipv6;
-    way = find(settings, scope, packet.tuple.source[0], packet.tuple.source[1], &carriage.source)
-              ? DIRECTLY
-              : resolve(settings, scope, packet.tuple.source[0], packet.tuple.source[1], &carriage.source);
+    way = find_way(settings, tenant_number, is_ipv6, packet.tuple.source, 1, &carriage.source);
     if (!host || way == NOWHERE || way == ROUTE_SITE)
         return pass(settings, tenant_number, sender, host ? SOURCE : NOT_CARRIED);
     record_peer = carriage.source.peer;
@@ -318,15 +326,11 @@ static __always_inline int decide(struct xdp_md *context, const struct config *s
         return drop(settings, tenant_number, CONGESTION);
     carriage.new_ecn = ecn_on_arrival(packet.ecn, outer_ecn);
 
-    way = find(settings, scope, packet.tuple.destination[0], packet.tuple.destination[1], &carriage.destination)
-              ? DIRECTLY
-              : NOWHERE;
     carriage.is_routed = *(__u16 *)inner->destination == NETWORK16(0x0269) &&
                          *(__u32 *)(inner->destination + 2) == swap32(0x73000000 | vsid);
+    way = find_way(settings, tenant_number, is_ipv6, packet.tuple.destination, carriage.is_routed,
+                   &carriage.destination);
     if (carriage.is_routed) {
-        if (way == NOWHERE)
-            way = resolve(settings, scope, packet.tuple.destination[0], packet.tuple.destination[1],
-                          &carriage.destination);
         if (way == NOWHERE || way == ROUTE_SITE)
             return pass(settings, tenant_number, sender, way == ROUTE_SITE ? SITE : NO_RECORD);
     } else {

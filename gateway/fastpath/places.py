@@ -1,46 +1,64 @@
-"""Where each address is: a hash table in memory that a program reads while it is changed.
+"""Where each address is: hash tables in memory that a program reads while they are changed.
 
-(scope, address) -> subnet, peer and MAC. Every address has two buckets that it may be in, each of one cache
-line with room for two; to make room, one of those there moves to its other bucket. A reader finds
-the old value, the new one, or nothing, which is always safe: then Python decides. That rests on stores
-being seen in the order in which they are made, as on x86-64.
+An address leads to a subnet, a peer and a MAC. Each has two buckets that it may be in, of one cache line
+each; to make room, one of those there moves to its other bucket. A reader finds the old value, the new
+one, or nothing, which is always safe: then Python decides. That rests on stores being seen in the order in
+which they are made, as on x86-64.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
 import msgspec
 
-from gateway.fastpath.layout import PLACE_WORDS, PLACES_IN_BUCKET
-
+_LINE = 8  # words of eight octets
 _ALL = 0xFFFF_FFFF_FFFF_FFFF
-_SCOPE = 0xFF_FFFF
 _MAC = 0xFFFF_FFFF_FFFF
-_ADDRESS, _WHOSE, _WHERE = 0, 2, 3
 
 # Moves that are tried in a row to make room for one.
-_DEPTH = 4
+_DEPTH = 5
 
-EMPTY = 0
+_EMPTY = 0
 
 
 class Place(msgspec.Struct, frozen=True, gc=False):
-    """What an address leads to: numbers of a subnet and a peer, and a MAC's octets as a little-endian number."""
+    """What an address leads to: numbers of a subnet and a peer, and a MAC as a little-endian number."""
 
     subnet: int
     peer: int
     mac: int = 0
 
 
-class Places:
-    """The table. Sizes are powers of two; only one may write."""
+def buckets_of(seed: int, buckets: int, scope: int, first: int, second: int) -> tuple[int, int]:
+    """Return the two buckets of an address in a scope, in words. deciding.h computes the same."""
+    hashed = (first ^ seed) * 0x9E37_79B9_7F4A_7C15 & _ALL
+    hashed ^= hashed >> 32
+    hashed = (hashed ^ second ^ scope) * 0xD6E8_FEB8_6659_FD93 & _ALL
+    hashed ^= hashed >> 32
+    return ((hashed & 0xFFFF_FFFF) * buckets >> 32) * _LINE, ((hashed >> 32) * buckets >> 32) * _LINE
+
+
+class _Cuckoo(ABC):
+    """What is common to both tables: only one may write to each.
+
+    The first word of a place that is written last says whether there is something, and carries a
+    sequence number, so that a reader sees that somebody wrote between two looks.
+    """
+
+    _stride: int
+    """Words of a place."""
+    _valid: int
+    """Which of them says whether there is something, and is written last."""
 
     def __init__(self, words: memoryview[int], seed: int) -> None:
-        """`words` are of eight octets each, format Q, at first all zero."""
+        """`words` are of eight octets each, format Q, at first all zero: whole buckets."""
+        if len(words) < 2 * _LINE or len(words) % _LINE:
+            raise ValueError(f"{len(words)} words are no buckets of {_LINE}")
+        self.buckets = len(words) // _LINE
         self._words = words
         self._seed = seed
-        self.mask = len(words) // (PLACE_WORDS * PLACES_IN_BUCKET) - 1
-        if len(words) % (PLACE_WORDS * PLACES_IN_BUCKET) or self.mask < 1 or self.mask & (self.mask + 1):
-            raise ValueError(f"{len(words)} words are no power of two of buckets")
         self._sequence = 0
         self._count = 0
 
@@ -49,92 +67,166 @@ class Places:
 
     @property
     def capacity(self) -> int:
-        """How many places there are. Beyond some four fifths, some addresses find none."""
-        return len(self._words) // PLACE_WORDS
+        """How many places there are."""
+        return len(self._words) // self._stride
 
-    def put(self, scope: int, first: int, second: int, place: Place) -> bool:
-        """Add an address, or replace what it leads to. False: there is no place for it."""
-        at = self._find(scope, first, second)
-        if at is not None:
-            # Whoever reads it meanwhile sees that its first word has changed.
-            self._words[at + _WHOSE] = EMPTY
-            self._count -= 1
-        else:
-            at = self._room(self._buckets(scope, first, second), _DEPTH)
+    def _put(self, at: int | None, pair: tuple[int, int], words: Sequence[int]) -> bool:
+        """Write a place, at where it was or where there is room; False if there is none."""
+        if at is None:
+            at = self._room(pair, _DEPTH)
             if at is None:
                 return False
-        words = self._words
-        self._sequence = self._sequence + 1 & 0xFF
-        words[at] = first
-        words[at + 1] = second
-        words[at + _WHERE] = place.mac | place.subnet >> 8 << 48
-        words[at + _WHOSE] = scope | self._sequence << 24 | place.peer << 32 | (place.subnet & 0xFF) << 56
-        self._count += 1
+            self._count += 1
+        self._write(at, words)
         return True
 
-    def find(self, scope: int, first: int, second: int) -> Place | None:
-        """Return what an address leads to."""
-        at = self._find(scope, first, second)
-        if at is None:
-            return None
-        whose, where = self._words[at + _WHOSE], self._words[at + _WHERE]
-        return Place(whose >> 56 | where >> 48 << 8, whose >> 32 & 0xFF_FFFF, where & _MAC)
+    def _write(self, at: int, words: Sequence[int]) -> None:
+        memory, valid = self._words, self._valid
+        memory[at + valid] = _EMPTY
+        for offset, word in enumerate(words):
+            if offset != valid:
+                memory[at + offset] = word
+        self._sequence += 1
+        memory[at + valid] = self._numbered(words[valid], self._sequence)
 
-    def remove(self, scope: int, first: int, second: int) -> bool:
-        """Forget an address; False if it was not there."""
-        at = self._find(scope, first, second)
+    def _remove(self, at: int | None) -> bool:
         if at is None:
             return False
-        self._words[at + _WHOSE] = EMPTY
+        self._words[at + self._valid] = _EMPTY
         self._count -= 1
         return True
 
-    def _find(self, scope: int, first: int, second: int) -> int | None:
-        words = self._words
-        for bucket in self._buckets(scope, first, second):
-            for at in (bucket, bucket + PLACE_WORDS):
-                if words[at] == first and words[at + _WHOSE] & _SCOPE == scope and words[at + 1] == second:
-                    return at
-        return None
-
-    def _buckets(self, scope: int, first: int, second: int) -> tuple[int, int]:
-        """Return where the two buckets begin. deciding.h computes the same."""
-        hashed = (first ^ self._seed) * 0x9E37_79B9_7F4A_7C15 & _ALL
-        hashed ^= hashed >> 32
-        hashed = (hashed ^ second ^ scope) * 0xD6E8_FEB8_6659_FD93 & _ALL
-        hashed ^= hashed >> 32
-        size = PLACE_WORDS * PLACES_IN_BUCKET
-        return (hashed & self.mask) * size, (hashed >> 32 & self.mask) * size
-
-    def _room(self, buckets: tuple[int, int], depth: int) -> int | None:
+    def _room(self, pair: tuple[int, int], depth: int) -> int | None:
         """Return an empty place in one of two buckets, made empty if need be."""
-        words = self._words
-        for bucket in buckets:
-            for at in (bucket, bucket + PLACE_WORDS):
-                if words[at + _WHOSE] == EMPTY:
+        words, valid, stride = self._words, self._valid, self._stride
+        for bucket in pair:
+            for at in range(bucket, bucket + _LINE, stride):
+                if words[at + valid] == _EMPTY:
                     return at
         if depth:
-            for bucket in buckets:
-                for at in (bucket, bucket + PLACE_WORDS):
+            for bucket in pair:
+                for at in range(bucket, bucket + _LINE, stride):
                     if self._moved(at, bucket, depth - 1):
                         return at
         return None
 
     def _moved(self, at: int, bucket: int, depth: int) -> bool:
         """Move what is at a place to its other bucket: it is there before it is gone here."""
-        words = self._words
-        first, second, whose, where = words[at : at + PLACE_WORDS]
-        pair = self._buckets(whose & _SCOPE, first, second)
+        words = self._words[at : at + self._stride].tolist()
+        pair = self._buckets_at(words)
         other = pair[1] if pair[0] == bucket else pair[0]
         if other == bucket:
             return False
         room = self._room((other, other), depth)
-        if room is None or words[at + _WHOSE] != whose:
+        if room is None or self._words[at : at + self._stride].tolist() != words:
             return False
-        self._sequence = self._sequence + 1 & 0xFF
-        words[room] = first
-        words[room + 1] = second
-        words[room + _WHERE] = where
-        words[room + _WHOSE] = whose & ~(0xFF << 24) | self._sequence << 24
-        words[at + _WHOSE] = EMPTY
+        self._write(room, words)
+        self._words[at + self._valid] = _EMPTY
         return True
+
+    @abstractmethod
+    def _numbered(self, word: int, sequence: int) -> int:
+        """Return the word that makes a place valid with a sequence number."""
+
+    @abstractmethod
+    def _buckets_at(self, words: Sequence[int]) -> tuple[int, int]:
+        """Return the two buckets of what is at a place."""
+
+
+class Places(_Cuckoo):
+    """(scope, address of either family) -> place: two in a bucket, of four words."""
+
+    _stride = 4
+    _valid = 2
+
+    def put(self, scope: int, first: int, second: int, place: Place) -> bool:
+        """Add an address, or replace what it leads to. False: there is no room for it."""
+        pair = buckets_of(self._seed, self.buckets, scope, first, second)
+        whose = scope | place.peer << 32 | (place.subnet & 0xFF) << 56
+        words = (first, second, whose, place.mac | place.subnet >> 8 << 48)
+        return self._put(self._find(pair, scope, first, second), pair, words)
+
+    def find(self, scope: int, first: int, second: int) -> Place | None:
+        """Return what an address leads to."""
+        pair = buckets_of(self._seed, self.buckets, scope, first, second)
+        at = self._find(pair, scope, first, second)
+        if at is None:
+            return None
+        whose, where = self._words[at + 2], self._words[at + 3]
+        return Place(whose >> 56 | where >> 48 << 8, whose >> 32 & 0xFF_FFFF, where & _MAC)
+
+    def remove(self, scope: int, first: int, second: int) -> bool:
+        """Forget an address; False if it was not there."""
+        pair = buckets_of(self._seed, self.buckets, scope, first, second)
+        return self._remove(self._find(pair, scope, first, second))
+
+    def _find(self, pair: tuple[int, int], scope: int, first: int, second: int) -> int | None:
+        words = self._words
+        for bucket in pair:
+            for at in range(bucket, bucket + _LINE, 4):
+                if words[at] == first and words[at + 2] & 0xFF_FFFF == scope and words[at + 1] == second:
+                    return at
+        return None
+
+    def _numbered(self, word: int, sequence: int) -> int:
+        return word & ~(0xFF << 24) | (sequence & 0xFF) << 24
+
+    def _buckets_at(self, words: Sequence[int]) -> tuple[int, int]:
+        first, second, whose, _ = words
+        return buckets_of(self._seed, self.buckets, whose & 0xFF_FFFF, first, second)
+
+
+class Ipv4Places(_Cuckoo):
+    """(scope, IPv4 address) -> place: four in a bucket, of two words. The scope is that of the subnet."""
+
+    _stride = 2
+    _valid = 0
+
+    def __init__(self, words: memoryview[int], seed: int, scopes: Sequence[int]) -> None:
+        """`scopes` has the scope of each subnet, by number; it grows while subnets are added."""
+        super().__init__(words, seed)
+        self._scopes = scopes
+
+    def put(self, address: int, place: Place) -> bool:
+        """Add an address, its octets as a little-endian number, or replace what it leads to.
+
+        False: there is no room for it. The place's peer is not 0.
+        """
+        scope = self._scopes[place.subnet]
+        pair = buckets_of(self._seed, self.buckets, scope, address, 0)
+        whose = address | place.peer << 32 | (place.subnet & 0x3F) << 58
+        return self._put(self._find(pair, scope, address), pair, (whose, place.mac | place.subnet >> 6 << 48))
+
+    def find(self, scope: int, address: int) -> Place | None:
+        """Return what an address leads to."""
+        at = self._find(buckets_of(self._seed, self.buckets, scope, address, 0), scope, address)
+        if at is None:
+            return None
+        whose, where = self._words[at], self._words[at + 1]
+        return Place(whose >> 58 | where >> 48 << 6, whose >> 32 & 0xF_FFFF, where & _MAC)
+
+    def remove(self, scope: int, address: int) -> bool:
+        """Forget an address; False if it was not there."""
+        pair = buckets_of(self._seed, self.buckets, scope, address, 0)
+        return self._remove(self._find(pair, scope, address))
+
+    def _find(self, pair: tuple[int, int], scope: int, address: int) -> int | None:
+        words = self._words
+        for bucket in pair:
+            for at in range(bucket, bucket + _LINE, 2):
+                whose = words[at]
+                if (
+                    whose & 0xFFFF_FFFF == address
+                    and whose >> 32 & 0xF_FFFF
+                    and self._scopes[whose >> 58 | words[at + 1] >> 48 << 6] == scope
+                ):
+                    return at
+        return None
+
+    def _numbered(self, word: int, sequence: int) -> int:
+        return word & ~(0x3F << 52) | (sequence & 0x3F) << 52
+
+    def _buckets_at(self, words: Sequence[int]) -> tuple[int, int]:
+        whose, where = words
+        scope = self._scopes[whose >> 58 | where >> 48 << 6]
+        return buckets_of(self._seed, self.buckets, scope, whose & 0xFFFF_FFFF, 0)

@@ -52,12 +52,14 @@ enum { CARRIES = 1, TEACHES = 2 };
 
 struct config {
     __u32 flags;
-    __u32 mask; /* of the number of a bucket in `places` */
+    __u32 buckets; /* of `places` */
     __u64 seed;
-    __u32 subnets; /* how many there is room for */
+    __u32 ipv4_buckets; /* of `ipv4_places` */
+    __u32 subnets;      /* how many there is room for */
     __u32 tenants;
     __u32 ipv4_addresses; /* how many of our provider addresses follow */
     __u32 ipv6_addresses;
+    __u32 unused;
     __u32 ipv4[OWN_ADDRESSES];
     __u64 ipv6[OWN_ADDRESSES][2];
     struct interface interfaces[INTERFACES];
@@ -66,7 +68,19 @@ struct config {
 /* Whose addresses a place's are. Those of tenant t are FIRST_SCOPE + 2 t, and one more for IPv6. */
 enum { NOBODYS, VSIDS, IPV4_PEERS, IPV6_PEERS, FIRST_SCOPE = 16 };
 
-/* (scope, address) -> virtual subnet, peer, and MAC. An IPv4 address, or a VSID, is all of the first word. */
+/* A tenant's IPv4 address -> virtual subnet, peer, and MAC. What is looked up for each packet at random among a
+ * million is half as large as the rest, so that the processor's cache holds it: whose it is, is the subnet's tenant. */
+struct ipv4_place {
+    __u64 address; /* address: 32 bits, peer: 20, sequence number: 6, the lower 6 of the subnet's 22 */
+    __u64 where;   /* MAC: 48, the upper 16 of the subnet's 22 */
+};
+
+struct ipv4_bucket {
+    struct ipv4_place places[4];
+};
+
+/* (scope, address) -> virtual subnet, peer, and MAC, for all else. A provider address of IPv4, or a VSID, is all
+ * of the first word. */
 struct place {
     __u64 address[2];
     __u64 whose; /* scope: 24 bits, sequence number: 8, peer: 24, the lower 8 of the subnet's 24 */
@@ -184,6 +198,7 @@ struct flow_hash {
 /* How many entries each has is said when the program is loaded. */
 SHARED(config, struct config);
 SHARED(places, struct bucket);
+SHARED(ipv4_places, struct ipv4_bucket);
 SHARED(subnets, struct subnet);
 SHARED(tenants, struct tenant);
 SHARED(peers, struct peer);
