@@ -392,6 +392,12 @@ class Appliance(msgspec.Struct, frozen=True):
         return self.lookup is not None or self.lookup_access is not None
 
     @property
+    def wants_fastpath(self) -> bool:
+        """Whether packets go by the fast path here, at least where that can be."""
+        on_bridge = self.host is not None and self.host.driver == "openvswitch"
+        return self.gateway and self.engine is not Engine.PYTHON and not on_bridge
+
+    @property
     def pools(self) -> tuple[Prefix, ...]:
         """What the provider addresses are leased from that are held at this node, by the network it has."""
         network, host = self.network, self.host

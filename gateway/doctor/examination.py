@@ -149,7 +149,7 @@ async def _underlay(subject: Subject) -> list[Finding]:
 
 
 async def _fast_path(subject: Subject) -> list[Finding]:
-    if not fastpath.concerns(subject.appliance) or not isinstance(subject.attachment, Attachment):
+    if not subject.appliance.wants_fastpath or not isinstance(subject.attachment, Attachment):
         return []
     strict = (await _thread(kernel.look)).strict_sources
     machine = await _thread(fastpath.look, subject.attachment.interfaces, strict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -25,23 +26,25 @@ class Machine(msgspec.Struct, frozen=True):
     features: Features
     verified: Feature | None = None
     """None: not tried, since nothing can be loaded."""
+    is_roots: bool = True
+    """Whether root has looked: what others may not says nothing of the appliance."""
     old_tables: tuple[str, ...] = ()
     """Those of the iptables before nftables that are in use."""
     strict_sources: frozenset[str] = frozenset()
     """The interfaces that take a packet only from where the way back leads."""
 
 
-def concerns(appliance: Appliance) -> bool:
-    """Whether this appliance shall have a fast path, or may."""
-    on_bridge = appliance.host is not None and appliance.host.driver == "openvswitch"
-    return appliance.gateway and appliance.engine is not Engine.PYTHON and not on_bridge
-
-
 def look(interfaces: Sequence[str], strict_sources: frozenset[str]) -> Machine:
     """Try what there is. This blocks for about a second."""
     found = features.look(interfaces)
     can_load = all(each.why_not is None for each in found.kernel if each.is_needed)
-    return Machine(found, features.verified() if can_load else None, _old_tables(), strict_sources)
+    return Machine(
+        features=found,
+        verified=features.verified() if can_load else None,
+        is_roots=os.geteuid() == 0,
+        old_tables=_old_tables(),
+        strict_sources=strict_sources,
+    )
 
 
 def judge(machine: Machine, rules: Rules, appliance: Appliance, *, runs: bool) -> Iterator[Finding]:
@@ -63,6 +66,8 @@ def _kernel(machine: Machine, missing: Level) -> Iterator[Finding]:
             untried.append(feature.name)
             continue
         level = missing if feature.is_needed else Level.WARN
+        if feature.name == features.PERMISSION and not machine.is_roots:
+            level = Level.SKIPPED
         yield _feature(feature, level, _ROOT if feature.name == features.PERMISSION else _MANUAL)
     if untried:
         yield Finding(AREA, Level.SKIPPED, f"not tried: {', '.join(untried)}", _ROOT)
@@ -70,11 +75,11 @@ def _kernel(machine: Machine, missing: Level) -> Iterator[Finding]:
         yield _feature(machine.verified, missing, "report this, with the kernel's version: uname -r")
 
 
-def _feature(feature: Feature, missing: Level, advice: str) -> Finding:
+def _feature(feature: Feature, level: Level, advice: str) -> Finding:
     if feature.why_not is None:
         return Finding(AREA, Level.OK, f"{feature.name}: there; without it {feature.without}")
     words = f"{feature.name}: {feature.why_not}; without it {feature.without}"
-    return Finding(AREA, missing, words, advice)
+    return Finding(AREA, level, words, advice)
 
 
 def _interface(interface: Interface, mode: FastPathMode, missing: Level) -> Iterator[Finding]:

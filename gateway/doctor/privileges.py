@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from gateway.doctor.findings import Finding, Level
-from gateway.process.privileges import Capabilities, Capability, needed
+from gateway.process.privileges import Capabilities, Capability, needed, used
 from policies.model import Appliance
 
 AREA = "privileges"
@@ -31,11 +31,16 @@ def judge(held: Capabilities, appliance: Appliance, *, is_running: bool) -> Iter
     """Compare what is held with what the roles need: by the appliance that runs, or by whoever asks."""
     lacking = sorted(needed(appliance) - held)
     whose = "the running appliance" if is_running else "whoever asks this"
-    if not lacking:
-        names = ", ".join(Capability(each).name for each in sorted(needed(appliance)))
-        yield Finding(AREA, Level.OK, f"{whose} has what its roles need: {names or 'nothing'}")
-        return
-    names = ", ".join(Capability(each).name for each in lacking)
     advice = "start it by the systemd unit, or as root: it gives up what it does not need"
-    level = Level.FAIL if is_running else Level.WARN
-    yield Finding(AREA, level, f"{whose} lacks {names}", advice)
+    if lacking:
+        level = Level.FAIL if is_running else Level.WARN
+        yield Finding(AREA, level, f"{whose} lacks {_names(lacking)}", advice)
+        return
+    has = used(appliance) & held
+    yield Finding(AREA, Level.OK, f"{whose} has what its roles need: {_names(has) or 'nothing'}")
+    if slow := used(appliance) - held:
+        yield Finding(AREA, Level.WARN, f"{whose} lacks {_names(slow)}: there is no fast path", advice)
+
+
+def _names(capabilities: Iterable[int]) -> str:
+    return ", ".join(Capability(each).name for each in sorted(capabilities))

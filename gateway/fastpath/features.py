@@ -21,6 +21,9 @@ from gateway.fastpath.kernel import BpfRefused
 from gateway.fastpath.links import BPF_FILE_SYSTEM
 from policies.model import FastPathMode, FastPathSettings
 
+PINS = BPF_FILE_SYSTEM / "isthmus"
+"""The folder of what is pinned, a folder in it for each appliance."""
+
 MOST_IN_ONE_BUFFER = 3498
 """Octets of an MTU: drivers that take a packet in one page have room for about so much beside XDP's own."""
 
@@ -244,18 +247,19 @@ def _pinning() -> Feature:
     return Feature(
         f"a BPF file system at {BPF_FILE_SYSTEM}",
         "the fast path ends with the process: pinned = true is refused",
-        _no_bpf_file_system(),
+        why_no_pins(),
         is_needed=False,
     )
 
 
-def _no_bpf_file_system() -> str | None:
+def why_no_pins() -> str | None:
+    """Return why nothing can be pinned by this process; None: it can."""
     mounts = Path("/proc/self/mounts").read_text(errors="replace").splitlines()
     if not any(line.split()[1:3] == [str(BPF_FILE_SYSTEM), "bpf"] for line in mounts):
         return f"it is not mounted: mount -t bpf bpf {BPF_FILE_SYSTEM}"
-    if not os.access(BPF_FILE_SYSTEM, os.W_OK | os.X_OK, effective_ids=True):
-        return "this process may not write to it"
-    return None
+    if any(os.access(each, os.W_OK | os.X_OK, effective_ids=True) for each in (PINS, BPF_FILE_SYSTEM)):
+        return None
+    return f"this process may write neither there nor to {PINS}"
 
 
 def _interfaces(names: Sequence[str]) -> tuple[Interface, ...]:

@@ -12,13 +12,15 @@ from __future__ import annotations
 import ctypes
 import os
 import pwd
+import stat
 import threading
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from pathlib import Path
 
+from gateway.fastpath.features import PINS, why_no_pins
 from policies.errors import ConfigurationError, Problem
-from policies.model import Appliance
+from policies.model import Appliance, Engine
 
 Capabilities = frozenset[int]
 
@@ -30,7 +32,12 @@ class Capability(IntEnum):
     CAP_NET_BIND_SERVICE = 10
     CAP_NET_ADMIN = 12
     CAP_NET_RAW = 13
+    CAP_PERFMON = 38
+    CAP_BPF = 39
 
+
+# A program of XDP is loaded by these, and attached by CAP_NET_ADMIN.
+_FAST_PATHS = frozenset({Capability.CAP_PERFMON, Capability.CAP_BPF})
 
 FIRST_UNPRIVILEGED_PORT = 1024
 
@@ -75,11 +82,18 @@ def needed(appliance: Appliance) -> Capabilities:
     # IKE is on UDP 500; the first site may come by a reload.
     if appliance.gateway or any(0 < port < FIRST_UNPRIVILEGED_PORT for port in ports):
         found.add(Capability.CAP_NET_BIND_SERVICE)
+    if appliance.wants_fastpath and appliance.engine is Engine.XDP:
+        found |= _FAST_PATHS
     return frozenset(found)
 
 
+def used(appliance: Appliance) -> Capabilities:
+    """Return what an appliance has a use for: what it needs, and what it can do without, but not as fast."""
+    return needed(appliance) | _FAST_PATHS if appliance.wants_fastpath else needed(appliance)
+
+
 def give_up(appliance: Appliance, *read_later: Path) -> bool:
-    """Keep what an appliance needs, as the user that it names, and give up the rest for good.
+    """Keep what an appliance has a use for, as the user that it names, and give up the rest for good.
 
     `read_later` are files that a reload reads. Return whether anything was given up. Raises
     ConfigurationError where that user is not there, cannot be become, or could not work, and
@@ -89,9 +103,11 @@ def give_up(appliance: Appliance, *read_later: Path) -> bool:
         raise RuntimeError("privileges are given up by the only thread there is")
     user = _user(appliance.user) if appliance.user else None
     before = _permitted()
-    wanted = needed(appliance)
+    wanted = used(appliance)
     if user is not None and user.pw_uid != os.geteuid():
         _make_state(appliance.state, user)
+        if appliance.wants_fastpath and appliance.fastpath.pinned and why_no_pins() is None:
+            _make_pins(user)
         _bound(wanted)
         _become(user)
     elif before - wanted:
@@ -140,6 +156,18 @@ def _make_state(state: Path, user: pwd.struct_passwd) -> None:
     except OSError as error:
         message = f"{state} cannot be made for {user.pw_name}: {error.strerror or error}"
         raise ConfigurationError([Problem("appliance.user", message)]) from None
+
+
+def _make_pins(user: pwd.struct_passwd) -> None:
+    """Have a folder for what is pinned that is the user's, and let them get there: else only root may."""
+    above = PINS.parent
+    try:
+        PINS.mkdir(mode=0o700, exist_ok=True)
+        os.chown(PINS, user.pw_uid, user.pw_gid)
+        above.chmod(stat.S_IMODE(above.stat().st_mode) | stat.S_IXOTH)
+    except OSError as error:
+        message = f"{PINS} cannot be made for {user.pw_name}: {error.strerror or error}"
+        raise ConfigurationError([Problem("fastpath.pinned", message)]) from None
 
 
 def _become(user: pwd.struct_passwd) -> None:

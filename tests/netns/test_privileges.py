@@ -19,12 +19,13 @@ from tests.configurations import RED, edge_1, site, table
 pytestmark = pytest.mark.netns
 
 NET_BIND_SERVICE, NET_ADMIN, NET_RAW = 1 << 10, 1 << 12, 1 << 13
+PERFMON, BPF = 1 << 38, 1 << 39
 
 SITE = site("seattle", peer="any")
 
 
-def gateway(state: Path, user: str | None = None) -> str:
-    return edge_1(state=state, user=user) + RED
+def gateway(state: Path, user: str | None = None, engine: str = "python") -> str:
+    return edge_1(state=state, user=user, engine=engine) + RED
 
 
 @pytest.fixture
@@ -94,13 +95,19 @@ def put_secret(lab: Laboratory, owner: int = -1) -> None:
     os.chown(secret, owner, -1)
 
 
-def test_gateway_of_root_keeps_three_capabilities_and_gets_none_back(laboratory: Laboratory) -> None:
-    process = run(laboratory, gateway(laboratory.directory / "state"))
+@pytest.mark.parametrize(
+    ("engine", "more", "named"),
+    [("python", 0, ""), ("auto", PERFMON | BPF, ", CAP_PERFMON, CAP_BPF")],
+)
+def test_gateway_of_root_keeps_what_its_engine_uses_and_gets_nothing_back(
+    laboratory: Laboratory, engine: str, more: int, named: str
+) -> None:
+    process = run(laboratory, gateway(laboratory.directory / "state", engine=engine))
     process.wait_for("ready")
 
-    assert capabilities(process) == {NET_BIND_SERVICE | NET_ADMIN | NET_RAW}
+    assert capabilities(process) == {NET_BIND_SERVICE | NET_ADMIN | NET_RAW | more}
     assert status(process, "NoNewPrivs") == "1"
-    process.wait_for("privileges: root with CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW$")
+    process.wait_for(f"privileges: root with CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW{named}$")
 
 
 @pytest.mark.parametrize(("port", "kept"), [(7637, 0), (637, NET_BIND_SERVICE)])
@@ -231,3 +238,21 @@ def test_unprivileged_process_keeps_what_it_was_given(
     process.wait_for("ready")
 
     assert int(status(process, "CapPrm"), 16) == NET_BIND_SERVICE | NET_ADMIN | NET_RAW
+
+
+def test_user_has_a_folder_of_its_own_for_what_is_pinned(
+    laboratory: Laboratory, nobody: pwd.struct_passwd
+) -> None:
+    text = gateway(laboratory.directory / "state", user="nobody", engine="auto")
+    pinned = text.replace("[gateway]", "[fastpath]\npinned = true\n[gateway]")
+    (laboratory.directory / "node.toml").write_text(pinned)
+    program = f"exec {sys.executable} -m gateway.cli run {laboratory.directory}/node.toml"
+    mounted = f"mount -t bpf -o mode=700 bpf /sys/fs/bpf || exit 77; {program}"
+    process = laboratory.start(
+        "edge-1", laboratory.namespaces["edge-1"], "unshare", "--mount", "sh", "-c", mounted
+    )
+    if process.wait_for("ready|mount:|unshare:")[0] != "ready":
+        pytest.skip("there is no BPF file system to be had here")
+
+    found = Path(f"/proc/{process.pid}/root/sys/fs/bpf/isthmus").stat()
+    assert (found.st_uid, found.st_mode & 0o777) == (nobody.pw_uid, 0o700)

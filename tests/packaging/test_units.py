@@ -52,7 +52,7 @@ def test_unit_exposes_little(units: Path, name: str) -> None:
     assert float(found[1]) <= MOST_EXPOSED[name]
 
 
-def test_lookup_service_has_no_capability_and_the_gateway_three() -> None:
+def test_lookup_service_has_no_capability_and_the_gateway_those_of_its_roles_and_engine() -> None:
     def bounding(name: str) -> list[str]:
         (line,) = re.findall(
             "^CapabilityBoundingSet=(.*)$", (PACKAGING / f"{name}.service").read_text(), re.MULTILINE
@@ -60,5 +60,11 @@ def test_lookup_service_has_no_capability_and_the_gateway_three() -> None:
         return line.split()
 
     assert bounding("isthmus-lookup") == []
-    assert sorted(bounding("isthmus")) == ["CAP_NET_ADMIN", "CAP_NET_BIND_SERVICE", "CAP_NET_RAW"]
+    assert sorted(bounding("isthmus")) == [
+        "CAP_BPF",
+        "CAP_NET_ADMIN",
+        "CAP_NET_BIND_SERVICE",
+        "CAP_NET_RAW",
+        "CAP_PERFMON",
+    ]
     assert bounding("isthmus-firewall") == ["CAP_NET_ADMIN"]

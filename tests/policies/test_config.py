@@ -244,6 +244,20 @@ def test_fast_path_is_read_with_how_it_is_attached() -> None:
     assert appliance.fastpath == FastPathSettings(pinned=True, mode=FastPathMode.NATIVE)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "wanted"),
+    [
+        ("[appliance]", "[appliance]", True),
+        ("[appliance]", '[appliance]\nengine = "xdp"', True),
+        ("[appliance]", '[appliance]\nengine = "python"', False),
+        ('driver = "builtin"', 'driver = "openvswitch"', False),
+    ],
+)
+def test_fast_path_is_for_gateways_whose_packets_no_bridge_carries(old: str, new: str, wanted: bool) -> None:
+    assert parse(with_change(old, new)).wants_fastpath is wanted
+    assert not parse(FOLLOWER).wants_fastpath
+
+
 def test_the_gateway_address_is_the_first_usable_one_of_the_first_prefix_of_each_family() -> None:
     web, db = parse(WHOLE).network.tenants[0].subnets
 

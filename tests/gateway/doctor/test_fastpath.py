@@ -106,7 +106,11 @@ def test_what_could_not_be_tried_is_one_line() -> None:
         Feature("arrays", "", features.NOT_TRIED),
     )
 
-    assert wrong(judged(machine))[1:] == [(SKIPPED, "not tried: links, arrays")]
+    (permission, rest) = wrong(judged(machine))
+    assert permission[0] is WARN
+    assert rest == (SKIPPED, "not tried: links, arrays")
+    (permission, _) = wrong(judged(msgspec.structs.replace(machine, is_roots=False)))
+    assert permission[0] is SKIPPED
 
 
 def test_pinning_is_looked_at_where_it_is_configured() -> None:
@@ -193,21 +197,6 @@ def test_every_finding_that_is_not_well_says_what_to_do() -> None:
     )
 
     assert all(each.advice for each in judged(machine) if each.level is not OK)
-
-
-@pytest.mark.parametrize(
-    ("engine", "role", "concerned"),
-    [
-        ("auto", "[gateway]", True),
-        ("xdp", "[gateway]", True),
-        ("python", "[gateway]", False),
-        ("auto", "[lookup]", False),
-    ],
-)
-def test_only_gateways_that_may_have_a_fast_path_are_looked_at(
-    engine: str, role: str, concerned: bool
-) -> None:
-    assert fastpath.concerns(appliance(engine, role=role)) is concerned
 
 
 def test_chains_that_may_drop_what_comes_in_are_others_filters_only() -> None:

@@ -64,8 +64,26 @@ def test_capabilities_are_read_of_a_process_and_compared_with_what_its_roles_nee
     assert privileges.capabilities("nothing") == frozenset()
     (found,) = privileges.judge(frozenset({12, 13}), appliance(), is_running=True)
     assert (found.level, "CAP_NET_BIND_SERVICE" in found.what) == (FAIL, True)
-    assert levels(privileges.judge(frozenset({10, 12, 13}), appliance(), is_running=True)) == [OK]
+    every = frozenset({10, 12, 13, 38, 39})
+    assert levels(privileges.judge(every, appliance(), is_running=True)) == [OK]
     assert levels(privileges.judge(frozenset(), appliance(), is_running=False)) == [WARN]
+
+
+def test_what_only_the_fast_path_needs_is_missed_by_those_who_insist_on_it() -> None:
+    without = frozenset({10, 12, 13})
+    python, auto, xdp = (
+        parse(
+            f'[appliance]\nname = "edge-1"\nengine = "{engine}"\n'
+            '[underlay]\nprovider_addresses = ["192.0.2.254"]\n[gateway]\n'
+        )
+        for engine in ("python", "auto", "xdp")
+    )
+
+    assert levels(privileges.judge(without, python, is_running=True)) == [OK]
+    ok, slow = privileges.judge(without, auto, is_running=True)
+    assert (ok.level, slow.level) == (OK, WARN)
+    assert slow.what == "the running appliance lacks CAP_PERFMON, CAP_BPF: there is no fast path"
+    assert levels(privileges.judge(without, xdp, is_running=True)) == [FAIL]
 
 
 # The kernel
