@@ -80,7 +80,6 @@ class Why(enum.Enum):
     ASKING = "the kernel has not been asked yet"
     NO_ROUTE = "no route"
     REFUSED = "its route is a blackhole, or says unreachable or prohibited"
-    NO_SOURCE = "its route is a blackhole, or our source address is not on this machine"
     OWN = "it is an address of this machine, or of a group"
     WRAPPED = "its route wraps packets (MPLS, SRv6 or another tunnel), which only the kernel does"
     ELSEWHERE = "its route leaves the underlay's interfaces"
@@ -96,11 +95,15 @@ class Unresolved(msgspec.Struct, frozen=True):
     why: Why
     interface: int = 0
     neighbour: Address | None = None
+    source: ProviderAddress | None = None
+    """From where it should be reached; the kernel says the same where that is no address of this machine."""
 
     def __str__(self) -> str:
         about = self.why.value
         if self.neighbour is not None and self.why in (Why.NEIGHBOUR_SILENT, Why.NEIGHBOURS_FULL):
             about = f"its neighbour {self.neighbour} {about}"
+        elif self.source is not None and self.why is Why.NO_ROUTE:
+            about += f" from {self.source}"
         return f"{self.address} has no next hop: {about}"
 
 
@@ -254,10 +257,11 @@ class Routes:
         for address, known in self._watched.items():
             neighbour = known.neighbour
             if neighbour is None:
-                yield Unresolved(address, known.why, known.interface)
+                yield Unresolved(address, known.why, known.interface, None, known.source)
             elif neighbour.hop is None:
                 interface, there = neighbour.key
-                yield Unresolved(address, self._why_silent(neighbour), interface, Address(there))
+                why = self._why_silent(neighbour)
+                yield Unresolved(address, why, interface, Address(there), known.source)
 
     # What the kernel tells.
 
@@ -435,7 +439,7 @@ class Routes:
         known.interface = 0
         known.why = Why.ASKING
         if isinstance(answer, Refused):
-            known.why = _why_refused(answer.error, known.source)
+            known.why = Why.NO_ROUTE if answer.error == errno.ENETUNREACH else Why.REFUSED
         elif isinstance(answer, Route):
             known.interface = answer.interface
             known.why = self._why_not(answer)
@@ -562,12 +566,3 @@ class Routes:
 
 _BLACKHOLE, _UNREACHABLE, _PROHIBIT = 6, 7, 8  # RTN_... of <linux/rtnetlink.h>
 _WHY_TYPE = dict.fromkeys((_BLACKHOLE, _UNREACHABLE, _PROHIBIT), Why.REFUSED)
-
-
-def _why_refused(error: int, source: ProviderAddress | None) -> Why:
-    if error == errno.ENETUNREACH:
-        return Why.NO_ROUTE
-    # IPv4 answers EINVAL for a blackhole, and for a source that is no address of this machine.
-    if error == errno.EINVAL and source is not None:
-        return Why.NO_SOURCE
-    return Why.REFUSED

@@ -187,13 +187,15 @@ def test_route_that_leads_nowhere_says_why(kernel: Kernel, answer: Message, word
     assert [str(each) for each in routes.unresolved()] == [f"198.51.100.11 has no next hop: {words}"]
 
 
-def test_source_that_the_kernel_refuses_is_told_as_that(kernel: Kernel) -> None:
+def test_source_that_there_is_no_route_from_is_named(kernel: Kernel) -> None:
     routes = watching(kernel)
     routes.watch({FAR: NEAR})
     (question,) = routes.questions(0.0, 9)
-    routes.answer(question, Refused(errno.EINVAL), 0.0)
+    routes.answer(question, Refused(errno.ENETUNREACH), 0.0)
 
-    assert why(routes) == [Why.NO_SOURCE]
+    assert [str(each) for each in routes.unresolved()] == [
+        "198.51.100.11 has no next hop: no route from 10.0.0.7"
+    ]
 
 
 def test_silent_neighbour_is_named(kernel: Kernel) -> None:
