@@ -32,6 +32,7 @@ import msgspec
 
 from gateway.lab import nodes
 from gateway.lab.capture import read_frames
+from gateway.lab.nodes import LookupPlan
 from gateway.lab.processes import Process
 from gateway.lab.topology import UPLINK, Datacenter, Node, Plan, Vm, standard_plan
 from gateway.packets import ethernet, ip, nvgre, transport
@@ -232,11 +233,18 @@ class NumberedWorld(Datacenter):
 
     gateway: Process
 
-    def __init__(self, plan: Plan, *, change: Callable[[str], str] = str) -> None:
-        """`change` is what to do with the gateway's configuration before it is written."""
+    def __init__(
+        self, plan: Plan, *, change: Callable[[str], str] = str, lookup: LookupPlan | None = None
+    ) -> None:
+        """`change` is what to do with the gateway's configuration before it is written.
+
+        With a lookup service, which the gateway serves, records have to be registered there.
+        """
         super().__init__(plan)
         self._change = change
-        self._started = 0
+        self._lookup = lookup
+        self.prefix: tuple[str, ...] = ()
+        """What goes before the gateway's command."""
 
     def add_vm(self, vm: Vm) -> None:
         """Build none: hosts send for them."""
@@ -245,14 +253,15 @@ class NumberedWorld(Datacenter):
     def write(self, plan: Plan | None = None, change: Callable[[str], str] | None = None) -> None:
         """Write the gateway's configuration, by another plan or with another change if there is one."""
         node = self.plan.gateways[0]
-        text = nodes.configuration(plan or self.plan, node, state=self.directory / node.name)
+        state = self.directory / node.name
+        text = nodes.configuration(plan or self.plan, node, state=state, lookup=self._lookup)
         (self.directory / f"{node.name}.toml").write_text((change or self._change)(text))
 
     def start_gateway(self) -> Process:
         """Start the gateway by its configuration as it is, and wait until it is ready."""
         name = self.plan.gateways[0].name
         command = nodes.run_command(self.directory / f"{name}.toml")
-        self.gateway = self.start(name, self.node(name), *command)
+        self.gateway = self.start(name, self.node(name), *self.prefix, *command)
         self.gateway.wait_for(r"\bready\b", 20)
         return self.gateway
 
