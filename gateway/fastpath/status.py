@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import msgspec
 
+from gateway.fastpath.nexthops import NextHopsStatus
 from gateway.operating.report import AttachedReport, FastPathReport, LeftReport
-from policies.addresses import ProviderAddress
 from policies.model import FastPathMode
 
 MOST_TOLD = 100
@@ -38,8 +38,8 @@ class FastPathStatus(msgspec.Struct, frozen=True, kw_only=True):
     """That it carries."""
     left_to_python: Mapping[str, str] = {}
     """Tenants that it carries nothing of, each with why."""
-    unresolved: tuple[ProviderAddress, ...] = ()
-    """Where hosts are that there is no usable next hop to."""
+    hops: NextHopsStatus
+    """With `MOST_TOLD` examples."""
     carried: int = 0
     """Packets that it sent on."""
     passed: Mapping[str, int] = {}
@@ -61,8 +61,8 @@ class FastPathStatus(msgspec.Struct, frozen=True, kw_only=True):
                 LeftReport(tenant, self.left_to_python[tenant])
                 for tenant in sorted(self.left_to_python)[:MOST_TOLD]
             ],
-            hops_unresolved=len(self.unresolved),
-            unresolved=[str(address) for address in self.unresolved[:MOST_TOLD]],
+            hops_unresolved=self.hops.unresolved,
+            unresolved=[str(each) for each in self.hops.examples],
             carried=self.carried,
             passed=dict(self.passed),
         )

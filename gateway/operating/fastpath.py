@@ -57,11 +57,11 @@ def _places(report: FastPathReport) -> Iterator[Finding]:
 
 def _unresolved(report: FastPathReport) -> Iterator[Finding]:
     if report.hops_unresolved:
-        addresses = _some(report.unresolved, report.hops_unresolved)
+        reasons = _some(report.unresolved, report.hops_unresolved)
         yield Finding(
             level="warning",
-            words=f"the fast path knows no way to {addresses}: their packets are left to Python",
-            advice="look at `ip route get` and `ip neigh` of them: is the host, or the router to it, there?",
+            words=f"the fast path leaves to Python what goes to some: {reasons}",
+            advice="look at `ip route get` and `ip neigh`: is the host, or the router to it, there?",
         )
 
 
@@ -73,7 +73,7 @@ def _left(report: FastPathReport) -> Iterator[Finding]:
 
 
 def _some(names: list[str], count: int) -> str:
-    told = ", ".join(names[:TOLD])
+    told = "; ".join(names[:TOLD])
     more = count - len(names[:TOLD])
     return f"{told} and {more:,} more" if more else told
 

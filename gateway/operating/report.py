@@ -199,8 +199,9 @@ class FastPathReport(msgspec.Struct, frozen=True, kw_only=True):
     """That it leaves to Python altogether, of which some are named."""
     left_to_python: list[LeftReport]
     hops_unresolved: int
-    """Hosts' provider addresses that it knows no next hop to, of which some are named."""
+    """Provider addresses that there is no next hop to."""
     unresolved: list[str]
+    """Why, in words, of some of them."""
     carried: int
     """Packets that it sent on."""
     passed: dict[str, int]

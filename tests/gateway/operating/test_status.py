@@ -309,9 +309,9 @@ GENERIC = [AttachedReport("eth1", "native"), AttachedReport("eth2", "generic", "
             ("warning", "full: 96 of 1,300 records are left to Python"),
         ),
         (
-            fast(hops_unresolved=9, unresolved=[f"198.51.100.{last}" for last in range(11, 20)]),
+            fast(hops_unresolved=1, unresolved=["198.51.100.12 has no next hop: no route"]),
             FastPathMode.AUTO,
-            ("warning", "no way to 198.51.100.11, 198.51.100.12, "),
+            ("warning", "goes to some: 198.51.100.12 has no next hop: no route"),
         ),
         (
             fast(tenants_left=1, left_to_python=[LeftReport("blue", "more than 64 access rule entries")]),
@@ -339,7 +339,7 @@ def test_names_of_what_the_fast_path_does_not_reach_are_few_and_the_rest_is_coun
 
     ((_, words),) = found(report=fast(hops_unresolved=5000, unresolved=hops))
 
-    assert "198.51.100.8 and 4,992 more:" in words
+    assert words.endswith("198.51.100.8 and 4,992 more")
     assert "198.51.100.9" not in words
 
 
