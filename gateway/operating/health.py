@@ -35,7 +35,7 @@ SERIOUS = {
     DropReason.SPOOFED_SOURCE.value: "somebody sends by addresses that are not its own, or a record is old",
     DropReason.LOOP.value: "two nodes send packets to each other: look at their provider addresses",
     DropReason.QUEUE_FULL.value: "this node is sent more than it can carry",
-    DropReason.PUNT_LIMITED.value: "the fast path left too much to Python: docs/fastpath.md says what and why",
+    DropReason.PUNT_LIMITED.value: "the fast path left too much to Python: see docs/fastpath.md",
     DropReason.SEND_FAILED.value: "the kernel refuses packets: look at the interfaces and the firewall",
     DropReason.HOLD_FULL.value: "a moving VM's frames were more than are held for it",
     DropReason.NO_PROVIDER_ADDRESS.value: "this node lacks the family of a host's provider address",
