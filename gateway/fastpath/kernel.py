@@ -248,18 +248,18 @@ class Map:
 class Loaded:
     """The programs of an object file in the kernel, with their maps; the owner of what it made."""
 
-    def __init__(self) -> None:
+    def __init__(self, shared: Mapping[str, Map]) -> None:
         self.maps: dict[str, Map] = {}
         self.programs: dict[str, int] = {}
-        self._own: list[Map] = []
+        self._shared = shared
 
     def close(self) -> None:
         """Give up every program and map that was made here; maps that were shared stay open."""
         while self.programs:
             os.close(self.programs.popitem()[1])
-        for each in self._own:
-            each.close()
-        self._own.clear()
+        for name, each in self.maps.items():
+            if name not in self._shared:
+                each.close()
 
     def __enter__(self) -> Self:
         return self
@@ -287,7 +287,7 @@ def load(
     chosen = source.programs if programs is None else {name: source.programs[name] for name in programs}
     used = {use.map for program in chosen.values() for use in program.map_uses}
     terms = source.license.encode()
-    loaded = Loaded()
+    loaded = Loaded(shared)
     try:
         for name, definition in source.maps.items():
             if name in shared:
@@ -297,7 +297,6 @@ def load(
                     definition, max_entries=sizes.get(name, definition.max_entries)
                 )
                 loaded.maps[name] = Map.create(wanted, name)
-                loaded._own.append(loaded.maps[name])  # noqa: SLF001 - made here, for this owner
         for name, program in chosen.items():
             loaded.programs[name] = _load_program(name, program, terms, loaded.maps)
     except BaseException:
@@ -320,7 +319,7 @@ def test_run(
     Each run finds the frame as the one before left it. If `live`, frames are sent where the verdicts
     say, in batches of `batch`, and none is given back; where such a frame begins and ends is put right
     for each run, what is in it is not. `context` is a `struct xdp_md` (24 octets), for programs that
-    want to know the interface. Raises BpfRefused.
+    want to know the interface. Raises BpfRefused, also with EINTR: a signal ended many runs early.
     """
     given = ctypes.create_string_buffer(data, len(data))
     context_given = ctypes.create_string_buffer(context, len(context))

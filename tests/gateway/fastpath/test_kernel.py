@@ -174,6 +174,21 @@ def test_refused_program_is_told_with_the_verifiers_words_and_nothing_stays_open
     assert descriptors() == before
 
 
+def test_verifier_that_was_interrupted_by_signals_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    interruptions = [errno.EAGAIN] * 4
+
+    def call(command: int, attributes: bytearray, what: str) -> int:
+        if command == kernel._PROGRAM_LOAD and interruptions:
+            raise BpfRefused(interruptions.pop(), what)
+        return bpf(command, attributes, what)
+
+    bpf = kernel.call
+    monkeypatch.setattr(kernel, "call", call)
+    with kernel.load(SMALL, programs=["grow"]) as loaded:
+        assert kernel.test_run(loaded.programs["grow"], FRAME).verdict == PASS
+    assert interruptions == []
+
+
 def test_closing_gives_everything_up_and_may_be_repeated() -> None:
     before = descriptors()
     loaded = kernel.load(SMALL, programs=ACCEPTED)
