@@ -8,6 +8,7 @@ its own, and many questions at once.
 
 from __future__ import annotations
 
+import enum
 import errno
 import socket
 import time
@@ -41,8 +42,8 @@ LONGEST_TURN = 0.0005
 """Seconds that one turn of reading events takes, about."""
 PAUSE = 0.002
 """Seconds between two turns while route events flood in: theirs is a fifth of the time."""
-EVENT_BUFFER = 4 << 20
-QUESTION_BUFFER = 1 << 20
+BUFFER = 1 << 20
+"""Octets: more than a thousand events, or the answers to all questions that are put at once."""
 
 _SOL_NETLINK = 270
 _ADD_MEMBERSHIP, _CAP_ACK = 1, 10
@@ -121,7 +122,7 @@ class NextHops:
         with ExitStack() as stack:
             neighbours = stack.enter_context(_events(rtnetlink.GROUPS_OF_NEIGHBOURS))
             routes = stack.enter_context(_events(rtnetlink.GROUPS_OF_ROUTES))
-            questions = stack.enter_context(_netlink(QUESTION_BUFFER))
+            questions = stack.enter_context(_netlink())
             questions.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._listen, neighbours, 0.0)
@@ -134,37 +135,37 @@ class NextHops:
     async def _listen(self, events: socket.socket, pause: float) -> None:
         while True:
             await trio.lowlevel.wait_readable(events)
-            if self._read(events):
+            after = self._read(events, self._hear)
+            if after is _After.LOSS:
+                # The kernel keeps no further events until all that are here are read, and says so only once.
+                while self._read(events, _overhear) is not _After.ALL:
+                    await trio.lowlevel.checkpoint()
+                self._lose_track()
+            if after is not _After.ALL:
                 await trio.sleep(pause)
 
-    def _read(self, events: socket.socket) -> bool:
-        """Take note of events for one turn. Return whether there may be more."""
+    def _read(self, events: socket.socket, hear: Callable[[bytes], None]) -> _After:
+        """Read events for one turn."""
         until = time.perf_counter() + LONGEST_TURN
         while time.perf_counter() < until:
             try:
                 datagram = self._receive(events)
             except BlockingIOError:
-                return False
+                return _After.ALL
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                # The kernel keeps no further events until all that are here are read, and says so only once.
-                self._drain(events)
-                self._lose_track()
-                return False
-            now = trio.current_time()
-            try:
-                for _sequence, event in rtnetlink.decode(datagram):
-                    self._tell(self._routes.hear(event, now))
-            except MalformedPacket:
-                self._lose_track()
-        return True
+                return _After.LOSS
+            hear(datagram)
+        return _After.SOME
 
-    def _drain(self, events: socket.socket) -> None:
-        with suppress(BlockingIOError):
-            while True:
-                with suppress(MalformedPacket):
-                    self._receive(events)
+    def _hear(self, datagram: bytes) -> None:
+        now = trio.current_time()
+        try:
+            for _sequence, event in rtnetlink.decode(datagram):
+                self._tell(self._routes.hear(event, now))
+        except MalformedPacket:
+            self._lose_track()
 
     def _receive(self, netlink: socket.socket) -> bytes:
         size = netlink.recv_into(self._buffer, 0, socket.MSG_TRUNC)
@@ -223,6 +224,18 @@ class NextHops:
             self._tell(self._routes.answer(question, answer, now))
 
 
+class _After(enum.Enum):
+    """What a turn of reading has left."""
+
+    ALL = "nothing is left"
+    SOME = "there may be more"
+    LOSS = "some were lost"
+
+
+def _overhear(datagram: bytes) -> None:
+    """All that it tells of is asked for instead."""
+
+
 def _nobody(address: ProviderAddress, hop: NextHop | None) -> None:
     """Who is told before anybody serves."""
 
@@ -239,14 +252,14 @@ def _pack(question: Question, sequence: int) -> bytes:
             return rtnetlink.use_neighbour(interface, address, sequence)
 
 
-def _netlink(buffer: int) -> socket.socket:
+def _netlink() -> socket.socket:
     netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
     try:
         netlink.bind((0, 0))
         try:
-            netlink.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, buffer)
+            netlink.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, BUFFER)
         except PermissionError:
-            netlink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+            netlink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
     except OSError:
         netlink.close()
         raise
@@ -254,7 +267,7 @@ def _netlink(buffer: int) -> socket.socket:
 
 
 def _events(groups: Iterable[int]) -> socket.socket:
-    netlink = _netlink(EVENT_BUFFER)
+    netlink = _netlink()
     for group in groups:
         try:
             netlink.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
