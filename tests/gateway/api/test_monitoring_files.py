@@ -107,7 +107,7 @@ def test_prometheus_reads_a_scrape_and_finds_nothing_to_blame(require_tools: Cal
 def test_prometheus_takes_the_rules_and_its_settings(require_tools: Callable[..., None]) -> None:
     require_tools("promtool")
 
-    assert "24 rules found" in promtool("check", "rules", str(RULES))
+    assert "26 rules found" in promtool("check", "rules", str(RULES))
     promtool("check", "config", "--syntax-only", str(SETTINGS))
 
 
