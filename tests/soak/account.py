@@ -22,9 +22,8 @@ REASONS: Mapping[Kind, DropReason] = {
     Kind.CONGESTED: DropReason.CONGESTION,
 }
 """Why packets of each kind that are dropped are."""
-PUNTED = frozenset({Kind.UNRECORDED, Kind.EXPIRED, Kind.ELSEWHERE})
-"""What the fast path leaves to Python, and no more of it than Python can take."""
 PUNT_LIMITED = "punt-limited"
+"""What the fast path leaves to Python beyond what that can take, whatever it is."""
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -70,11 +69,11 @@ class Account(msgspec.Struct, frozen=True):
             yield f"{back} ICMP errors have come to the talkers, of {self.report.notices.sent}"
         known = {str(reason) for reason in REASONS.values()} | {PUNT_LIMITED}
         if strange := set(drops) - known:
-            yield f"packets are dropped for no reason of theirs: { {each: drops[each] for each in strange} }"
+            yield f"packets are dropped for no reason of theirs: {strange}"
 
     def _kinds(self) -> Iterator[str]:
         """Each kind is carried or dropped for its own reason, but for what was lost unseen."""
-        unseen = self.on_the_way_in + self.report.underlay.kernel_drops
+        unseen = self.on_the_way_in + self.report.underlay.kernel_drops + self.drops[PUNT_LIMITED]
         for kind in Kind:
             sent, came = self.counts.sent[kind], self.counts.by_kind[kind]
             if came and kind not in CARRIED:
@@ -82,7 +81,6 @@ class Account(msgspec.Struct, frozen=True):
             reason = REASONS.get(kind)
             dropped = self.drops[reason] if reason is not None else 0
             most = unseen + (self.on_the_way_out if kind in CARRIED else 0)
-            most += self.drops[PUNT_LIMITED] if kind in PUNTED else 0
             if not 0 <= sent - came - dropped <= most:
                 yield (
                     f"of {sent} packets of kind {kind.name} {came} came, {dropped} were dropped: {reason}, "
