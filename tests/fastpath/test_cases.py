@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from tests.fastpath.cases import CASES
 from tests.fastpath.oracle import Judged, Metered, Oracle
-from tests.fastpath.outcomes import Case, Dropped, Expected, Forwarded, Passed, Told, Why
+from tests.fastpath.outcomes import Case, Dropped, Expected, Forwarded, Passed, Told, Why, World
+from tests.fastpath.program import COUNTED_AS, Ended, Left, Machine, Program
 
 EVERY_CASE = pytest.mark.parametrize("case", CASES, ids=[case.description for case in CASES])
 
@@ -46,3 +49,48 @@ def test_python_decides_the_same_once_more_when_it_knows_the_flow(case: Case) ->
     oracle = Oracle(case.world)
     first: Judged = oracle.judge(case.frame, case.interface)
     assert oracle.judge(case.frame, case.interface) == first
+
+
+class Programs:
+    """The program in one world after the other."""
+
+    def __init__(self) -> None:
+        self._machine = Machine()
+        self._now: tuple[World, Program] | None = None
+
+    def within(self, world: World) -> Program:
+        if self._now is None or self._now[0] is not world:
+            self._now = world, self._machine.within(world)
+        return self._now[1]
+
+    def close(self) -> None:
+        self._machine.close()
+
+
+@pytest.fixture(scope="module")
+def programs(require_bpf: None) -> Iterator[Programs]:
+    made = Programs()
+    yield made
+    made.close()
+
+
+@pytest.mark.netns
+@EVERY_CASE
+def test_program_decides_as_the_case_says_or_passes_for_the_reason_that_it_names(
+    case: Case, programs: Programs
+) -> None:
+    ran = programs.within(case.world).run(case.frame, case.interface)
+    expected = case.expected
+    if isinstance(expected, Passed):
+        allowed = [(), *((reason.word,) for reason in COUNTED_AS[expected.why])]
+        assert isinstance(ran.outcome, Left)
+        assert ran.outcome.frame == case.frame
+        assert ran.outcome.counted in allowed
+        assert ran.drops == {}
+    elif isinstance(expected, Dropped):
+        assert ran.outcome == Ended()
+        assert ran.drops == {(expected.reason, expected.tenant): 1}
+    else:
+        assert ran.outcome == expected
+        assert ran.drops == {}
+    assert ran.metered == counted(expected)

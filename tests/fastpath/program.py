@@ -1,0 +1,195 @@
+"""Runs a case in the XDP program: the tables that the engine would write, and one trial run in the kernel.
+
+It needs a network namespace, since the program asks for the interface that a frame came in by, and sends
+out of others: both are there, and lead nowhere.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections import Counter
+
+import msgspec
+
+from gateway.fastpath import counts, kernel, layout
+from gateway.fastpath.images import images_of
+from gateway.fastpath.instance import Instance
+from gateway.forwarding.drops import DropReason
+from gateway.forwarding.pipeline import Forwarder
+from gateway.forwarding.pmtu import OVERHEAD_IPV4, OVERHEAD_IPV6
+from gateway.lab.namespaces import Namespace
+from policies.addresses import ProviderAddress, Vsid
+from tests.fastpath.oracle import NOW, Metered, Oracle
+from tests.fastpath.outcomes import Forwarded, Hop, Why, World
+from tests.fastpath.scenes import INTERFACES, OWN_MACS
+from tests.properties.machine import Processor
+
+XDP_DROP, XDP_PASS, XDP_REDIRECT = 1, 2, 4
+
+_CONTEXT = struct.Struct("=IIIIII")  # data, its end, its metadata, interface, queue, interface out
+_SEED = 0x0123_4567_89AB_CDEF
+
+_Reasons = frozenset[layout.Passed]
+_NOT_COUNTED: _Reasons = frozenset()
+
+COUNTED_AS: dict[Why, _Reasons] = {
+    Why.NOT_OURS: _NOT_COUNTED,
+    Why.OUTER_FORM: _NOT_COUNTED,
+    Why.LOOP: frozenset({layout.Passed.NOT_CARRIED}),
+    Why.MALFORMED: frozenset({layout.Passed.UNUSUAL}),
+    Why.NOT_IP: frozenset({layout.Passed.NOT_IP}),
+    Why.NEIGHBOURS: frozenset({layout.Passed.NOT_IP, layout.Passed.NEIGHBOUR, layout.Passed.GROUP}),
+    Why.DHCP: frozenset({layout.Passed.GROUP, layout.Passed.NO_RECORD}),
+    Why.GROUP: frozenset({layout.Passed.GROUP}),
+    Why.INNER_FORM: frozenset({layout.Passed.UNUSUAL}),
+    Why.TO_GATEWAY: frozenset({layout.Passed.NO_RECORD}),
+    Why.ICMP_ERROR: frozenset({layout.Passed.ICMP_ERROR}),
+    Why.SENDER: frozenset({layout.Passed.SOURCE, layout.Passed.GROUP, layout.Passed.NOT_CARRIED}),
+    Why.DESTINATION: frozenset({layout.Passed.NO_RECORD}),
+    Why.UNKNOWN_MAC: frozenset({layout.Passed.NO_RECORD}),
+    Why.NOT_OUR_TENANT: frozenset({layout.Passed.NOT_CARRIED}),
+    Why.SITE: frozenset({layout.Passed.SITE, layout.Passed.SOURCE}),
+    Why.REWRITTEN: frozenset({layout.Passed.NO_RECORD}),
+    Why.HERE: frozenset({layout.Passed.NO_RECORD}),
+    Why.HOP_LIMIT: frozenset({layout.Passed.HOP_LIMIT}),
+    Why.TOO_BIG: frozenset({layout.Passed.TOO_BIG}),
+    Why.NEXT_HOP: frozenset({layout.Passed.NO_NEXT_HOP}),
+    Why.RULES: frozenset({layout.Passed.NOT_CARRIED}),
+}
+"""As which of its reasons the program counts what it leaves to Python."""
+
+
+class Left(msgspec.Struct, frozen=True):
+    """The program left the frame to Python: as it was, if all is well."""
+
+    frame: bytes
+    counted: tuple[str, ...]
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """The program dropped the frame."""
+
+
+class Ran(msgspec.Struct, frozen=True):
+    """What the program did, and what it counted because of it."""
+
+    outcome: Forwarded | Ended | Left
+    drops: Counter[tuple[DropReason, str]]
+    metered: Metered
+
+
+class Machine:
+    """The program of edge-1, loaded once, among interfaces that lead nowhere."""
+
+    def __init__(self) -> None:
+        """Raises BpfRefused, and LabError where there can be no network namespaces."""
+        self._processor = Processor()
+        self.namespace = Namespace("edge-1")
+        self.namespace.ip(*(f"link add {name} type veth peer name {name}-far" for name in INTERFACES))
+        self.indexes = {name: self.namespace.call(socket.if_nametoindex, name) for name in INTERFACES}
+
+    def close(self) -> None:
+        self.namespace.close()
+        self._processor.close()
+
+    def within(self, world: World) -> Program:
+        """Have the program decide by a world, and by no other before it."""
+        return self.namespace.call(lambda: Program(world, self, self._processor.emptied(_SEED)))
+
+
+class Program:
+    """The program with the tables of one world, for one frame or for several after each other."""
+
+    def __init__(self, world: World, machine: Machine, instance: Instance) -> None:
+        self._machine = machine
+        self._instance = instance
+        self._write(world)
+
+    def run(self, frame: bytes, interface: str) -> Ran:
+        """Have a frame come in at an interface, and say what becomes of it."""
+        context = _CONTEXT.pack(0, len(frame), 0, self._machine.indexes[interface], 0, 0)
+        before = self._instance.counts.passed.copy()
+        done = self._machine.namespace.call(
+            kernel.test_run, self._instance.program, frame, context=context
+        )
+        drops, metered = self._counted()
+        passed = self._instance.counts.passed - before
+        if done.verdict == XDP_REDIRECT:
+            assert not passed
+            return Ran(_sent(done.data, metered), drops, metered)
+        if done.verdict == XDP_DROP:
+            assert not passed
+            return Ran(Ended(), drops, metered)
+        assert done.verdict == XDP_PASS
+        return Ran(Left(done.data, tuple(passed.elements())), drops, metered)
+
+    def _counted(self) -> tuple[Counter[tuple[DropReason, str]], Metered]:
+        drops: Counter[tuple[DropReason, str]] = Counter()
+        sent, received = dict[Vsid, tuple[int, int]](), dict[Vsid, tuple[int, int]]()
+
+        def dropped(reason: DropReason, tenant: str, more: int) -> None:
+            drops[reason, tenant] += more
+
+        def metered(change: counts.Metered) -> None:
+            if change.sent_packets or change.sent_octets:
+                sent[change.vsid] = change.sent_packets, change.sent_octets
+            if change.received_packets or change.received_octets:
+                received[change.vsid] = change.received_packets, change.received_octets
+
+        self._instance.counts.take(dropped, metered)
+        return drops, Metered(sent, received)
+
+    def _write(self, world: World) -> None:
+        instance, forwarder = self._instance, Oracle(world).forwarder
+        node, tables, indexes = forwarder.node, forwarder.tables, self._machine.indexes
+        images = images_of(tables, node)
+        hosts: dict[bytes, str | None] = dict.fromkeys(tables.members)
+        for name, addresses in tables.provider_addresses_of.items():
+            hosts.update(dict.fromkeys(addresses, name))
+        instance.settle(node, {indexes[name]: OWN_MACS[name] for name in INTERFACES})
+        instance.know_peers(hosts)
+        for address, hop in world.hops.items():
+            port = instance.port_of(indexes[hop.interface])
+            instance.reach(address, _packed(forwarder, address, hop, port), NOW)
+        for image in images.values():
+            instance.write(image)
+        for record in world.records:
+            instance.put(record, tables)
+        for name in images:
+            instance.carry(name)
+        instance.switch(layout.CARRIES)
+
+
+def _packed(forwarder: Forwarder, address: ProviderAddress, hop: Hop, port: int | None) -> bytes | None:
+    own = forwarder.node.address_towards(address)
+    if own is None or port is None:
+        return None
+    paths = forwarder.paths
+    flags, overhead = (layout.OVER_IPV6, OVERHEAD_IPV6) if address.version == 6 else (0, OVERHEAD_IPV4)
+    if address in forwarder.tables.zero_flow_id:
+        flags |= layout.ZERO_FLOW_ID
+    if paths.customer_mtu(address, 6, NOW) > paths.underlay_mtu - overhead:
+        flags |= layout.NO_IPV6
+    return layout.HOP.pack(
+        flags,
+        port,
+        paths.customer_mtu(address, 4, NOW),
+        paths.customer_mtu(address, 6, NOW),
+        hop.destination,
+        hop.source,
+        own.ljust(16, b"\0"),
+        address.ljust(16, b"\0"),
+    )
+
+
+def _sent(frame: bytes, metered: Metered) -> Forwarded:
+    """What was redirected; by which interface is known by the MAC that it was given for that."""
+    ((received, (_, octets)),) = metered.received.items()
+    return Forwarded(
+        frame=frame,
+        interface=next((name for name, mac in OWN_MACS.items() if mac == frame[6:12]), "none of ours"),
+        sent=next(iter(metered.sent), None),
+        received=received,
+        octets=octets,
+    )
