@@ -39,9 +39,11 @@ __all__ = ["NextHop", "NextHops", "NextHopsStatus", "Unresolved"]
 MOST_AT_ONCE = 64
 """Questions; putting their answers to use takes about half a millisecond."""
 LONGEST_TURN = 0.0005
-"""Seconds that one turn of reading events takes, about."""
-PAUSE = 0.002
-"""Seconds between two turns while route events flood in: theirs is a fifth of the time."""
+"""Seconds that one turn of reading events takes, about; a router with many behind it takes longer."""
+REST_OF_NEIGHBOURS = 1.0
+REST_OF_ROUTES = 4.0
+"""How many times as long as such a turn took no more events are read: a flood of them takes half of the time,
+or a fifth, at most."""
 BUFFER = 1 << 20
 """Octets: more than a thousand events, or the answers to all questions that are put at once."""
 
@@ -125,24 +127,26 @@ class NextHops:
             questions = stack.enter_context(_netlink())
             questions.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._listen, neighbours, 0.0)
-                nursery.start_soon(self._listen, routes, PAUSE)
+                nursery.start_soon(self._listen, neighbours, REST_OF_NEIGHBOURS)
+                nursery.start_soon(self._listen, routes, REST_OF_ROUTES)
                 await nursery.start(self._ask, questions)
                 task_status.started()
 
     # Events.
 
-    async def _listen(self, events: socket.socket, pause: float) -> None:
+    async def _listen(self, events: socket.socket, rest: float) -> None:
         while True:
             await trio.lowlevel.wait_readable(events)
+            began = time.perf_counter()
             after = self._read(events, self._hear)
             if after is _After.LOSS:
                 # The kernel keeps no further events until all that are here are read, and says so only once.
                 while self._read(events, _overhear) is not _After.ALL:
                     await trio.lowlevel.checkpoint()
                 self._lose_track()
-            if after is not _After.ALL:
-                await trio.sleep(pause)
+            took = time.perf_counter() - began
+            if took >= LONGEST_TURN:
+                await trio.sleep(took * rest)
 
     def _read(self, events: socket.socket, hear: Callable[[bytes], None]) -> _After:
         """Read events for one turn."""

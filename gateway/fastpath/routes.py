@@ -22,7 +22,6 @@ import errno
 import math
 import zlib
 from bisect import bisect_left, bisect_right
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from heapq import heappop, heappush
 
@@ -220,7 +219,7 @@ class Routes:
         self._links_to_ask = dict.fromkeys(sorted(self._interfaces))
         self._links_asked: set[int] = set()
         self._neighbours_to_ask: dict[Key, None] = {}
-        self._routes_to_ask: deque[ProviderAddress] = deque()
+        self._routes_to_ask: dict[ProviderAddress, None] = {}
 
         self._in_doubt: dict[ProviderAddress, None] = {}
         self._all_in_doubt = False
@@ -238,10 +237,10 @@ class Routes:
             known = self._watched.get(address)
             if known is None:
                 self._watched[address] = _Watched(source)
-                self._routes_to_ask.append(address)
+                self._routes_to_ask[address] = None
             elif known.source != source:
                 known.source, known.is_asked = source, False
-                self._routes_to_ask.append(address)
+                self._routes_to_ask[address] = None
         self._in_order = None
 
     def find(self, address: ProviderAddress) -> NextHop | None:
@@ -324,7 +323,7 @@ class Routes:
                 neighbour.is_asked = True
                 found.append(AskNeighbour(*key))
         while self._routes_to_ask and len(found) < most:
-            address = self._routes_to_ask.popleft()
+            address = self._routes_to_ask.popitem()[0]
             known = self._watched.get(address)
             if known is not None:
                 known.is_asked = True
@@ -386,8 +385,7 @@ class Routes:
             asked = self._in_doubt
         else:
             return
-        # What was waiting to be asked is among these, or new and watched.
-        self._routes_to_ask = deque(dict.fromkeys([*self._routes_to_ask, *asked]))
+        self._routes_to_ask.update(dict.fromkeys(asked))
         self._next_round = now + max(ROUND, ROUND_PER_ADDRESS * len(self._routes_to_ask))
         self._in_doubt = {}
         self._all_in_doubt = self._nothing_is_sure = False
@@ -528,7 +526,6 @@ class Routes:
             due = now + 1 + spread * (LONGEST_REST - 1)
             schedule = self._stale
         else:
-            neighbour.due = math.inf
             return
         if neighbour.due == math.inf or due < neighbour.due:
             neighbour.due = due
@@ -541,7 +538,8 @@ class Routes:
                 neighbour = self._neighbours.get(key)
                 if neighbour is None or neighbour.due != due:
                     continue  # it is no longer needed, or has been arranged otherwise
-                if key[0] not in self._links:
+                is_kept = neighbour.state & USABLE and not neighbour.state & STALE
+                if is_kept or key[0] not in self._links:
                     neighbour.due, neighbour.attempts = math.inf, 0
                     continue
                 schedule.count(now)

@@ -343,7 +343,9 @@ def test_change_that_may_concern_any_route_has_all_asked_for(kernel: Kernel, eve
 
     routes.hear(event, 1.0)
 
-    assert routes.questions(1.0, 9) == [AskRoute(FAR, None), AskRoute(FAR6, None)]
+    questions = routes.questions(1.0, 9)
+    assert len(questions) == 2
+    assert set(questions) == {AskRoute(FAR, None), AskRoute(FAR6, None)}
 
 
 def test_route_that_covers_no_watched_address_costs_no_question(kernel: Kernel) -> None:
@@ -515,6 +517,17 @@ def test_neighbour_that_vanishes_is_looked_for_at_once_but_once_a_second_at_most
 
     assert found[0] == 10
     assert len(found) <= 10
+
+
+def test_neighbour_that_never_rests_takes_no_more_room_for_it(kernel: Kernel) -> None:
+    routes = watching(kernel, FAR)
+    for step in range(20_000):
+        now = 1 + step / 1000
+        state = (REACHABLE, STALE, FAILED)[step % 3]
+        hear(routes, kernel.set_neighbour((EAST, ROUTER), MAC, state), now)
+        settle(routes, kernel, now)
+
+    assert len(routes._stale._heap) + len(routes._lost._heap) <= 100
 
 
 def test_dead_hosts_are_not_looked_for_in_a_storm(kernel: Kernel) -> None:
