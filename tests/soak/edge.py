@@ -54,7 +54,8 @@ _NETS = (("198.51.100", "2001:db8:1:"), ("203.0.113", "2001:db8:2:"), ("192.0.2"
 GATEWAY4, GATEWAY6 = f"{_NETS[0][0]}.254", f"{_NETS[0][1]}:254"
 _TALKING = (("talk0", "11"), ("talk1", "12"))
 _HOSTS = 8
-RATE = "50 Mbit/s"
+BURST = 4096
+"""Octets that the tenant with a limit may have at once."""
 _LATE = """
 [[tenant]]
 name = "late"
@@ -88,14 +89,17 @@ def talkers() -> tuple[Talker, ...]:
 
 
 class Edge(Laboratory):
-    """The namespaces, both processes, and the programs at the ends. `engine` is the gateway's."""
+    """The namespaces, both processes, and the programs at the ends. `engine` is the gateway's.
 
-    def __init__(self, numbered: Numbered, engine: str, *, rate: str = RATE) -> None:
+    `limit` is in bits a second, of the one tenant that has any.
+    """
+
+    def __init__(self, numbered: Numbered, engine: str, limit: int) -> None:
         super().__init__()
         self.numbered = numbered
         self.places = places()
         self._engine = engine
-        self._rate = rate
+        self.limit = limit
         self._links: list[links.Link] = []
 
     # --- what is built
@@ -245,7 +249,7 @@ class Edge(Laboratory):
                 yield from ("[[tenant.access]]", 'name = "one port"', 'action = "allow"', 'protocol = "udp"')
                 yield f"ports = [{PORT_ALLOWED}]"
             if tenant == "slow":
-                yield from ("[tenant.limits]", f'rate = "{self._rate}"')
+                yield from ("[tenant.limits]", f'rate = "{self.limit} bit/s"', f"burst = {BURST}")
 
     def _talker(self, index: int) -> Iterator[str]:
         """A talker's records: static, so that nothing moves it."""

@@ -29,6 +29,7 @@
 #define OFFENDERS 64
 #define OFFENDER_OCTETS 192
 #define HOT 256
+#define SOON_AFTER 1000000ULL /* nanoseconds from a change to the first packets that show what has come of it */
 #define SEEN_WORDS 65536
 
 enum kind {
@@ -37,8 +38,7 @@ enum kind {
 };
 
 enum judgement {
-    RIGHT = 16, OLD_IN_TIME, STALE, WRONG_PLACE, WRONG_TENANT, MALFORMED, FORBIDDEN, UNKNOWN, TWICE, NOT_NVGRE_HERE, BACK,
-    NOT_SENT
+    RIGHT = 16, OLD_IN_TIME, STALE, WRONG_PLACE, WRONG_TENANT, MALFORMED, FORBIDDEN, UNKNOWN, TWICE, NOT_NVGRE_HERE, BACK
 };
 
 /* What else is counted, each by virtual subnet. */
@@ -47,7 +47,8 @@ enum judgement {
 #define FROM_PACKETS 64
 #define FROM_OCTETS 80
 #define BY_KIND 96
-#define COUNTS 112
+#define SOON 112
+#define COUNTS 113
 
 struct settings {
     __u8 gateway_mac[ETH_ALEN], own_mac[ETH_ALEN]; /* of the generator's link */
@@ -514,6 +515,8 @@ static __always_inline void judge(struct xdp_md *context, const struct settings 
         add(FROM_PACKETS + (from_at & 15), 1);
         add(FROM_OCTETS + (from_at & 15), octets);
         add(BY_KIND + (kind & 15), 1);
+        if (mark->made - found->since < SOON_AFTER)
+            add(SOON, 1);
     }
 }
 

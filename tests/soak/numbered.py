@@ -96,7 +96,7 @@ WRONG = (
     Judgement.UNKNOWN,
     Judgement.TWICE,
 )
-_TO_PACKETS, _TO_OCTETS, _FROM_PACKETS, _FROM_OCTETS, _BY_KIND = 32, 48, 64, 80, 96
+_TO_PACKETS, _TO_OCTETS, _FROM_PACKETS, _FROM_OCTETS, _BY_KIND, _SOON = 32, 48, 64, 80, 96, 112
 
 USUAL_CHANCES: Mapping[Kind, float] = {
     Kind.SWITCHED: 0.05,
@@ -242,6 +242,8 @@ class Counts(msgspec.Struct, frozen=True):
     to_octets: list[int]
     from_packets: list[int]
     from_octets: list[int]
+    soon: int = 0
+    """Those that were made within a millisecond after a change of their record was told to be applied."""
 
     @property
     def came(self) -> int:
@@ -351,6 +353,7 @@ class Numbered:
             to_octets=totals[_TO_OCTETS : _TO_OCTETS + width],
             from_packets=totals[_FROM_PACKETS : _FROM_PACKETS + width],
             from_octets=totals[_FROM_OCTETS : _FROM_OCTETS + width],
+            soon=totals[_SOON],
         )
 
     def offenders(self) -> list[Offender]:

@@ -13,36 +13,91 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import msgspec
 import pytest
 from rich.console import Console
 
-from tests.soak.account import Account
+from tests.soak.account import REASONS, Account
 from tests.soak.changes import Changer, Done
-from tests.soak.edge import LOOKUP_PORT, Edge
+from tests.soak.edge import BURST, LOOKUP_PORT, Edge
 from tests.soak.gauges import Watch
-from tests.soak.numbered import Kind, Layout, Numbered, Stream
+from tests.soak.numbered import SUBNETS, Kind, Layout, Numbered, Stream
 
 pytestmark = pytest.mark.netns
 
 SECONDS = float(os.environ.get("ISTHMUS_SOAK_FASTPATH_SECONDS", "600"))
+SHORT = 5.0
 CHANGES = 1000.0
 """Records a second."""
-SHORT = 5.0
-SLOWLY = 3000.0
-"""Packets a second that Python carries beside all else."""
-RELOAD_EVERY = 10.0
 A_FEW, ALL_BUT_A_FEW = 0.05, 0.98
 """Of the changes: beside other tests, and alone."""
+RELOAD_EVERY = 10.0
+TELL_EVERY = 60.0
 QUIET = 0.5
-ALL_KINDS = frozenset(Kind)
+
+
+class Engine(msgspec.Struct, frozen=True):
+    """A gateway's engine, and what it is given to do: packets a second, and of one tenant's, bits a second.
+
+    Without a number of packets these are as many as one processor makes and carries.
+    """
+
+    name: str
+    rate: float | None
+    limit: int
+
+
+PYTHON = Engine("python", 3000.0, 64_000)
+XDP = Engine("xdp", None, 10_000_000)
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What has come of a run: packets a second, and seconds from the first to after the last one."""
+
+    account: Account
+    done: Done
+    rate: float
+    seconds: float
+    limited_octets: float
+    """What the tenant with a limit could have had carried at most."""
+
+    def __str__(self) -> str:
+        account, done = self.account, self.done
+        report, counts, fast = account.report, account.counts, account.report.fastpath
+        lines = [
+            f"engine {report.engine}: {account.sent} packets sent, {self.rate / 1e6:.3f} M/s",
+            f"judged: { {each.name: packets for each, packets in counts.judged.items() if packets} }",
+            f"made within a millisecond after a change of their record was applied: {counts.soon}",
+            f"records changed: {done.changed} in {self.seconds:.0f} s",
+            f"a claim was answered in: {done.mean * 1e3:.1f} ms (mean), {done.slowest * 1e3:.0f} ms (most)",
+            f"dropped: {dict(sorted(account.drops.items()))}",
+            f"lost on the way in: {account.on_the_way_in}, on the way out: {account.on_the_way_out}",
+            f"lost at Python's sockets: {report.underlay.kernel_drops}",
+            f"unaccounted for: {account.unaccounted}",
+        ]
+        if fast is not None:
+            lines.append(f"fast path: carried {fast.carried}, passed {fast.passed}")
+        return "\n".join(lines)
+
+
+Tell = Callable[[str], None]
+
+
+@pytest.fixture
+def tell(capsys: pytest.CaptureFixture[str]) -> Tell:
+    def say(words: str) -> None:
+        with capsys.disabled():
+            Console(width=200).print(f"\n{words}", highlight=False, markup=False)
+
+    return say
 
 
 @contextmanager
-def running(engine: str) -> Iterator[Edge]:
-    with Numbered(Layout()) as numbered, Edge(numbered, engine) as lab:
+def running(engine: Engine, layout: Layout) -> Iterator[Edge]:
+    with Numbered(layout) as numbered, Edge(numbered, engine.name, engine.limit) as lab:
         _, of_others = processors()
         lab.start_all(of_others)
-        assert lab.report().engine == engine
+        assert lab.report().engine == engine.name
         yield lab
 
 
@@ -53,26 +108,28 @@ def processors() -> tuple[int, int]:
 
 
 def carry_on(
-    lab: Edge, seconds: float, rate: float | None, *, is_lying: bool = False
-) -> tuple[Account, Done, float]:
-    """Have packets sent and records changed for a while; return what came of both, and packets a second."""
+    lab: Edge, engine: Engine, seconds: float, tell: Tell | None = None, *, is_lying: bool = False
+) -> Outcome:
+    """Have packets sent and records changed for a while, with reloads in between, and add up."""
     of_packets, of_others = processors()
     affinity = os.sched_getaffinity(0)
+    began = time.monotonic()
 
-    async def change() -> tuple[Done, float]:
+    async def change() -> tuple[Done, Stream]:
         changer = Changer(lab.numbered, lab.places, lab.token("operator"), is_lying=is_lying)
         await changer.connect(lab.edge, LOOKUP_PORT)
         try:
             async with asyncio.TaskGroup() as tasks:
-                reloads = tasks.create_task(reload_now_and_then())
-                before = lab.numbered.counts()
-                with Stream(lab.numbered, lab.talking, of_packets, rate) as stream:
+                beside = [tasks.create_task(reload_now_and_then())]
+                if tell is not None:
+                    beside.append(tasks.create_task(tell_now_and_then(changer.done, tell)))
+                with Stream(lab.numbered, lab.talking, of_packets, engine.rate) as stream:
                     await changer.run(CHANGES, seconds)
-                sent = sum((lab.numbered.counts().sent - before.sent).values())
-                reloads.cancel()
+                for task in beside:
+                    task.cancel()
         finally:
             changer.close()
-        return changer.done, sent / stream.seconds
+        return changer.done, stream
 
     async def reload_now_and_then() -> None:
         await asyncio.sleep(min(RELOAD_EVERY, seconds / 2))
@@ -80,15 +137,27 @@ def carry_on(
             await asyncio.to_thread(lab.reload)
             await asyncio.sleep(RELOAD_EVERY)
 
+    async def tell_now_and_then(done: Done, tell: Tell) -> None:
+        while True:
+            await asyncio.sleep(TELL_EVERY)
+            counts = lab.numbered.counts()
+            sent, at = sum(counts.sent.values()), time.monotonic() - began
+            tell(
+                f"{at:.0f} s: {sent} packets sent, {counts.came} came, {done.changed} records changed, "
+                f"{len(done.problems)} not; wrong: {counts.wrong or 'nothing'}"
+            )
+
     try:
         os.sched_setaffinity(0, [of_others])
-        done, reached = asyncio.run(change())
+        done, stream = asyncio.run(change())
     finally:
         os.sched_setaffinity(0, affinity)
+    sent = sum(lab.numbered.counts().sent.values())
     # What a socket had no room for is told with the next packet that it has room for.
     with Stream(lab.numbered, lab.talking, of_packets, 400.0):
         time.sleep(0.5)
-    return settled(lab), done, reached
+    took = time.monotonic() - began
+    return Outcome(settled(lab), done, sent / stream.seconds, took, BURST + lab.limit / 8 * took)
 
 
 def settled(lab: Edge) -> Account:
@@ -112,54 +181,39 @@ def account(lab: Edge) -> Account:
     )
 
 
-def told(lab: Edge, found: Account, done: Done, reached: float) -> str:
-    """All of it in a few lines."""
-    report, counts = found.report, found.counts
-    fast = report.fastpath
-    carried = (
-        f"fast path: carried {fast.carried}, passed {fast.passed}" if fast is not None else "no fast path"
-    )
-    return f"""engine {report.engine}: {found.sent} packets sent ({reached / 1e6:.3f} M/s), {counts.came} came
-judged: { {each.name: packets for each, packets in counts.judged.items() if packets} }
-changed: {done.changed} records, each in {done.mean * 1e3:.1f} ms (mean), {done.slowest * 1e3:.0f} ms (most)
-dropped: {dict(sorted(found.drops.items()))}, by the kernel {report.underlay.kernel_drops}
-lost on the way in {found.on_the_way_in}, out {found.on_the_way_out}; unaccounted {found.unaccounted}
-{carried}"""
-
-
-def say(capsys: pytest.CaptureFixture[str], words: str) -> None:
-    with capsys.disabled():
-        Console(width=200).print(f"\n{words}", highlight=False, markup=False)
-
-
-def check(lab: Edge, found: Account, done: Done, seconds: float, least: float) -> None:
-    problems = [*found.problems(), *done.problems[:5], *map(str, lab.numbered.offenders()[:5])]
+def check(lab: Edge, found: Outcome, seconds: float, least: float) -> None:
+    counts = found.account.counts
+    problems = [
+        *found.account.problems(),
+        *found.done.problems[:5],
+        *map(str, lab.numbered.offenders()[:5]),
+    ]
     assert problems == []
-    assert {kind for kind in Kind if found.counts.sent[kind]} == ALL_KINDS
-    assert done.changed >= least * CHANGES * seconds
+    assert {kind for kind in Kind if counts.sent[kind]} == set(Kind)
+    assert all(found.account.drops[reason] for reason in REASONS.values())
+    assert sum(counts.to_octets[subnet.index] for subnet in SUBNETS if subnet.tenant == "slow") <= (
+        found.limited_octets
+    )
+    assert found.done.changed >= least * CHANGES * seconds
 
 
-@pytest.mark.parametrize(("engine", "rate"), [("python", SLOWLY), ("xdp", None)])
+@pytest.mark.parametrize("engine", [PYTHON, XDP], ids=lambda engine: engine.name)
 def test_while_records_change_no_packet_goes_to_where_one_was_and_all_are_accounted_for(
-    require_bpf: None,
-    require_tools: Callable[..., None],
-    capsys: pytest.CaptureFixture[str],
-    engine: str,
-    rate: float | None,
+    require_bpf: None, require_tools: Callable[..., None], tell: Tell, engine: Engine
 ) -> None:
     require_tools("ethtool", "taskset", "ping")
-    with running(engine) as lab:
-        found, done, reached = carry_on(lab, SHORT, rate)
-        say(capsys, told(lab, found, done, reached))
-        check(lab, found, done, SHORT, A_FEW)
+    with running(engine, Layout(shift=10)) as lab:
+        found = carry_on(lab, engine, SHORT)
+        tell(str(found))
+        check(lab, found, SHORT, A_FEW)
 
 
 def test_changes_that_are_told_to_be_applied_and_are_not_are_found(
     require_bpf: None, require_tools: Callable[..., None]
 ) -> None:
     require_tools("ethtool", "taskset", "ping")
-    with running("python") as lab:
-        found, _, _ = carry_on(lab, 2.0, SLOWLY, is_lying=True)
+    with running(PYTHON, Layout(shift=10)) as lab:
+        found = carry_on(lab, PYTHON, 2.0, is_lying=True).account
 
         assert set(found.counts.wrong) == {"STALE"}
         assert found.counts.wrong["STALE"] > 0.2 * found.sent
@@ -169,15 +223,15 @@ def test_changes_that_are_told_to_be_applied_and_are_not_are_found(
 
 @pytest.mark.soak
 def test_at_full_rate_for_a_long_time_nothing_is_stale_and_the_counters_add_up(
-    require_bpf: None, require_tools: Callable[..., None], capsys: pytest.CaptureFixture[str]
+    require_bpf: None, require_tools: Callable[..., None], tell: Tell
 ) -> None:
     require_tools("ethtool", "taskset", "ping")
-    with running("xdp") as lab:
+    with running(XDP, Layout()) as lab:
         pids = {"edge-1": lab.gateway.pid, "lookup": lab.lookup.pid}
         with Watch(lambda: pids) as watch:
             warm = time.monotonic() + SECONDS / 5
-            found, done, reached = carry_on(lab, SECONDS, None)
+            found = carry_on(lab, XDP, SECONDS, tell)
         sizes = {name: f"{gauge.resident / 1e6:.0f} MB" for name, gauge in watch.last().items()}
-        say(capsys, f"{told(lab, found, done, reached)}\nmemory: {sizes}")
-        check(lab, found, done, SECONDS, ALL_BUT_A_FEW)
+        tell(f"{found}\nmemory: {sizes}")
+        check(lab, found, SECONDS, ALL_BUT_A_FEW)
         assert watch.problems(warm) == []
