@@ -239,8 +239,10 @@ class Datacenter(Laboratory):
         self.wait_until_ready(self.namespaces.values())
 
     def close(self) -> None:
-        self._far_ends.close()
-        super().close()
+        try:
+            super().close()
+        finally:
+            self._far_ends.close()
 
     @property
     def router(self) -> Namespace:

@@ -41,6 +41,8 @@ action = "allow"
 
 @pytest.fixture(scope="module", params=["python", "xdp"])
 def world(request: pytest.FixtureRequest) -> Iterator[NumberedWorld]:
+    if request.param == "xdp":
+        request.getfixturevalue("require_bpf")
     with NumberedWorld(plan(engine=request.param)) as built:
         built.write()
         built.start_gateway()

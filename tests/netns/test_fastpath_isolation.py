@@ -35,6 +35,8 @@ def with_green_on_hv2(text: str) -> str:
 
 @pytest.fixture(scope="module", params=["python", "xdp"])
 def world(request: pytest.FixtureRequest) -> Iterator[NumberedWorld]:
+    if request.param == "xdp":
+        request.getfixturevalue("require_bpf")
     planned = plan(engine=request.param, tenants=("red", "blue", "green"))
     vms = tuple(vm for vm in planned.vms if vm.tenant != "green" or vm.host == "hv2")
     with NumberedWorld(msgspec.structs.replace(planned, vms=vms), change=with_green_on_hv2) as built:

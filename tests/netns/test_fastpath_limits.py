@@ -25,7 +25,7 @@ from tests.netns.rewriting import show
 pytestmark = pytest.mark.netns
 
 RATE_OCTETS = 125_000
-BURST = 20_000
+BURST = 64_000
 LIMITS = f"""
 [tenant.limits]
 rate = "{RATE_OCTETS * 8 // 1_000_000} Mbit/s"
