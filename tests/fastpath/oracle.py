@@ -142,7 +142,7 @@ def _delivered_ipv6(packet: bytes, own: Collection[bytes]) -> tuple[OuterHeader,
         return None
     total = 40 + int.from_bytes(packet[4:6])
     following, position = packet[6], 40
-    while following in (0, 60) and position + 8 <= total:
+    while following in (0, 60) and position + 8 <= total <= len(packet):
         following, position = packet[position], position + (packet[position + 1] + 1) * 8
     if following != GRE or not position <= total <= len(packet) or packet[24:40] not in own:
         return None

@@ -60,7 +60,7 @@ def throw(chance: random.Random, world: World) -> Sent | None:
         return Sent(vm.host, _maybe_damaged(chance, frame(chance, world, vm), 14), port=vm.port)
     if world.holders and chance.random() < 0.4:
         return from_provider(chance, world)
-    return _from_underlay(chance, world)
+    return from_underlay(chance, world)
 
 
 def frame(chance: random.Random, world: World, vm: Vm) -> bytes:
@@ -284,12 +284,12 @@ def _neighbour_discovery(
     return EthernetHeader(to, mac, IPV6).encode() + packet
 
 
-def _from_underlay(chance: random.Random, world: World) -> Sent:
-    """An NVGRE packet with a true or a forged outer source, in any virtual subnet."""
+def from_underlay(chance: random.Random, world: World, at: str | None = None) -> Sent:
+    """An NVGRE packet with a true or a forged outer source, in any virtual subnet; `at` one node or any."""
     vm = chance.choice(world.vms)
     inner = frame(chance, world, vm)
     elsewhere = [name for name in sorted(world.nodes) if name != vm.host]
-    node = world.nodes[chance.choice([*(elsewhere * 10), vm.host])].node
+    node = world.nodes[at or chance.choice([*(elsewhere * 10), vm.host])].node
     destination = chance.choice(node.provider_addresses)
     family = [address for address in world.at if len(address) == len(destination)]
     true = [address for address in family if world.at[address] == vm.host]
