@@ -256,3 +256,31 @@ def test_user_has_a_folder_of_its_own_for_what_is_pinned(
 
     found = Path(f"/proc/{process.pid}/root/sys/fs/bpf/isthmus").stat()
     assert (found.st_uid, found.st_mode & 0o777) == (nobody.pw_uid, 0o700)
+
+
+def without_bpf(lab: Laboratory, engine: str) -> Process:
+    """A gateway of a root who may load no program, as in a container."""
+    file = lab.directory / "node.toml"
+    file.write_text(gateway(lab.directory / "state", engine=engine))
+    less = ("setpriv", "--bounding-set=-bpf,-perfmon,-sys_admin", "--inh-caps=-all")
+    command = (*less, sys.executable, "-m", "gateway.cli", "run", str(file))
+    return lab.start("edge-1", lab.namespaces["edge-1"], *command)
+
+
+def test_gateway_that_may_load_no_program_has_python_carry_and_says_why(laboratory: Laboratory) -> None:
+    process = without_bpf(laboratory, "auto")
+    process.wait_for("ready: .* engine python")
+
+    file = str(laboratory.directory / "node.toml")
+    said = laboratory.namespaces["edge-1"].run(sys.executable, "-m", "gateway.cli", "status", file).stdout
+    assert "Python carries every packet: the fast path needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON: " in said
+    assert capabilities(process) == {NET_BIND_SERVICE | NET_ADMIN | NET_RAW}
+
+
+def test_gateway_that_insists_on_the_fast_path_does_not_start_without_what_it_needs(
+    laboratory: Laboratory,
+) -> None:
+    process = without_bpf(laboratory, "xdp")
+
+    assert process.wait() == 2
+    assert 'appliance.engine: "xdp" cannot be here: the fast path needs CAP_BPF' in process.output()
