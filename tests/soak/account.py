@@ -22,6 +22,8 @@ REASONS: Mapping[Kind, DropReason] = {
     Kind.CONGESTED: DropReason.CONGESTION,
 }
 """Why packets of each kind that are dropped are."""
+MOST_OTHERS = 500
+"""Packets that have nothing to do with NVGRE, and that nobody sends on purpose."""
 PUNT_LIMITED = "punt-limited"
 """What the fast path leaves to Python beyond what that can take, whatever it is."""
 
@@ -37,6 +39,10 @@ class Account(msgspec.Struct, frozen=True):
     report: Report
     on_the_way_in: int = 0
     on_the_way_out: int = 0
+    redirected: int = 0
+    """What the driver has sent on by the fast path's word."""
+    let_pass: int = 0
+    """What it has handed to the kernel by that, neighbours' questions among them."""
 
     @property
     def drops(self) -> Counter[str]:
@@ -65,6 +71,7 @@ class Account(msgspec.Struct, frozen=True):
             yield f"{self.unaccounted} of {self.sent} packets are unaccounted for"
         yield from self._kinds()
         yield from self._meters()
+        yield from self._fast_path()
         if (back := counts.judged[Judgement.BACK]) != self.report.notices.sent:
             yield f"{back} ICMP errors have come to the talkers, of {self.report.notices.sent}"
         known = {str(reason) for reason in REASONS.values()} | {PUNT_LIMITED}
@@ -86,6 +93,17 @@ class Account(msgspec.Struct, frozen=True):
                     f"of {sent} packets of kind {kind.name} {came} came, {dropped} were dropped: {reason}, "
                     f"and {most} may have been lost"
                 )
+
+    def _fast_path(self) -> Iterator[str]:
+        """The fast path has counted what the driver has done by its word."""
+        fast = self.report.fastpath
+        if fast is None:
+            return
+        if fast.carried != self.redirected:
+            yield f"the fast path has carried {fast.carried} packets, and the driver {self.redirected}"
+        passed = sum(fast.passed.values())
+        if not 0 <= self.let_pass - passed <= MOST_OTHERS:
+            yield f"the fast path has left {passed} packets to Python, the driver let {self.let_pass} pass"
 
     def _meters(self) -> Iterator[str]:
         """The meters have what came, each virtual subnet's to the octet; but for links' losses."""

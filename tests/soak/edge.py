@@ -162,7 +162,7 @@ class Edge(Laboratory):
         self.lookup = self._start(LOOKUP, processor)
         self.gateway = self._start(EDGE, processor)
         wanted = layout.records + 2 * len(SUBNETS)
-        self.wait_until(lambda: self.report().records == wanted, f"{wanted} records")
+        self.wait_until(lambda: self._knows(wanted), f"{wanted} records")
         ends = Ends(
             gateway_mac=self._mac(self.edge, "eth0"),
             own_mac=self._mac(self.talking, "g0"),
@@ -175,6 +175,14 @@ class Edge(Laboratory):
         self.numbered.write(ends, where)
         self.talking.call(self.numbered.send_by, self._index(self.talking, "g0"))
         self._greet()
+
+    def _knows(self, records: int) -> bool:
+        """Whether the gateway, with its fast path if any, knows so many records and how to reach them."""
+        report = self.report()
+        fast = report.fastpath
+        return report.records == records and (
+            fast is None or (fast.records == records and not fast.hops_unresolved)
+        )
 
     def token(self, name: str) -> str:
         return (self.directory / f"{name}.token").read_text()
@@ -293,7 +301,8 @@ class Edge(Laboratory):
         try:
             return control.ask(control.socket_path(self.directory / name, name), command)
         except (ConfigurationError, Unanswered) as error:
-            raise LabError(f"{name}: {error}") from None
+            said = next((each.tail() for each in reversed(self.processes) if each.name == name), "")
+            raise LabError(f"{name}: {error}\n{said}") from None
 
     def report(self) -> Report:
         """The gateway's counters."""

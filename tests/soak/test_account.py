@@ -7,7 +7,14 @@ from collections import Counter
 import msgspec
 import pytest
 
-from gateway.operating.report import DropReport, NoticesReport, Report, SubnetReport, UnderlayReport
+from gateway.operating.report import (
+    DropReport,
+    FastPathReport,
+    NoticesReport,
+    Report,
+    SubnetReport,
+    UnderlayReport,
+)
 from tests.soak.account import Account
 from tests.soak.numbered import SUBNETS, Counts, Judgement, Kind
 
@@ -106,6 +113,33 @@ def test_a_packet_that_should_have_been_dropped_and_came_is_told() -> None:
 
     problems = list(with_counts(right(), by_kind=by_kind).problems())
     assert "1 packets of kind DENIED were carried" in problems
+
+
+def with_fast_path(carried: int, passed: int) -> Account:
+    fast = FastPathReport(
+        interfaces=[],
+        pinned=False,
+        records=1,
+        capacity=1,
+        without_place=0,
+        tenants=1,
+        tenants_left=0,
+        left_to_python=[],
+        hops_unresolved=0,
+        unresolved=[],
+        carried=carried,
+        passed={"teach": passed},
+    )
+    return msgspec.structs.replace(with_report(right(), fastpath=fast), redirected=50, let_pass=10)
+
+
+def test_a_fast_path_that_has_counted_what_the_driver_has_done_has_no_problem() -> None:
+    assert list(with_fast_path(50, 10).problems()) == []
+
+
+@pytest.mark.parametrize(("carried", "passed"), [(49, 10), (51, 10), (50, 11)])
+def test_a_fast_path_that_has_counted_something_else_than_was_done_is_told(carried: int, passed: int) -> None:
+    assert len(list(with_fast_path(carried, passed).problems())) == 1
 
 
 def test_icmp_errors_that_do_not_arrive_are_told() -> None:

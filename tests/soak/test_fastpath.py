@@ -178,6 +178,10 @@ def account(lab: Edge) -> Account:
         lab.report(),
         on_the_way_in=talking["tx_xdp_xmit_errors"],
         on_the_way_out=sum(each["tx_xdp_xmit_errors"] + each["rx_xdp_redirect_errors"] for each in edge),
+        redirected=sum(each["rx_xdp_redirect"] for each in edge),
+        let_pass=sum(
+            each["rx_xdp_packets"] - each["rx_xdp_redirect"] - each["rx_xdp_drops"] for each in edge
+        ),
     )
 
 
