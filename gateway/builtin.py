@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeGuard
 
+import msgspec
 import trio
 
 from gateway.emissions import Emitter
+from gateway.fastpath.engine import FastPath
 from gateway.forwarding.directory import Change, Directory, Holder, Put, changes_between, configured_directory
 from gateway.forwarding.drops import Drops
 from gateway.forwarding.guests import ADVERTISE_EVERY
@@ -59,9 +61,16 @@ class Builtin:
         attachment: Attachment,
         directory: Directory,
         past: Mapping[SiteKey, Sequence[Turn]] | None = None,
+        fastpath: FastPath | None = None,
+        engine_reason: str = "",
     ) -> None:
-        """`past` is what happened to the sites before a restart."""
+        """`past` is what happened to the sites before a restart.
+
+        `engine_reason` says why there is no fast path, where one was tried.
+        """
         self._attachment = attachment
+        self._fastpath = fastpath
+        self._engine_reason = engine_reason
         self.forwarder = Forwarder(
             Node.of(appliance, attachment.mtu), Tables.compile(appliance.network), directory
         )
@@ -97,8 +106,11 @@ class Builtin:
             self._attachment,
             self._from_underlay,
             self.forwarder.may_admit,
-            self.forwarder.path_mtu_reported,
+            self._path_mtu_reported,
         )
+        if self._fastpath is not None:
+            await nursery.start(self._fastpath.serve, self.forwarder)
+            self.forwarder.shares.debit = self._fastpath.debit
         nursery.start_soon(self.ports.watch)
         nursery.start_soon(self._expire)
         nursery.start_soon(self._advertise_routers)
@@ -124,9 +136,16 @@ class Builtin:
         refused = [*unreadable, *await self._serve_pools(nursery, appliance)]
         ports = appliance.host.ports_in(appliance.network) if appliance.host is not None else ()
         keyed = {(port.vsid, port.mac): port for port in ports}
+        fastpath = self._fastpath
+        if fastpath is not None:
+            node = msgspec.structs.replace(self.forwarder.node, ports=dict(keyed))
+            plan = await trio.to_thread.run_sync(fastpath.plan, tables, node)
+            await fastpath.leave(plan)
         # No packet comes in between: it would be decided by the one and the other.
         self.forwarder.replace_tables(tables, keyed)
         self.apply(changes)
+        if fastpath is not None:
+            await fastpath.take_over(plan)
         leaving = [self._served.pop(gone) for gone in self._served.keys() - set(ports)]
         for service in leaving:
             service.scope.cancel()
@@ -191,6 +210,8 @@ class Builtin:
         """Have someone told from now on what happens here."""
         self._listener = listener
         self.forwarder.happenings.on_happening = listener.happened
+        if self._fastpath is not None:
+            self._fastpath.teach()
 
     async def say_goodbye(self) -> None:
         """Tell the sites' peers that we go."""
@@ -198,6 +219,8 @@ class Builtin:
 
     @property
     def drops(self) -> Drops:
+        if self._fastpath is not None:
+            self._fastpath.count()
         return self.forwarder.drops
 
     def sites(self) -> list[SiteStatus]:
@@ -210,18 +233,27 @@ class Builtin:
         attachment = self._attachment
         pools = ", ".join(map(str, self.provider.pools))
         rewriting = f", rewriting {pools}" if pools else ""
-        return f"({', '.join(attachment.interfaces)}, MTU {attachment.mtu}), engine python{rewriting}"
+        engine = "python" if self._fastpath is None else f"xdp {self._fastpath.in_words}"
+        return f"({', '.join(attachment.interfaces)}, MTU {attachment.mtu}), engine {engine}{rewriting}"
 
     def report(self) -> Report:
         """The counters."""
-        return report(self.forwarder, self.underlay, self.provider, self.ports, self.tunnels)
+        fast = None
+        if self._fastpath is not None:
+            self._fastpath.count()
+            fast = self._fastpath.status().report()
+        return report(
+            self.forwarder, self.underlay, self.provider, self.ports, self.tunnels, fast, self._engine_reason
+        )
 
     def explain(self, question: Question) -> Explanation:
         """Tell what would happen to a packet now, and change nothing. Raises ConfigurationError."""
         return explain_running(self.forwarder, question, trio.current_time())
 
-    def observe(self, observer: Observer | None) -> None:
-        """Show someone each packet from now on, or nobody."""
+    def observe(self, observer: Observer | None, tenants: Collection[str] | None = ()) -> None:
+        """Show someone each packet from now on, or nobody. What the fast path carries of these tenants comes here."""
+        if self._fastpath is not None:
+            self._fastpath.observe(tenants)
         self._decide = self.forwarder
         if observer is not None:
             self._decide = Observed(self.forwarder, self._port, observer)
@@ -238,6 +270,10 @@ class Builtin:
 
     def _from_underlay(self, outer: OuterHeader, payload: bytes, now: float) -> None:
         self._emitter.carry_out(self._decide.from_underlay(outer, payload, now))
+
+    def _path_mtu_reported(self, destination: bytes, vsid: int, mtu: int, now: float) -> None:
+        if self.forwarder.path_mtu_reported(destination, vsid, mtu, now) and self._fastpath is not None:
+            self._fastpath.path_changed(destination)
 
     def _from_provider(self, packet: bytes, now: float) -> None:
         self._emitter.carry_out(self._decide.from_provider(packet, now))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import trio
@@ -87,8 +87,11 @@ class DataPath(Protocol):
         """Tell what would happen to a packet now, and change nothing. Raises ConfigurationError."""
         ...
 
-    def observe(self, observer: Observer | None) -> None:
-        """Show someone each packet from now on, or nobody. Raises ConfigurationError where that cannot be."""
+    def observe(self, observer: Observer | None, tenants: Collection[str] | None = ()) -> None:
+        """Show someone each packet of some tenants from now on, or of all for None, or show nobody any.
+
+        Others' packets may be shown too. Raises ConfigurationError where that cannot be.
+        """
         ...
 
     @property

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import trio
 
 from gateway.builtin import Builtin
 from gateway.datapath import DataPath
+from gateway.fastpath import attaching, features
+from gateway.fastpath.engine import FastPath
+from gateway.fastpath.kernel import BpfRefused
 from gateway.forwarding.directory import Directory, configured_directory
 from gateway.forwarding.pmtu import LOWEST_IPV6, OVERHEAD_IPV4, OVERHEAD_IPV6
 from gateway.host.openvswitch.driver import OpenVswitchDriver
@@ -15,7 +19,7 @@ from gateway.host.uses import WatchedDirectory
 from gateway.operating.events import Events
 from gateway.underlay.interfaces import Attachment, check_ports, choose, read_links
 from policies.errors import ConfigurationError, Problem
-from policies.model import Appliance, RecordsKept
+from policies.model import Appliance, Engine, RecordsKept
 
 log = logging.getLogger("isthmus")
 
@@ -27,7 +31,34 @@ async def data_path(appliance: Appliance, happenings: Events) -> DataPath:
     directory = _directory(appliance)
     if appliance.host is not None and appliance.host.driver == "openvswitch":
         return OpenVswitchDriver(appliance, attachment.mtu, directory)
-    return Builtin(appliance, attachment, directory, happenings.turns())
+    fastpath, reason = await _fast_path(appliance, attachment)
+    return Builtin(appliance, attachment, directory, happenings.turns(), fastpath, reason)
+
+
+async def _fast_path(appliance: Appliance, attachment: Attachment) -> tuple[FastPath | None, str]:
+    """Open the fast path, or return why there is none. Raises ConfigurationError where it is asked for."""
+    if appliance.engine is Engine.PYTHON or not appliance.gateway:
+        await trio.to_thread.run_sync(attaching.clean, appliance.name)
+        return None, ""
+    reason: str | None = None
+    if appliance.host is not None and appliance.host.records is RecordsKept.USED:
+        reason = "needs every record, and this host keeps those that it uses"
+    if reason is None:
+        found = await trio.to_thread.run_sync(features.look, attachment.interfaces)
+        reason = features.why_not(found, appliance.fastpath)
+    if reason is None:
+        opening = partial(FastPath.open, appliance.name, found, appliance.fastpath)
+        try:
+            return await trio.to_thread.run_sync(opening), ""
+        except BpfRefused as refused:
+            reason = f"was refused: {refused}"
+    if appliance.engine is Engine.XDP:
+        message = (
+            f'"xdp" cannot be here: the fast path {reason}; write engine = "auto", and see `isthmus doctor`'
+        )
+        raise ConfigurationError([Problem("appliance.engine", message)])
+    log.info("engine python: the fast path %s", reason, extra={"event": "engine"})
+    return None, reason
 
 
 def _directory(appliance: Appliance) -> Directory:

@@ -10,6 +10,7 @@ from gateway.host.ports import Ports
 from gateway.operating.report import (
     DropReport,
     EspDropReport,
+    FastPathReport,
     MovesReport,
     NoticesReport,
     PortsReport,
@@ -24,6 +25,7 @@ from gateway.operating.report import (
 from gateway.sites.tunnels import SiteTunnels
 from gateway.underlay.provider import Provider
 from gateway.underlay.service import Underlay
+from policies.model import Engine
 from tunnels.effects import Cause, SiteKey
 from tunnels.esp.drops import EspDrop
 
@@ -33,13 +35,21 @@ _REASONS = tuple((reason.value, reason) for reason in EspDrop if reason is not E
 
 
 def report(
-    forwarder: Forwarder, underlay: Underlay, provider: Provider, ports: Ports, tunnels: SiteTunnels
+    forwarder: Forwarder,
+    underlay: Underlay,
+    provider: Provider,
+    ports: Ports,
+    tunnels: SiteTunnels,
+    fastpath: FastPathReport | None = None,
+    engine_reason: str = "",
 ) -> Report:
     """Return the counters of one node."""
     moves, notices = forwarder.moves, forwarder.notices
     return Report(
         node=forwarder.node.name,
-        engine="python",
+        engine=(Engine.PYTHON if fastpath is None else Engine.XDP).value,
+        engine_reason=engine_reason,
+        fastpath=fastpath,
         records=len(forwarder.directory),
         drops=[
             DropReport(reason.value, tenant, packets)

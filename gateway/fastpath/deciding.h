@@ -33,10 +33,10 @@ static __always_inline int take_place(struct place *place, __u32 scope, __u64 fi
 
 static __always_inline __u64 hash_of(const struct config *settings, __u32 scope, __u64 first, __u64 second)
 {
-    __u64 hash = (first ^ settings->seed) * 0x9E3779B97F4A7C15;
+    /* The last octets of an address are the highest of its words, and a product mixes upwards only: so those are folded. */
+    __u64 hash = (first ^ first >> 32 ^ settings->seed) * 0x9E3779B97F4A7C15;
 
-    hash ^= hash >> 32;
-    hash = (hash ^ second ^ scope) * 0xD6E8FEB86659FD93;
+    hash = (hash ^ hash >> 32 ^ second ^ second >> 32 ^ scope) * 0xD6E8FEB86659FD93;
     return hash ^ hash >> 32;
 }
 

@@ -63,6 +63,7 @@ class Interface(msgspec.Struct, frozen=True):
     name: str
     index: int
     mtu: int
+    mac: bytes = bytes(6)
     kind: str = ""
     """veth, bond, vlan, ...; empty for a network card."""
     driver: Driver | None = None
@@ -272,6 +273,7 @@ def _interfaces(names: Sequence[str]) -> tuple[Interface, ...]:
             name=name,
             index=link["index"],
             mtu=link.get("mtu"),
+            mac=bytes.fromhex((link.get("address") or "").replace(":", "")),
             kind=link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") or "",
             driver=None if told is None else told.get(link["index"]),
             programs=tuple(

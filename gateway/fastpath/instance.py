@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -62,6 +62,8 @@ OBJECT = Path(__file__).with_name("nvgre.bpf.o")
 # A hop that has been replaced may still be read by a packet on its way.
 _HOP_RESTS = 1.0
 _LEAST_PLACES = 16_384
+
+_FULL_ENOUGH = 0.93
 
 
 class Full(Exception):
@@ -194,11 +196,12 @@ class Instance:
 
         What is beyond its room is left to Python.
         """
-        self._node = node
+        self.node = node
         memory = self._memory["config"]
         ipv4 = [each for each in node.provider_addresses if len(each) == 4][:OWN_ADDRESSES]
         ipv6 = [each for each in node.provider_addresses if len(each) == 16][:OWN_ADDRESSES]
-        self._write_settings(0, len(ipv4), len(ipv6))
+        flags = memory.cast("I")[0]
+        self._write_settings(flags, len(ipv4), len(ipv6))
         memory[SETTINGS_IPV4_AT : SETTINGS_IPV4_AT + 4 * len(ipv4)] = b"".join(ipv4)
         memory[SETTINGS_IPV6_AT : SETTINGS_IPV6_AT + 16 * len(ipv6)] = b"".join(ipv6)
         self._ports = {}
@@ -279,10 +282,7 @@ class Instance:
                 self._put_route(number, prefix, hop)
         before = self._tenants.get(image.name)
         if before is not None and before.image.limits == image.limits:
-            debts = self._loaded.maps["tenant_debts"]
-            owed = debts.lookup(before.number.to_bytes(4, "little"))
-            if owed is not None:
-                debts.update(number.to_bytes(4, "little"), owed)
+            self._copy_debts(self, before.number, number)
         self._write_tenant(known, 0)
         self._tenants[image.name] = known
         for vsid, _ in image.vsids:
@@ -306,9 +306,10 @@ class Instance:
                 del self._of_vsid[vsid]
                 self.places.remove(VSIDS, vsid, 0)
 
-    def forget_subnet(self, vsid: Vsid) -> None:
-        """Have a VSID that is nobody's any more known by nothing."""
-        if self._of_vsid.pop(vsid, None) is not None:
+    def forget_all_but(self, vsids: Collection[Vsid]) -> None:
+        """Have each other VSID be nobody's."""
+        for vsid in self._of_vsid.keys() - set(vsids):
+            del self._of_vsid[vsid]
             self.places.remove(VSIDS, vsid, 0)
 
     def put(self, record: LookupRecord, tables: Tables) -> None:
@@ -320,7 +321,7 @@ class Instance:
         if (
             known.image.left_because
             or peer is None
-            or not is_carried(record, entry.domain, tables, self._node)
+            or not is_carried(record, entry.domain, tables, self.node)
         ):
             self.remove(record.vsid, record.ca)
             return
@@ -351,10 +352,39 @@ class Instance:
         if place is not None and place.subnet == known.subnets[vsid]:
             self.places.remove(scope, first, second)
 
-    def number_of(self, tenant: str) -> int | None:
-        """By which number a tenant is known now."""
+    def clear(self, number: int, ca: bytes) -> None:
+        """Give the place of a record back that a tenant had by an earlier number."""
+        first, second = words_of(ca)
+        if len(ca) == 4:
+            self.ipv4_places.remove(_scope(number), first)
+        else:
+            self.places.remove(_scope(number, is_ipv6=True), first, second)
+
+    def numbers_of(self, tenant: str) -> tuple[int, tuple[Vsid, ...]] | None:
+        """By which number a tenant is known now, and its virtual subnets."""
         known = self._tenants.get(tenant)
-        return known.number if known is not None else None
+        return (known.number, tuple(known.subnets)) if known is not None else None
+
+    def take_debts(self, other: Instance) -> None:
+        """Let nobody have a full burst because another instance takes over."""
+        for name, known in self._tenants.items():
+            before = other._tenants.get(name)
+            if before is not None and before.image.limits == known.image.limits is not None:
+                self._copy_debts(other, before.number, known.number)
+
+    @property
+    def records(self) -> int:
+        """How many the program finds."""
+        return len(self.ipv4_places) + len(self.places) - len(self._peers) - len(self._of_vsid)
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether another one should have more room."""
+        return (
+            self.without_place > 0
+            or len(self.ipv4_places) > self.ipv4_places.capacity * _FULL_ENOUGH
+            or len(self.places) > self.places.capacity * _FULL_ENOUGH
+        )
 
     def debit(self, tenant: str, octets: int) -> bool | None:
         """Take octets of a limited tenant's rate, or give them back where they are negative.
@@ -370,11 +400,6 @@ class Instance:
         kernel.run(self._loaded.programs["debit"], self._request)
         return bool(self._request[8])
 
-    @property
-    def tenants(self) -> Iterable[TenantImage]:
-        """Those that it knows."""
-        return (known.image for known in self._tenants.values())
-
     def _next(self, what: str, room: int | None = None, count: int = 1) -> int:
         """Return the next number; never 0, which stands for nothing. Raises Full."""
         number = self._given[what] + 1
@@ -382,6 +407,11 @@ class Instance:
             raise Full(what)
         self._given[what] += count
         return number
+
+    def _copy_debts(self, other: Instance, number: int, own_number: int) -> None:
+        owed = other._loaded.maps["tenant_debts"].lookup(number.to_bytes(4, "little"))
+        if owed is not None:
+            self._loaded.maps["tenant_debts"].update(own_number.to_bytes(4, "little"), owed)
 
     def _write_settings(self, flags: int, ipv4: int, ipv6: int) -> None:
         SETTINGS.pack_into(

@@ -33,9 +33,8 @@ class Place(msgspec.Struct, frozen=True, gc=False):
 
 def buckets_of(seed: int, buckets: int, scope: int, first: int, second: int) -> tuple[int, int]:
     """Return the two buckets of an address in a scope, in words. deciding.h computes the same."""
-    hashed = (first ^ seed) * 0x9E37_79B9_7F4A_7C15 & _ALL
-    hashed ^= hashed >> 32
-    hashed = (hashed ^ second ^ scope) * 0xD6E8_FEB8_6659_FD93 & _ALL
+    hashed = (first ^ first >> 32 ^ seed) * 0x9E37_79B9_7F4A_7C15 & _ALL
+    hashed = (hashed ^ hashed >> 32 ^ second ^ second >> 32 ^ scope) * 0xD6E8_FEB8_6659_FD93 & _ALL
     hashed ^= hashed >> 32
     return ((hashed & 0xFFFF_FFFF) * buckets >> 32) * _LINE, ((hashed >> 32) * buckets >> 32) * _LINE
 

@@ -24,6 +24,11 @@ class Admission(Enum):
     REFUSED = "refused"
 
 
+def may_send(domain: RoutingDomain, outer_source: bytes) -> bool:
+    """Whether a provider address is one of the tenant's hosts and gateways: else nothing of it is read further."""
+    return outer_source in domain.host_addresses or outer_source in domain.gateway_provider_addresses
+
+
 def admit(
     domain: RoutingDomain,
     tables: Tables,

@@ -229,6 +229,11 @@ class Directory:
         segment = self._segments.get(vsid)
         return segment.by_ca.get(ca) if segment is not None else None
 
+    def of_subnet(self, vsid: int) -> list[LookupRecord]:
+        """Return all records of a virtual subnet as they are now."""
+        segment = self._segments.get(vsid)
+        return list(segment.by_ca.values()) if segment is not None else []
+
     def find_by_mac(self, vsid: int, mac: bytes) -> tuple[LookupRecord, ...]:
         """Return all records of a MAC in octets; usually one for each family."""
         segment = self._segments.get(vsid)

@@ -115,8 +115,8 @@ class Drops:
     def __init__(self) -> None:
         self.counts: Counter[tuple[DropReason, str]] = Counter()
 
-    def count(self, reason: DropReason, tenant: str = "") -> None:
-        self.counts[reason, tenant] += 1
+    def count(self, reason: DropReason, tenant: str = "", packets: int = 1) -> None:
+        self.counts[reason, tenant] += packets
 
     def total(self, reason: DropReason) -> int:
         """All packets dropped for a reason, whoever's they were."""

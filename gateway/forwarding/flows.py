@@ -13,6 +13,7 @@ from struct import Struct
 
 import msgspec
 
+from gateway.forwarding.buckets import TenantBucket
 from gateway.forwarding.directory import Directory, Holder
 from gateway.forwarding.metering import Meter
 from gateway.forwarding.node import Origin, SiteArrival
@@ -23,7 +24,6 @@ from gateway.packets import ethernet, ip, nvgre
 from policies.facts import TCP, TCP_SYN, UDP, PacketFacts
 from policies.model import LookupRecord
 from policies.selectors import Selectors
-from policies.token_bucket import TokenBucket
 
 # The most flows that are remembered; then all are forgotten at once, which costs
 # one slow decision each and bounds what a port scan can take.
@@ -52,7 +52,7 @@ class Flow(msgspec.Struct, frozen=True, eq=False):
     """Of where it comes from; None where it was counted already."""
     received: Meter | None
     """Of where it goes; None where another node carries it there."""
-    bucket: TokenBucket | None
+    bucket: TenantBucket | None
     source_record: LookupRecord | None
     destination_record: LookupRecord | None
     admitted_by: Selectors | None = None

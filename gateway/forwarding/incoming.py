@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from gateway.forwarding.admission import Admission, admit, port_owns, site_owns
+from gateway.forwarding.admission import Admission, admit, may_send, port_owns, site_owns
 from gateway.forwarding.decisions import Decisions
 from gateway.forwarding.directory import Directory
 from gateway.forwarding.drops import DropReason
@@ -98,6 +98,12 @@ class Incoming:
         tenant = entry.domain.name
         if self._explain:
             self._explain("virtual subnet", f"VSID {entry.vsid} is {entry.name} of tenant {tenant}")
+        if not may_send(entry.domain, outer.source):
+            if self._explain:
+                self._explain(
+                    "source", f"{CustomerAddress(outer.source)} is no host or gateway of the tenant's"
+                )
+            return Drop(DropReason.SPOOFED_SOURCE, tenant)
         frame = payload[nvgre.HEADER_LENGTH :]
         parsed = parse_untrusted(frame)
         if isinstance(parsed, DropReason):

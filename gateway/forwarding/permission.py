@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+from gateway.forwarding.buckets import Shares, TenantBucket
 from gateway.forwarding.drops import DropReason
 from gateway.forwarding.fragments import FirstFragments
 from gateway.forwarding.node import Explain
 from policies.facts import PacketFacts
 from policies.tables import RoutingDomain, Tables
-from policies.token_bucket import TokenBucket
 
 
 class Permission:
     """Judges packets, and keeps what that needs: first fragments and token buckets by tenant."""
 
     def __init__(
-        self, tables: Tables, explain: Explain | None = None, before: Permission | None = None
+        self,
+        tables: Tables,
+        shares: Shares,
+        explain: Explain | None = None,
+        before: Permission | None = None,
     ) -> None:
         """Judge by tables. What `before` keeps of a tenant stays as long as the limits or the rules do."""
         self._explain = explain
         self.limits = {
             domain.name: domain.limits for domain in tables.domains.values() if domain.limits is not None
         }
-        self.buckets: dict[str, TokenBucket] = {
+        self.buckets: dict[str, TenantBucket] = {
             name: before.buckets[name]
             if before is not None and before.limits.get(name) == limits
-            else TokenBucket.of(limits)
+            else TenantBucket(name, limits, shares)
             for name, limits in self.limits.items()
         }
         self._rules = {

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
+from gateway.forwarding.admission import may_send
+from gateway.forwarding.buckets import Shares
 from gateway.forwarding.decisions import Decisions
 from gateway.forwarding.delivery import Delivery
 from gateway.forwarding.directory import Change, Directory, Holder, Put, PutLease
@@ -67,6 +69,8 @@ class Forwarder:
         self.node = node
         self.directory = directory
         self.drops = Drops()
+        self.shares = Shares()
+        """Who else debits the tenants' rates."""
         self.sources_elsewhere: Counter[str] = Counter()
         self.notices = Notices()
         self.paths = PathMtu(node.underlay_mtu)
@@ -118,7 +122,7 @@ class Forwarder:
         }
         self.sites.keep_only(self.site_meters)
         self.notices.keep_only(tables.domains)
-        self._permission = Permission(tables, self._explain, self._permission)
+        self._permission = Permission(tables, self.shares, self._explain, self._permission)
         self.translations = Translations(self.node, tables, self.directory, self.moves.formers)
         ways = Ways(self.node, tables, self.directory, self.moves.residence, self.translations)
         self._delivery = Delivery(
@@ -297,10 +301,7 @@ class Forwarder:
     def may_admit(self, outer: OuterHeader, payload: bytes) -> bool:
         """Whether a packet comes from a node of its VSID's tenant: a look before any work on it."""
         entry = self.tables.subnets.get(Vsid(int.from_bytes(payload[4:7])))
-        return entry is not None and (
-            outer.source in entry.domain.host_addresses
-            or outer.source in entry.domain.gateway_provider_addresses
-        )
+        return entry is not None and may_send(entry.domain, outer.source)
 
     def path_mtu_reported(self, destination: bytes, vsid: int, mtu: int, now: float) -> bool:
         """Heed what the underlay says of the path to a provider address, if it is plausible.

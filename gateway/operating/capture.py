@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Literal, Protocol
 
@@ -138,7 +138,7 @@ class CaptureFile:
 class Capturing(Protocol):
     """A data path, as far as packets can be seen there."""
 
-    def observe(self, observer: Observer | None) -> None: ...
+    def observe(self, observer: Observer | None, tenants: Collection[str] | None = ()) -> None: ...
 
     def holder(self, pa: bytes) -> Holder | None: ...
 
@@ -180,26 +180,25 @@ class Captures:
         if len(self._running) >= MOST_AT_ONCE:
             raise ConfigurationError([Problem("", f"{MOST_AT_ONCE} captures run already")])
         if not self._running:
-            sightings = self._sightings = Sightings(lambda: path.tables, path.holder, self._offer)
-            path.observe(sightings)
+            self._sightings = Sightings(lambda: path.tables, path.holder, self._offer)
         self._running.append(capture)
-        self._heed()
         try:
+            self._heed(path)
             yield
         finally:
             self._running.remove(capture)
-            self._heed()
-            if not self._running:
+            if self._running:
+                self._heed(path)
+            else:
                 path.observe(None)
 
-    def _heed(self) -> None:
+    def _heed(self, path: Capturing) -> None:
         """Have only those tenants' packets offered that somebody may want."""
         named = {capture.tenant for capture in self._running}
         if self._sightings is not None:
-            is_all = None in named
-            self._sightings.tenants = (
-                None if is_all else frozenset(name for name in named if name is not None)
-            )
+            tenants = None if None in named else frozenset(name for name in named if name is not None)
+            self._sightings.tenants = tenants
+            path.observe(self._sightings, tenants)
 
     def _offer(self, seen: Seen) -> None:
         for capture in self._running:

@@ -5,7 +5,7 @@ What the bridge does follows from that, by the flows of `upkeep`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import trio
 
@@ -186,7 +186,7 @@ class OpenVswitchDriver:
         """Tell what would happen to a packet now: the flows are made to do as this pipeline does."""
         return explain_running(self.forwarder, question, trio.current_time())
 
-    def observe(self, observer: Observer | None) -> None:
+    def observe(self, observer: Observer | None, tenants: Collection[str] | None = ()) -> None:  # noqa: ARG002
         """The packets of a bridge don't come by here. Raises ConfigurationError."""
         if observer is not None:
             bridge = self._upkeep.bridge.name

@@ -1,0 +1,131 @@
+"""The program on the interfaces of the underlay: in their drivers where all of those can, else behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from gateway.fastpath import drivers, features, links
+from gateway.fastpath.features import Features
+from gateway.fastpath.kernel import BpfRefused
+from gateway.fastpath.links import BPF_FILE_SYSTEM, Link, Mode
+from gateway.fastpath.status import Attached
+from policies.model import FastPathMode, FastPathSettings
+
+
+def pins_of(name: str) -> Path:
+    """Where the links of an appliance are pinned."""
+    return BPF_FILE_SYSTEM / "isthmus" / name.replace(".", "-")
+
+
+class Links:
+    """One program, attached to each interface. It blocks for milliseconds wherever it asks the kernel."""
+
+    def __init__(self, links: Sequence[Link], attached: Sequence[Attached], *, pinned: bool) -> None:
+        self._links = list(links)
+        self.attached = tuple(attached)
+        self.pinned = pinned
+
+    @property
+    def indices(self) -> list[int]:
+        """Of the interfaces."""
+        return [link.ifindex for link in self._links]
+
+    def replace(self, program: int) -> None:
+        """Have another program take the place of the present one, on each interface in one step."""
+        for link in self._links:
+            link.replace(program)
+
+    def close(self) -> None:
+        """Detach it, unless it is pinned."""
+        for link in self._links:
+            link.close()
+
+
+def attach(program: int, name: str, found: Features, settings: FastPathSettings) -> Links:
+    """Attach a program, or take over the links that are pinned under an appliance's name.
+
+    What is taken over keeps the program that it has, until it is replaced. Raises BpfRefused.
+    """
+    pins = pins_of(name)
+    indices = {each.index: each.name for each in found.interfaces}
+    taken = _take_over(pins, indices, settings)
+    if taken is not None:
+        return taken
+    clean(name)
+    why = ""
+    native: list[Link] = []
+    if settings.mode is not FastPathMode.GENERIC:
+        why = next(filter(None, map(features.why_not_native, found.interfaces)), "") or ""
+        if not why or settings.mode is FastPathMode.NATIVE:
+            try:
+                native = _attach_all(program, indices, Mode.NATIVE)
+                why = _loses(indices)
+            except BpfRefused as refused:
+                if settings.mode is FastPathMode.NATIVE:
+                    raise
+                why = str(refused)
+            if why:
+                for link in native:
+                    link.close()
+                if native and settings.mode is FastPathMode.NATIVE:
+                    raise BpfRefused(95, "attaching natively", why)
+                native = []
+    mode = FastPathMode.NATIVE if native else FastPathMode.GENERIC
+    made = native or _attach_all(program, indices, Mode.GENERIC)
+    try:
+        if settings.pinned:
+            for link in made:
+                link.pin(pins / indices[link.ifindex].replace(".", "-"))
+    except BaseException:
+        for link in made:
+            link.close()
+        clean(name)
+        raise
+    attached = [Attached(indices[link.ifindex], mode, why) for link in made]
+    return Links(made, attached, pinned=settings.pinned)
+
+
+def clean(name: str) -> None:
+    """Detach what an earlier process of this appliance has left pinned."""
+    pins = pins_of(name)
+    if not pins.is_dir():
+        return
+    for pin in pins.iterdir():
+        links.unpin(pin)
+    pins.rmdir()
+
+
+def _take_over(pins: Path, indices: dict[int, str], settings: FastPathSettings) -> Links | None:
+    """Open the links that are pinned, if they are those that there would be now."""
+    if not settings.pinned or not pins.is_dir():
+        return None
+    opened = [link for pin in sorted(pins.iterdir()) if (link := links.open_pinned(pin)) is not None]
+    modes = {FastPathMode(link.mode.value) for link in opened}
+    if {link.ifindex for link in opened} == indices.keys() and settings.mode in {FastPathMode.AUTO, *modes}:
+        attached = [Attached(indices[link.ifindex], FastPathMode(link.mode.value)) for link in opened]
+        return Links(opened, attached, pinned=True)
+    for link in opened:
+        link.close()
+    return None
+
+
+def _attach_all(program: int, indices: Iterable[int], mode: Mode) -> list[Link]:
+    made: list[Link] = []
+    try:
+        for index in indices:
+            made.append(links.attach(program, index, mode))  # noqa: PERF401 - what is made is closed below
+    except BaseException:
+        for link in made:
+            link.close()
+        raise
+    return made
+
+
+def _loses(indices: dict[int, str]) -> str:
+    """Why what a native program redirects would be lost, as far as the kernel tells; empty if it would not."""
+    known = drivers.read() or {}
+    silent = [name for index, name in indices.items() if index in known and not known[index].sends]
+    if not silent:
+        return ""
+    return f"{', '.join(silent)} would lose what a native program redirects there"

@@ -1,0 +1,412 @@
+"""The fast path of one node: a program that carries what it can decide, kept to what Python decides by.
+
+Python stays what decides. Whatever the program has not been told of, or is just being told of, it leaves to
+Python, so nothing here has to happen before a packet comes. What must not happen is that it goes
+on by what Python has given up: a record is written at once, by whoever changes the directory; a tenant
+whose tables change is left to Python first, until all of it is written anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
+from typing import Self
+
+import msgspec
+import trio
+
+from gateway.fastpath import attaching, features
+from gateway.fastpath.attaching import Links
+from gateway.fastpath.counts import Metered
+from gateway.fastpath.features import Features
+from gateway.fastpath.grace import wait_for_readers
+from gateway.fastpath.images import TenantImage, images_of
+from gateway.fastpath.instance import Full, Instance, Sizes
+from gateway.fastpath.kernel import BpfRefused
+from gateway.fastpath.layout import CARRIES, HOP, NO_IPV6, OVER_IPV6, TEACHES, ZERO_FLOW_ID
+from gateway.fastpath.nexthops import NextHop, NextHops
+from gateway.fastpath.status import MOST_TOLD, FastPathStatus
+from gateway.forwarding.directory import Change, Delete, Put
+from gateway.forwarding.drops import DropReason
+from gateway.forwarding.node import Node
+from gateway.forwarding.pipeline import Forwarder
+from gateway.forwarding.pmtu import OVERHEAD_IPV4, OVERHEAD_IPV6
+from policies.addresses import ProviderAddress, Vsid
+from policies.model import FastPathSettings, LookupRecord
+from policies.tables import Tables
+
+log = logging.getLogger("isthmus")
+
+# Records written before other tasks get their turn: some two milliseconds.
+_SLICE = 400
+
+# Seconds between two looks at which path MTUs have become old.
+_LOOK_EVERY = 1.0
+
+# Seconds until it is tried again to make room.
+_TRY_AGAIN = 60.0
+
+
+class Plan(msgspec.Struct, frozen=True, eq=False):
+    """Tables to come, and which tenants they change for the program."""
+
+    tables: Tables
+    node: Node
+    images: Mapping[str, TenantImage]
+    changed: tuple[str, ...]
+    gone: tuple[str, ...]
+
+
+class FastPath:
+    """What Builtin drives: it attaches, adopts, hears of changes and counts."""
+
+    def __init__(self, instance: Instance, links: Links, found: Features) -> None:
+        self._instances = [instance]
+        """What is attached comes first; one that is to take its place is written meanwhile too."""
+        self._links = links
+        self._macs = {each.index: each.mac for each in found.interfaces}
+        self._images: Mapping[str, TenantImage] = {}
+        self._observed: Collection[str] | None = frozenset()
+        self._hops = NextHops(links.indices)
+        self._known_hops: dict[ProviderAddress, NextHop] = {}
+        self._lowered: dict[bytes, int] = {}
+        self._crowded = trio.Event()
+        self._writing = trio.Lock()
+        self._teaches = False
+        self._is_ready = False
+        self._closed: Counter[str] = Counter()
+        self._carried = 0
+
+    @classmethod
+    def open(cls, name: str, found: Features, settings: FastPathSettings) -> Self:
+        """Load the program and attach it: it leaves everything to Python yet. Raises BpfRefused.
+
+        This blocks for some hundred milliseconds.
+        """
+        instance = _load(Sizes.for_network({}, 0, 0, 0))
+        try:
+            links = attaching.attach(instance.program, name, found, settings)
+        except BaseException:
+            instance.close()
+            raise
+        return cls(instance, links, found)
+
+    async def serve(
+        self, forwarder: Forwarder, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Keep the program to what a forwarder decides by, until cancelled. Then it is detached, unless pinned."""
+        self._forwarder = forwarder
+        forwarder.directory.subscribe(self._changed)
+        self._tables, self._node = forwarder.tables, forwarder.node
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self._hops.serve, self._reached)
+                nursery.start_soon(self._grow)
+                nursery.start_soon(self._watch_paths)
+                task_status.started()
+        finally:
+            self._links.close()
+            for instance in self._instances:
+                instance.close()
+
+    def plan(self, tables: Tables, node: Node) -> Plan:
+        """Find out what other tables mean for the program. It changes nothing, and may take its time."""
+        images = images_of(tables, node)
+        return Plan(
+            tables=tables,
+            node=node,
+            images=images,
+            changed=tuple(name for name, image in images.items() if self._images.get(name) != image),
+            gone=tuple(name for name in self._images if name not in images),
+        )
+
+    async def leave(self, plan: Plan) -> None:
+        """Leave to Python all tenants that a plan changes: once this returns, nothing goes by their old tables."""
+        for instance in self._instances:
+            for name in (*plan.changed, *plan.gone):
+                instance.leave(name)
+        if plan.gone or any(name in self._images for name in plan.changed):
+            await wait_for_readers()
+
+    async def take_over(self, plan: Plan) -> None:
+        """Carry packets by a plan's tables, once Python decides by them."""
+        self._tables, self._node, self._images = plan.tables, plan.node, plan.images
+        watched = self._watched()
+        self._hops.replace(watched, watched)
+        for gone in self._known_hops.keys() - watched.keys():
+            del self._known_hops[gone]
+        async with self._writing:
+            try:
+                if not self._is_ready:
+                    raise Full
+                for instance in tuple(self._instances):
+                    await self._write(instance, plan)
+            except Full:
+                await self._replace()
+        self._switch()
+
+    def teach(self) -> None:
+        """Have some packets passed on from now on, so that their senders are taught."""
+        self._teaches = True
+        self._switch()
+
+    def observe(self, tenants: Collection[str] | None) -> None:
+        """Leave these tenants to Python, or for None all, because somebody looks at their packets."""
+        before = {name for name in self._images if self._is_observed(name)}
+        self._observed = tenants
+        after = {name for name in self._images if self._is_observed(name)}
+        for instance in self._instances:
+            for name in after - before:
+                instance.leave(name)
+            for name in before - after:
+                instance.carry(name)
+
+    def path_changed(self, address: bytes) -> None:
+        """Heed that the path to an address carries less, or more again."""
+        known = ProviderAddress(address)
+        if known in self._known_hops:
+            self._reached(known, self._known_hops[known])
+
+    def debit(self, tenant: str, octets: int) -> bool | None:
+        """Take octets of a tenant's rate from the one bucket; None: the program does not carry it."""
+        return self._instances[0].debit(tenant, octets)
+
+    def count(self) -> None:
+        """Bring what the program has counted to where Python counts."""
+        for instance in self._instances:
+            instance.counts.take(self._dropped, self._metered)
+
+    @property
+    def in_words(self) -> str:
+        """Where it is attached, and how."""
+        modes = dict.fromkeys(each.mode.value for each in self._links.attached)
+        return f"({'pinned, ' if self._links.pinned else ''}{', '.join(modes)})"
+
+    def status(self) -> FastPathStatus:
+        """How it is now."""
+        instance = self._instances[0]
+        passed = self._closed + instance.counts.passed
+        return FastPathStatus(
+            interfaces=self._links.attached,
+            pinned=self._links.pinned,
+            records=instance.records,
+            capacity=instance.sizes.ipv4_records + instance.sizes.ipv6_records,
+            without_place=instance.without_place,
+            tenants=sum(not image.left_because for image in self._images.values()),
+            left_to_python={name: why for name, image in self._images.items() if (why := image.left_because)},
+            hops=self._hops.status(MOST_TOLD),
+            carried=self._carried + instance.counts.carried,
+            passed=dict(passed),
+        )
+
+    def _changed(self, change: Change) -> None:
+        match change:
+            case Put(record):
+                for instance in self._instances:
+                    instance.put(record, self._tables)
+                    if instance.is_crowded:
+                        self._crowded.set()
+            case Delete(vsid, ca):
+                for instance in self._instances:
+                    instance.remove(vsid, ca)
+
+    def _reached(self, address: ProviderAddress, hop: NextHop | None) -> None:
+        if hop is None:
+            self._known_hops.pop(address, None)
+        else:
+            self._known_hops[address] = hop
+            if self._macs.get(hop.interface) != hop.source_mac:
+                self._macs[hop.interface] = hop.source_mac
+                for instance in self._instances:
+                    instance.settle(self._node, self._macs)
+        for instance in self._instances:
+            instance.reach(address, self._packed(instance, address, hop), trio.current_time())
+
+    def _packed(self, instance: Instance, address: ProviderAddress, hop: NextHop | None) -> bytes | None:
+        """Return how a peer is reached, as the program reads it; None: it is not."""
+        source = self._node.address_towards(address)
+        port = instance.port_of(hop.interface) if hop is not None else None
+        if hop is None or port is None or source is None:
+            return None
+        now = trio.current_time()
+        is_ipv6 = len(address) == 16
+        paths = self._forwarder.paths
+        ipv4, ipv6 = (paths.customer_mtu(address, version, now) for version in (4, 6))
+        if (outer := paths.outer_mtu(address, now)) < paths.underlay_mtu:
+            self._lowered[address] = outer
+        largest = paths.underlay_mtu - (OVERHEAD_IPV6 if is_ipv6 else OVERHEAD_IPV4)
+        flags = (
+            (OVER_IPV6 if is_ipv6 else 0)
+            | (ZERO_FLOW_ID if address in self._tables.zero_flow_id else 0)
+            | (NO_IPV6 if ipv6 > largest else 0)
+        )
+        return HOP.pack(
+            flags,
+            port,
+            min(ipv4, 0xFFFF),
+            min(ipv6, 0xFFFF),
+            hop.destination_mac,
+            hop.source_mac,
+            bytes(source).ljust(16, b"\0"),
+            bytes(address).ljust(16, b"\0"),
+        )
+
+    async def _write(self, instance: Instance, plan: Plan) -> None:
+        """Write what a plan changes. Raises Full."""
+        await self._write_peers(instance)
+        before = {name: instance.numbers_of(name) for name in (*plan.changed, *plan.gone)}
+        for name in plan.gone:
+            instance.forget(name)
+        for name in plan.changed:
+            instance.write(plan.images[name])
+        instance.forget_all_but({vsid for image in plan.images.values() for vsid, _ in image.vsids})
+        await self._carry(instance, plan.changed)
+        for numbers in before.values():
+            if numbers is not None:
+                number, vsids = numbers
+                await self._for_each_record(vsids, partial(_clear, instance, number))
+
+    async def _write_peers(self, instance: Instance) -> None:
+        instance.node = self._node
+        instance.know_peers(self._hosts())
+        for address, hop in self._known_hops.items():
+            instance.reach(address, self._packed(instance, address, hop), trio.current_time())
+        await trio.lowlevel.checkpoint()
+
+    async def _carry(self, instance: Instance, tenants: Iterable[str]) -> None:
+        """Write the records of tenants that have been written, and have their packets carried."""
+        for name in tenants:
+            image = self._images[name]
+            if not image.left_because:
+                await self._for_each_record(
+                    (vsid for vsid, _ in image.vsids), lambda record: instance.put(record, self._tables)
+                )
+            if not self._is_observed(name):
+                instance.carry(name)
+            await trio.lowlevel.checkpoint()
+
+    async def _for_each_record(self, vsids: Iterable[Vsid], do: Callable[[LookupRecord], object]) -> None:
+        """Do something with each record as it is by then, and let others have their turns."""
+        directory = self._forwarder.directory
+        for vsid in vsids:
+            for number, listed in enumerate(directory.of_subnet(vsid), 1):
+                record = directory.find(vsid, listed.ca)
+                if record is not None:
+                    do(record)
+                if number % _SLICE == 0:
+                    await trio.lowlevel.checkpoint()
+
+    async def _grow(self) -> None:
+        while True:
+            await self._crowded.wait()
+            async with self._writing:
+                self._crowded = trio.Event()
+                if not await self._replace(room_for=1.5):
+                    await trio.sleep(_TRY_AGAIN)
+
+    async def _replace(self, room_for: float = 1.0) -> bool:
+        """Put another instance in place of the present one, with room for what there is; False if that is refused."""
+        try:
+            instance = await trio.to_thread.run_sync(_load, await self._sizes(room_for))
+        except BpfRefused as refused:
+            log.error(
+                "the fast path has no room for what it should carry: %s", refused, extra={"event": "fastpath"}
+            )
+            return False
+        instance.settle(self._node, self._macs)
+        self._instances.append(instance)
+        try:
+            await self._write_peers(instance)
+            for image in self._images.values():
+                instance.write(image)
+            await self._carry(instance, self._images)
+            instance.take_debts(self._instances[0])
+            instance.switch(self._flags())
+            await trio.to_thread.run_sync(self._links.replace, instance.program)
+        except (Full, BpfRefused) as refused:
+            self._instances.remove(instance)
+            instance.close()
+            log.error("the fast path could not be made larger: %s", refused, extra={"event": "fastpath"})
+            return False
+        old = self._instances.pop(0)
+        self._is_ready = True
+        self._switch()
+        await wait_for_readers()
+        old.counts.take(self._dropped, self._metered)
+        self._closed += old.counts.passed
+        self._carried += old.counts.carried
+        old.close()
+        return True
+
+    async def _sizes(self, room_for: float) -> Sizes:
+        """For the network that is to be carried, and so many times its records."""
+        families: Counter[int] = Counter()
+
+        def count(record: LookupRecord) -> None:
+            families[len(record.ca)] += 1
+
+        for image in self._images.values():
+            if not image.left_because:
+                await self._for_each_record((vsid for vsid, _ in image.vsids), count)
+        ipv4, ipv6 = (int(families[octets] * room_for) for octets in (4, 16))
+        return Sizes.for_network(self._images, ipv4, ipv6, len(self._hosts()))
+
+    async def _watch_paths(self) -> None:
+        """Let larger packets through again where what the underlay had said of a path has become old."""
+        while True:
+            await trio.sleep(_LOOK_EVERY)
+            paths, now = self._forwarder.paths, trio.current_time()
+            for address in [
+                each for each in self._lowered if paths.outer_mtu(each, now) == paths.underlay_mtu
+            ]:
+                del self._lowered[address]
+                self.path_changed(address)
+
+    def _hosts(self) -> dict[bytes, str | None]:
+        """Whose each provider address of the underlay is: a host's, or None for a gateway's."""
+        hosts: dict[bytes, str | None] = dict.fromkeys(self._tables.members)
+        for name, addresses in self._tables.provider_addresses_of.items():
+            hosts.update(dict.fromkeys(addresses, name))
+        return hosts
+
+    def _watched(self) -> dict[ProviderAddress, ProviderAddress]:
+        """Where records may lead, with the address of ours that packets go there from."""
+        return {
+            ProviderAddress(address): source
+            for addresses in self._tables.provider_addresses_of.values()
+            for address in addresses
+            if address not in self._node.provider_addresses
+            and (source := self._node.address_towards(address)) is not None
+        }
+
+    def _is_observed(self, tenant: str) -> bool:
+        return self._observed is None or tenant in self._observed
+
+    def _flags(self) -> int:
+        return CARRIES | (TEACHES if self._teaches else 0) if self._is_ready else 0
+
+    def _switch(self) -> None:
+        for instance in self._instances:
+            instance.switch(self._flags())
+
+    def _dropped(self, reason: DropReason, tenant: str, packets: int) -> None:
+        self._forwarder.drops.count(reason, tenant, packets)
+
+    def _metered(self, carried: Metered) -> None:
+        meter = self._forwarder.meters.get(carried.vsid)
+        if meter is not None:
+            meter.sent_packets += carried.sent_packets
+            meter.sent_octets += carried.sent_octets
+            meter.received_packets += carried.received_packets
+            meter.received_octets += carried.received_octets
+
+
+def _load(sizes: Sizes) -> Instance:
+    return Instance.load(sizes, int.from_bytes(os.urandom(8)))
+
+
+def _clear(instance: Instance, number: int, record: LookupRecord) -> None:
+    instance.clear(number, record.ca)
