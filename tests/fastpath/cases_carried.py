@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from scapy.compat import raw
 from scapy.layers.inet import ICMP, TCP, UDP
 from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest
-from scapy.packet import Raw
+from scapy.packet import Packet, Raw
 
 from gateway.forwarding.drops import DropReason
 from tests.fastpath.outcomes import Case, Dropped, GoesOn, Passed, Told, Why
-from tests.fastpath.scenes import WORLD, pa, record, world
+from tests.fastpath.scenes import OWN_MACS, WORLD, pa, record, world
 from tests.fastpath.wire import arriving, forwarded, routed, with_ip
 from tests.networks import ca, frame, mac, router_mac
 
@@ -126,7 +126,7 @@ def _ways() -> Iterator[Case]:
     )
     yield Case(
         "in by an interface that its sender is not behind: it is addressed to us there",
-        arriving(SWITCHED)[:0] + bytes.fromhex("02ee00000002") + arriving(SWITCHED)[6:],
+        OWN_MACS["eth2"] + arriving(SWITCHED)[6:],
         forwarded(SWITCHED, subnet="web", ttl=63),
         WORLD,
         "eth2",
@@ -411,14 +411,14 @@ def _headers_kept() -> Iterator[Case]:
     )
 
 
-def with_macs(sent, destination: bytes, source: bytes):  # type: ignore[no-untyped-def]
+def with_macs(sent: Packet, destination: bytes, source: bytes) -> Packet:
     """A frame between other MACs."""
     copy = sent.copy()
     copy.dst, copy.src = destination.hex(":"), source.hex(":")
     return copy
 
 
-def _datagram(size: int) -> object:
+def _datagram(size: int) -> Packet:
     return UDP(sport=1111, dport=2222) / Raw(bytes(size))
 
 

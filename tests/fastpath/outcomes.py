@@ -129,3 +129,5 @@ class Case(msgspec.Struct, frozen=True, eq=False):
     world: World
     interface: str = "eth1"
     """Where it comes in."""
+    before: tuple[bytes, ...] = ()
+    """What has come in by the same interface since everything was new."""

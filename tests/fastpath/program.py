@@ -9,12 +9,15 @@ from __future__ import annotations
 import socket
 import struct
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import msgspec
 
-from gateway.fastpath import counts, kernel, layout
+from gateway.fastpath import counts, kernel, layout, links
 from gateway.fastpath.images import images_of
 from gateway.fastpath.instance import Instance
+from gateway.fastpath.links import Mode
 from gateway.forwarding.drops import DropReason
 from gateway.forwarding.pipeline import Forwarder
 from gateway.forwarding.pmtu import OVERHEAD_IPV4, OVERHEAD_IPV6
@@ -28,6 +31,8 @@ from tests.properties.machine import Processor
 XDP_DROP, XDP_PASS, XDP_REDIRECT = 1, 2, 4
 
 _CONTEXT = struct.Struct("=IIIIII")  # data, its end, its metadata, interface, queue, interface out
+_LINK_MTU = 3400  # native XDP needs a frame to be within a page
+_EVERY_TYPE = 3
 _SEED = 0x0123_4567_89AB_CDEF
 
 _Reasons = frozenset[layout.Passed]
@@ -80,18 +85,39 @@ class Ran(msgspec.Struct, frozen=True):
 
 
 class Machine:
-    """The program of edge-1, loaded once, among interfaces that lead nowhere."""
+    """The program of edge-1, loaded once, among its interfaces."""
 
     def __init__(self) -> None:
         """Raises BpfRefused, and LabError where there can be no network namespaces."""
         self._processor = Processor()
         self.namespace = Namespace("edge-1")
-        self.namespace.ip(*(f"link add {name} type veth peer name {name}-far" for name in INTERFACES))
+        for name in INTERFACES:
+            self.namespace.ip(
+                f"link add {name} mtu {_LINK_MTU} type veth peer name {name}-far mtu {_LINK_MTU}",
+                f"link set {name} addrgenmode none up",
+                f"link set {name}-far addrgenmode none up",
+            )
         self.indexes = {name: self.namespace.call(socket.if_nametoindex, name) for name in INTERFACES}
 
     def close(self) -> None:
         self.namespace.close()
         self._processor.close()
+
+    @contextmanager
+    def far_ends(self) -> Iterator[dict[str, socket.socket]]:
+        """What arrives where each interface leads to, for as long as it is wanted."""
+        with ExitStack() as stack:
+            yield {name: self.namespace.call(self._listen, stack, name) for name in INTERFACES}
+
+    def _listen(self, stack: ExitStack, name: str) -> socket.socket:
+        index = socket.if_nametoindex(f"{name}-far")
+        # A veth takes what is redirected to it only if there is a program at its far end: there, this one
+        # passes everything, since the interface is none of ours.
+        stack.enter_context(links.attach(self._processor.emptied(_SEED).program, index, Mode.NATIVE))
+        far = stack.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_EVERY_TYPE)))
+        far.bind((f"{name}-far", _EVERY_TYPE))
+        far.setblocking(False)
+        return far
 
     def within(self, world: World) -> Program:
         """Have the program decide by a world, and by no other before it."""
@@ -110,9 +136,7 @@ class Program:
         """Have a frame come in at an interface, and say what becomes of it."""
         context = _CONTEXT.pack(0, len(frame), 0, self._machine.indexes[interface], 0, 0)
         before = self._instance.counts.passed.copy()
-        done = self._machine.namespace.call(
-            kernel.test_run, self._instance.program, frame, context=context
-        )
+        done = self._machine.namespace.call(kernel.test_run, self._instance.program, frame, context=context)
         drops, metered = self._counted()
         passed = self._instance.counts.passed - before
         if done.verdict == XDP_REDIRECT:
@@ -123,6 +147,13 @@ class Program:
             return Ran(Ended(), drops, metered)
         assert done.verdict == XDP_PASS
         return Ran(Left(done.data, tuple(passed.elements())), drops, metered)
+
+    def send(self, frame: bytes, interface: str) -> None:
+        """Have a frame come in at an interface, and really go where the program sends it."""
+        context = _CONTEXT.pack(0, len(frame), 0, self._machine.indexes[interface], 0, 0)
+        self._machine.namespace.call(
+            kernel.test_run, self._instance.program, frame, context=context, live=True, batch=1
+        )
 
     def _counted(self) -> tuple[Counter[tuple[DropReason, str]], Metered]:
         drops: Counter[tuple[DropReason, str]] = Counter()

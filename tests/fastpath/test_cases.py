@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from select import select
 
 import pytest
 
@@ -23,7 +24,10 @@ def test_every_case_is_another_one_and_every_reason_to_pass_is_shown() -> None:
 
 @EVERY_CASE
 def test_python_decides_as_the_case_says(case: Case) -> None:
-    judged = Oracle(case.world).judge(case.frame, case.interface)
+    oracle = Oracle(case.world)
+    for frame in case.before:
+        oracle.judge(frame, case.interface)
+    judged = oracle.judge(case.frame, case.interface)
     expected = case.expected.python if isinstance(case.expected, Passed) else case.expected
     assert judged.outcome == expected
     if isinstance(expected, Dropped | Told):
@@ -55,16 +59,16 @@ class Programs:
     """The program in one world after the other."""
 
     def __init__(self) -> None:
-        self._machine = Machine()
+        self.machine = Machine()
         self._now: tuple[World, Program] | None = None
 
     def within(self, world: World) -> Program:
         if self._now is None or self._now[0] is not world:
-            self._now = world, self._machine.within(world)
+            self._now = world, self.machine.within(world)
         return self._now[1]
 
     def close(self) -> None:
-        self._machine.close()
+        self.machine.close()
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +83,10 @@ def programs(require_bpf: None) -> Iterator[Programs]:
 def test_program_decides_as_the_case_says_or_passes_for_the_reason_that_it_names(
     case: Case, programs: Programs
 ) -> None:
-    ran = programs.within(case.world).run(case.frame, case.interface)
+    program = programs.within(case.world)
+    for frame in case.before:
+        program.run(frame, case.interface)
+    ran = program.run(case.frame, case.interface)
     expected = case.expected
     if isinstance(expected, Passed):
         allowed = [(), *((reason.word,) for reason in COUNTED_AS[expected.why])]
@@ -94,3 +101,18 @@ def test_program_decides_as_the_case_says_or_passes_for_the_reason_that_it_names
         assert ran.outcome == expected
         assert ran.drops == {}
     assert ran.metered == counted(expected)
+
+
+@pytest.mark.netns
+def test_each_frame_leaves_by_the_interface_that_its_next_hop_is_behind(programs: Programs) -> None:
+    sent = 0
+    with programs.machine.far_ends() as far_ends:
+        for case in CASES:
+            if isinstance(case.expected, Forwarded) and not case.before:
+                programs.machine.within(case.world).send(case.frame, case.interface)
+                far = far_ends[case.expected.interface]
+                assert select([far], [], [], 10)[0], case.description
+                assert far.recv(4096) == case.expected.frame, case.description
+                assert select(far_ends.values(), [], [], 0)[0] == [], case.description
+                sent += 1
+    assert sent > 100

@@ -1,0 +1,417 @@
+"""Cases of whom a packet is from and whom it is for: records, routes, and what stands in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import ip_network
+
+import msgspec
+from scapy.packet import Packet
+
+from gateway.forwarding.drops import DropReason
+from policies.addresses import CustomerAddress, ProviderAddress
+from policies.model import (
+    AddressHop,
+    CustomerRoute,
+    Port,
+    SiteHop,
+    Translation,
+)
+from tests.fastpath.cases_carried import (
+    DB,
+    OTHER_DB,
+    OTHER_WEB,
+    ROUTED,
+    ROUTED_V6,
+    SWITCHED,
+    SWITCHED_V6,
+    WEB,
+    with_macs,
+)
+from tests.fastpath.outcomes import Case, Dropped, Forwarded, GoesOn, Passed, Told, Why, World
+from tests.fastpath.scenes import BEHIND, WORLD, pa, record, tenant, vsid, world
+from tests.fastpath.wire import arriving, forwarded, routed, with_ip
+from tests.networks import OSLO, SEATTLE, frame, mac, router_mac, site
+
+_SPOOFED = Dropped(DropReason.SPOOFED_SOURCE)
+_GOES_ON = forwarded(routed(ROUTED))
+
+
+def _via(*routes: tuple[str, str]) -> World:
+    """A network in which routes lead by VMs: prefixes, each with the address of its VM."""
+    return world(
+        tenant(
+            routes=tuple(
+                CustomerRoute(ip_network(prefix), AddressHop(CustomerAddress.parse(ca)))
+                for prefix, ca in routes
+            )
+        )
+    )
+
+
+FIREWALL = _via(("198.18.0.0/15", "10.0.2.6"), ("fd77::/32", "fd00:2::6"))
+"""Behind db .6, which is on hv1."""
+DEFAULT = _via(("0.0.0.0/0", "10.0.2.6"), ("::/0", "fd00:2::6"))
+"""The same for all that is nobody's."""
+AT_SITES = world(
+    tenant(
+        sites=(site("seattle", *SEATTLE), site("oslo", *OSLO, gateway="edge-2")),
+        routes=(
+            CustomerRoute(ip_network("10.0.2.6/32"), SiteHop("seattle")),
+            CustomerRoute(ip_network("10.0.2.9/32"), SiteHop("oslo")),
+        ),
+    )
+)
+
+
+def _from(description: str, sent: Packet, python: object, at: World = WORLD, *, sender: str = "hv1") -> Case:
+    assert isinstance(python, Forwarded | Dropped | Told)
+    return Case(description, arriving(sent, sender=sender), Passed(Why.SENDER, python), at, BEHIND[sender])
+
+
+def _sources() -> Iterator[Case]:
+    yield _from(
+        "from another host than its record says: its claim may be on its way", ROUTED, _GOES_ON, sender="hv2"
+    )
+    yield _from(
+        "switched, from another host than its record says",
+        SWITCHED,
+        forwarded(SWITCHED, subnet="web", ttl=63),
+        sender="hv2",
+    )
+    yield _from("from a VM that has no record yet", ROUTED, _GOES_ON, world(without=("10.0.1.5",)))
+    moved = world(more=(record("web", 5, "hv2"),))
+    yield Case(
+        "from the host that its VM has moved to",
+        arriving(ROUTED, sender="hv2"),
+        _GOES_ON,
+        moved,
+        "eth2",
+    )
+    yield _from("from the host that its VM has left", ROUTED, _GOES_ON, moved)
+    elsewhere = msgspec.structs.replace(record("web", 5, "hv2"), host="hv1")
+    odd = world(more=(elsewhere,))
+    yield _from("by a record whose address is not its host's, from the host", ROUTED, _GOES_ON, odd)
+    yield _from("by such a record, from the address", ROUTED, _GOES_ON, odd, sender="hv2")
+    yield Case(
+        "by such a record, from another address of whom that is",
+        arriving(ROUTED, sender="hv2", version=6),
+        Passed(Why.SENDER, _GOES_ON),
+        odd,
+        "eth2",
+    )
+    nobodys = msgspec.structs.replace(record("web", 5, "hv1"), host="")
+    yield _from("by a record that names no host", ROUTED, _GOES_ON, world(more=(nobodys,)))
+    foreign = world(more=(record("web", 5, "hv3"),))
+    yield _from(
+        "by a record at a host that may not hold the tenant, from there",
+        ROUTED,
+        _SPOOFED,
+        foreign,
+        sender="hv3",
+    )
+    yield _from("by a record at a host that may not hold the tenant, from another", ROUTED, _GOES_ON, foreign)
+    for source, switched in (
+        ("0.0.0.0", _SPOOFED),
+        ("127.0.0.1", _SPOOFED),
+        ("0.1.2.3", _SPOOFED),
+        ("169.254.1.1", _SPOOFED),
+        ("240.0.0.1", _SPOOFED),
+        ("255.255.255.255", _SPOOFED),
+        ("224.0.0.5", _SPOOFED),
+        ("8.8.8.8", _SPOOFED),
+        ("10.0.1.1", _SPOOFED),
+        ("10.0.2.1", _SPOOFED),
+    ):
+        yield _from(f"from {source}, routed", with_ip(ROUTED, src=source), _SPOOFED)
+        yield _from(f"from {source}, switched", with_ip(SWITCHED, src=source), switched)
+    for source in ("::", "::1", "ff02::5", "2001:db8:ffff::1", "fd00:1::1", "fe80::1", "::ffff:10.0.1.5"):
+        yield _from(f"from {source}, routed", with_ip(ROUTED_V6, src=source), _SPOOFED)
+        yield _from(f"from {source}, switched", with_ip(SWITCHED_V6, src=source), _SPOOFED)
+    yield _from(
+        "from a link-local address, routed", with_ip(ROUTED_V6, src="fe80::5"), Dropped(DropReason.NO_ROUTE)
+    )
+    sent = with_ip(SWITCHED_V6, src="fe80::5")
+    yield _from("from a link-local address, switched", sent, forwarded(sent, subnet="web", ttl=63, sent=None))
+    yield _from(
+        "from what is at a site, but by a host", with_ip(ROUTED, src="172.16.0.5"), _SPOOFED, AT_SITES
+    )
+    yield _from(
+        "from an address of a subnet that is at a site, but by its old host",
+        with_ip(ROUTED, src="10.0.2.6"),
+        _SPOOFED,
+        AT_SITES,
+    )
+
+
+def _sources_behind_vms() -> Iterator[Case]:
+    for words, version, source in (("IPv4", 4, "198.18.0.5"), ("IPv6", 6, "fd77::5")):
+        sent = with_ip(frame("red", WEB, OTHER_WEB, version=version), src=source)
+        in_web = with_macs(sent, router_mac("red", "web"), mac("red", *OTHER_DB))
+        yield Case(
+            f"from behind a VM in {words}, by the VM's host: its own subnet has not sent it",
+            arriving(in_web),
+            forwarded(routed(in_web, to=OTHER_WEB), subnet="web", sent=None),
+            FIREWALL,
+        )
+        yield Case(
+            f"from behind a VM in {words}, by another host",
+            arriving(in_web, sender="hv2"),
+            Passed(Why.SENDER, forwarded(routed(in_web, to=OTHER_WEB), subnet="web", sent=None)),
+            FIREWALL,
+            "eth2",
+        )
+        yield Case(
+            f"from behind a VM in {words} that a default route leads through",
+            arriving(in_web),
+            forwarded(routed(in_web, to=OTHER_WEB), subnet="web", sent=None),
+            DEFAULT,
+        )
+    for source in (
+        "0.0.0.0",
+        "127.0.0.1",
+        "0.1.2.3",
+        "169.254.1.1",
+        "240.0.0.1",
+        "255.255.255.255",
+        "224.0.0.5",
+    ):
+        sent = with_ip(with_macs(ROUTED, router_mac("red", "web"), mac("red", *OTHER_DB)), src=source)
+        yield _from(f"from {source}, though a default route leads by the sender", sent, _SPOOFED, DEFAULT)
+    for source in ("::", "::1", "ff02::5", "fe80::1"):
+        sent = with_ip(with_macs(ROUTED_V6, router_mac("red", "web"), mac("red", *OTHER_DB)), src=source)
+        yield _from(f"from {source}, though a default route leads by the sender", sent, _SPOOFED, DEFAULT)
+    sent = with_ip(with_macs(ROUTED_V6, router_mac("red", "web"), mac("red", *OTHER_DB)), src="fe80::5")
+    yield _from(
+        "from a link-local address, routed, though a default route leads by the sender",
+        sent,
+        Dropped(DropReason.NO_ROUTE),
+        DEFAULT,
+    )
+    sent = with_ip(with_macs(SWITCHED_V6, mac("red", *OTHER_WEB), mac("red", *OTHER_DB)), src="fe80::5")
+    yield _from(
+        "from a link-local address, switched, though a default route leads by the sender",
+        sent,
+        forwarded(sent, subnet="web", ttl=63, sent=None),
+        DEFAULT,
+    )
+    sent = with_ip(ROUTED, src="198.18.0.5")
+    yield _from(
+        "from behind a VM that has no record", sent, forwarded(routed(sent), sent=None), _without("10.0.2.6")
+    )
+    yield _from(
+        "from behind a VM that is itself behind another",
+        sent,
+        _SPOOFED,
+        _via(("198.18.0.0/15", "198.18.0.1")),
+    )
+
+
+def _without(ca: str) -> World:
+    gone = CustomerAddress.parse(ca)
+    return msgspec.structs.replace(
+        FIREWALL,
+        records=tuple(each for each in FIREWALL.records if each.ca != gone or each.vsid != vsid("red", "db")),
+    )
+
+
+def _destinations() -> Iterator[Case]:
+    for words, sent, python in (
+        ("another subnet", with_ip(ROUTED, dst="10.0.2.77"), Told(DropReason.NO_RECORD)),
+        ("another subnet, in IPv6", with_ip(ROUTED_V6, dst="fd00:2::77"), Told(DropReason.NO_RECORD)),
+        ("its own subnet", with_ip(ROUTED, dst="10.0.1.77"), Told(DropReason.NO_RECORD)),
+        ("no subnet", with_ip(ROUTED, dst="8.8.8.8"), Told(DropReason.NO_ROUTE)),
+        ("no subnet, in IPv6", with_ip(ROUTED_V6, dst="2001:db8:ffff::1"), Told(DropReason.NO_ROUTE)),
+        ("loopback", with_ip(ROUTED, dst="127.0.0.1"), Told(DropReason.NO_ROUTE)),
+    ):
+        yield _misses(f"to nobody in {words}", sent, python)
+    yield _misses(
+        "to an address that another tenant alone has",
+        ROUTED,
+        Told(DropReason.NO_RECORD),
+        world(without=("10.0.2.5",)),
+    )
+    for words, replaced, reason in (
+        ("is a host's that may not hold the tenant", record("db", 5, "hv3"), DropReason.NO_RECORD),
+        (
+            "is nobody's",
+            record("db", 5, "hv9", address=ProviderAddress.parse("203.0.113.200")),
+            DropReason.NO_RECORD,
+        ),
+        ("is a gateway's", record("db", 5, "edge-2", address=pa("edge-2")), DropReason.NO_RECORD),
+        ("is our own", record("db", 5, "edge-1", address=pa("edge-1")), DropReason.LOOP),
+    ):
+        why = Why.HERE if words == "is our own" else Why.DESTINATION
+        at = world(more=(replaced,))
+        yield Case(
+            f"to a VM whose provider address {words}", arriving(ROUTED), Passed(why, Dropped(reason)), at
+        )
+    alone = world(more=(record("db", 5, "hv2", pa_version=6),), provider_addresses=(pa("edge-1"),))
+    yield _misses(
+        "to a VM whose provider address is of a family that we have none of",
+        ROUTED,
+        Dropped(DropReason.NO_PROVIDER_ADDRESS),
+        alone,
+    )
+    rewritten = msgspec.structs.replace(record("db", 5, "hv2"), translation=Translation.REWRITE)
+    yield Case(
+        "to a VM that is rewritten",
+        arriving(ROUTED),
+        Passed(Why.REWRITTEN, Dropped(DropReason.NO_RECORD)),
+        world(more=(rewritten,)),
+    )
+    yield _misses(
+        "to a VM whose record names another host than its address is of",
+        ROUTED,
+        _GOES_ON,
+        world(more=(msgspec.structs.replace(record("db", 5, "hv2"), host="hv1"),)),
+    )
+    moved = world(more=(record("db", 5, "hv4"),))
+    yield Case(
+        "to a VM that has moved",
+        arriving(ROUTED),
+        forwarded(routed(ROUTED), to="hv4", flow_id=0),
+        moved,
+    )
+    port = Port(
+        interface="vnet0",
+        tenant="red",
+        vsid=vsid("red", "db"),
+        mac=mac("red", *DB),
+        addresses=(CustomerAddress.parse("10.0.2.5"),),
+    )
+    here = world(more=(record("db", 5, "edge-1", address=pa("edge-1")),), ports=(port,), host="edge-1")
+    yield Case("to a VM at a port of this very node", arriving(ROUTED), Passed(Why.HERE, GoesOn()), here)
+    arrived = world(ports=(port,), host="edge-1")
+    yield Case(
+        "to a VM that has a port here, and its record elsewhere yet",
+        arriving(ROUTED),
+        Passed(Why.HERE, _GOES_ON),
+        arrived,
+    )
+    second = record("db", 5, "hv2", ca="10.0.2.55")
+    sent = with_ip(ROUTED, dst="10.0.2.55")
+    yield Case(
+        "to the second address of a VM", arriving(sent), forwarded(routed(sent)), world(more=(second,))
+    )
+
+
+def _destinations_behind_vms() -> Iterator[Case]:
+    for words, sent, at in (
+        ("in IPv4", with_ip(ROUTED, dst="198.18.0.5"), FIREWALL),
+        ("in IPv6", with_ip(ROUTED_V6, dst="fd77::5"), FIREWALL),
+        ("by a default route in IPv4", with_ip(ROUTED, dst="8.8.8.8"), DEFAULT),
+        ("by a default route in IPv6", with_ip(ROUTED_V6, dst="2001:db8:ffff::1"), DEFAULT),
+        ("by a default route, to 127.0.0.1", with_ip(ROUTED, dst="127.0.0.1"), DEFAULT),
+    ):
+        going = forwarded(routed(sent, to=OTHER_DB), to="hv1")
+        yield Case(f"to what is behind a VM {words}", arriving(sent), going, at)
+    for words, sent in (
+        ("a VM", ROUTED),
+        ("nobody in a subnet", with_ip(ROUTED, dst="10.0.2.77")),
+    ):
+        python = forwarded(routed(sent)) if words == "a VM" else Told(DropReason.NO_RECORD)
+        expected = python if words == "a VM" else Passed(Why.DESTINATION, python)
+        assert isinstance(expected, Forwarded | Passed)
+        yield Case(f"to {words}, where a default route leads by another", arriving(sent), expected, DEFAULT)
+    over = _via(("10.0.2.5/32", "10.0.2.6"))
+    yield Case(
+        "to a VM whose own address a route leads through another VM",
+        arriving(ROUTED),
+        forwarded(routed(ROUTED, to=OTHER_DB), to="hv1"),
+        over,
+    )
+    sent = frame("red", ("db", 6), DB)
+    yield Case(
+        "switched to a VM whose own address a route leads through another VM",
+        arriving(sent, subnet="db"),
+        Passed(Why.DESTINATION, forwarded(sent, sent="db", ttl=63)),
+        over,
+    )
+    yield _misses(
+        "to what is behind a VM that has no record",
+        with_ip(ROUTED, dst="198.18.0.5"),
+        Told(DropReason.NO_RECORD),
+        _without("10.0.2.6"),
+    )
+    yield _misses(
+        "to what is behind a VM that is itself behind another",
+        with_ip(ROUTED, dst="198.18.0.5"),
+        Told(DropReason.NO_ROUTE),
+        _via(("198.18.0.0/15", "198.19.0.1"), ("198.19.0.0/16", "10.0.2.6")),
+    )
+    sent = with_macs(
+        with_ip(frame("red", WEB, OTHER_WEB), dst="198.18.0.5"), mac("red", *OTHER_WEB), mac("red", *WEB)
+    )
+    yield Case(
+        "switched to a VM's MAC, for what is behind it: no record of that address says so",
+        arriving(sent),
+        Passed(Why.UNKNOWN_MAC, forwarded(sent, subnet="web", ttl=63)),
+        FIREWALL,
+    )
+
+
+def _macs() -> Iterator[Case]:
+    for words, destination in (
+        ("nobody has", b"\x02\x77\0\0\0\x01"),
+        ("a VM in another subnet has", mac("red", *DB)),
+        ("a VM of another tenant has", mac("blue", *OTHER_WEB)),
+        ("the gateway has in another subnet", router_mac("red", "db")),
+        ("the gateway has for another tenant", router_mac("blue", "web")),
+        ("is almost the gateway's", router_mac("red", "web")[:5] + b"\x88"),
+        ("is all zeros", bytes(6)),
+    ):
+        for name, sent in (("IPv4", SWITCHED), ("IPv6", SWITCHED_V6)):
+            yield Case(
+                f"{name} switched to a MAC that {words}",
+                arriving(with_macs(sent, destination, mac("red", *WEB))),
+                Passed(Why.UNKNOWN_MAC, Dropped(DropReason.UNKNOWN_MAC)),
+                WORLD,
+            )
+    own = with_macs(SWITCHED, mac("red", *WEB), mac("red", *WEB))
+    yield Case(
+        "switched to the MAC of another VM than its address is of: the MAC decides",
+        arriving(own),
+        Passed(Why.UNKNOWN_MAC, forwarded(own, to="hv1", subnet="web", ttl=63)),
+        WORLD,
+    )
+    strange = with_ip(SWITCHED, dst="10.0.1.77")
+    yield Case(
+        "switched to a VM's MAC, and an address in its subnet that nobody has",
+        arriving(strange),
+        Passed(Why.UNKNOWN_MAC, forwarded(strange, subnet="web", ttl=63)),
+        WORLD,
+    )
+    sent = frame("red", WEB, DB)
+    sent = with_macs(sent, mac("red", *DB), mac("red", *WEB))
+    yield Case(
+        "switched to the MAC of a VM in another subnet, with its address",
+        arriving(sent),
+        Passed(Why.UNKNOWN_MAC, Dropped(DropReason.UNKNOWN_MAC)),
+        WORLD,
+    )
+
+
+def _sites() -> Iterator[Case]:
+    for words, sent, python in (
+        ("in IPv4", with_ip(ROUTED, dst="172.16.0.5"), Told(DropReason.SITE_DOWN)),
+        ("in IPv6", with_ip(ROUTED_V6, dst="fd99::5"), Told(DropReason.SITE_DOWN)),
+        ("that another gateway dials", with_ip(ROUTED, dst="172.17.0.5"), GoesOn()),
+        ("by an address inside a subnet", with_ip(ROUTED, dst="10.0.2.6"), Told(DropReason.SITE_DOWN)),
+    ):
+        yield Case(f"to a site {words}", arriving(sent), Passed(Why.SITE, python), AT_SITES)
+    yield Case("to a VM of a tenant that has sites", arriving(ROUTED), _GOES_ON, AT_SITES)
+
+
+def _misses(description: str, sent: Packet, python: Forwarded | Dropped | Told, at: World = WORLD) -> Case:
+    return Case(description, arriving(sent), Passed(Why.DESTINATION, python), at)
+
+
+CASES = (
+    *_sources(),
+    *_sources_behind_vms(),
+    *_destinations(),
+    *_destinations_behind_vms(),
+    *_macs(),
+    *_sites(),
+)
