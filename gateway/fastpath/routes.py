@@ -428,10 +428,9 @@ class Routes:
         if not addresses or not length:
             return addresses
         rest = 8 * len(prefix) - length
-        lowest = int.from_bytes(prefix) >> rest << rest
-        first = bisect_left(addresses, lowest.to_bytes(len(prefix)))
-        last = bisect_right(addresses, (lowest | (1 << rest) - 1).to_bytes(len(prefix)))
-        return addresses[first:last]
+        highest = int.from_bytes(prefix) | (1 << rest) - 1
+        first = bisect_left(addresses, prefix)
+        return addresses[first : bisect_right(addresses, highest.to_bytes(len(prefix)))]
 
     def _note_route(self, address: ProviderAddress, known: _Watched, answer: Message | None) -> list[Changed]:
         known.interface = 0

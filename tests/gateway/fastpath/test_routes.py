@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.fastpath import routes as times
 from gateway.fastpath.routes import (
+    AskNeighbour,
     AskRoute,
     Changed,
     NextHop,
@@ -128,6 +129,8 @@ def test_address_that_is_no_longer_watched_is_forgotten_with_its_neighbour(kerne
     assert routes.find(FAR) is None
     assert len(routes) == 1
     assert hear(routes, kernel.set_neighbour((EAST, ROUTER), MAC_WEST, REACHABLE), 1.0) == []
+    routes.lose_track()
+    assert AskNeighbour(EAST, ROUTER) not in routes.questions(1.0, 64)
 
 
 def test_questions_are_no_more_than_asked_for(kernel: Kernel) -> None:
@@ -297,6 +300,12 @@ def test_route_of_several_ways_that_goes_takes_every_hop_under_it(kernel: Kernel
     assert routes.hear(gone, 1.0) == [Changed(FAR, None)]
 
 
+def test_route_that_goes_without_saying_where_it_led_takes_every_hop_under_it(kernel: Kernel) -> None:
+    routes = watching(kernel, FAR)
+
+    assert routes.hear(Route(True, ANY, 0, UNICAST, 0, b"", True), 1.0) == [Changed(FAR, None)]
+
+
 def test_blackhole_that_goes_takes_no_hop(kernel: Kernel) -> None:
     routes = watching(kernel, FAR)
 
@@ -304,11 +313,14 @@ def test_blackhole_that_goes_takes_no_hop(kernel: Kernel) -> None:
 
 
 def test_route_that_goes_while_its_answer_is_on_the_way_is_not_taken(kernel: Kernel) -> None:
-    routes = watching(kernel)
-    routes.watch({FAR: None})
+    beside = ProviderAddress.parse("198.51.100.12")
+    routes = watching(kernel, beside)
+    routes.watch({beside: None, FAR: None})
     (question,) = routes.questions(1.0, 9)
     answer = kernel.answer(question)
-    hear(routes, kernel.remove_route(ANY, 0), 1.0)
+    gone = Route(True, bytes(FAR), 32, UNICAST, EAST, ROUTER, True)
+    kernel.routes.clear()
+    routes.hear(gone, 1.0)
 
     assert routes.answer(question, answer, 1.0) == []
     settle(routes, kernel, 1.0)
@@ -325,6 +337,17 @@ def test_neighbours_event_outweighs_an_answer_that_is_older(kernel: Kernel) -> N
 
     assert routes.answer(question, answer, 0.0) == []
     assert routes.find(FAR) == NextHop(EAST, own_mac(EAST), MAC_WEST)
+
+
+def test_links_event_outweighs_an_answer_that_is_older(kernel: Kernel) -> None:
+    routes = watching(kernel, FAR)
+    routes.lose_track()
+    questions = routes.questions(1.0, 64)
+    answers = [kernel.answer(question) for question in questions]
+    assert routes.hear(Link(EAST, False, own_mac(EAST), True), 1.0) == [Changed(FAR, None)]
+
+    for question, answer in zip(questions, answers, strict=True):
+        assert routes.answer(question, answer, 1.0) == []
 
 
 def settle_routes(routes: Routes, kernel: Kernel) -> None:
@@ -356,10 +379,17 @@ def test_route_that_covers_no_watched_address_costs_no_question(kernel: Kernel) 
     assert routes.questions(1.0, 9) == []
 
 
-def test_route_has_only_the_addresses_asked_for_that_it_covers(kernel: Kernel) -> None:
-    routes = watching(kernel, FAR, NEAR, FAR6)
+@pytest.mark.parametrize(
+    ("prefix", "length"),
+    [("198.51.100.8", 29), ("198.51.100.11", 32), ("198.51.100.8", 30), ("198.0.0.0", 8)],
+)
+def test_route_has_only_the_addresses_asked_for_that_it_covers(
+    kernel: Kernel, prefix: str, length: int
+) -> None:
+    after, before = ProviderAddress.parse("199.0.0.0"), ProviderAddress.parse("197.255.255.255")
+    routes = watching(kernel, FAR, NEAR, FAR6, after, before)
 
-    hear(routes, kernel.add_route(b"\xc6\x33\x64\x08", 29, WEST, ROUTER_WEST), 1.0)
+    hear(routes, kernel.add_route(bytes(ProviderAddress.parse(prefix)), length, WEST, ROUTER_WEST), 1.0)
 
     assert routes.questions(1.0, 9) == [AskRoute(FAR, None)]
 
@@ -495,6 +525,16 @@ def test_neighbour_that_is_not_there_is_looked_for_ever_more_rarely(kernel: Kern
 
     assert kernel.used == [(EAST, ROUTER)]
     assert uses(routes, kernel, 300.0) == [4, 12, 28, 60, 124, 188, 252]
+
+
+def test_neighbour_that_was_found_and_is_lost_again_is_looked_for_as_at_first(kernel: Kernel) -> None:
+    list(kernel.remove_neighbour((EAST, ROUTER)))
+    routes = watching(kernel, FAR)
+    uses(routes, kernel, 100.0)
+    hear(routes, kernel.set_neighbour((EAST, ROUTER), MAC, REACHABLE), 100.0)
+    hear(routes, kernel.remove_neighbour((EAST, ROUTER)), 110.0)
+
+    assert uses(routes, kernel, 130.0, since=110.0) == [110, 114, 122]
 
 
 def test_neighbour_that_fails_after_being_used_is_not_used_the_sooner(kernel: Kernel) -> None:
