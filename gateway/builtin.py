@@ -136,7 +136,7 @@ class Builtin:
         refused = [*unreadable, *await self._serve_pools(nursery, appliance)]
         ports = appliance.host.ports_in(appliance.network) if appliance.host is not None else ()
         keyed = {(port.vsid, port.mac): port for port in ports}
-        fastpath = self._fastpath
+        fastpath, plan = self._fastpath, None
         if fastpath is not None:
             node = msgspec.structs.replace(self.forwarder.node, ports=dict(keyed))
             plan = await trio.to_thread.run_sync(fastpath.plan, tables, node)
@@ -144,7 +144,7 @@ class Builtin:
         # No packet comes in between: it would be decided by the one and the other.
         self.forwarder.replace_tables(tables, keyed)
         self.apply(changes)
-        if fastpath is not None:
+        if fastpath is not None and plan is not None:
             await fastpath.take_over(plan)
         leaving = [self._served.pop(gone) for gone in self._served.keys() - set(ports)]
         for service in leaving:

@@ -40,12 +40,10 @@ async def _fast_path(appliance: Appliance, attachment: Attachment) -> tuple[Fast
     if appliance.engine is Engine.PYTHON or not appliance.gateway:
         await trio.to_thread.run_sync(attaching.clean, appliance.name)
         return None, ""
-    reason: str | None = None
+    found = await trio.to_thread.run_sync(features.look, attachment.interfaces)
+    reason = features.why_not(found, appliance.fastpath)
     if appliance.host is not None and appliance.host.records is RecordsKept.USED:
         reason = "needs every record, and this host keeps those that it uses"
-    if reason is None:
-        found = await trio.to_thread.run_sync(features.look, attachment.interfaces)
-        reason = features.why_not(found, appliance.fastpath)
     if reason is None:
         opening = partial(FastPath.open, appliance.name, found, appliance.fastpath)
         try:
@@ -57,6 +55,8 @@ async def _fast_path(appliance: Appliance, attachment: Attachment) -> tuple[Fast
             f'"xdp" cannot be here: the fast path {reason}; write engine = "auto", and see `isthmus doctor`'
         )
         raise ConfigurationError([Problem("appliance.engine", message)])
+    # What an earlier process has left pinned would carry on beside Python, by what it was told then.
+    await trio.to_thread.run_sync(attaching.clean, appliance.name)
     log.info("engine python: the fast path %s", reason, extra={"event": "engine"})
     return None, reason
 

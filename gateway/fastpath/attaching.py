@@ -21,10 +21,19 @@ def pins_of(name: str) -> Path:
 class Links:
     """One program, attached to each interface. It blocks for milliseconds wherever it asks the kernel."""
 
-    def __init__(self, links: Sequence[Link], attached: Sequence[Attached], *, pinned: bool) -> None:
+    def __init__(
+        self,
+        links: Sequence[Link],
+        attached: Sequence[Attached],
+        *,
+        pinned: bool,
+        are_taken_over: bool = False,
+    ) -> None:
         self._links = list(links)
         self.attached = tuple(attached)
         self.pinned = pinned
+        self.are_taken_over = are_taken_over
+        """Whether they have an earlier process's program yet."""
 
     @property
     def indices(self) -> list[int]:
@@ -89,22 +98,30 @@ def attach(program: int, name: str, found: Features, settings: FastPathSettings)
 def clean(name: str) -> None:
     """Detach what an earlier process of this appliance has left pinned."""
     pins = pins_of(name)
-    if not pins.is_dir():
+    if not _is_there(pins):
         return
     for pin in pins.iterdir():
         links.unpin(pin)
     pins.rmdir()
 
 
+def _is_there(pins: Path) -> bool:
+    """Whether anything is pinned there that is ours: where only root gets, an ordinary user has nothing."""
+    try:
+        return pins.is_dir()
+    except PermissionError:
+        return False
+
+
 def _take_over(pins: Path, indices: dict[int, str], settings: FastPathSettings) -> Links | None:
     """Open the links that are pinned, if they are those that there would be now."""
-    if not settings.pinned or not pins.is_dir():
+    if not settings.pinned or not _is_there(pins):
         return None
     opened = [link for pin in sorted(pins.iterdir()) if (link := links.open_pinned(pin)) is not None]
     modes = {FastPathMode(link.mode.value) for link in opened}
     if {link.ifindex for link in opened} == indices.keys() and settings.mode in {FastPathMode.AUTO, *modes}:
         attached = [Attached(indices[link.ifindex], FastPathMode(link.mode.value)) for link in opened]
-        return Links(opened, attached, pinned=True)
+        return Links(opened, attached, pinned=True, are_taken_over=True)
     for link in opened:
         link.close()
     return None

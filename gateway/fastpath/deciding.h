@@ -31,12 +31,23 @@ static __always_inline int take_place(struct place *place, __u32 scope, __u64 fi
     return 1;
 }
 
+/* A product mixes upwards only, and the last octets of an address are the highest of its words: so each is folded. */
 static __always_inline __u64 hash_of(const struct config *settings, __u32 scope, __u64 first, __u64 second)
 {
-    /* The last octets of an address are the highest of its words, and a product mixes upwards only: so those are folded. */
-    __u64 hash = (first ^ first >> 32 ^ settings->seed) * 0x9E3779B97F4A7C15;
+    __u64 hash = first ^ settings->seed;
 
-    hash = (hash ^ hash >> 32 ^ second ^ second >> 32 ^ scope) * 0xD6E8FEB86659FD93;
+    hash = (hash ^ hash >> 32) * 0x9E3779B97F4A7C15;
+    hash ^= hash >> 32 ^ second ^ scope;
+    hash = (hash ^ hash >> 32) * 0xD6E8FEB86659FD93;
+    hash = (hash ^ hash >> 32) * 0xFF51AFD7ED558CCD;
+    return hash ^ hash >> 32;
+}
+
+static __always_inline __u64 ipv4_hash_of(const struct config *settings, __u32 scope, __u32 address)
+{
+    __u64 hash = (address ^ settings->seed) * 0x9E3779B97F4A7C15;
+
+    hash = (hash ^ hash >> 32 ^ scope) * 0xD6E8FEB86659FD93;
     return hash ^ hash >> 32;
 }
 
@@ -125,7 +136,7 @@ static __always_inline int find_record(const struct config *settings, __u32 tena
 
     if (is_ipv6)
         return find(settings, scope, first, second, found);
-    return find_ipv4(settings, tenant, first, hash_of(settings, scope, first, 0), found);
+    return find_ipv4(settings, tenant, first, ipv4_hash_of(settings, scope, first), found);
 }
 
 /* Find the record by which a packet for an address goes: its own, or that of the VM which a route leads through.
@@ -212,8 +223,8 @@ static __noinline int pass(const struct config *settings, __u32 tenant, __u32 pe
 struct tuple {
     __u64 source[2];
     __u64 destination[2];
-    __u32 source_subnet;
-    __u32 destination_subnet;
+    __u64 source_place; /* the subnet's number, 0 for what is behind a VM, and 2^32 for IPv6 */
+    __u64 destination_place;
     __u16 source_port;
     __u16 destination_port;
     __u8 protocol;
@@ -221,35 +232,35 @@ struct tuple {
     __u8 is_bare_syn;
 };
 
-static __always_inline int is_at(const struct end *end, const __u64 *address, __u32 subnet, __u8 is_ipv6)
+/* Not 0 if an address is not at an end. */
+static __always_inline __u64 misses(const struct end *end, const __u64 *address, __u64 place)
 {
-    if (end->kind == PREFIX)
-        return end->is_ipv6 == is_ipv6 && (address[0] & end->mask[0]) == end->address[0] &&
-               (address[1] & end->mask[1]) == end->address[1];
-    return end->kind == ANYWHERE || end->subnet == subnet;
+    return ((address[0] & end->address_mask[0]) ^ end->address[0]) |
+           ((address[1] & end->address_mask[1]) ^ end->address[1]) | ((place & end->place_mask) ^ end->place);
 }
 
-/* The first rule that matches decides, and none denies: gateway.policies.access says more. */
+/* The first rule that matches decides, and none denies: gateway.policies.access says more. All that a rule asks for
+ * is computed without a branch, as each would have the verifier walk all further rules twice. */
 static __noinline int may_pass(__u32 first, __u32 rule_count, const struct tuple *tuple, int is_reply)
 {
+    __s64 port = is_reply ? tuple->source_port : tuple->destination_port;
+
     for (__u32 i = 0; i < MOST_RULES; i++) {
         __u32 index = first + i;
-        __u16 port = is_reply ? tuple->source_port : tuple->destination_port;
         struct rule *rule;
+        __u64 missed;
 
         if (i >= rule_count)
             break;
         rule = bpf_map_lookup_elem(&rules, &index);
         if (!rule)
             break;
-        if (!rule->any_protocol && rule->protocol != tuple->protocol)
-            continue;
-        if (rule->has_ports && (port < rule->first_port || port > rule->last_port))
-            continue;
-        if (is_at(is_reply ? &rule->destination : &rule->source, tuple->source, tuple->source_subnet,
-                  tuple->is_ipv6) &&
-            is_at(is_reply ? &rule->source : &rule->destination, tuple->destination, tuple->destination_subnet,
-                  tuple->is_ipv6))
+        missed = (tuple->protocol & rule->protocol_mask) ^ rule->protocol;
+        /* One of the two is negative outside the range. */
+        missed |= (__u64)((port - rule->first_port) | (rule->last_port - port)) >> 63;
+        missed |= misses(is_reply ? &rule->destination : &rule->source, tuple->source, tuple->source_place);
+        missed |= misses(is_reply ? &rule->source : &rule->destination, tuple->destination, tuple->destination_place);
+        if (!missed)
             return rule->allows;
     }
     return 0;
@@ -259,7 +270,7 @@ static __always_inline int is_denied(const struct tenant *tenant, const struct t
 {
     __u32 first = tenant->first_rule, rule_count = tenant->rules;
 
-    if (!rule_count || may_pass(first, rule_count, tuple, 0))
+    if (!(tenant->flags & HAS_RULES) || may_pass(first, rule_count, tuple, 0))
         return 0;
     return tuple->is_bare_syn || !may_pass(first, rule_count, tuple, 1);
 }

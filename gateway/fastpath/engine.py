@@ -18,7 +18,7 @@ from typing import Self
 import msgspec
 import trio
 
-from gateway.fastpath import attaching, features
+from gateway.fastpath import attaching
 from gateway.fastpath.attaching import Links
 from gateway.fastpath.counts import Metered
 from gateway.fastpath.features import Features
@@ -45,6 +45,17 @@ _SLICE = 400
 
 # Seconds between two looks at which path MTUs have become old.
 _LOOK_EVERY = 1.0
+
+# Most networks never need more. More is made room for as a network is adopted, or grows.
+_AT_FIRST = Sizes(
+    ipv4_records=16_384,
+    ipv6_records=8_192,
+    subnets=1024,
+    tenants=256,
+    peers=1024,
+    rules=4096,
+    routes=4096,
+)
 
 # Seconds until it is tried again to make room.
 _TRY_AGAIN = 60.0
@@ -76,7 +87,7 @@ class FastPath:
         self._crowded = trio.Event()
         self._writing = trio.Lock()
         self._teaches = False
-        self._is_ready = False
+        self._is_ready = not links.are_taken_over
         self._closed: Counter[str] = Counter()
         self._carried = 0
 
@@ -86,7 +97,7 @@ class FastPath:
 
         This blocks for some hundred milliseconds.
         """
-        instance = _load(Sizes.for_network({}, 0, 0, 0))
+        instance = _load(_AT_FIRST)
         try:
             links = attaching.attach(instance.program, name, found, settings)
         except BaseException:
@@ -101,6 +112,7 @@ class FastPath:
         self._forwarder = forwarder
         forwarder.directory.subscribe(self._changed)
         self._tables, self._node = forwarder.tables, forwarder.node
+        self._instances[0].settle(self._node, self._macs)
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._hops.serve, self._reached)
@@ -370,6 +382,9 @@ class FastPath:
         hosts: dict[bytes, str | None] = dict.fromkeys(self._tables.members)
         for name, addresses in self._tables.provider_addresses_of.items():
             hosts.update(dict.fromkeys(addresses, name))
+        for domain in self._tables.domains.values():
+            # A host may be a gateway too: what comes from there is judged as a gateway's.
+            hosts.update(dict.fromkeys(domain.gateway_provider_addresses))
         return hosts
 
     def _watched(self) -> dict[ProviderAddress, ProviderAddress]:

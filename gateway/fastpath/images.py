@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from ipaddress import ip_network
 
 import msgspec
 
 from gateway.fastpath.layout import (
-    ANYWHERE,
     END,
+    IPV6_PLACE,
     MOST_RULES,
-    PREFIX,
     RULE_HEAD,
-    SUBNET_END,
 )
 from gateway.forwarding.admission import is_link_local, is_martian
 from gateway.forwarding.node import Node
 from gateway.forwarding.verdicts import PortKey
-from policies.addresses import Prefix, Vsid, gateway_mac, is_group_address
+from policies.addresses import Prefix, Vsid, gateway_mac, is_group_address, is_within
 from policies.model import (
     AccessRule,
     Action,
+    AddressHop,
     Endpoint,
     Limits,
     LookupRecord,
@@ -32,7 +32,7 @@ from policies.model import (
 from policies.tables import RoutingDomain, Tables
 
 _EVERY_PORT = PortRange(0, 0xFFFF)
-_ANYWHERE = END.pack(ANYWHERE, 0, 0, bytes(16), bytes(16))
+_ANYWHERE = bytes(END.size)
 
 
 class TenantImage(msgspec.Struct, frozen=True):
@@ -111,6 +111,31 @@ def is_carried(record: LookupRecord, domain: RoutingDomain, tables: Tables, node
     )
 
 
+NOBODYS_PREFIXES = tuple(
+    ip_network(prefix)
+    for prefix in (
+        "0.0.0.0/8",
+        "127.0.0.0/8",
+        "169.254.0.0/16",
+        "224.0.0.0/3",
+        "::/128",
+        "::1/128",
+        "fe80::/10",
+        "ff00::/8",
+    )
+)
+"""Groups, and what crosses no router as a source: a default route through a VM leads to none of them."""
+
+
+def routes_of(image: TenantImage) -> Iterator[tuple[Prefix, NextHop | None]]:
+    """Yield a tenant's routes, and None for prefixes that Python has to look at."""
+    if any(isinstance(hop, AddressHop) for hop in image.routes.values()):
+        yield from ((prefix, None) for prefix in NOBODYS_PREFIXES if prefix not in image.routes)
+    for prefix, hop in image.routes.items():
+        is_nobodys = any(is_within(prefix, nobodys) for nobodys in NOBODYS_PREFIXES)
+        yield prefix, None if is_nobodys and isinstance(hop, AddressHop) else hop
+
+
 def packed_rules(rules: tuple[AccessRule, ...], numbers: Mapping[str, int]) -> Iterator[bytes]:
     """Yield a tenant's rules as the program reads them, one for each range of ports.
 
@@ -124,12 +149,11 @@ def packed_rules(rules: tuple[AccessRule, ...], numbers: Mapping[str, int]) -> I
         for ports in rule.ports or (_EVERY_PORT,):
             yield (
                 RULE_HEAD.pack(
-                    rule.action is Action.ALLOW,
-                    rule.protocol is None,
-                    rule.protocol or 0,
-                    bool(rule.ports),
                     ports.first,
                     ports.last,
+                    rule.protocol or 0,
+                    0 if rule.protocol is None else 0xFF,
+                    rule.action is Action.ALLOW,
                 )
                 + ends
             )
@@ -141,13 +165,12 @@ def _is_about_sites(rule: AccessRule) -> bool:
 
 def _packed_end(end: Endpoint, numbers: Mapping[str, int]) -> bytes:
     if end.subnet is not None:
-        return END.pack(SUBNET_END, 0, numbers[end.subnet], bytes(16), bytes(16))
+        return END.pack(bytes(16), bytes(16), numbers[end.subnet], IPV6_PLACE - 1)
     if end.prefix is None:
         return _ANYWHERE
     return END.pack(
-        PREFIX,
-        end.prefix.version == 6,
-        0,
         end.prefix.network_address.packed.ljust(16, b"\0"),
         end.prefix.netmask.packed.ljust(16, b"\0"),
+        IPV6_PLACE if end.prefix.version == 6 else 0,
+        IPV6_PLACE,
     )

@@ -17,12 +17,13 @@ import msgspec
 
 from gateway.fastpath import elf, kernel
 from gateway.fastpath.counts import Counts
-from gateway.fastpath.images import TenantImage, is_carried, packed_rules
+from gateway.fastpath.images import NOBODYS_PREFIXES, TenantImage, is_carried, packed_rules, routes_of
 from gateway.fastpath.layout import (
     COST_SHIFT,
     FIRST_SCOPE,
     FLOW_OCTETS,
     FLOW_PARTS,
+    HAS_RULES,
     HOP,
     INTERFACE,
     INTERFACES,
@@ -91,13 +92,13 @@ class Sizes(msgspec.Struct, frozen=True):
             tenants=len(images) * 2 + 64,
             peers=peers * 2 + 256,
             rules=sum(image.entries for image in images.values()) * 2 + 1024,
-            routes=sum(len(image.routes) for image in images.values()) * 2 + 1024,
+            routes=sum(len(image.routes) + len(NOBODYS_PREFIXES) for image in images.values()) * 2 + 1024,
         )
 
     @property
     def buckets(self) -> int:
-        """Of a table whose places are two thirds full with all that there is room for."""
-        places = max(self.ipv6_records + self.subnets + self.peers, _LEAST_PLACES) * 3 // 2
+        """Of a table whose places are half full with all that there is room for."""
+        places = max(self.ipv6_records + self.subnets + self.peers, _LEAST_PLACES) * 2
         return places // PLACES_IN_BUCKET
 
     @property
@@ -153,6 +154,7 @@ class Instance:
         self._resting: deque[tuple[float, int]] = deque()
         self._given = dict.fromkeys(("subnets", "tenants", "peers", "hops", "rules", "hosts"), 0)
         self._request = bytearray(16)
+        self._ports: dict[int, int] = {}
         self.counts = Counts(
             self._memory["counts"],
             self._memory["meters"],
@@ -278,7 +280,7 @@ class Instance:
             known.rules = len(packed), first
             for each, rule in enumerate(packed, first):
                 self._memory["rules"][RULE_OCTETS * each : RULE_OCTETS * (each + 1)] = rule
-            for prefix, hop in image.routes.items():
+            for prefix, hop in routes_of(image):
                 self._put_route(number, prefix, hop)
         before = self._tenants.get(image.name)
         if before is not None and before.image.limits == image.limits:
@@ -433,6 +435,7 @@ class Instance:
 
     def _write_tenant(self, known: _Tenant, flags: int) -> None:
         limits = known.image.limits
+        flags |= HAS_RULES if known.image.rules else 0
         cost = burst = 0
         if limits is not None:
             flags |= IS_LIMITED
@@ -444,7 +447,7 @@ class Instance:
         self._memory["tenants"][at + 8 : at + TENANT.size] = words[8:]
         self._memory["tenants"].cast("Q")[at // 8] = flags | count << 32
 
-    def _put_route(self, tenant: int, prefix: Prefix, hop: NextHop) -> None:
+    def _put_route(self, tenant: int, prefix: Prefix, hop: NextHop | None) -> None:
         is_ipv6 = prefix.version == 6
         address = prefix.network_address.packed.ljust(16, b"\0")
         key = ROUTE_KEY.pack(32 + prefix.prefixlen, _scope(tenant, is_ipv6=is_ipv6), address)

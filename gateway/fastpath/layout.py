@@ -34,6 +34,7 @@ TENANT = Struct("<IIIIQQ")
 """Flags, how many rules, the first of them, unused, cost of an octet in ns << 20, burst in ns."""
 IS_CARRIED = 1
 IS_LIMITED = 2
+HAS_RULES = 4
 COST_SHIFT = 20
 PEER = Struct("<II")
 """Host, hop."""
@@ -42,11 +43,12 @@ HOP = Struct("<HHHH6s6s4x16s16s8x")
 OVER_IPV6 = 1
 ZERO_FLOW_ID = 2
 NO_IPV6 = 4
-RULE_HEAD = Struct("<BBBBHH")
-"""Allows, any protocol, protocol, has ports, first and last port; then the two ends."""
-END = Struct("<BBxxI16s16s")
-"""Kind, whether IPv6, subnet, address, mask."""
-ANYWHERE, PREFIX, SUBNET_END = 0, 1, 2
+RULE_HEAD = Struct("<HHBBBx")
+"""First and last port, protocol and its mask, whether it allows; then the two ends."""
+END = Struct("<16s16sQQ")
+"""Address and its mask, place and its mask."""
+IPV6_PLACE = 1 << 32
+"""What is added to a subnet's number, for IPv6, to make a place."""
 RULE_OCTETS = RULE_HEAD.size + 2 * END.size
 MOST_RULES = 64
 """A tenant with more entries, one for each range of ports, is left to Python."""

@@ -48,6 +48,14 @@ static __always_inline int is_our_ipv6(const struct config *settings, const __u6
     return 0;
 }
 
+/* Whether a packet comes from one of our own addresses: that is Python's to say. */
+static __always_inline int is_loop(const struct config *settings, __u8 outer_octets, __u64 first, __u64 second)
+{
+    __u64 sender[2] = {first, second};
+
+    return outer_octets == IPV6_LENGTH ? is_our_ipv6(settings, sender) : is_our_ipv4(settings, first);
+}
+
 /* Whether Python is to see this packet so that it can teach the sender where the destination is: one for each
  * pair of them in 30 s, or seldom one for two pairs. */
 static __always_inline int is_to_teach(const struct config *settings, __u32 sender, __u64 hash)
@@ -85,8 +93,6 @@ static __always_inline int change_inner(void *inner, const void *end, const stru
         if (carriage->new_ecn != packet->ecn)
             header->first = (header->first & 0xCFFF) | carriage->new_ecn << 12;
         header->hop_limit -= carriage->is_routed;
-        if (packet->tcp_flags & SYN)
-            clamp_mss((__u8 *)(header + 1), end, mss_limit);
     } else {
         struct ipv4 *header = inner;
         if ((void *)(header + 1) > end)
@@ -100,9 +106,9 @@ static __always_inline int change_inner(void *inner, const void *end, const stru
             header->checksum = updated(header->checksum, header->ttl, header->ttl - 1);
             header->ttl--;
         }
-        if (packet->tcp_flags & SYN)
-            clamp_mss((__u8 *)(header + 1), end, mss_limit);
     }
+    if (packet->tcp_flags & SYN)
+        clamp_mss(inner + (packet->tuple.is_ipv6 ? IPV6_LENGTH : IPV4_LENGTH), end, mss_limit);
     return 1;
 }
 
@@ -205,7 +211,7 @@ static __always_inline int carry(struct xdp_md *context, const struct config *se
         back_mtu = is_ipv6 ? back_hop->ipv6_mtu : back_hop->ipv4_mtu;
         mss_limit = (back_mtu < mtu ? back_mtu : mtu) - (is_ipv6 ? 60 : 40);
     }
-    packet->tuple.source_subnet = carriage->source_subnet;
+    packet->tuple.source_place = carriage->source_subnet | (__u64)is_ipv6 << 32;
     if (is_denied(tenant, &packet->tuple))
         return drop(settings, tenant_number, ACCESS_DENIED);
     if (is_to_teach(settings, sender, carriage->destination.hash))
@@ -283,10 +289,10 @@ static __always_inline int decide(struct xdp_md *context, const struct config *s
     if ((void *)(gre + 1) > end || outer_payload < GRE_LENGTH)
         return XDP_PASS;
     if ((gre->flags & GRE_SIGNIFICANT) != GRE_KEY || gre->protocol != GRE_ETHERNET)
-        return drop(settings, 0, NOT_NVGRE);
+        return is_loop(settings, outer_octets, sender_first, sender_second) ? XDP_PASS : drop(settings, 0, NOT_NVGRE);
     vsid = swap32(gre->key) >> 8;
     if (!find(settings, VSIDS, vsid, 0, &found))
-        return drop(settings, 0, UNKNOWN_VSID);
+        return is_loop(settings, outer_octets, sender_first, sender_second) ? XDP_PASS : drop(settings, 0, UNKNOWN_VSID);
     subnet_number = found.subnet;
     subnet = bpf_map_lookup_elem(&subnets, &subnet_number);
     tenant_number = subnet ? subnet->tenant : 0;
@@ -307,8 +313,8 @@ static __always_inline int decide(struct xdp_md *context, const struct config *s
     is_ipv6 = inner->type == ETHERTYPE_IPV6;
     if (!is_ipv6 && inner->type != ETHERTYPE_IPV4)
         return pass(settings, tenant_number, sender, NOT_IP);
-    outcome = read_inner(inner + 1, end, is_ipv6, outer_payload - GRE_LENGTH - ETHERNET_LENGTH, tenant->rules,
-                         &packet);
+    outcome = read_inner(inner + 1, end, is_ipv6, outer_payload - GRE_LENGTH - ETHERNET_LENGTH,
+                         tenant->flags & HAS_RULES, &packet);
     if (outcome >= 0)
         return pass(settings, tenant_number, sender, outcome);
 
@@ -339,7 +345,7 @@ static __always_inline int decide(struct xdp_md *context, const struct config *s
         if (way == NOWHERE || carriage.destination.subnet != subnet_number || carriage.destination.mac != mac)
             return pass(settings, tenant_number, sender, NO_RECORD);
     }
-    packet.tuple.destination_subnet = way == DIRECTLY ? carriage.destination.subnet : 0;
+    packet.tuple.destination_place = (way == DIRECTLY ? carriage.destination.subnet : 0) | (__u64)is_ipv6 << 32;
     return carry(context, settings, &packet, &carriage, tenant_number, sender, outer_hop_limit);
 }
 

@@ -102,7 +102,7 @@ static __always_inline __u16 updated(__u16 checksum, __u16 old, __u16 new)
 
 /* Read an inner packet that `space` octets are there for. Returns an outcome if it is not to be carried here; else a
  * negative number. */
-static __always_inline int read_inner(const void *start, const void *end, int is_ipv6, __u32 space, __u32 rule_count,
+static __always_inline int read_inner(const void *start, const void *end, int is_ipv6, __u32 space, int has_rules,
                                       struct packet *packet)
 {
     struct tuple *tuple = &packet->tuple;
@@ -175,7 +175,7 @@ static __always_inline int read_inner(const void *start, const void *end, int is
             type = upper[0];
             if (is_ipv6 && type >= 133 && type <= 137)
                 return NEIGHBOUR;
-            if (rule_count && (is_ipv6 ? type < 128 : type == 3 || type == 4 || type == 5 || type == 11 || type == 12))
+            if (has_rules && (is_ipv6 ? type < 128 : type == 3 || type == 4 || type == 5 || type == 11 || type == 12))
                 return ICMP_ERROR;
         }
         return -1;

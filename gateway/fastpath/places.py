@@ -31,11 +31,25 @@ class Place(msgspec.Struct, frozen=True, gc=False):
     mac: int = 0
 
 
-def buckets_of(seed: int, buckets: int, scope: int, first: int, second: int) -> tuple[int, int]:
-    """Return the two buckets of an address in a scope, in words. deciding.h computes the same."""
-    hashed = (first ^ first >> 32 ^ seed) * 0x9E37_79B9_7F4A_7C15 & _ALL
-    hashed = (hashed ^ hashed >> 32 ^ second ^ second >> 32 ^ scope) * 0xD6E8_FEB8_6659_FD93 & _ALL
-    hashed ^= hashed >> 32
+def hash_of(seed: int, scope: int, first: int, second: int) -> int:
+    """Return what an address in a scope is hashed to. deciding.h computes the same."""
+    hashed = first ^ seed
+    hashed = (hashed ^ hashed >> 32) * 0x9E37_79B9_7F4A_7C15 & _ALL
+    hashed ^= hashed >> 32 ^ second ^ scope
+    hashed = (hashed ^ hashed >> 32) * 0xD6E8_FEB8_6659_FD93 & _ALL
+    hashed = (hashed ^ hashed >> 32) * 0xFF51_AFD7_ED55_8CCD & _ALL
+    return hashed ^ hashed >> 32
+
+
+def ipv4_hash_of(seed: int, scope: int, address: int) -> int:
+    """Return the same for the table of IPv4, in fewer steps."""
+    hashed = (address ^ seed) * 0x9E37_79B9_7F4A_7C15 & _ALL
+    hashed = (hashed ^ hashed >> 32 ^ scope) * 0xD6E8_FEB8_6659_FD93 & _ALL
+    return hashed ^ hashed >> 32
+
+
+def buckets_of(hashed: int, buckets: int) -> tuple[int, int]:
+    """Return where the two buckets are that a hash leads to, in words."""
     return ((hashed & 0xFFFF_FFFF) * buckets >> 32) * _LINE, ((hashed >> 32) * buckets >> 32) * _LINE
 
 
@@ -140,14 +154,14 @@ class Places(_Cuckoo):
 
     def put(self, scope: int, first: int, second: int, place: Place) -> bool:
         """Add an address, or replace what it leads to. False: there is no room for it."""
-        pair = buckets_of(self._seed, self.buckets, scope, first, second)
+        pair = buckets_of(hash_of(self._seed, scope, first, second), self.buckets)
         whose = scope | place.peer << 32 | (place.subnet & 0xFF) << 56
         words = (first, second, whose, place.mac | place.subnet >> 8 << 48)
         return self._put(self._find(pair, scope, first, second), pair, words)
 
     def find(self, scope: int, first: int, second: int) -> Place | None:
         """Return what an address leads to."""
-        pair = buckets_of(self._seed, self.buckets, scope, first, second)
+        pair = buckets_of(hash_of(self._seed, scope, first, second), self.buckets)
         at = self._find(pair, scope, first, second)
         if at is None:
             return None
@@ -156,7 +170,7 @@ class Places(_Cuckoo):
 
     def remove(self, scope: int, first: int, second: int) -> bool:
         """Forget an address; False if it was not there."""
-        pair = buckets_of(self._seed, self.buckets, scope, first, second)
+        pair = buckets_of(hash_of(self._seed, scope, first, second), self.buckets)
         return self._remove(self._find(pair, scope, first, second))
 
     def _find(self, pair: tuple[int, int], scope: int, first: int, second: int) -> int | None:
@@ -172,7 +186,7 @@ class Places(_Cuckoo):
 
     def _buckets_at(self, words: Sequence[int]) -> tuple[int, int]:
         first, second, whose, _ = words
-        return buckets_of(self._seed, self.buckets, whose & 0xFF_FFFF, first, second)
+        return buckets_of(hash_of(self._seed, whose & 0xFF_FFFF, first, second), self.buckets)
 
 
 class Ipv4Places(_Cuckoo):
@@ -192,13 +206,13 @@ class Ipv4Places(_Cuckoo):
         False: there is no room for it. The place's peer is not 0.
         """
         scope = self._scopes[place.subnet]
-        pair = buckets_of(self._seed, self.buckets, scope, address, 0)
+        pair = buckets_of(ipv4_hash_of(self._seed, scope, address), self.buckets)
         whose = address | place.peer << 32 | (place.subnet & 0x3F) << 58
         return self._put(self._find(pair, scope, address), pair, (whose, place.mac | place.subnet >> 6 << 48))
 
     def find(self, scope: int, address: int) -> Place | None:
         """Return what an address leads to."""
-        at = self._find(buckets_of(self._seed, self.buckets, scope, address, 0), scope, address)
+        at = self._find(buckets_of(ipv4_hash_of(self._seed, scope, address), self.buckets), scope, address)
         if at is None:
             return None
         whose, where = self._words[at], self._words[at + 1]
@@ -206,7 +220,7 @@ class Ipv4Places(_Cuckoo):
 
     def remove(self, scope: int, address: int) -> bool:
         """Forget an address; False if it was not there."""
-        pair = buckets_of(self._seed, self.buckets, scope, address, 0)
+        pair = buckets_of(ipv4_hash_of(self._seed, scope, address), self.buckets)
         return self._remove(self._find(pair, scope, address))
 
     def _find(self, pair: tuple[int, int], scope: int, address: int) -> int | None:
@@ -228,4 +242,4 @@ class Ipv4Places(_Cuckoo):
     def _buckets_at(self, words: Sequence[int]) -> tuple[int, int]:
         whose, where = words
         scope = self._scopes[whose >> 58 | where >> 48 << 6]
-        return buckets_of(self._seed, self.buckets, scope, whose & 0xFFFF_FFFF, 0)
+        return buckets_of(ipv4_hash_of(self._seed, scope, whose & 0xFFFF_FFFF), self.buckets)

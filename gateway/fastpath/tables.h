@@ -97,11 +97,11 @@ struct subnet {
     __u32 tenant;
 };
 
-enum { IS_CARRIED = 1, IS_LIMITED = 2 };
+enum { IS_CARRIED = 1, IS_LIMITED = 2, HAS_RULES = 4 };
 
 struct tenant {
     __u32 flags;
-    __u32 rules; /* how many; 0 allows everything */
+    __u32 rules; /* how many: those that can be about what is carried here */
     __u32 first_rule;
     __u32 unused;
     __u64 octet_cost; /* nanoseconds for each octet, times 2^20 */
@@ -130,24 +130,21 @@ struct hop {
     __u64 reserved;
 };
 
-enum { ANYWHERE, PREFIX, SUBNET };
-
+/* One end of a rule: what is masked of a packet's is to be equal. A place is a subnet's number, and 2^32 for IPv6. */
 struct end {
-    __u8 kind;
-    __u8 is_ipv6;
-    __u16 unused;
-    __u32 subnet;
     __u64 address[2];
-    __u64 mask[2];
+    __u64 address_mask[2];
+    __u64 place;
+    __u64 place_mask;
 };
 
 struct rule {
-    __u8 allows;
-    __u8 any_protocol;
-    __u8 protocol;
-    __u8 has_ports;
     __u16 first_port;
     __u16 last_port;
+    __u8 protocol;
+    __u8 protocol_mask;
+    __u8 allows;
+    __u8 unused;
     struct end source;
     struct end destination;
 };
