@@ -234,8 +234,13 @@ class FastPath:
                 self._macs[hop.interface] = hop.source_mac
                 for instance in self._instances:
                     instance.settle(self._node, self._macs)
+        now = trio.current_time()
         for instance in self._instances:
-            instance.reach(address, self._packed(instance, address, hop), trio.current_time())
+            try:
+                instance.reach(address, self._packed(instance, address, hop), now)
+            except Full:
+                instance.reach(address, None, now)
+                self._crowded.set()
 
     def _packed(self, instance: Instance, address: ProviderAddress, hop: NextHop | None) -> bytes | None:
         """Return how a peer is reached, as the program reads it; None: it is not."""

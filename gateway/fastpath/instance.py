@@ -238,7 +238,6 @@ class Instance:
 
     def reach(self, address: ProviderAddress, hop: bytes | None, now: float) -> None:
         """Say how a peer is reached, packed as layout.HOP has it, or that it is not."""
-        old = self._hop_of.pop(address, 0)
         number = 0
         if hop is not None:
             if self._resting and self._resting[0][0] <= now:
@@ -246,6 +245,8 @@ class Instance:
             else:
                 number = self._next("hops", self.sizes.peers * 2)
             self._memory["hops"][number * HOP.size : (number + 1) * HOP.size] = hop
+        old = self._hop_of.pop(address, 0)
+        if number:
             self._hop_of[address] = number
         if address in self._peers:
             self._write_peer(address, self._host_of.get(address, 0), number)

@@ -56,19 +56,27 @@ static __always_inline int is_loop(const struct config *settings, __u8 outer_oct
     return outer_octets == IPV6_LENGTH ? is_our_ipv6(settings, sender) : is_our_ipv4(settings, first);
 }
 
+/* How often a sender is taught, in nanoseconds, and how much of that may be saved up: Python does it beside its work. */
+#define TEACHING 2000000
+#define TEACHING_BURST 100000000
+
 /* Whether Python is to see this packet so that it can teach the sender where the destination is: one for each
- * pair of them in 30 s, or seldom one for two pairs. */
+ * pair of them in 30 s, or seldom one for two pairs, and none while there is too much to teach. */
 static __always_inline int is_to_teach(const struct config *settings, __u32 sender, __u64 hash)
 {
     __u32 slot = (__u32)((hash ^ sender * 0x9E3779B1U) >> 7) & (TAUGHT - 1);
     /* Never 0, so that a slot that has not been used is always old. */
     __u32 now = (__u32)(bpf_ktime_get_coarse_ns() >> 30) + 64;
-    __u32 *last;
+    __u32 *last, nobody = 0;
+    struct debts *debts;
 
     if (!(settings->flags & TEACHES))
         return 0;
     last = bpf_map_lookup_elem(&taught, &slot);
     if (!last || now - *last < 28)
+        return 0;
+    debts = bpf_map_lookup_elem(&tenant_debts, &nobody);
+    if (!debts || take(&debts->passed, TEACHING, TEACHING_BURST, bpf_ktime_get_ns()) != TAKEN)
         return 0;
     *last = now;
     return 1;
