@@ -10,9 +10,10 @@ from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest
 from scapy.packet import Packet, Raw
 
 from gateway.forwarding.drops import DropReason
+from policies.addresses import ProviderAddress
 from tests.fastpath.outcomes import Case, Dropped, GoesOn, Passed, Told, Why
 from tests.fastpath.scenes import OWN_MACS, WORLD, pa, record, world
-from tests.fastpath.wire import arriving, forwarded, routed, with_ip
+from tests.fastpath.wire import arriving, arriving_packet, forwarded, gre, ipv4, routed, with_ip
 from tests.networks import ca, frame, mac, router_mac
 
 WEB, OTHER_WEB, DB, OTHER_DB = ("web", 5), ("web", 6), ("db", 5), ("db", 6)
@@ -177,6 +178,22 @@ def _ways() -> Iterator[Case]:
         arriving(ROUTED),
         Passed(Why.NEXT_HOP, GoesOn()),
         world(hops={pa("hv1"): WORLD.hops[pa("hv1")]}),
+    )
+    several = tuple(ProviderAddress.parse(f"192.0.2.{number}") for number in range(201, 209))
+    own = world(provider_addresses=(pa("edge-1"), *several))
+    packet = ipv4(pa("hv1"), several[0], gre(5001 << 8, raw(ROUTED)))
+    yield Case(
+        "to our second address: what goes on comes from our first",
+        arriving_packet(packet),
+        forwarded(routed(ROUTED)),
+        own,
+    )
+    packet = ipv4(pa("hv1"), several[-1], gre(5001 << 8, raw(ROUTED)))
+    yield Case(
+        "to our ninth address, which is one more than the program knows",
+        arriving_packet(packet),
+        Passed(Why.NOT_OURS, forwarded(routed(ROUTED))),
+        own,
     )
     only = world(provider_addresses=(pa("edge-1"),))
     yield Case("by a node with an IPv4 address alone", arriving(ROUTED), forwarded(routed(ROUTED)), only)
@@ -374,6 +391,21 @@ def _sizes() -> Iterator[Case]:
             routed(frame("red", WEB, OTHER_DB, upper=_datagram(1400 - 42 - 28 + 1), flags="DF"), to=OTHER_DB),
             to="hv1",
         ),
+        reported,
+    )
+    reported = world(reported=((pa("hv2"), 1300),))
+    sent = frame("red", WEB, DB, version=6, upper=_datagram(1280 - 48))
+    yield Case(
+        "IPv6 of 1280 octets always goes, even where less has been reported, for reports can be forged",
+        arriving(sent),
+        forwarded(routed(sent)),
+        reported,
+    )
+    sent = frame("red", WEB, DB, version=6, upper=_datagram(1281 - 48))
+    yield Case(
+        "IPv6 of 1281 octets does not where less has been reported",
+        arriving(sent),
+        Passed(Why.TOO_BIG, Told(DropReason.TOO_BIG)),
         reported,
     )
     yield Case(

@@ -302,7 +302,6 @@ def _destinations_behind_vms() -> Iterator[Case]:
         ("in IPv6", with_ip(ROUTED_V6, dst="fd77::5"), FIREWALL),
         ("by a default route in IPv4", with_ip(ROUTED, dst="8.8.8.8"), DEFAULT),
         ("by a default route in IPv6", with_ip(ROUTED_V6, dst="2001:db8:ffff::1"), DEFAULT),
-        ("by a default route, to 127.0.0.1", with_ip(ROUTED, dst="127.0.0.1"), DEFAULT),
     ):
         going = forwarded(routed(sent, to=OTHER_DB), to="hv1")
         yield Case(f"to what is behind a VM {words}", arriving(sent), going, at)
@@ -314,6 +313,24 @@ def _destinations_behind_vms() -> Iterator[Case]:
         expected = python if words == "a VM" else Passed(Why.DESTINATION, python)
         assert isinstance(expected, Forwarded | Passed)
         yield Case(f"to {words}, where a default route leads by another", arriving(sent), expected, DEFAULT)
+    nobodys = _via(("240.0.0.0/8", "10.0.2.6"), ("224.0.0.0/3", "10.0.2.6"))
+    for words, destination, at in (
+        ("127.0.0.1 by a default route", "127.0.0.1", DEFAULT),
+        ("240.0.0.1 by a route of its own", "240.0.0.1", nobodys),
+    ):
+        sent = with_ip(ROUTED, dst=destination)
+        going = forwarded(routed(sent, to=OTHER_DB), to="hv1")
+        yield _misses(f"to what is behind a VM, and should have no packets: {words}", sent, going, at)
+    for destination in ("224.0.0.5", "255.255.255.255"):
+        sent = with_ip(ROUTED, dst=destination)
+        yield _misses(
+            f"to {destination}, which a route of its own leads by a VM",
+            sent,
+            Dropped(DropReason.NO_ROUTE),
+            nobodys,
+        )
+    sent = with_ip(with_macs(ROUTED, router_mac("red", "web"), mac("red", *OTHER_DB)), src="240.0.0.1")
+    yield _from("from 240.0.0.1, though a route of its own leads by the sender", sent, _SPOOFED, nobodys)
     over = _via(("10.0.2.5/32", "10.0.2.6"))
     yield Case(
         "to a VM whose own address a route leads through another VM",

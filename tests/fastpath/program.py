@@ -64,6 +64,15 @@ COUNTED_AS: dict[Why, _Reasons] = {
 }
 """As which of its reasons the program counts what it leaves to Python."""
 
+UNCOUNTED = frozenset({Why.NOT_OURS, Why.OUTER_FORM, Why.LOOP, Why.MALFORMED})
+"""What it may leave without counting it: nobody's packet, as far as it has read it."""
+
+
+def may_count(why: Why) -> list[tuple[str, ...]]:
+    """What may have been counted of one packet that is left to Python."""
+    nothing: list[tuple[str, ...]] = [()] if why in UNCOUNTED else []
+    return nothing + [(reason.word,) for reason in COUNTED_AS[why]]
+
 
 class Left(msgspec.Struct, frozen=True):
     """The program left the frame to Python: as it was, if all is well."""
@@ -97,7 +106,8 @@ class Machine:
                 f"link set {name} addrgenmode none up",
                 f"link set {name}-far addrgenmode none up",
             )
-        self.indexes = {name: self.namespace.call(socket.if_nametoindex, name) for name in INTERFACES}
+        names = ("lo", *INTERFACES)
+        self.indexes = {name: self.namespace.call(socket.if_nametoindex, name) for name in names}
 
     def close(self) -> None:
         self.namespace.close()
@@ -147,6 +157,23 @@ class Program:
             return Ran(Ended(), drops, metered)
         assert done.verdict == XDP_PASS
         return Ran(Left(done.data, tuple(passed.elements())), drops, metered)
+
+    def flood(self, frame: bytes, interface: str, count: int) -> tuple[int, Counter[tuple[DropReason, str]]]:
+        """Have a frame that goes nowhere come in many times.
+
+        Returns how many are left to Python, and how many are dropped for which reason.
+        """
+        context = _CONTEXT.pack(0, len(frame), 0, self._machine.indexes[interface], 0, 0)
+        before = self._instance.counts.passed.total()
+        self._machine.namespace.call(
+            kernel.test_run, self._instance.program, frame, context=context, repeat=count
+        )
+        drops, _ = self._counted()
+        return self._instance.counts.passed.total() - before, drops
+
+    def switch(self, flags: int) -> None:
+        """Have it carry packets (CARRIES) and pass some on for teaching (TEACHES), or neither."""
+        self._instance.switch(flags)
 
     def send(self, frame: bytes, interface: str) -> None:
         """Have a frame come in at an interface, and really go where the program sends it."""
