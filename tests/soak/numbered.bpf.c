@@ -344,7 +344,7 @@ SEC("xdp") int generate(struct xdp_md *context)
     struct mark *mark = (void *)(udp + 1);
     if ((void *)(mark + 1) > end)
         return XDP_ABORTED;
-    udp->source = chance >> 8;
+    udp->source = chance >> 8 | swapped16(0x8000); /* never the allowed one: that would be a reply */
     udp->dest = swapped16(kind == DENIED ? PORT_DENIED : PORT_ALLOWED);
     udp->len = swapped16(sizeof(struct udphdr) + MARK_OCTETS);
     udp->check = 0;

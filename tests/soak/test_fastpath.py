@@ -192,7 +192,7 @@ def check(lab: Edge, found: Outcome, seconds: float, least: float) -> None:
         *found.done.problems[:5],
         *map(str, lab.numbered.offenders()[:5]),
     ]
-    assert problems == []
+    assert not problems, "\n".join(problems)
     assert {kind for kind in Kind if counts.sent[kind]} == set(Kind)
     assert all(found.account.drops[reason] for reason in REASONS.values())
     assert sum(counts.to_octets[subnet.index] for subnet in SUBNETS if subnet.tenant == "slow") <= (
