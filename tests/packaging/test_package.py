@@ -148,8 +148,8 @@ def test_gateway_lives_under_systemd(machine: Machine) -> None:
     assert rules(machine) == 3
     (process,) = shown(machine, "MainPID")
     status = machine.run("cat", f"/proc/{process}/status")
-    assert "CapBnd:\t0000000000003400" in status
-    assert "CapEff:\t0000000000003400" in status
+    assert "CapBnd:\t000000c000003400" in status
+    assert "CapEff:\t000000c000003400" in status
     assert "NoNewPrivs:\t1" in status
 
     # A reload is waited for, and one that fails says why and changes nothing.
@@ -174,6 +174,35 @@ def test_gateway_lives_under_systemd(machine: Machine) -> None:
     assert time.monotonic() - begun < 5
     assert shown(machine, "Result", "ExecMainStatus") == ["success", "0"]
     wait_until(lambda: rules(machine) == 0)
+
+
+def test_gateway_has_its_fast_path_under_systemd_and_pinned_that_outlives_the_service(
+    machine: Machine, require_bpf: None
+) -> None:
+    def program() -> bool:
+        return "xdp" in machine.run("ip", "link", "show", "eth1")
+
+    # As systemd does on a machine that is not in namespaces.
+    machine.run("mount", "-t", "bpf", "-o", "mode=700", "bpf", "/sys/fs/bpf")
+    gateway = edge_1(user="isthmus", engine="xdp") + RED
+    configure(machine, gateway)
+    machine.run("systemctl", "start", "isthmus")
+    assert program()
+    machine.run("systemctl", "stop", "isthmus")
+    assert not program()
+
+    machine.run("mkdir", "/etc/systemd/system/isthmus.service.d")
+    machine.run("cp", "/usr/share/doc/isthmus/examples/pinned.conf", "/etc/systemd/system/isthmus.service.d/")
+    machine.run("systemctl", "daemon-reload")
+    configure(machine, gateway + table("[fastpath]", pinned=True))
+    machine.run("systemctl", "start", "isthmus")
+    machine.run("systemctl", "restart", "isthmus")
+    assert program()
+    machine.run("systemctl", "stop", "isthmus")
+    assert program()
+
+    machine.run("dpkg", "--remove", "isthmus")
+    assert not program()
 
 
 def test_gateway_that_hangs_is_ended_and_started_again(machine: Machine) -> None:
