@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 import msgspec
@@ -51,6 +51,8 @@ class Agreement:
 
     def __init__(self, forwarder: Forwarder, program: Program) -> None:
         self.seen: Counter[str] = Counter()
+        self.observed: Collection[str] | None = frozenset()
+        """Tenants that are left to Python, because somebody looks at their packets; None: all."""
         self._forwarder = forwarder
         self._program = program
 
@@ -66,6 +68,7 @@ class Agreement:
             self._check_untouched(crossing.frame, ran)
             self.seen["not delivered"] += 1
             return
+        self._give_back(ran)
         before = readings(forwarder)
         verdict = forwarder.from_underlay(*given, now)
         counted = since(before, readings(forwarder))
@@ -76,6 +79,20 @@ class Agreement:
         else:
             assert ran.verdict == XDP_PASS, f"the program aborts: {ran}"
             self._check_passed(crossing, verdict, ran)
+
+    def check_isolation_alone(self, frame: bytes) -> int:
+        """Have the program alone decide a frame, check where it goes, and return the verdict."""
+        ran = self._program.run(frame)
+        if ran.verdict == XDP_REDIRECT:
+            self._check_isolation(frame, ran.data)
+        return ran.verdict
+
+    def _give_back(self, ran: Ran) -> None:
+        """Both take from one bucket: what the program took is there for Python again."""
+        debit = self._forwarder.shares.debit
+        for vsid, (_, _, _, octets) in ran.metered.items():
+            if debit is not None and octets:
+                debit(self._forwarder.tables.subnets[vsid].domain.name, -octets)
 
     def _check_forwarded(self, verdict: Verdict, ran: Ran, counted: Metered) -> None:
         assert isinstance(verdict, Forward), f"forwarded: {verdict}"
@@ -106,7 +123,13 @@ class Agreement:
         reason = ran.counted[0][0] if ran.counted else "uncounted"
         self.seen[f"left to Python: {reason}"] += 1
         emissions = verdict.emissions if isinstance(verdict, Forward) else ()
-        if crossing.is_plain and len(emissions) == 1 and isinstance(emissions[0], ToUnderlay):
+        is_observed = self.observed is None or crossing.tenant in self.observed
+        if (
+            crossing.is_plain
+            and not is_observed
+            and len(emissions) == 1
+            and isinstance(emissions[0], ToUnderlay)
+        ):
             back = ProviderAddress(_read(crossing.frame)[0])
             if {back, emissions[0].destination} <= self._program.hops.keys():
                 raise AssertionError(f"left to Python as {reason}: {verdict}")
@@ -163,5 +186,3 @@ def since(before: Mapping[Vsid, Reading], after: Mapping[Vsid, Reading]) -> Mete
 
 def _reading(meter: Meter) -> Reading:
     return meter.sent_packets, meter.sent_octets, meter.received_packets, meter.received_octets
-
-

@@ -11,12 +11,13 @@ from collections.abc import Callable
 
 import msgspec
 
+from gateway.forwarding.admission import is_martian
 from gateway.forwarding.pipeline import Forwarder
 from gateway.forwarding.verdicts import OuterHeader
 from gateway.packets import ip, nvgre
 from gateway.packets.checksum import internet_checksum, transport_checksum
 from gateway.packets.ethernet import IPV4, IPV6, EthernetHeader
-from policies.addresses import CustomerAddress, MacAddress, Prefix, gateway_mac
+from policies.addresses import CustomerAddress, MacAddress, Prefix, gateway_mac, is_group_address
 from policies.facts import ICMP, ICMPV6, TCP, TCP_SYN, UDP
 from policies.model import AddressHop, LookupRecord, SubnetHop, Translation
 from policies.tables import RoutingDomain
@@ -30,6 +31,21 @@ _HOP_LIMITS = (64, 64, 64, 64, 128, 255, 3, 2, 1, 0)
 _OUTER_HOP_LIMITS = (64, 64, 64, 255, 2, 1)
 _OTHER_PROTOCOLS = (0, 2, 4, 41, 47, 50, 51, 89, 132, 255)
 _STRANGE_PA = {4: b"\xc0\0\2\xee", 6: b"\x20\x01\x0d\xb8" + bytes(11) + b"\xee"}
+
+# A default route by way of a VM leads there too; no packet may.
+_NOBODYS = {
+    4: (
+        "0.0.0.0",
+        "0.1.2.3",
+        "127.0.0.1",
+        "169.254.1.1",
+        "224.0.0.5",
+        "239.1.2.3",
+        "240.0.0.1",
+        "255.255.255.255",
+    ),
+    6: ("::", "::1", "fe80::1", "fe80::5", "ff02::5", "ff05::2"),
+}
 
 _MSS = b"\x02\x04\x05\xb4"
 _OPTIONS = (
@@ -74,6 +90,7 @@ class Gateway(msgspec.Struct):
     world: World
     forwarder: Forwarder
     name: str
+    now: float = 0.0
 
     @classmethod
     def of(cls, chance: random.Random, world: World) -> Gateway:
@@ -112,15 +129,15 @@ def _cross(chance: random.Random, gateway: Gateway) -> Crossing:
         return _anything(chance, gateway)
     source = chance.choice(records)
     domain = forwarder.tables.subnets[source.vsid].domain
-    others = [
-        each for each in records if each.vsid in domain.vsids and len(each.ca) == len(source.ca)
-    ]
+    others = [each for each in records if each.vsid in domain.vsids and len(each.ca) == len(source.ca)]
     destination = chance.choice(others)
     outer = _outer(chance, gateway, source)
     if outer is None:
         return _anything(chance, gateway)
     packet, is_odd = _packet(chance, gateway, domain, source, destination)
     vsid, header = _link(chance, source, destination)
+    # Switched, it goes by a record of its own alone.
+    is_odd |= header[:6] == destination.mac and destination.ca not in (packet[16:20], packet[24:40])
     is_odd |= outer.hop_limit <= 1 or not _is_usual(gateway, domain, outer.source, source)
     is_odd |= not _is_usual(gateway, domain, destination.pa, destination) or len(packet) > _WITHIN_A_PAGE
     payload = nvgre.encode(vsid, chance.randrange(256)) + header + packet
@@ -212,29 +229,29 @@ def _packet(
     version = source.ca.version
     ends: list[CustomerAddress] = [source.ca, destination.ca]
     is_odd = False
-    for number, chosen in ((0, 0.04), (1, 0.1)):
+    for number, chosen in ((0, 0.1), (1, 0.2)):
         behind = _behind(chance, domain, ends[number])
         if behind is not None and chance.random() < chosen:
             ends[number] = behind
-            is_odd |= number == 0 or domain.resolve(behind)[0] != destination.ca
+            is_odd |= number == 0 or domain.resolve(behind)[0] != destination.ca or _is_nobodys(behind)
     if chance.random() < 0.03:
         ends[chance.randrange(2)], is_odd = chance.choice(gateway.records()).ca, True
     if len(ends[0]) != len(ends[1]):
         ends = [source.ca, destination.ca]
     protocol, upper = _upper(chance, version, *ends, mark(domain.name))
     hop_limit = chance.choice(_HOP_LIMITS)
-    mtu = gateway.forwarder.paths.customer_mtu(destination.pa, version, 0.0)
+    mtu = gateway.forwarder.paths.customer_mtu(destination.pa, version, gateway.now)
     if protocol not in (TCP, ICMP, ICMPV6) and chance.random() < 0.15:
         room = mtu - (20 if version == 4 else 40) + chance.choice((-1, 0, 1, 200))
-        upper = _udp(chance, upper[8:].ljust(room - 8, b"\0")) if protocol == UDP else upper.ljust(room, b"\0")
+        upper = (
+            _udp(chance, upper[8:].ljust(room - 8, b"\0")) if protocol == UDP else upper.ljust(room, b"\0")
+        )
     packet = _ip(chance, *ends, protocol, hop_limit, upper)
     is_odd |= hop_limit <= 1 or len(packet) > mtu or protocol in _OTHER_PROTOCOLS
     return packet, is_odd
 
 
-def _behind(
-    chance: random.Random, domain: RoutingDomain, ca: CustomerAddress
-) -> CustomerAddress | None:
+def _behind(chance: random.Random, domain: RoutingDomain, ca: CustomerAddress) -> CustomerAddress | None:
     """An address that a customer route leads to by way of a VM."""
     prefixes: list[Prefix] = [
         prefix for prefix, hop in domain.routes if isinstance(hop, AddressHop) and hop.ca == ca
@@ -242,8 +259,14 @@ def _behind(
     if not prefixes:
         return None
     prefix = chance.choice(prefixes)
+    if prefix.prefixlen == 0 and chance.random() < 0.3:
+        return CustomerAddress.parse(chance.choice(_NOBODYS[prefix.version]))
     address = CustomerAddress(prefix[min(prefix.num_addresses - 1, 0x0B00_0005)].packed)
     return address if isinstance(domain.routes.lookup(address), AddressHop | SubnetHop) else None
+
+
+def _is_nobodys(address: CustomerAddress) -> bool:
+    return is_group_address(address) or is_martian(address)
 
 
 def _upper(
@@ -276,9 +299,7 @@ def _udp(chance: random.Random, body: bytes) -> bytes:
     return struct.pack("!HHHH", source, destination, 8 + len(body), chance.getrandbits(16)) + body
 
 
-def _tcp(
-    chance: random.Random, source: CustomerAddress, destination: CustomerAddress, body: bytes
-) -> bytes:
+def _tcp(chance: random.Random, source: CustomerAddress, destination: CustomerAddress, body: bytes) -> bytes:
     flags = chance.choice((TCP_SYN, TCP_SYN, 0x12, 0x12, 0x10, 0x18, 0x11, 0x04, 0xC2, 0))
     options = chance.choice(_OPTIONS) if flags & TCP_SYN else b""
     options += bytes(-len(options) % 4)
@@ -360,9 +381,7 @@ def _damaged(chance: random.Random, outer: OuterHeader, payload: bytes) -> bytes
     return on_the_wire(outer, payload[:_INNER] + packet)
 
 
-def _mutated(
-    chance: random.Random, data: bytes, repair: Callable[[bytearray], None] | None = None
-) -> bytes:
+def _mutated(chance: random.Random, data: bytes, repair: Callable[[bytearray], None] | None = None) -> bytes:
     return next(mutations([data], chance.getrandbits(32), 1, repair))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from types import TracebackType
 from typing import Self
@@ -24,9 +25,7 @@ from tests.properties.crossings import INTERFACE
 LOOPBACK = 1
 """Trial runs are as if by this interface: the number is that of every network namespace's own."""
 
-SIZES = Sizes(
-    ipv4_records=512, ipv6_records=512, subnets=128, tenants=32, peers=64, rules=512, routes=512
-)
+SIZES = Sizes(ipv4_records=512, ipv6_records=512, subnets=128, tenants=32, peers=64, rules=512, routes=512)
 """Enough for any world, and so little that it does not last for ever."""
 
 _MMAPABLE = 1 << 10
@@ -54,10 +53,14 @@ class Processor:
                 memory[:] = bytes(len(memory))
             elif name.endswith("_debts") or name == "taught":
                 count = definition.max_entries
-                keys = b"".join(number.to_bytes(4, "little") for number in range(count))
-                each.update_batch(keys, bytes(count * definition.value_size), count)
+                each.update_batch(_numbers(count), bytes(count * definition.value_size), count)
         self._routes.forget()
         return _Lasting(self._loaded, SIZES, seed)
+
+
+@functools.cache
+def _numbers(count: int) -> bytes:
+    return b"".join(number.to_bytes(4, "little") for number in range(count))
 
 
 class _Lasting(Instance):
@@ -89,12 +92,15 @@ class _NoLinks:
     indices = (LOOPBACK,)
     attached: tuple[Attached, ...] = ()
     pinned = False
+    are_taken_over = False
 
     def __init__(self, program: int) -> None:
         self.program = program
+        self.replaced = 0
 
     def replace(self, program: int) -> None:
         self.program = program
+        self.replaced += 1
 
     def close(self) -> None:
         pass
@@ -113,7 +119,9 @@ class Machine:
         self.forwarder = forwarder
         self.fast._forwarder = forwarder
         self.fast._tables, self.fast._node = forwarder.tables, forwarder.node
+        instance.settle(forwarder.node, self.fast._macs)
         forwarder.directory.subscribe(self.fast._changed)
+        forwarder.shares.debit = self.fast.debit
 
     async def start(self) -> None:
         """Take over what the forwarder decides by."""
@@ -130,6 +138,11 @@ class Machine:
         """Have a provider address be reached by a neighbour, or not at all."""
         hop = NextHop(LOOPBACK, OWN_MACS[INTERFACE], mac) if mac is not None else None
         self.fast._reached(address, hop)
+
+    @property
+    def replaced(self) -> int:
+        """How often another instance has taken over."""
+        return self._links.replaced
 
     @property
     def hops(self) -> dict[ProviderAddress, NextHop]:

@@ -95,7 +95,9 @@ def table(kind: str, buckets: int, seed: int = 7637) -> tuple[Table, memoryview[
 
 
 @BOTH
-@hypothesis.given(data=st.data(), buckets=st.sampled_from((2, 3, 8)), chance=st.randoms(use_true_random=False))
+@hypothesis.given(
+    data=st.data(), buckets=st.sampled_from((2, 3, 8)), chance=st.randoms(use_true_random=False)
+)
 def test_it_is_a_dictionary_that_may_be_full(
     data: st.DataObject, buckets: int, chance: random.Random, kind: str
 ) -> None:

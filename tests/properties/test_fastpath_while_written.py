@@ -76,9 +76,7 @@ def fill(program: Loaded, version: int) -> None:
         layout.PEER.pack_into(memory["peers"], number * layout.PEER.size, number, number)
         own, theirs = OWN_MACS[INTERFACE], bytes((2, 0, 0, 0, 0, number))
         ends = OURS.ljust(16, b"\0"), host.ljust(16, b"\0")
-        layout.HOP.pack_into(
-            memory["hops"], number * layout.HOP.size, 0, 0, 1458, 1458, theirs, own, *ends
-        )
+        layout.HOP.pack_into(memory["hops"], number * layout.HOP.size, 0, 0, 1458, 1458, theirs, own, *ends)
     program.maps["ports"].update(bytes(4), LOOPBACK.to_bytes(4, "little"))
     places = Places(memory["places"].cast("Q"), SEED)
     assert places.put(layout.VSIDS, VSIDS[FIRST_SUBNET], 0, Place(FIRST_SUBNET, 0))
