@@ -23,7 +23,6 @@ SWITCHED = frame("red", WEB, OTHER_WEB)
 ROUTED_V6 = frame("red", WEB, DB, version=6)
 SWITCHED_V6 = frame("red", WEB, OTHER_WEB, version=6)
 
-# Each of these is one octet of TTL, hop limit or length away from another verdict.
 _LARGEST = {4: 1500 - 42, 6: 1500 - 62}
 """By the family of the provider addresses: what an underlay of 1500 octets carries in one piece."""
 

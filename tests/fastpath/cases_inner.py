@@ -149,10 +149,12 @@ def _unusual() -> Iterator[Case]:
         yield _left(f"inner IPv4 with options: {words}", sent, Why.INNER_FORM, forwarded(routed(sent)))
     for words, fields, upper in (
         ("first", {"flags": "MF", "id": 7}, UDP(len=100) / Raw(bytes(16))),
+        ("first, which could be the whole,", {"flags": "MF", "id": 7}, UDP() / Raw(bytes(16))),
+        ("first, which has no ports,", {"flags": "MF", "id": 7, "proto": 253}, Raw(bytes(16))),
         ("middle", {"flags": "MF", "frag": 3, "id": 7}, Raw(bytes(24))),
         ("last", {"frag": 6, "id": 7}, Raw(bytes(9))),
     ):
-        sent = frame("red", WEB, DB, upper=upper, proto=17, **fields)
+        sent = frame("red", WEB, DB, upper=upper, **{"proto": 17, **fields})
         yield _left(
             f"the {words} fragment of an inner IPv4 packet",
             sent,

@@ -1,7 +1,7 @@
 """Runs a case in the XDP program: the tables that the engine would write, and one trial run in the kernel.
 
-It needs a network namespace, since the program asks for the interface that a frame came in by, and sends
-out of others: both are there, and lead nowhere.
+It needs a network namespace: the program asks for the interface that a frame came in by, and sends it out of
+the one that its next hop is behind.
 """
 
 from __future__ import annotations
