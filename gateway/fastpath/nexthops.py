@@ -20,17 +20,17 @@ import msgspec
 import trio
 
 from gateway.fastpath import rtnetlink
-from gateway.fastpath.routes import (
+from gateway.fastpath.hops import (
     AskLink,
     AskNeighbour,
     AskRoute,
     Changed,
     NextHop,
     Question,
-    Routes,
     Unresolved,
     Use,
 )
+from gateway.fastpath.routes import Routes
 from policies.addresses import ProviderAddress
 from policies.errors import MalformedPacket
 

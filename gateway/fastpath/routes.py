@@ -9,26 +9,28 @@ Neighbours and links are known by their events and take effect at once. Of route
 which one it takes, so an event of theirs makes the addresses that it covers be asked for anew: in
 rounds, so that a flood of events costs a bounded share of the time. Only a route that goes away takes the
 next hops that led there with it at once: Python carries packets until the kernel has said what is next.
-
-What XDP forwards is not seen by the kernel's neighbour table: it would take the neighbours for
-idle, forget where they are and remove them. So it is told to use those that have gone stale, upon which it
-asks them whether they are there.
 """
 
 from __future__ import annotations
 
-import enum
 import errno
 import math
-import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping
-from heapq import heappop, heappush
 
-import msgspec
-
+from gateway.fastpath.hops import (
+    AskLink,
+    AskNeighbour,
+    AskRoute,
+    Changed,
+    Key,
+    NextHop,
+    Question,
+    Unresolved,
+    Use,
+    Why,
+)
 from gateway.fastpath.rtnetlink import (
-    STALE,
     UNICAST,
     USABLE,
     Link,
@@ -38,7 +40,10 @@ from gateway.fastpath.rtnetlink import (
     Route,
     Unspecific,
 )
+from gateway.fastpath.upkeep import Entry, Upkeep
 from policies.addresses import Address, ProviderAddress
+
+__all__ = ["NextHop", "Routes", "Unresolved", "Why"]
 
 ROUND = 0.1
 """Seconds from the beginning of a round, in which routes are asked for anew, to the next, at the least."""
@@ -46,119 +51,6 @@ ROUND_PER_ADDRESS = 150e-6
 """Seconds that one waits for each address asked: some ten times as long as that takes."""
 SWEEP = 60.0
 """Seconds after which all is asked for anew, whatever was heard: an ICMP redirect makes no event."""
-
-LONGEST_REST = 10.0
-"""Seconds within which stale neighbours are used. The kernel may remove what was not for 60 s, and it is
-told of what is stale up to 45 s after its last use."""
-USE_AGAIN = 30.0
-"""Seconds until a neighbour is used again that is stale nevertheless."""
-BACKOFF = 4.0
-"""Seconds from using a neighbour that is not there to the next time; the kernel needs three to give up.
-They double each time."""
-LONGEST_BACKOFF = 64.0
-TICK = 0.1
-"""Seconds in which so many neighbours are used at most."""
-STALE_PER_TICK = 20
-LOST_PER_TICK = 5
-
-Key = tuple[int, bytes]
-"""A neighbour: its interface and its address."""
-
-
-class NextHop(msgspec.Struct, frozen=True, gc=False):
-    """Where packets to an address go: out of which interface, from which MAC address to which."""
-
-    interface: int
-    source_mac: bytes
-    destination_mac: bytes
-
-
-class Why(enum.Enum):
-    """Why there is no next hop, as it is told to operators."""
-
-    ASKING = "the kernel has not been asked yet"
-    NO_ROUTE = "no route"
-    REFUSED = "its route is a blackhole, or says unreachable or prohibited"
-    OWN = "it is an address of this machine, or of a group"
-    WRAPPED = "its route wraps packets (MPLS, SRv6 or another tunnel), which only the kernel does"
-    ELSEWHERE = "its route leaves the underlay's interfaces"
-    LINK_DOWN = "the interface is down, has no carrier, or is no Ethernet"
-    NEIGHBOUR_SILENT = "does not answer"
-    NEIGHBOURS_FULL = "has no room in the kernel's neighbour table: raise net.*.neigh.default.gc_thresh3"
-
-
-class Unresolved(msgspec.Struct, frozen=True):
-    """An address without a next hop, and why; with the neighbour that it should be reached by, if any."""
-
-    address: ProviderAddress
-    why: Why
-    interface: int = 0
-    neighbour: Address | None = None
-    source: ProviderAddress | None = None
-    """From where it should be reached; the kernel says the same where that is no address of this machine."""
-
-    def __str__(self) -> str:
-        about = self.why.value
-        if self.neighbour is not None and self.why in (Why.NEIGHBOUR_SILENT, Why.NEIGHBOURS_FULL):
-            about = f"its neighbour {self.neighbour} {about}"
-        elif self.source is not None and self.why is Why.NO_ROUTE:
-            about += f" from {self.source}"
-        return f"{self.address} has no next hop: {about}"
-
-
-class Changed(msgspec.Struct, frozen=True):
-    """An address has another next hop than before, or none."""
-
-    address: ProviderAddress
-    hop: NextHop | None
-
-
-class AskLink(msgspec.Struct, frozen=True):
-    """Ask how an interface is."""
-
-    interface: int
-
-
-class AskNeighbour(msgspec.Struct, frozen=True):
-    """Ask for an entry of the neighbour table."""
-
-    interface: int
-    address: bytes
-
-
-class AskRoute(msgspec.Struct, frozen=True):
-    """Ask which way a packet would go."""
-
-    address: ProviderAddress
-    source: ProviderAddress | None
-
-
-class Use(msgspec.Struct, frozen=True):
-    """Have the kernel see whether a neighbour is there."""
-
-    interface: int
-    address: bytes
-
-
-Question = AskLink | AskNeighbour | AskRoute | Use
-
-
-class _Neighbour:
-    """An entry of the kernel's neighbour table that watched addresses are reached by."""
-
-    __slots__ = ("attempts", "due", "hop", "is_asked", "is_full", "key", "mac", "state", "used", "users")
-
-    def __init__(self, key: Key) -> None:
-        self.key = key
-        self.mac = b""
-        self.state = 0
-        self.hop: NextHop | None = None
-        self.users: set[ProviderAddress] = set()
-        self.is_asked = False  # a question is on its way, and no event has come since
-        self.is_full = False
-        self.attempts = 0  # of using it since it was last there
-        self.used = -math.inf
-        self.due = math.inf  # when it is used next
 
 
 class _Watched:
@@ -168,40 +60,10 @@ class _Watched:
 
     def __init__(self, source: ProviderAddress | None) -> None:
         self.source = source
-        self.neighbour: _Neighbour | None = None
+        self.neighbour: Entry | None = None
         self.why = Why.ASKING
         self.interface = 0
         self.is_asked = False  # a question is on its way, and its route has not been lost since
-
-
-class _Schedule:
-    """Which neighbours are used next, and no more of them at once than is good for their link."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._heap: list[tuple[float, Key]] = []
-        self._tick = -math.inf
-        self._taken = 0
-
-    def add(self, key: Key, due: float) -> None:
-        heappush(self._heap, (due, key))
-
-    @property
-    def deadline(self) -> float:
-        if not self._heap:
-            return math.inf
-        due = self._heap[0][0]
-        return max(due, self._tick + TICK) if self._taken >= self._most else due
-
-    def take(self, now: float) -> Iterator[tuple[float, Key]]:
-        """Yield what is due; each that is used is told by `count`."""
-        while self._heap and now >= self.deadline:
-            yield heappop(self._heap)
-
-    def count(self, now: float) -> None:
-        if now >= self._tick + TICK:
-            self._tick, self._taken = now, 0
-        self._taken += 1
 
 
 class Routes:
@@ -212,7 +74,7 @@ class Routes:
         self._interfaces = frozenset(interfaces)
         self._links: dict[int, bytes] = {}  # the MACs of those that work
         self._watched: dict[ProviderAddress, _Watched] = {}
-        self._neighbours: dict[Key, _Neighbour] = {}
+        self._neighbours: dict[Key, Entry] = {}
         self._in_order: dict[int, list[ProviderAddress]] | None = None  # of each size, for prefixes
 
         # What is asked next, and links that are asked about, without an event since.
@@ -226,8 +88,7 @@ class Routes:
         self._nothing_is_sure = False
         self._next_round = -math.inf
         self._next_sweep = math.inf
-        self._stale = _Schedule(STALE_PER_TICK)
-        self._lost = _Schedule(LOST_PER_TICK)
+        self._upkeep = Upkeep()
 
     def watch(self, addresses: Mapping[ProviderAddress, ProviderAddress | None]) -> None:
         """Watch these addresses from now on, and no others; with the source of packets to each, if known."""
@@ -299,7 +160,7 @@ class Routes:
             return -math.inf
         doubtful = self._in_doubt or self._all_in_doubt or self._nothing_is_sure
         round_due = self._next_round if doubtful else math.inf
-        return min(round_due, self._next_sweep, self._stale.deadline, self._lost.deadline)
+        return min(round_due, self._next_sweep, self._upkeep.deadline)
 
     @property
     def is_settled(self) -> bool:
@@ -328,7 +189,7 @@ class Routes:
             if known is not None:
                 known.is_asked = True
                 found.append(AskRoute(address, known.source))
-        found += self._uses(now, most - len(found))
+        found += self._upkeep.uses(now, most - len(found), self._neighbours, self._links)
         return found
 
     def answer(self, question: Question, answer: Message | None, now: float) -> list[Changed]:
@@ -461,7 +322,7 @@ class Routes:
         if key is not None:
             neighbour = self._neighbours.get(key)
             if neighbour is None:
-                neighbour = self._neighbours[key] = _Neighbour(key)
+                neighbour = self._neighbours[key] = Entry(key)
                 self._neighbours_to_ask[key] = None
             neighbour.users.add(address)
             known.neighbour = neighbour
@@ -494,68 +355,25 @@ class Routes:
                 changes += self._settle(neighbour, now)
         return changes
 
-    def _note(self, neighbour: _Neighbour, entry: Neighbour, now: float) -> list[Changed]:
+    def _note(self, neighbour: Entry, entry: Neighbour, now: float) -> list[Changed]:
         neighbour.state, neighbour.mac = entry.state, entry.mac
         if entry.state & USABLE:
             neighbour.is_full = False
             neighbour.attempts = 0
         return self._settle(neighbour, now)
 
-    def _settle(self, neighbour: _Neighbour, now: float) -> list[Changed]:
+    def _settle(self, neighbour: Entry, now: float) -> list[Changed]:
         own = self._links.get(neighbour.key[0])
         is_there = neighbour.state & USABLE and len(neighbour.mac) == 6
         hop = NextHop(neighbour.key[0], own, neighbour.mac) if own and is_there else None
         if own:
-            self._arrange(neighbour, now)
+            self._upkeep.arrange(neighbour, now)
         if hop == neighbour.hop:
             return []
         neighbour.hop = hop
         return [Changed(address, hop) for address in neighbour.users]
 
-    def _arrange(self, neighbour: _Neighbour, now: float) -> None:
-        """Have a neighbour used in time, if it needs to be."""
-        if not neighbour.state & USABLE:
-            # Backing off is what its last use has arranged; it is not to be used twice in a second.
-            due = max(now, neighbour.used + 1) if not neighbour.attempts else neighbour.due
-            if due == math.inf:
-                due = now + BACKOFF
-            schedule = self._lost
-        elif neighbour.state & STALE:
-            spread = zlib.crc32(neighbour.key[1]) / 2**32
-            due = now + 1 + spread * (LONGEST_REST - 1)
-            schedule = self._stale
-        else:
-            return
-        if neighbour.due == math.inf or due < neighbour.due:
-            neighbour.due = due
-            schedule.add(neighbour.key, due)
-
-    def _uses(self, now: float, most: int) -> list[Question]:
-        found: list[Question] = []
-        for schedule in (self._lost, self._stale):
-            for due, key in schedule.take(now) if most > 0 else ():
-                neighbour = self._neighbours.get(key)
-                if neighbour is None or neighbour.due != due:
-                    continue  # it is no longer needed, or has been arranged otherwise
-                is_kept = neighbour.state & USABLE and not neighbour.state & STALE
-                if is_kept or key[0] not in self._links:
-                    neighbour.due, neighbour.attempts = math.inf, 0
-                    continue
-                schedule.count(now)
-                neighbour.used = now
-                if neighbour.state & USABLE:
-                    neighbour.due = now + USE_AGAIN
-                    self._stale.add(key, neighbour.due)
-                else:
-                    neighbour.due = now + min(BACKOFF * 2**neighbour.attempts, LONGEST_BACKOFF)
-                    neighbour.attempts = min(neighbour.attempts + 1, 10)
-                    self._lost.add(key, neighbour.due)
-                found.append(Use(*key))
-                if len(found) >= most:
-                    return found
-        return found
-
-    def _why_silent(self, neighbour: _Neighbour) -> Why:
+    def _why_silent(self, neighbour: Entry) -> Why:
         if neighbour.key[0] not in self._links:
             return Why.LINK_DOWN
         return Why.NEIGHBOURS_FULL if neighbour.is_full else Why.NEIGHBOUR_SILENT

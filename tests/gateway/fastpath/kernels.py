@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 
-from gateway.fastpath.routes import (
+from gateway.fastpath.hops import (
     AskLink,
     AskNeighbour,
     AskRoute,
@@ -13,9 +13,9 @@ from gateway.fastpath.routes import (
     Key,
     NextHop,
     Question,
-    Routes,
     Use,
 )
+from gateway.fastpath.routes import Routes
 from gateway.fastpath.rtnetlink import UNICAST, USABLE, Link, Message, Neighbour, Refused, Route
 from policies.addresses import ProviderAddress
 

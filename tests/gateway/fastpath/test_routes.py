@@ -11,17 +11,18 @@ import pytest
 from hypothesis import strategies as st
 
 from gateway.fastpath import routes as times
-from gateway.fastpath.routes import (
+from gateway.fastpath import upkeep
+from gateway.fastpath.hops import (
     AskNeighbour,
     AskRoute,
     Changed,
     NextHop,
     Question,
-    Routes,
     Unresolved,
     Use,
     Why,
 )
+from gateway.fastpath.routes import Routes
 from gateway.fastpath.rtnetlink import (
     DELAY,
     FAILED,
@@ -488,8 +489,8 @@ def test_stale_neighbour_is_used_before_the_kernel_may_remove_it(kernel: Kernel)
 
     (first, second) = uses(routes, kernel, 145.0, since=100.0)
 
-    assert 101.0 <= first <= 100.0 + times.LONGEST_REST
-    assert second == first + times.USE_AGAIN
+    assert 101.0 <= first <= 100.0 + upkeep.LONGEST_REST
+    assert second == first + upkeep.USE_AGAIN
 
 
 @pytest.mark.parametrize("state", [REACHABLE, PERMANENT, NOARP])
@@ -567,7 +568,7 @@ def test_neighbour_that_never_rests_takes_no_more_room_for_it(kernel: Kernel) ->
         hear(routes, kernel.set_neighbour((EAST, ROUTER), MAC, state), now)
         settle(routes, kernel, now)
 
-    assert len(routes._stale._heap) + len(routes._lost._heap) <= 100
+    assert len(routes._upkeep) <= 100
 
 
 def test_dead_hosts_are_not_looked_for_in_a_storm(kernel: Kernel) -> None:
