@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from gateway.fastpath.layout import Passed
 from gateway.fastpath.nexthops import NextHopsStatus
 from gateway.operating.report import AttachedReport, FastPathReport, LeftReport
 from policies.model import FastPathMode
@@ -64,5 +65,5 @@ class FastPathStatus(msgspec.Struct, frozen=True, kw_only=True):
             hops_unresolved=self.hops.unresolved,
             unresolved=[str(each) for each in self.hops.examples],
             carried=self.carried,
-            passed=dict(self.passed),
+            passed={each.word: self.passed.get(each.word, 0) for each in Passed},
         )

@@ -15,8 +15,8 @@ def line(report: FastPathReport) -> str:
     """Describe the fast path in one line."""
     places = ", ".join(f"{each.mode} on {each.interface}" for each in report.interfaces) or "on no interface"
     passed = sum(report.passed.values())
-    held = f"{_count(report.records, 'record')} of {_count(report.tenants, 'tenant')}"
-    packets = f"{_count(report.carried, 'packet')} carried, {passed:,} left to Python"
+    held = f"{_count(report.records, 'record')}, {_count(report.tenants, 'tenant')}"
+    packets = f"packets: {report.carried:,} carried, {passed:,} left to Python"
     return f"{places}{', pinned' if report.pinned else ''}; {held}; {packets}"
 
 

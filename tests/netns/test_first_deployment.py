@@ -152,7 +152,7 @@ def missing(command: Command, said: str) -> list[str]:
 
 
 def test_the_first_deployment_of_the_readme_works_as_it_is_written(
-    tmp_path: Path, require_tools: Callable[..., None]
+    tmp_path: Path, require_tools: Callable[..., None], require_bpf: None
 ) -> None:
     require_tools("openssl", "ping", "systemd-sysusers", "unshare")
     attempt = ["setpriv", "--reuid=65534", "--clear-groups", sys.executable, "-c", "import gateway.cli"]
@@ -165,7 +165,7 @@ def test_the_first_deployment_of_the_readme_works_as_it_is_written(
     command.write_text(f'#!/bin/sh\nPYTHONPATH={README.parent} exec {sys.executable} -m gateway.cli "$@"\n')
     command.chmod(0o755)
     path = os.pathsep.join([str(command.parent), environment()["PATH"]])
-    plan = msgspec.structs.replace(standard_plan(underlay=(4,)), vms=())
+    plan = msgspec.structs.replace(standard_plan(underlay=(4,), engine="auto"), vms=())
     with Datacenter(plan) as lab:
         machines: dict[str, Machine] = {}
         try:

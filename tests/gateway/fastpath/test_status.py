@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
+from gateway.fastpath.layout import Passed
 from gateway.fastpath.nexthops import NextHopsStatus
 from gateway.fastpath.routes import Unresolved, Why
 from gateway.fastpath.status import MOST_TOLD, Attached, FastPathStatus
@@ -40,7 +44,7 @@ def test_report_has_what_the_engine_knows_in_words() -> None:
         hops_unresolved=1,
         unresolved=["198.51.100.12 has no next hop: no route"],
         carried=5,
-        passed={"site": 2},
+        passed={each.word: 2 if each is Passed.SITE else 0 for each in Passed},
     )
 
 
@@ -49,3 +53,11 @@ def test_tenants_beyond_a_few_are_counted_and_not_named() -> None:
 
     assert report.tenants_left == 5000
     assert len(report.left_to_python) == MOST_TOLD
+
+
+def test_the_document_says_what_each_reason_is_that_packets_are_left_to_python_for() -> None:
+    document = (Path(__file__).parents[3] / "docs" / "fastpath.md").read_text()
+    _, _, table = document.partition("| reason | what it is |")
+    rows, _, _ = table.partition("\n\n")
+
+    assert set(re.findall(r"^\| `([a-z-]+)` \|", rows, re.MULTILINE)) == {each.word for each in Passed}

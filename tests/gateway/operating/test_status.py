@@ -286,8 +286,8 @@ def test_fast_path_that_is_well_is_one_line() -> None:
     assert status.health == []
     assert status.engine == "xdp"
     assert (
-        "fast path      native on eth1, native on eth2, pinned; 1,204 records of 3 tenants; "
-        "5,432,100 packets carried, 1,001 left to Python"
+        "fast path      native on eth1, native on eth2, pinned; 1,204 records, 3 tenants; "
+        "packets: 5,432,100 carried, 1,001 left to Python"
     ) in list(status_lines(status))
 
 
