@@ -60,7 +60,7 @@ def _unresolved(report: FastPathReport) -> Iterator[Finding]:
         reasons = _some(report.unresolved, report.hops_unresolved)
         yield Finding(
             level="warning",
-            words=f"the fast path leaves to Python what goes to some: {reasons}",
+            words=f"some hosts are beyond the fast path's reach: {reasons}",
             advice="look at `ip route get` and `ip neigh`: is the host, or the router to it, there?",
         )
 

@@ -311,7 +311,7 @@ GENERIC = [AttachedReport("eth1", "native"), AttachedReport("eth2", "generic", "
         (
             fast(hops_unresolved=1, unresolved=["198.51.100.12 has no next hop: no route"]),
             FastPathMode.AUTO,
-            ("warning", "goes to some: 198.51.100.12 has no next hop: no route"),
+            ("warning", "the fast path's reach: 198.51.100.12 has no next hop: no route"),
         ),
         (
             fast(tenants_left=1, left_to_python=[LeftReport("blue", "more than 64 access rule entries")]),
