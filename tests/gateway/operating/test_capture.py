@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -67,6 +67,7 @@ class World:
     def __init__(self, forwarder: Forwarder) -> None:
         self.forwarder = forwarder
         self.observer: Observer | None = None
+        self.tenants: Collection[str] | None = ()
         self.refuses: int | None = None
         self._decide: Deciding = forwarder
         self._emitter = Emitter(
@@ -74,8 +75,8 @@ class World:
         )
         self.captures = Captures(self, lambda: NOW)
 
-    def observe(self, observer: Observer | None) -> None:
-        self.observer = observer
+    def observe(self, observer: Observer | None, tenants: Collection[str] | None = ()) -> None:
+        self.observer, self.tenants = observer, tenants
         self._decide = (
             Observed(self.forwarder, self._port, observer) if observer is not None else self.forwarder
         )
@@ -533,6 +534,37 @@ def test_only_so_many_captures_run_together_and_the_last_one_ends_the_looking() 
         assert world.observer is None
 
     trio.run(main)
+
+
+def test_data_path_hears_whose_packets_are_wanted_so_that_no_others_are_slower() -> None:
+    world = World(gateway())
+    heard: list[Collection[str] | None] = []
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+
+            async def change(scope: trio.CancelScope | None = None, **wanted: Any) -> trio.CancelScope:
+                """End a capture, or begin one, and take down what the data path hears of it."""
+                if scope is None:
+                    scope = trio.CancelScope()
+                    nursery.start_soon(within, scope, wanted)
+                else:
+                    scope.cancel()
+                await trio.testing.wait_all_tasks_blocked()
+                heard.append(world.tenants)
+                return scope
+
+            async def within(scope: trio.CancelScope, wanted: dict[str, Any]) -> None:
+                with scope:
+                    await start(world, nobody_reads, wanted)
+
+            red, blue, anything = await change(tenant="red"), await change(tenant="blue"), await change()
+            for ended in (anything, red, blue):
+                await change(ended)
+
+    trio.run(main)
+
+    assert heard == [{"red"}, {"red", "blue"}, None, {"red", "blue"}, {"blue"}, ()]
 
 
 @pytest.mark.parametrize(
