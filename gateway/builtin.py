@@ -251,7 +251,7 @@ class Builtin:
         return explain_running(self.forwarder, question, trio.current_time())
 
     def observe(self, observer: Observer | None, tenants: Collection[str] | None = ()) -> None:
-        """Show someone each packet from now on, or nobody. What the fast path carries of these tenants comes here."""
+        """Show someone each packet from now on, or nobody. Of these tenants, the fast path carries none."""
         if self._fastpath is not None:
             self._fastpath.observe(tenants)
         self._decide = self.forwarder

@@ -1,4 +1,4 @@
-"""The program on the interfaces of the underlay: in their drivers where all of those can, else behind them."""
+"""The program on the underlay's interfaces: in their drivers where all of those can, else behind them."""
 
 from __future__ import annotations
 
@@ -131,7 +131,8 @@ def _attach_all(program: int, indices: Iterable[int], mode: Mode) -> list[Link]:
     made: list[Link] = []
     try:
         for index in indices:
-            made.append(links.attach(program, index, mode))  # noqa: PERF401 - what is made is closed below
+            # One by one, so that what is made is closed below if the next one is refused.
+            made += [links.attach(program, index, mode)]
     except BaseException:
         for link in made:
             link.close()

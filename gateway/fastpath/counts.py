@@ -1,6 +1,7 @@
 """What the program has counted, brought to where Python counts the same.
 
-Each processor counts for itself in memory that is shared; here it is told what has come to that since the last look.
+Each processor counts for itself in memory that is shared. Here it is told what has come to that
+since the last look.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Metered(msgspec.Struct, frozen=True, gc=False):
 
 
 class Counts:
-    """The counters of one instance. `tenants` and `subnets` say whose the numbers are, from when they are given."""
+    """The counters of one instance. `tenants` and `subnets` say whose a number is, once it is given."""
 
     def __init__(
         self, counts: memoryview, meters: memoryview, processors: int, tenants: int, subnets: int

@@ -64,7 +64,8 @@ static __always_inline __u32 second_bucket(__u64 hash, __u32 buckets)
 static __always_inline int find(const struct config *settings, __u32 scope, __u64 first, __u64 second,
                                 struct found *found)
 {
-    __u64 hash = hash_of(settings, scope, first, second);
+    __u64 hash = scope == VSIDS || scope == IPV4_PEERS ? ipv4_hash_of(settings, scope, first)
+                                                       : hash_of(settings, scope, first, second);
     struct bucket *bucket;
     __u32 number = first_bucket(hash, settings->buckets);
 

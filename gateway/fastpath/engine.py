@@ -9,7 +9,7 @@ whose tables change is left to Python first, until all of it is written anew.
 from __future__ import annotations
 
 import logging
-import os
+import secrets
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
@@ -87,6 +87,8 @@ class FastPath:
         self._crowded = trio.Event()
         self._writing = trio.Lock()
         self._teaches = False
+        self._unwritten: set[str] = set()
+        """Tenants that have changed, and of which the program has only what they were."""
         self._is_ready = not links.are_taken_over
         self._closed: Counter[str] = Counter()
         self._carried = 0
@@ -108,7 +110,7 @@ class FastPath:
     async def serve(
         self, forwarder: Forwarder, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Keep the program to what a forwarder decides by, until cancelled. Then it is detached, unless pinned."""
+        """Keep the program to what a forwarder decides by, until cancelled: then detach it, unless pinned."""
         self._forwarder = forwarder
         forwarder.directory.subscribe(self._changed)
         self._tables, self._node = forwarder.tables, forwarder.node
@@ -136,7 +138,8 @@ class FastPath:
         )
 
     async def leave(self, plan: Plan) -> None:
-        """Leave to Python all tenants that a plan changes: once this returns, nothing goes by their old tables."""
+        """Leave to Python all tenants that a plan changes: then no packet goes by their old tables."""
+        self._unwritten.update(plan.changed, plan.gone)
         for instance in self._instances:
             for name in (*plan.changed, *plan.gone):
                 instance.leave(name)
@@ -156,6 +159,7 @@ class FastPath:
                     raise Full
                 for instance in tuple(self._instances):
                     await self._write(instance, plan)
+                self._unwritten.difference_update(plan.changed, plan.gone)
             except Full:
                 await self._replace()
         self._switch()
@@ -170,11 +174,10 @@ class FastPath:
         before = {name for name in self._images if self._is_observed(name)}
         self._observed = tenants
         after = {name for name in self._images if self._is_observed(name)}
-        for instance in self._instances:
-            for name in after - before:
-                instance.leave(name)
-            for name in before - after:
-                instance.carry(name)
+        for name in (before ^ after) - self._unwritten:
+            for instance in self._instances:
+                if instance.knows(name):
+                    instance.carry(name, is_carried=name not in after)
 
     def path_changed(self, address: bytes) -> None:
         """Heed that the path to an address carries less, or more again."""
@@ -294,15 +297,18 @@ class FastPath:
         await trio.lowlevel.checkpoint()
 
     async def _carry(self, instance: Instance, tenants: Iterable[str]) -> None:
-        """Write the records of tenants that have been written, and have their packets carried."""
+        """Write the records of tenants that are written themselves, and carry their packets. Raises Full."""
+
+        def put(record: LookupRecord) -> None:
+            instance.put(record, self._tables)
+            if instance.without_place:
+                raise Full
+
         for name in tenants:
             image = self._images[name]
             if not image.left_because:
-                await self._for_each_record(
-                    (vsid for vsid, _ in image.vsids), lambda record: instance.put(record, self._tables)
-                )
-            if not self._is_observed(name):
-                instance.carry(name)
+                await self._for_each_record((vsid for vsid, _ in image.vsids), put)
+            instance.carry(name, is_carried=not self._is_observed(name))
             await trio.lowlevel.checkpoint()
 
     async def _for_each_record(self, vsids: Iterable[Vsid], do: Callable[[LookupRecord], object]) -> None:
@@ -325,7 +331,7 @@ class FastPath:
                     await trio.sleep(_TRY_AGAIN)
 
     async def _replace(self, room_for: float = 1.0) -> bool:
-        """Put another instance in place of the present one, with room for what there is; False if that is refused."""
+        """Put another instance in place of the present one, with room for what there is; False: refused."""
         try:
             instance = await trio.to_thread.run_sync(_load, await self._sizes(room_for))
         except BpfRefused as refused:
@@ -350,6 +356,7 @@ class FastPath:
             return False
         old = self._instances.pop(0)
         self._is_ready = True
+        self._unwritten.clear()
         self._switch()
         await wait_for_readers()
         old.counts.take(self._dropped, self._metered)
@@ -425,7 +432,7 @@ class FastPath:
 
 
 def _load(sizes: Sizes) -> Instance:
-    return Instance.load(sizes, int.from_bytes(os.urandom(8)))
+    return Instance.load(sizes, secrets.randbits(64))
 
 
 def _clear(instance: Instance, number: int, record: LookupRecord) -> None:

@@ -36,7 +36,7 @@ _ANYWHERE = bytes(END.size)
 
 
 class TenantImage(msgspec.Struct, frozen=True):
-    """All that decides about a tenant's packets, but for its records: if two are equal, nothing has changed."""
+    """All that decides about a tenant's packets, but its records: if two are equal, nothing has changed."""
 
     name: str
     vsids: tuple[tuple[Vsid, str], ...]
@@ -57,7 +57,7 @@ class TenantImage(msgspec.Struct, frozen=True):
         if not self.is_routed_here:
             return "this gateway is none of its own"
         if self.entries > MOST_RULES:
-            return f"its access rules have {self.entries} entries, one for each range of ports, of at most {MOST_RULES}"
+            return f"more than {MOST_RULES} access rule entries, one for each range of ports: {self.entries}"
         return ""
 
     @property

@@ -1,8 +1,8 @@
 """One program in the kernel with its tables: what it has been told, and by which numbers it knows that.
 
-A tenant that changes gets new numbers, for itself and its subnets, and its VSIDs lead to those only once all of
-it is written: so no packet is decided half by the old and half by the new. Numbers are not given twice. Where
-they, or the room for something else, come to an end, another instance takes the place of this one.
+A tenant that changes gets new numbers, for itself and its subnets, and its VSIDs lead to those only once
+all of it is written: so no packet is decided half by the old and half by the new. Numbers are not given
+twice. Where they, or the room for something else, come to an end, another instance takes this one's place.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ class Instance:
         self._loaded.close()
 
     def settle(self, node: Node, interfaces: Mapping[int, bytes]) -> None:
-        """Say what is ours: addresses, and interfaces with their MACs, by index. Ports are numbered in that order.
+        """Say what is ours: addresses, and interfaces with their MACs, by index, which is the order of ports.
 
         What is beyond its room is left to Python.
         """
@@ -217,7 +217,7 @@ class Instance:
         self._memory["config"].cast("I")[0] = flags
 
     def know_peers(self, hosts: Mapping[bytes, str | None]) -> None:
-        """Take over whose each provider address of the underlay is: a host's name, or None for a gateway's."""
+        """Take over whose each provider address is: a host's, by name, or None for a gateway's. Raises Full."""
         for gone in self._peers.keys() - hosts.keys():
             self.places.remove(_peers_scope(gone), *words_of(gone))
             self._write_peer(gone, 0, 0)
@@ -267,7 +267,7 @@ class Instance:
         """Write a tenant by new numbers, which no packet is decided by yet. Raises Full."""
         number = self._next("tenants", self.sizes.tenants)
         known = _Tenant(number, image, {})
-        for vsid, name in image.vsids:
+        for vsid, _ in image.vsids:
             subnet = self._next("subnets", self.sizes.subnets)
             known.subnets[vsid] = subnet
             SUBNET.pack_into(self._memory["subnets"], SUBNET.size * subnet, vsid, number)
@@ -291,10 +291,10 @@ class Instance:
         for vsid, _ in image.vsids:
             self._of_vsid[vsid] = known
 
-    def carry(self, tenant: str) -> None:
-        """Have a tenant's packets decided by what has been written last. Raises Full."""
+    def carry(self, tenant: str, *, is_carried: bool = True) -> None:
+        """Have a tenant's packets decided by what has been written last, or by Python. Raises Full."""
         known = self._tenants[tenant]
-        self._write_tenant(known, 0 if known.image.left_because else IS_CARRIED)
+        self._write_tenant(known, IS_CARRIED if is_carried and not known.image.left_because else 0)
         for vsid, subnet in known.subnets.items():
             if not self.places.put(VSIDS, vsid, 0, Place(subnet, 0)):
                 raise Full
@@ -354,6 +354,10 @@ class Instance:
         place = self.places.find(scope, first, second)
         if place is not None and place.subnet == known.subnets[vsid]:
             self.places.remove(scope, first, second)
+
+    def knows(self, tenant: str) -> bool:
+        """Whether a tenant has been written here."""
+        return tenant in self._tenants
 
     def clear(self, number: int, ca: bytes) -> None:
         """Give the place of a record back that a tenant had by an earlier number."""

@@ -85,12 +85,12 @@ static __always_inline __u32 folded(__u32 sum)
 /* The sum of a header without options: 0xFFFF if it holds its right checksum, unless it is all zeros. */
 static __always_inline __u32 sum_of(const struct ipv4 *header)
 {
-    const __u16 *word = (const __u16 *)header;
-    __u32 sum = 0;
+    const __u32 *word = (const __u32 *)header;
+    __u64 sum = (__u64)word[0] + word[1] + word[2] + word[3] + word[4];
 
-#pragma unroll
-    for (int i = 0; i < IPV4_LENGTH / 2; i++)
-        sum += word[i];
+    /* Two of its sums of 16 bits lie side by side in each word, and what they carry above the second. */
+    sum = (sum & 0xFFFFFFFF) + (sum >> 32);
+    sum = (sum & 0xFFFF) + (sum >> 16 & 0xFFFF) + (sum >> 32);
     return folded(sum);
 }
 

@@ -122,8 +122,7 @@ struct hop {
     __u16 port; /* in `ports` */
     __u16 ipv4_mtu; /* the largest inner packet */
     __u16 ipv6_mtu;
-    __u8 destination_mac[6];
-    __u8 source_mac[6];
+    __u8 macs[12]; /* the neighbour's, and ours */
     __u32 unused;
     __u64 source[2];
     __u64 destination[2];

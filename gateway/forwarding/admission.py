@@ -25,7 +25,7 @@ class Admission(Enum):
 
 
 def may_send(domain: RoutingDomain, outer_source: bytes) -> bool:
-    """Whether a provider address is one of the tenant's hosts and gateways: else nothing of it is read further."""
+    """Whether a provider address is a host's or gateway's of the tenant: else nothing more is read."""
     return outer_source in domain.host_addresses or outer_source in domain.gateway_provider_addresses
 
 

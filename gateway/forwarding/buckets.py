@@ -8,7 +8,7 @@ from policies.model import Limits
 from policies.token_bucket import TokenBucket
 
 Debit = Callable[[str, int], bool | None]
-"""Takes so many octets of a tenant's rate, or gives them back where they are negative; None: it keeps none of it."""
+"""Takes octets of a tenant's rate, or gives them back where they are negative; None: it has no part in it."""
 
 
 class Shares:
