@@ -1,9 +1,9 @@
-"""Holds the fast path's program to the pipeline: one frame, what each makes of it, and all that each counts."""
+"""Holds the fast path's program to the pipeline: what each makes of a frame, and all that each counts."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Protocol
 
 import msgspec
@@ -43,6 +43,8 @@ class Program(Protocol):
     @property
     def hops(self) -> Mapping[ProviderAddress, NextHop]: ...
 
+    def is_left(self, tenant: str) -> bool: ...
+
     def run(self, frame: bytes) -> Ran: ...
 
 
@@ -51,8 +53,6 @@ class Agreement:
 
     def __init__(self, forwarder: Forwarder, program: Program) -> None:
         self.seen: Counter[str] = Counter()
-        self.observed: Collection[str] | None = frozenset()
-        """Tenants that are left to Python, because somebody looks at their packets; None: all."""
         self._forwarder = forwarder
         self._program = program
 
@@ -113,7 +113,9 @@ class Agreement:
         if reason == "punt-limited":
             return  # Python would have been asked
         assert isinstance(verdict, Drop), f"dropped as {reason}: {verdict}"
-        assert (verdict.reason, verdict.tenant) == (reason, tenant), f"dropped as {reason}: {verdict}"
+        assert (verdict.reason, verdict.tenant) == (reason, tenant), (
+            f"dropped as {reason} of {tenant}: {verdict}"
+        )
         assert verdict.emissions == (), f"dropped as {reason}, and nobody told: {verdict}"
 
     def _check_passed(self, crossing: Crossing, verdict: Verdict, ran: Ran) -> None:
@@ -123,13 +125,8 @@ class Agreement:
         reason = ran.counted[0][0] if ran.counted else "uncounted"
         self.seen[f"left to Python: {reason}"] += 1
         emissions = verdict.emissions if isinstance(verdict, Forward) else ()
-        is_observed = self.observed is None or crossing.tenant in self.observed
-        if (
-            crossing.is_plain
-            and not is_observed
-            and len(emissions) == 1
-            and isinstance(emissions[0], ToUnderlay)
-        ):
+        is_left = not crossing.is_plain or self._program.is_left(crossing.tenant)
+        if not is_left and len(emissions) == 1 and isinstance(emissions[0], ToUnderlay):
             back = ProviderAddress(_read(crossing.frame)[0])
             if {back, emissions[0].destination} <= self._program.hops.keys():
                 raise AssertionError(f"left to Python as {reason}: {verdict}")

@@ -174,19 +174,21 @@ def _anything(chance: random.Random, gateway: Gateway) -> Crossing:
 
 
 def _is_usual(gateway: Gateway, domain: RoutingDomain, address: bytes, record: LookupRecord) -> bool:
-    """Whether a record's VM is at a host that may have it, which this is an address of, and which is no gateway."""
+    """Whether a record's VM is at a host that may have it, whose address this is, and that is no gateway."""
     tables, node = gateway.forwarder.tables, gateway.forwarder.node
     own = tables.provider_addresses_of.get(record.host, frozenset())
     gateways = {pa for each in tables.domains.values() for pa in each.gateway_provider_addresses}
     hop = domain.routes.lookup(record.ca)
     return (
-        address in own
+        {address, record.pa} <= own
         and record.host in domain.hosts
         and own.isdisjoint(gateways)
         and node.address_towards(record.pa) is not None
         and isinstance(hop, SubnetHop)
         and hop.vsid == record.vsid
         and (record.vsid, record.mac) not in node.ports
+        and not record.mac.is_group
+        and record.mac != gateway_mac(record.vsid)
     )
 
 
@@ -238,7 +240,8 @@ def _packet(
         ends[chance.randrange(2)], is_odd = chance.choice(gateway.records()).ca, True
     if len(ends[0]) != len(ends[1]):
         ends = [source.ca, destination.ca]
-    protocol, upper = _upper(chance, version, *ends, mark(domain.name))
+    source_ca, destination_ca = ends
+    protocol, upper = _upper(chance, version, source_ca, destination_ca, mark(domain.name))
     hop_limit = chance.choice(_HOP_LIMITS)
     mtu = gateway.forwarder.paths.customer_mtu(destination.pa, version, gateway.now)
     if protocol not in (TCP, ICMP, ICMPV6) and chance.random() < 0.15:
@@ -246,7 +249,7 @@ def _packet(
         upper = (
             _udp(chance, upper[8:].ljust(room - 8, b"\0")) if protocol == UDP else upper.ljust(room, b"\0")
         )
-    packet = _ip(chance, *ends, protocol, hop_limit, upper)
+    packet = _ip(chance, source_ca, destination_ca, protocol, hop_limit, upper)
     is_odd |= hop_limit <= 1 or len(packet) > mtu or protocol in _OTHER_PROTOCOLS
     return packet, is_odd
 

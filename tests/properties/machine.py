@@ -1,4 +1,4 @@
-"""The fast path of one gateway without interfaces: its engine writes the tables, and frames are run one by one."""
+"""The fast path of one gateway without interfaces: its engine writes the tables, single frames are run."""
 
 from __future__ import annotations
 
@@ -138,6 +138,10 @@ class Machine:
         """Have a provider address be reached by a neighbour, or not at all."""
         hop = NextHop(LOOPBACK, OWN_MACS[INTERFACE], mac) if mac is not None else None
         self.fast._reached(address, hop)
+
+    def is_left(self, tenant: str) -> bool:
+        """Whether all of a tenant's packets are left to Python."""
+        return self.fast._is_observed(tenant) or bool(self.fast._images[tenant].left_because)
 
     @property
     def replaced(self) -> int:

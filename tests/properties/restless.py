@@ -1,7 +1,7 @@
 """A process that changes records as fast as it can, in memory that it shares with a program.
 
-It is given the file descriptor of the table's map, its octets, its seed, the version of IP of the addresses, and
-how it is to write. It writes until its standard input is closed.
+It is given the file descriptor of the table's map, its octets, its seed, the version of IP of the
+addresses, and how it is to write. It writes until its standard input is closed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from policies.addresses import CustomerAddress
 
 TENANT = 1
 SUBNETS = (0x0141, 0x0282, 0x03C3)
-"""No two of them have a part in common, wherever a place parts them: half of one and half of another is none."""
+"""No two of them have a part in common: half of one and half of another is none of them."""
 MOVING = {4: CustomerAddress.parse("10.0.0.5"), 6: CustomerAddress.parse("fd00::5")}
 """This one is now here, now there."""
 OTHER = {4: CustomerAddress.parse("10.0.0.6"), 6: CustomerAddress.parse("fd00::6")}

@@ -1,4 +1,4 @@
-"""The program reads while another process writes: what it forwards goes by one of the values, never by a mix."""
+"""The program reads while another process writes: what it forwards goes by one of the values, never a mix."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.properties.restless import MOVING, SUBNETS, TENANT, mac
 SEED = 7637
 FIRST_SUBNET = 1
 VSIDS = {number: Vsid(0x01_0000 + number) for number in range(1, max(SUBNETS) + 1)}
-"""A number that is half of one and half of another is a subnet of the tenant's too: nothing but the table prevents it."""
+"""What is half of one number and half of another is a subnet too: only the table prevents it."""
 HOSTS = [ProviderAddress.parse(f"192.0.2.{number}") for number in range(1, 5)]
 OURS = ProviderAddress.parse("192.0.2.254")
 SENDER = {4: CustomerAddress.parse("10.0.0.4"), 6: CustomerAddress.parse("fd00::4")}
