@@ -64,6 +64,7 @@ class Kind(IntEnum):
     ELSEWHERE = 11
 
 
+_KINDS = frozenset(Kind)
 CARRIED = frozenset({Kind.ROUTED, Kind.SWITCHED, Kind.ALLOWED, Kind.LIMITED, Kind.ELSEWHERE})
 
 
@@ -112,6 +113,8 @@ USUAL_CHANCES: Mapping[Kind, float] = {
     Kind.ELSEWHERE: 0.001,
 }
 """Of each kind; the others are routed."""
+FLOOD: Mapping[Kind, float] = {**USUAL_CHANCES, Kind.UNRECORDED: 0.3}
+"""So many to nobody that a fast path must not leave all of them to Python."""
 
 
 class Subnet(msgspec.Struct, frozen=True):
@@ -282,23 +285,8 @@ class Numbered:
 
     def write(self, ends: Ends, where: Sequence[int]) -> None:
         """Fill the tables; `where` has the place of every record."""
-        chances, below = [], 0.0
-        for kind in range(16):
-            below += self._chances.get(Kind(kind), 0.0) if kind in list(Kind) else 0.0
-            chances.append(round(below * 65536))
-        settings = _SETTINGS.pack(
-            ends.gateway_mac,
-            ends.own_mac,
-            self.layout.shift,
-            ipaddress.ip_address(ends.gateway4).packed,
-            ipaddress.ip_address(ends.gateway6).packed,
-            *ends.links,
-            self.layout.shared,
-            *chances,
-            UNKNOWN_VSID,
-            round(self._hot_share * 256),
-        )
-        self._maps["settings"].update(bytes(4), settings)
+        self._ends = ends
+        self.mix(self._chances)
         for subnet in SUBNETS:
             first, count = self._records_of(subnet.tenant)
             tenant = TENANTS.index(subnet.tenant)
@@ -318,6 +306,26 @@ class Numbered:
             self._records[2 * record + 1] = 0
         for slot in range(HOT):
             self._hot[slot] = slot % self.layout.records
+
+    def mix(self, chances: Mapping[Kind, float]) -> None:
+        """Have packets made of each kind by these chances from now on; the others are routed."""
+        ends, below, thresholds = self._ends, 0.0, [0] * 16
+        for kind in range(16):
+            below += chances.get(Kind(kind), 0.0) if kind in _KINDS else 0.0
+            thresholds[kind] = round(below * 65536)
+        settings = _SETTINGS.pack(
+            ends.gateway_mac,
+            ends.own_mac,
+            self.layout.shift,
+            ipaddress.ip_address(ends.gateway4).packed,
+            ipaddress.ip_address(ends.gateway6).packed,
+            *ends.links,
+            self.layout.shared,
+            *thresholds,
+            UNKNOWN_VSID,
+            round(self._hot_share * 256),
+        )
+        self._maps["settings"].update(bytes(4), settings)
 
     def will_change(self, records: Collection[int], place: int) -> None:
         """Say that records are about to go to a place: from now on they may be at either."""
