@@ -289,6 +289,41 @@ def _destinations() -> Iterator[Case]:
         Passed(Why.HERE, _GOES_ON),
         arrived,
     )
+    misplaced = world(more=(record("web", 7, "hv2", ca="10.0.2.77"), record("web", 8, "hv1", ca="10.0.2.5")))
+    sent = with_ip(ROUTED, dst="10.0.2.77")
+    yield _misses(
+        "to an address that has a record in another subnet than its route leads to",
+        sent,
+        Told(DropReason.NO_RECORD),
+        misplaced,
+    )
+    yield Case(
+        "to an address that has one record where it belongs, and another elsewhere",
+        arriving(ROUTED),
+        _GOES_ON,
+        misplaced,
+    )
+    sent = with_ip(ROUTED, src="10.0.2.77")
+    yield _from(
+        "from an address that has a record in another subnet than its route leads to",
+        sent,
+        forwarded(routed(sent), sent="db"),
+        misplaced,
+        sender="hv2",
+    )
+    usurped = world(more=(record("web", 7, "hv1", ca="10.0.1.1"),))
+    yield Case(
+        "to the gateway, whose address has a record besides",
+        arriving(with_ip(ROUTED, dst="10.0.1.1")),
+        Passed(Why.TO_GATEWAY, Told(DropReason.TO_GATEWAY)),
+        usurped,
+    )
+    yield _from(
+        "from the gateway's address, which has a record besides",
+        with_ip(ROUTED, src="10.0.1.1"),
+        _SPOOFED,
+        usurped,
+    )
     second = record("db", 5, "hv2", ca="10.0.2.55")
     sent = with_ip(ROUTED, dst="10.0.2.55")
     yield Case(

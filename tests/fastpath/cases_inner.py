@@ -147,14 +147,14 @@ def _unusual() -> Iterator[Case]:
     ):
         sent = frame("red", WEB, DB, options=options)
         yield _left(f"inner IPv4 with options: {words}", sent, Why.INNER_FORM, forwarded(routed(sent)))
-    for words, fields, upper in (
-        ("first", {"flags": "MF", "id": 7}, UDP(len=100) / Raw(bytes(16))),
-        ("first, which could be the whole,", {"flags": "MF", "id": 7}, UDP() / Raw(bytes(16))),
-        ("first, which has no ports,", {"flags": "MF", "id": 7, "proto": 253}, Raw(bytes(16))),
-        ("middle", {"flags": "MF", "frag": 3, "id": 7}, Raw(bytes(24))),
-        ("last", {"frag": 6, "id": 7}, Raw(bytes(9))),
+    for words, protocol, flags, offset, upper in (
+        ("first", 17, "MF", 0, UDP(len=100) / Raw(bytes(16))),
+        ("first, which could be the whole,", 17, "MF", 0, UDP() / Raw(bytes(16))),
+        ("first, which has no ports,", 253, "MF", 0, Raw(bytes(16))),
+        ("middle", 17, "MF", 3, Raw(bytes(24))),
+        ("last", 17, 0, 6, Raw(bytes(9))),
     ):
-        sent = frame("red", WEB, DB, upper=upper, **{"proto": 17, **fields})
+        sent = frame("red", WEB, DB, upper=upper, proto=protocol, flags=flags, frag=offset, id=7)
         yield _left(
             f"the {words} fragment of an inner IPv4 packet",
             sent,
