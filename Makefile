@@ -70,7 +70,7 @@ peers: ## install the real peers and tools that tests use (Debian or Ubuntu, as 
 interop: .venv/installed ## run the tests against real peers; a missing one is a failure
 	@export ISTHMUS_REQUIRE_PEERS=1; $(call pytest,-m interop $(TESTS))
 
-soak: .venv/installed ## run the long tests: mutated inputs, properties, a day; TESTS=tests/soak: a quarter of an hour in the lab
+soak: .venv/installed ## run the long tests: mutated inputs, properties, a day; TESTS=tests/soak: half an hour in the lab
 	@export ISTHMUS_FUZZ_INPUTS=10000000 ISTHMUS_HYPOTHESIS=long; $(call pytest,-m soak $(TESTS))
 
 bench: .venv/installed ## measure, print a table and write build/bench.json
