@@ -141,7 +141,7 @@ def _attach_all(program: int, indices: Iterable[int], mode: Mode) -> list[Link]:
 
 
 def _loses(indices: dict[int, str]) -> str:
-    """Why what a native program redirects would be lost, as far as the kernel tells; empty if it would not."""
+    """Why what a native program redirects would be lost, as far as the kernel tells; empty: it would not."""
     known = drivers.read() or {}
     silent = [name for index, name in indices.items() if index in known and not known[index].sends]
     if not silent:

@@ -217,7 +217,7 @@ class Instance:
         self._memory["config"].cast("I")[0] = flags
 
     def know_peers(self, hosts: Mapping[bytes, str | None]) -> None:
-        """Take over whose each provider address is: a host's, by name, or None for a gateway's. Raises Full."""
+        """Take over whose each provider address is: a host by name, or None for a gateway's. Raises Full."""
         for gone in self._peers.keys() - hosts.keys():
             self.places.remove(_peers_scope(gone), *words_of(gone))
             self._write_peer(gone, 0, 0)
