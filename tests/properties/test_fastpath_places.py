@@ -185,6 +185,39 @@ def test_addresses_as_people_give_them_find_their_places(
     assert lost <= total / 200
 
 
+class Counted:
+    """Memory that counts how often it is looked at."""
+
+    def __init__(self, size: int) -> None:
+        self.now = memoryview(bytearray(size * 8)).cast("Q")
+        self.looks = 0
+
+    def __len__(self) -> int:
+        return len(self.now)
+
+    def __getitem__(self, at: int | slice) -> int | memoryview[int]:
+        self.looks += 1
+        return self.now[at]
+
+    def __setitem__(self, at: int, word: int) -> None:
+        self.now[at] = word
+
+
+@BOTH
+def test_however_full_it_is_an_address_is_refused_soon(kind: str) -> None:
+    chance = random.Random(7642)
+    memory = Counted(1000 * LINE)
+    table_ = KINDS[kind](memory, 1)  # type: ignore[arg-type]  # memory that counts
+    refused = 0
+    for number in range(5000):
+        key = _ipv6(number) if kind == "any" else _ipv4(number)
+        before = memory.looks
+        refused += not table_.put(key, place_of(kind, key, chance))
+        # Some 0.1 ms: records come by the thousand, and nothing else is done meanwhile.
+        assert memory.looks - before < 1000
+    assert refused > 500
+
+
 class Recorded:
     """Memory that remembers what it was like after each store."""
 
