@@ -19,7 +19,8 @@ static __always_inline int take_place(struct place *place, __u32 scope, __u64 fi
     __u64 whose = VOLATILE(place->whose);
     __u64 where;
 
-    if ((whose & 0xFFFFFF) != scope || place->address[0] != first || place->address[1] != second)
+    if ((whose & 0xFFFFFF) != scope || VOLATILE(place->address[0]) != first ||
+        VOLATILE(place->address[1]) != second)
         return 0;
     where = VOLATILE(place->where);
     /* Somebody has written there meanwhile: it is as good as not found. */

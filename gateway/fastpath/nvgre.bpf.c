@@ -278,22 +278,6 @@ static __always_inline int find_way(const struct config *settings, __u32 tenant,
     return may_be_behind ? resolve(settings, &wanted, found) : NOWHERE;
 }
 
-/* Touch where the destination will be looked up: among a million that is in no cache, and meanwhile there is much to do. */
-static __always_inline void announce(const struct config *settings, __u32 tenant, const struct ethernet *inner,
-                                     const void *end)
-{
-    const struct ipv4 *header = (const void *)(inner + 1);
-    struct ipv4_bucket *bucket;
-    __u32 number;
-
-    if ((const void *)(header + 1) > end || inner->type != ETHERTYPE_IPV4)
-        return;
-    number = first_bucket(ipv4_hash_of(settings, FIRST_SCOPE + 2 * tenant, header->destination), settings->ipv4_buckets);
-    bucket = bpf_map_lookup_elem(&ipv4_places, &number);
-    if (bucket)
-        (void)VOLATILE(bucket->places[0].address);
-}
-
 /* Decide a packet to one of our provider addresses, whose outer header of so many octets has been read. */
 static __always_inline int decide(struct xdp_md *context, const struct config *settings, __u8 outer_octets,
                                   __u64 sender_first, __u64 sender_second, __u8 outer_ecn, __u8 outer_hop_limit,
@@ -324,7 +308,6 @@ static __always_inline int decide(struct xdp_md *context, const struct config *s
     tenant = bpf_map_lookup_elem(&tenants, &tenant_number);
     if (!subnet || !tenant)
         return XDP_PASS;
-    announce(settings, tenant_number, inner, end);
     if (!find(settings, outer_octets == IPV6_LENGTH ? IPV6_PEERS : IPV4_PEERS, sender_first, sender_second, &found))
         return drop(settings, tenant_number, SPOOFED_SOURCE);
     sender = found.peer;
