@@ -115,8 +115,8 @@ def test_the_program_decides_as_the_pipeline_does(processors: Processors) -> Non
 
 
 @pytest.mark.soak
-def test_the_program_decides_as_the_pipeline_does_for_millions(processors: Processors) -> None:
-    seen = run(processors, seed=2890, frames=INPUTS)
+def test_the_program_decides_a_million_frames_as_the_pipeline_does(processors: Processors) -> None:
+    seen = run(processors, seed=2890, frames=INPUTS // 10)
 
     assert EVERYTHING - set(seen) == set()
     # Those that only a flood would bring about are few, if any.
@@ -185,7 +185,7 @@ def test_any_octets_are_decided_alike(processors: Processors) -> None:
 
 
 @pytest.mark.soak
-def test_any_octets_are_decided_alike_in_millions(processors: Processors) -> None:
-    seen = trio.run(fuzz, processors, 2892, INPUTS, clock=MockClock())
+def test_a_million_frames_of_any_octets_are_decided_alike(processors: Processors) -> None:
+    seen = trio.run(fuzz, processors, 2892, INPUTS // 10, clock=MockClock())
 
     assert seen["forwarded"]

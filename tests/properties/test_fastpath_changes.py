@@ -50,6 +50,7 @@ class Story:
         self._agreement = Agreement(gateway.forwarder, machine)
         self._deleted: list[LookupRecord] = []
         self._network = gateway.world.network
+        self._hosts = gateway.world.network.hosts
 
     def compare(self, after: str) -> None:
         """Throw frames at both."""
@@ -72,13 +73,13 @@ class Story:
     async def move(self) -> None:
         record = self._record()
         if record is not None:
-            self._apply(Put(moved(self._chance, record, self._network.hosts)))
+            self._apply(Put(moved(self._chance, record, self._hosts)))
 
     async def move_all_of_a_vm(self) -> None:
         record = self._record()
         if record is not None:
             for each in self._forwarder.directory.find_by_mac(record.vsid, record.mac):
-                self._apply(Put(moved(self._chance, each, self._network.hosts)))
+                self._apply(Put(moved(self._chance, each, self._hosts)))
 
     async def change(self) -> None:
         """Give a record something else, right or wrong."""
