@@ -85,13 +85,14 @@ static __always_inline int find(const struct config *settings, __u32 scope, __u6
            take_place(&bucket->places[1], scope, first, second, found);
 }
 
-static __always_inline int take_ipv4_place(struct ipv4_place *place, __u32 tenant, __u32 address, struct found *found)
+static __always_inline int take_ipv4_place(struct ipv4_place *place, __u32 tenant, __u32 address, int is_block,
+                                           struct found *found)
 {
     __u64 whose = VOLATILE(place->address), where;
     struct subnet *subnet;
-    __u32 number;
+    __u32 number, peer = (__u32)(whose >> 32) & 0xFFFFF;
 
-    if ((__u32)whose != address || !(whose >> 32 & 0xFFFFF))
+    if ((__u32)whose != address || !peer || (peer == IS_BLOCK) != is_block)
         return 0;
     where = VOLATILE(place->where);
     if (VOLATILE(place->address) != whose)
@@ -100,69 +101,80 @@ static __always_inline int take_ipv4_place(struct ipv4_place *place, __u32 tenan
     subnet = bpf_map_lookup_elem(&subnets, &number);
     if (!subnet || subnet->tenant != tenant)
         return 0;
-    found->peer = (__u32)(whose >> 32) & 0xFFFFF;
+    found->peer = peer;
     found->subnet = number;
     found->mac = where & 0xFFFFFFFFFFFF;
     return 1;
 }
 
-static __always_inline int find_ipv4(const struct config *settings, __u32 tenant, __u32 address, __u64 hash,
-                                     struct found *found)
+static __always_inline int take_ipv4_bucket(__u32 number, __u32 tenant, __u32 address, int is_block,
+                                            struct found *found)
 {
-    __u32 number = first_bucket(hash, settings->ipv4_buckets);
     struct ipv4_bucket *bucket = bpf_map_lookup_elem(&ipv4_places, &number);
 
+    return bucket && (take_ipv4_place(&bucket->places[0], tenant, address, is_block, found) ||
+                      take_ipv4_place(&bucket->places[1], tenant, address, is_block, found) ||
+                      take_ipv4_place(&bucket->places[2], tenant, address, is_block, found) ||
+                      take_ipv4_place(&bucket->places[3], tenant, address, is_block, found));
+}
+
+static __always_inline int find_ipv4(const struct config *settings, __u32 tenant, __u32 address, int is_block,
+                                     struct found *found)
+{
+    __u64 hash = ipv4_hash_of(settings, FIRST_SCOPE + 2 * tenant, address);
+
     found->hash = hash;
-    if (!bucket)
+    return take_ipv4_bucket(first_bucket(hash, settings->ipv4_buckets), tenant, address, is_block, found) ||
+           take_ipv4_bucket(second_bucket(hash, settings->ipv4_buckets), tenant, address, is_block, found);
+}
+
+static __always_inline int find_in_block(const struct config *settings, __u32 tenant, __u32 address,
+                                         struct found *found)
+{
+    struct ipv4_block *block;
+    __u32 number;
+    __u64 place;
+
+    if (!find_ipv4(settings, tenant, address & 0x00FFFFFF, 1, found))
         return 0;
-    if (take_ipv4_place(&bucket->places[0], tenant, address, found) ||
-        take_ipv4_place(&bucket->places[1], tenant, address, found) ||
-        take_ipv4_place(&bucket->places[2], tenant, address, found) ||
-        take_ipv4_place(&bucket->places[3], tenant, address, found))
-        return 1;
-    number = second_bucket(hash, settings->ipv4_buckets);
-    bucket = bpf_map_lookup_elem(&ipv4_places, &number);
-    if (!bucket)
+    number = (__u32)found->mac;
+    block = bpf_map_lookup_elem(&ipv4_blocks, &number);
+    place = block ? VOLATILE(block->places[address >> 24]) : 0;
+    if (!place)
         return 0;
-    return take_ipv4_place(&bucket->places[0], tenant, address, found) ||
-           take_ipv4_place(&bucket->places[1], tenant, address, found) ||
-           take_ipv4_place(&bucket->places[2], tenant, address, found) ||
-           take_ipv4_place(&bucket->places[3], tenant, address, found);
+    found->hash += (__u64)(address >> 24) << 7;
+    found->peer = place >> 48;
+    found->mac = place & 0xFFFFFFFFFFFF;
+    return 1;
 }
 
 /* Find a record of a tenant's. */
-static __always_inline int find_record(const struct config *settings, __u32 tenant, int is_ipv6, __u64 first,
-                                       __u64 second, struct found *found)
+static __noinline int find_record(const struct config *settings, __u32 tenant, int is_ipv6, const __u64 *address,
+                                  struct found *found)
 {
-    __u32 scope = FIRST_SCOPE + 2 * tenant + is_ipv6;
-
     if (is_ipv6)
-        return find(settings, scope, first, second, found);
-    return find_ipv4(settings, tenant, first, ipv4_hash_of(settings, scope, first), found);
+        return find(settings, FIRST_SCOPE + 2 * tenant + 1, address[0], address[1], found);
+    return find_in_block(settings, tenant, address[0], found) || find_ipv4(settings, tenant, address[0], 0, found);
 }
 
 /* Find the record by which a packet for an address goes: its own, or that of the VM which a route leads through.
  * Returns the kind of what leads there, or one that is none. */
 enum { DIRECTLY = 16, NOWHERE };
 
-struct wanted {
-    __u32 tenant;
-    __u32 is_ipv6;
-    __u64 address[2];
-};
-
-static __noinline int resolve(const struct config *settings, const struct wanted *wanted, struct found *found)
+static __noinline int resolve(const struct config *settings, __u32 tenant, int is_ipv6, const __u64 *address,
+                              struct found *found)
 {
-    struct route_key key = {wanted->is_ipv6 ? 160 : 64,
-                            FIRST_SCOPE + 2 * wanted->tenant + wanted->is_ipv6,
-                            {wanted->address[0], wanted->address[1]}};
+    struct route_key key = {is_ipv6 ? 160 : 64, FIRST_SCOPE + 2 * tenant + is_ipv6, {address[0], address[1]}};
     struct route *route;
 
     route = bpf_map_lookup_elem(&routes, &key);
     if (!route)
         return NOWHERE;
-    if (route->kind == ROUTE_ADDRESS && find_record(settings, wanted->tenant, wanted->is_ipv6, route->address[0], route->address[1], found))
-        return ROUTE_ADDRESS;
+    if (route->kind == ROUTE_ADDRESS) {
+        key.address[0] = route->address[0];
+        key.address[1] = route->address[1];
+        return find_record(settings, tenant, is_ipv6, key.address, found) ? ROUTE_ADDRESS : NOWHERE;
+    }
     return route->kind == ROUTE_SITE ? ROUTE_SITE : NOWHERE;
 }
 

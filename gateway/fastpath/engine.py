@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Self
 
@@ -20,6 +20,7 @@ import trio
 
 from gateway.fastpath import attaching
 from gateway.fastpath.attaching import Links
+from gateway.fastpath.blocks import blocks_for
 from gateway.fastpath.counts import Metered
 from gateway.fastpath.features import Features
 from gateway.fastpath.grace import wait_for_readers
@@ -49,6 +50,7 @@ _LOOK_EVERY = 1.0
 # Most networks never need more. More is made room for as a network is adopted, or grows.
 _AT_FIRST = Sizes(
     ipv4_records=16_384,
+    ipv4_blocks=256,
     ipv6_records=8_192,
     subnets=1024,
     tenants=256,
@@ -208,7 +210,7 @@ class FastPath:
             interfaces=self._links.attached,
             pinned=self._links.pinned,
             records=instance.records,
-            capacity=instance.sizes.ipv4_records + instance.sizes.ipv6_records,
+            capacity=instance.capacity,
             without_place=instance.without_place,
             tenants=sum(not image.left_because for image in self._images.values()),
             left_to_python={name: why for name, image in self._images.items() if (why := image.left_because)},
@@ -288,6 +290,8 @@ class FastPath:
             if numbers is not None:
                 number, vsids = numbers
                 await self._for_each_record(vsids, partial(_clear, instance, number))
+                await wait_for_readers()
+                instance.give_up(number)
 
     async def _write_peers(self, instance: Instance) -> None:
         instance.node = self._node
@@ -307,6 +311,9 @@ class FastPath:
         for name in tenants:
             image = self._images[name]
             if not image.left_because:
+                for vsid, _ in image.vsids:
+                    prefixes, _ = await _blocks_for(self._forwarder.directory.of_subnet(vsid))
+                    instance.expect(vsid, prefixes)
                 await self._for_each_record((vsid for vsid, _ in image.vsids), put)
             instance.carry(name, is_carried=not self._is_observed(name))
             await trio.lowlevel.checkpoint()
@@ -367,16 +374,16 @@ class FastPath:
 
     async def _sizes(self, room_for: float) -> Sizes:
         """For the network that is to be carried, and so many times its records."""
-        families: Counter[int] = Counter()
-
-        def count(record: LookupRecord) -> None:
-            families[len(record.ca)] += 1
-
+        alone = blocks = ipv6 = 0
         for image in self._images.values():
-            if not image.left_because:
-                await self._for_each_record((vsid for vsid, _ in image.vsids), count)
-        ipv4, ipv6 = (int(families[octets] * room_for) for octets in (4, 16))
-        return Sizes.for_network(self._images, ipv4, ipv6, len(self._hosts()))
+            for vsid, _ in () if image.left_because else image.vsids:
+                records = self._forwarder.directory.of_subnet(vsid)
+                prefixes, others = await _blocks_for(records)
+                blocks += len(prefixes)
+                alone += others
+                ipv6 += sum(len(record.ca) == 16 for record in records)
+        alone, blocks, ipv6 = (int(count * room_for) for count in (alone, blocks, ipv6))
+        return Sizes.for_network(self._images, alone, ipv6, len(self._hosts()), blocks)
 
     async def _watch_paths(self) -> None:
         """Let larger packets through again where what the underlay had said of a path has become old."""
@@ -433,6 +440,14 @@ class FastPath:
 
 def _load(sizes: Sizes) -> Instance:
     return Instance.load(sizes, secrets.randbits(64))
+
+
+async def _blocks_for(records: Sequence[LookupRecord]) -> tuple[list[int], int]:
+    """Count apart from what carries packets, where there is much to count."""
+    addresses = [record.ca for record in records]
+    if len(addresses) < _SLICE:
+        return blocks_for(addresses)
+    return await trio.to_thread.run_sync(blocks_for, addresses)
 
 
 def _clear(instance: Instance, number: int, record: LookupRecord) -> None:

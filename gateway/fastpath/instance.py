@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import zlib
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Self
 
 import msgspec
 
 from gateway.fastpath import elf, kernel
+from gateway.fastpath.blocks import Ipv4Records
 from gateway.fastpath.counts import Counts
 from gateway.fastpath.images import NOBODYS_PREFIXES, TenantImage, is_carried, packed_rules, routes_of
 from gateway.fastpath.layout import (
+    BLOCK_WORDS,
     COST_SHIFT,
     FIRST_SCOPE,
     FLOW_OCTETS,
@@ -62,7 +64,7 @@ OBJECT = Path(__file__).with_name("nvgre.bpf.o")
 
 # A hop that has been replaced may still be read by a packet on its way.
 _HOP_RESTS = 1.0
-_LEAST_PLACES = 16_384
+_LEAST_PLACES = 1024
 
 _FULL_ENOUGH = 0.93
 
@@ -75,6 +77,8 @@ class Sizes(msgspec.Struct, frozen=True):
     """For how much there is room."""
 
     ipv4_records: int
+    """In places of their own."""
+    ipv4_blocks: int
     ipv6_records: int
     subnets: int
     tenants: int
@@ -83,10 +87,16 @@ class Sizes(msgspec.Struct, frozen=True):
     routes: int
 
     @classmethod
-    def for_network(cls, images: Mapping[str, TenantImage], ipv4: int, ipv6: int, peers: int) -> Self:
-        """Room for a network with so many records of each family, and for some more of everything."""
+    def for_network(
+        cls, images: Mapping[str, TenantImage], ipv4: int, ipv6: int, peers: int, blocks: int = 0
+    ) -> Self:
+        """Room for a network with so many records of each family, and for some more of everything.
+
+        `ipv4` are those in places of their own; so many `blocks` have the others.
+        """
         return cls(
-            ipv4_records=ipv4 + ipv4 // 8,
+            ipv4_records=ipv4 + ipv4 // 8 + blocks,
+            ipv4_blocks=blocks + blocks // 2 + 64,
             ipv6_records=ipv6 + ipv6 // 8,
             subnets=sum(len(image.vsids) for image in images.values()) * 2 + 256,
             tenants=len(images) * 2 + 64,
@@ -103,8 +113,8 @@ class Sizes(msgspec.Struct, frozen=True):
 
     @property
     def ipv4_buckets(self) -> int:
-        """The same, nineteen twentieths full: the smaller it is, the sooner it is found in a cache."""
-        return max(self.ipv4_records, _LEAST_PLACES) * 20 // 19 // IPV4_PLACES_IN_BUCKET
+        """The same, two thirds full."""
+        return max(self.ipv4_records, _LEAST_PLACES) * 3 // 2 // IPV4_PLACES_IN_BUCKET
 
 
 class _Tenant(msgspec.Struct):
@@ -128,6 +138,7 @@ class Instance:
                 "config",
                 "places",
                 "ipv4_places",
+                "ipv4_blocks",
                 "subnets",
                 "tenants",
                 "peers",
@@ -142,6 +153,7 @@ class Instance:
         self._scopes = [NOBODYS]
         self.places = Places(self._memory["places"].cast("Q"), seed)
         self.ipv4_places = Ipv4Places(self._memory["ipv4_places"].cast("Q"), seed, self._scopes)
+        self.ipv4 = Ipv4Records(self.ipv4_places, self._memory["ipv4_blocks"].cast("Q"), self._scopes)
         self.without_place = 0
         """Records that it would decide by, and that found no place."""
         self._seed = seed
@@ -171,6 +183,7 @@ class Instance:
         room = {
             "places": sizes.buckets,
             "ipv4_places": sizes.ipv4_buckets,
+            "ipv4_blocks": sizes.ipv4_blocks,
             "subnets": sizes.subnets,
             "tenants": sizes.tenants,
             "peers": sizes.peers,
@@ -315,6 +328,12 @@ class Instance:
             del self._of_vsid[vsid]
             self.places.remove(VSIDS, vsid, 0)
 
+    def expect(self, vsid: Vsid, prefixes: Iterable[int]) -> None:
+        """Have blocks ready for prefixes of a virtual subnet, as `blocks_for` has them."""
+        known = self._of_vsid.get(vsid)
+        if known is not None:
+            self.ipv4.expect(known.subnets[vsid], prefixes)
+
     def put(self, record: LookupRecord, tables: Tables) -> None:
         """Take a record over, or forget what was there, if the program may not decide by it."""
         known, entry = self._of_vsid.get(record.vsid), tables.subnets.get(record.vsid)
@@ -331,7 +350,7 @@ class Instance:
         place = Place(known.subnets[record.vsid], peer, int.from_bytes(record.mac, "little"))
         first, second = words_of(record.ca)
         if len(record.ca) == 4:
-            is_placed = self.ipv4_places.put(first, place)
+            is_placed = self.ipv4.put(first, place)
         else:
             is_placed = self.places.put(_scope(known.number, is_ipv6=True), first, second, place)
         self.without_place += not is_placed
@@ -346,9 +365,9 @@ class Instance:
         """Forget a record of a tenant's, unless the CA is in another of its subnets by now."""
         first, second = words_of(ca)
         if len(ca) == 4:
-            place = self.ipv4_places.find(_scope(known.number), first)
+            place = self.ipv4.find(_scope(known.number), first)
             if place is not None and place.subnet == known.subnets[vsid]:
-                self.ipv4_places.remove(_scope(known.number), first)
+                self.ipv4.remove(_scope(known.number), first)
             return
         scope = _scope(known.number, is_ipv6=True)
         place = self.places.find(scope, first, second)
@@ -363,9 +382,13 @@ class Instance:
         """Give the place of a record back that a tenant had by an earlier number."""
         first, second = words_of(ca)
         if len(ca) == 4:
-            self.ipv4_places.remove(_scope(number), first)
+            self.ipv4.remove(_scope(number), first)
         else:
             self.places.remove(_scope(number, is_ipv6=True), first, second)
+
+    def give_up(self, number: int) -> None:
+        """Give back the blocks that a tenant had by an earlier number, once no packet is decided by that."""
+        self.ipv4.give_up(_scope(number))
 
     def numbers_of(self, tenant: str) -> tuple[int, tuple[Vsid, ...]] | None:
         """By which number a tenant is known now, and its virtual subnets."""
@@ -382,7 +405,12 @@ class Instance:
     @property
     def records(self) -> int:
         """How many the program finds."""
-        return len(self.ipv4_places) + len(self.places) - len(self._peers) - len(self._of_vsid)
+        return len(self.ipv4) + len(self.places) - len(self._peers) - len(self._of_vsid)
+
+    @property
+    def capacity(self) -> int:
+        """How many it could find, if they are spread as they were expected to be."""
+        return self.sizes.ipv4_records + self.sizes.ipv4_blocks * BLOCK_WORDS + self.sizes.ipv6_records
 
     @property
     def is_crowded(self) -> bool:

@@ -13,6 +13,9 @@ from gateway.forwarding.drops import DropReason
 BUCKET_OCTETS = 64
 PLACES_IN_BUCKET = 2
 IPV4_PLACES_IN_BUCKET = 4
+BLOCK_WORDS = 256
+IS_BLOCK = 0xF_FFFF
+"""The peer of a place that has the number of a block for a MAC."""
 
 SETTINGS = Struct("<IIQIIIIIxxxx")
 """Flags, buckets, seed, buckets of IPv4, subnets, tenants, how many own IPv4 addresses and IPv6 addresses."""

@@ -65,13 +65,13 @@ static __always_inline int is_loop(const struct config *settings, __u8 outer_oct
 static __always_inline int is_to_teach(const struct config *settings, __u32 sender, __u64 hash)
 {
     __u32 slot = (__u32)((hash ^ sender * 0x9E3779B1U) >> 7) & (TAUGHT - 1);
-    /* Never 0, so that a slot that has not been used is always old. */
-    __u32 now = (__u32)(bpf_ktime_get_coarse_ns() >> 30) + 64;
-    __u32 *last, nobody = 0;
+    __u32 *last, now, nobody = 0;
     struct debts *debts;
 
     if (!(settings->flags & TEACHES))
         return 0;
+    /* In units of 2^30 ns. Never as little as 28, so that a slot that has not been used is always old. */
+    now = (__u32)(bpf_ktime_get_coarse_ns() >> 30) + 64;
     last = bpf_map_lookup_elem(&taught, &slot);
     if (!last || now - *last < 28)
         return 0;
@@ -271,11 +271,9 @@ static __always_inline int carry(struct xdp_md *context, const struct config *se
 static __always_inline int find_way(const struct config *settings, __u32 tenant, int is_ipv6, const __u64 *address,
                                     int may_be_behind, struct found *found)
 {
-    struct wanted wanted = {tenant, is_ipv6, {address[0], address[1]}};
-
-    if (find_record(settings, tenant, is_ipv6, address[0], address[1], found))
+    if (find_record(settings, tenant, is_ipv6, address, found))
         return DIRECTLY;
-    return may_be_behind ? resolve(settings, &wanted, found) : NOWHERE;
+    return may_be_behind ? resolve(settings, tenant, is_ipv6, address, found) : NOWHERE;
 }
 
 /* Decide a packet to one of our provider addresses, whose outer header of so many octets has been read. */

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from gateway.fastpath.layout import IPV4_PEERS, VSIDS
+from gateway.fastpath.layout import IPV4_PEERS, IS_BLOCK, VSIDS
 
 _LINE = 8  # words of eight octets
 _ALL = 0xFFFF_FFFF_FFFF_FFFF
@@ -204,12 +204,14 @@ class Ipv4Places(_Cuckoo):
     def put(self, address: int, place: Place) -> bool:
         """Add an address, its octets as a little-endian number, or replace what it leads to.
 
-        False: there is no room for it. The place's peer is not 0.
+        False: there is no room for it. The place's peer is not 0. That of a block of addresses, whose peer is
+        IS_BLOCK and whose MAC is the block's number, is apart from all others.
         """
         scope = self._scopes[place.subnet]
         pair = buckets_of(ipv4_hash_of(self._seed, scope, address), self.buckets)
         whose = address | place.peer << 32 | (place.subnet & 0x3F) << 58
-        return self._put(self._find(pair, scope, address), pair, (whose, place.mac | place.subnet >> 6 << 48))
+        at = self._find(pair, scope, address, is_block=place.peer == IS_BLOCK)
+        return self._put(at, pair, (whose, place.mac | place.subnet >> 6 << 48))
 
     def find(self, scope: int, address: int) -> Place | None:
         """Return what an address leads to."""
@@ -219,19 +221,21 @@ class Ipv4Places(_Cuckoo):
         whose, where = self._words[at], self._words[at + 1]
         return Place(whose >> 58 | where >> 48 << 6, whose >> 32 & 0xF_FFFF, where & _MAC)
 
-    def remove(self, scope: int, address: int) -> bool:
-        """Forget an address; False if it was not there."""
+    def remove(self, scope: int, address: int, *, is_block: bool = False) -> bool:
+        """Forget an address, or a block; False if it was not there."""
         pair = buckets_of(ipv4_hash_of(self._seed, scope, address), self.buckets)
-        return self._remove(self._find(pair, scope, address))
+        return self._remove(self._find(pair, scope, address, is_block=is_block))
 
-    def _find(self, pair: tuple[int, int], scope: int, address: int) -> int | None:
+    def _find(self, pair: tuple[int, int], scope: int, address: int, *, is_block: bool = False) -> int | None:
         words = self._words
         for bucket in pair:
             for at in range(bucket, bucket + _LINE, 2):
                 whose = words[at]
+                peer = whose >> 32 & 0xF_FFFF
                 if (
                     whose & 0xFFFF_FFFF == address
-                    and whose >> 32 & 0xF_FFFF
+                    and peer
+                    and (peer == IS_BLOCK) is is_block
                     and self._scopes[whose >> 58 | words[at + 1] >> 48 << 6] == scope
                 ):
                     return at

@@ -25,7 +25,7 @@ from tests.properties.crossings import INTERFACE
 LOOPBACK = 1
 """Trial runs are as if by this interface: the number is that of every network namespace's own."""
 
-SIZES = Sizes(ipv4_records=512, ipv6_records=512, subnets=128, tenants=14, peers=64, rules=512, routes=512)
+SIZES = Sizes(ipv4_records=512, ipv4_blocks=4, ipv6_records=512, subnets=128, tenants=14, peers=64, rules=512, routes=512)
 """Enough for any world, and so little that it does not last for ever."""
 
 _MMAPABLE = 1 << 10
