@@ -27,14 +27,14 @@ from gateway.fastpath.grace import wait_for_readers
 from gateway.fastpath.images import TenantImage, images_of
 from gateway.fastpath.instance import Full, Instance, Sizes
 from gateway.fastpath.kernel import BpfRefused
-from gateway.fastpath.layout import CARRIES, HOP, NO_IPV6, OVER_IPV6, TEACHES, ZERO_FLOW_ID
+from gateway.fastpath.layout import CARRIES, TEACHES
 from gateway.fastpath.nexthops import NextHop, NextHops
+from gateway.fastpath.peers import destinations_of, owners_of, packed_hop
 from gateway.fastpath.status import MOST_TOLD, FastPathStatus
 from gateway.forwarding.directory import Change, Delete, Put
 from gateway.forwarding.drops import DropReason
 from gateway.forwarding.node import Node
 from gateway.forwarding.pipeline import Forwarder
-from gateway.forwarding.pmtu import OVERHEAD_IPV4, OVERHEAD_IPV6
 from policies.addresses import ProviderAddress, Vsid
 from policies.model import FastPathSettings, LookupRecord
 from policies.tables import Tables
@@ -85,7 +85,8 @@ class FastPath:
         self._observed: Collection[str] | None = frozenset()
         self._hops = NextHops(links.indices)
         self._known_hops: dict[ProviderAddress, NextHop] = {}
-        self._lowered: dict[bytes, int] = {}
+        self._lowered: set[ProviderAddress] = set()
+        """Addresses that less is sent to than the underlay carries, for a while."""
         self._crowded = trio.Event()
         self._writing = trio.Lock()
         self._teaches = False
@@ -151,7 +152,7 @@ class FastPath:
     async def take_over(self, plan: Plan) -> None:
         """Carry packets by a plan's tables, once Python decides by them."""
         self._tables, self._node, self._images = plan.tables, plan.node, plan.images
-        watched = self._watched()
+        watched = destinations_of(self._tables, self._node)
         self._hops.replace(watched, watched)
         for gone in self._known_hops.keys() - watched.keys():
             del self._known_hops[gone]
@@ -253,28 +254,11 @@ class FastPath:
         port = instance.port_of(hop.interface) if hop is not None else None
         if hop is None or port is None or source is None:
             return None
-        now = trio.current_time()
-        is_ipv6 = len(address) == 16
-        paths = self._forwarder.paths
-        ipv4, ipv6 = (paths.customer_mtu(address, version, now) for version in (4, 6))
-        if (outer := paths.outer_mtu(address, now)) < paths.underlay_mtu:
-            self._lowered[address] = outer
-        largest = paths.underlay_mtu - (OVERHEAD_IPV6 if is_ipv6 else OVERHEAD_IPV4)
-        flags = (
-            (OVER_IPV6 if is_ipv6 else 0)
-            | (ZERO_FLOW_ID if address in self._tables.zero_flow_id else 0)
-            | (NO_IPV6 if ipv6 > largest else 0)
-        )
-        return HOP.pack(
-            flags,
-            port,
-            min(ipv4, 0xFFFF),
-            min(ipv6, 0xFFFF),
-            hop.destination_mac,
-            hop.source_mac,
-            bytes(source).ljust(16, b"\0"),
-            bytes(address).ljust(16, b"\0"),
-        )
+        paths, now = self._forwarder.paths, trio.current_time()
+        if paths.outer_mtu(address, now) < paths.underlay_mtu:
+            self._lowered.add(address)
+        has_zero = address in self._tables.zero_flow_id
+        return packed_hop(address, source, hop, port, paths, now, zero_flow_id=has_zero)
 
     async def _write(self, instance: Instance, plan: Plan) -> None:
         """Write what a plan changes. Raises Full."""
@@ -295,7 +279,7 @@ class FastPath:
 
     async def _write_peers(self, instance: Instance) -> None:
         instance.node = self._node
-        instance.know_peers(self._hosts())
+        instance.know_peers(owners_of(self._tables))
         for address, hop in self._known_hops.items():
             instance.reach(address, self._packed(instance, address, hop), trio.current_time())
         await trio.lowlevel.checkpoint()
@@ -383,7 +367,7 @@ class FastPath:
                 alone += others
                 ipv6 += sum(len(record.ca) == 16 for record in records)
         alone, blocks, ipv6 = (int(count * room_for) for count in (alone, blocks, ipv6))
-        return Sizes.for_network(self._images, alone, ipv6, len(self._hosts()), blocks)
+        return Sizes.for_network(self._images, alone, ipv6, len(owners_of(self._tables)), blocks)
 
     async def _watch_paths(self) -> None:
         """Let larger packets through again where what the underlay had said of a path has become old."""
@@ -393,28 +377,8 @@ class FastPath:
             for address in [
                 each for each in self._lowered if paths.outer_mtu(each, now) == paths.underlay_mtu
             ]:
-                del self._lowered[address]
+                self._lowered.remove(address)
                 self.path_changed(address)
-
-    def _hosts(self) -> dict[bytes, str | None]:
-        """Whose each provider address of the underlay is: a host's, or None for a gateway's."""
-        hosts: dict[bytes, str | None] = dict.fromkeys(self._tables.members)
-        for name, addresses in self._tables.provider_addresses_of.items():
-            hosts.update(dict.fromkeys(addresses, name))
-        for domain in self._tables.domains.values():
-            # A host may be a gateway too: what comes from there is judged as a gateway's.
-            hosts.update(dict.fromkeys(domain.gateway_provider_addresses))
-        return hosts
-
-    def _watched(self) -> dict[ProviderAddress, ProviderAddress]:
-        """Where records may lead, with the address of ours that packets go there from."""
-        return {
-            ProviderAddress(address): source
-            for addresses in self._tables.provider_addresses_of.values()
-            for address in addresses
-            if address not in self._node.provider_addresses
-            and (source := self._node.address_towards(address)) is not None
-        }
 
     def _is_observed(self, tenant: str) -> bool:
         return self._observed is None or tenant in self._observed

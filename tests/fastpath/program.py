@@ -15,16 +15,17 @@ from contextlib import ExitStack, contextmanager
 import msgspec
 
 from gateway.fastpath import counts, kernel, layout, links
+from gateway.fastpath.hops import NextHop
 from gateway.fastpath.images import images_of
 from gateway.fastpath.instance import Instance
 from gateway.fastpath.links import Mode
+from gateway.fastpath.peers import owners_of, packed_hop
 from gateway.forwarding.drops import DropReason
 from gateway.forwarding.pipeline import Forwarder
-from gateway.forwarding.pmtu import OVERHEAD_IPV4, OVERHEAD_IPV6
 from gateway.lab.namespaces import Namespace
 from policies.addresses import ProviderAddress, Vsid
 from tests.fastpath.oracle import NOW, Metered, Oracle
-from tests.fastpath.outcomes import Forwarded, Hop, Why, World
+from tests.fastpath.outcomes import Forwarded, Why, World
 from tests.fastpath.scenes import INTERFACES, OWN_MACS
 from tests.properties.machine import Processor
 
@@ -202,14 +203,11 @@ class Program:
         instance, forwarder = self._instance, Oracle(world).forwarder
         node, tables, indexes = forwarder.node, forwarder.tables, self._machine.indexes
         images = images_of(tables, node)
-        hosts: dict[bytes, str | None] = dict.fromkeys(tables.members)
-        for name, addresses in tables.provider_addresses_of.items():
-            hosts.update(dict.fromkeys(addresses, name))
         instance.settle(node, {indexes[name]: OWN_MACS[name] for name in INTERFACES})
-        instance.know_peers(hosts)
+        instance.know_peers(owners_of(tables))
         for address, hop in world.hops.items():
-            port = instance.port_of(indexes[hop.interface])
-            instance.reach(address, _packed(forwarder, address, hop, port), NOW)
+            way = NextHop(indexes[hop.interface], hop.source, hop.destination)
+            instance.reach(address, _packed(forwarder, instance, address, way), NOW)
         for image in images.values():
             instance.write(image)
         for record in world.records:
@@ -219,26 +217,12 @@ class Program:
         instance.switch(layout.CARRIES)
 
 
-def _packed(forwarder: Forwarder, address: ProviderAddress, hop: Hop, port: int | None) -> bytes | None:
-    own = forwarder.node.address_towards(address)
-    if own is None or port is None:
+def _packed(forwarder: Forwarder, instance: Instance, address: ProviderAddress, hop: NextHop) -> bytes | None:
+    source, port = forwarder.node.address_towards(address), instance.port_of(hop.interface)
+    if source is None or port is None:
         return None
-    paths = forwarder.paths
-    flags, overhead = (layout.OVER_IPV6, OVERHEAD_IPV6) if address.version == 6 else (0, OVERHEAD_IPV4)
-    if address in forwarder.tables.zero_flow_id:
-        flags |= layout.ZERO_FLOW_ID
-    if paths.customer_mtu(address, 6, NOW) > paths.underlay_mtu - overhead:
-        flags |= layout.NO_IPV6
-    return layout.HOP.pack(
-        flags,
-        port,
-        paths.customer_mtu(address, 4, NOW),
-        paths.customer_mtu(address, 6, NOW),
-        hop.destination,
-        hop.source,
-        own.ljust(16, b"\0"),
-        address.ljust(16, b"\0"),
-    )
+    has_zero = address in forwarder.tables.zero_flow_id
+    return packed_hop(address, source, hop, port, forwarder.paths, NOW, zero_flow_id=has_zero)
 
 
 def _sent(frame: bytes, metered: Metered) -> Forwarded:
