@@ -19,7 +19,7 @@ _LAST_OCTET = 24  # addresses are little-endian numbers
 class Ipv4Records:
     """(scope, address) -> place. The scope is that of the place's subnet.
 
-    A block is of one subnet, and for peers of 16 bits: others keep places of their own beside it. Blocks stay.
+    A block is of one subnet, and for peers of 16 bits: others keep places of their own beside it.
     """
 
     def __init__(self, places: Ipv4Places, blocks: memoryview[int], scopes: Sequence[int]) -> None:

@@ -85,6 +85,14 @@ static __always_inline int find(const struct config *settings, __u32 scope, __u6
            take_place(&bucket->places[1], scope, first, second, found);
 }
 
+/* Find once more what has not been found where nothing means that it is not there: it may just have been moved from
+ * the bucket that was looked at last to the first one. */
+static __noinline int find_moved(const struct config *settings, __u32 scope, __u64 first, __u64 second,
+                                 struct found *found)
+{
+    return find(settings, scope, first, second, found);
+}
+
 static __always_inline int take_ipv4_place(struct ipv4_place *place, __u32 tenant, __u32 address, int is_block,
                                            struct found *found)
 {
@@ -157,25 +165,36 @@ static __noinline int find_record(const struct config *settings, __u32 tenant, i
     return find_in_block(settings, tenant, address[0], found) || find_ipv4(settings, tenant, address[0], 0, found);
 }
 
-/* Find the record by which a packet for an address goes: its own, or that of the VM which a route leads through.
- * Returns the kind of what leads there, or one that is none. */
+/* What leads to an address that has no record here, and the address of the VM through which it does. */
 enum { DIRECTLY = 16, NOWHERE };
 
-static __noinline int resolve(const struct config *settings, __u32 tenant, int is_ipv6, const __u64 *address,
-                              struct found *found)
+static __noinline int look_up_route(__u32 tenant, int is_ipv6, const __u64 *address, __u64 *through)
 {
     struct route_key key = {is_ipv6 ? 160 : 64, FIRST_SCOPE + 2 * tenant + is_ipv6, {address[0], address[1]}};
-    struct route *route;
+    struct route *route = bpf_map_lookup_elem(&routes, &key);
 
-    route = bpf_map_lookup_elem(&routes, &key);
-    if (!route)
+    if (!route || route->kind == ROUTE_SUBNET)
         return NOWHERE;
-    if (route->kind == ROUTE_ADDRESS) {
-        key.address[0] = route->address[0];
-        key.address[1] = route->address[1];
-        return find_record(settings, tenant, is_ipv6, key.address, found) ? ROUTE_ADDRESS : NOWHERE;
-    }
-    return route->kind == ROUTE_SITE ? ROUTE_SITE : NOWHERE;
+    through[0] = route->address[0];
+    through[1] = route->address[1];
+    return route->kind;
+}
+
+/* Find the record by which a packet for an address goes, and say what it has to do with it. */
+static __always_inline int find_way(const struct config *settings, __u32 tenant, int is_ipv6, const __u64 *address,
+                                    int may_be_behind, struct found *found)
+{
+    __u64 through[2] = {};
+    int kind;
+
+    if (find_record(settings, tenant, is_ipv6, address, found))
+        return DIRECTLY;
+    if (!may_be_behind)
+        return NOWHERE;
+    kind = look_up_route(tenant, is_ipv6, address, through);
+    if (kind != ROUTE_ADDRESS)
+        return kind;
+    return find_record(settings, tenant, is_ipv6, through, found) ? ROUTE_ADDRESS : NOWHERE;
 }
 
 static __always_inline void count(const struct config *settings, __u32 tenant, __u32 outcome)

@@ -32,6 +32,7 @@ from gateway.fastpath.layout import (
     IPV4_PEERS,
     IPV4_PLACES_IN_BUCKET,
     IPV6_PEERS,
+    IS_BLOCK,
     IS_CARRIED,
     IS_LIMITED,
     NOBODYS,
@@ -215,15 +216,31 @@ class Instance:
         memory = self._memory["config"]
         ipv4 = [each for each in node.provider_addresses if len(each) == 4][:OWN_ADDRESSES]
         ipv6 = [each for each in node.provider_addresses if len(each) == 16][:OWN_ADDRESSES]
-        flags = memory.cast("I")[0]
-        self._write_settings(flags, len(ipv4), len(ipv6))
-        memory[SETTINGS_IPV4_AT : SETTINGS_IPV4_AT + 4 * len(ipv4)] = b"".join(ipv4)
-        memory[SETTINGS_IPV6_AT : SETTINGS_IPV6_AT + 16 * len(ipv6)] = b"".join(ipv6)
+        self._write(SETTINGS_IPV4_AT, b"".join(ipv4))
+        self._write(SETTINGS_IPV6_AT, b"".join(ipv6))
         self._ports = {}
         for number, (index, mac) in enumerate(list(interfaces.items())[:INTERFACES]):
-            INTERFACE.pack_into(memory, SETTINGS_INTERFACES_AT + INTERFACE.size * number, index, mac)
-            self._loaded.maps["ports"].update(number.to_bytes(4, "little"), index.to_bytes(4, "little"))
+            try:
+                self._loaded.maps["ports"].update(number.to_bytes(4, "little"), index.to_bytes(4, "little"))
+            except kernel.BpfRefused:
+                continue  # it is gone: nothing comes from there, and Python says what cannot be sent there
+            self._write(SETTINGS_INTERFACES_AT + INTERFACE.size * number, INTERFACE.pack(index, mac))
             self._ports[index] = number
+        flags = memory.cast("I")[0]
+        sizes = (
+            self.places.buckets,
+            self._seed,
+            self.ipv4_places.buckets,
+            self.sizes.subnets,
+            self.sizes.tenants,
+        )
+        self._write(0, SETTINGS.pack(flags, *sizes, len(ipv4), len(ipv6)))
+
+    def _write(self, at: int, octets: bytes) -> None:
+        """Write to the settings, but touch nothing that stays: packets are decided meanwhile."""
+        memory = self._memory["config"]
+        if memory[at : at + len(octets)] != octets:
+            memory[at : at + len(octets)] = octets
 
     def switch(self, flags: int) -> None:
         """Have it carry packets (CARRIES) and pass some on for teaching (TEACHES), or neither."""
@@ -241,7 +258,7 @@ class Instance:
                 host = self._hosts.get(name, 0) or self._hosts.setdefault(name, self._next("hosts"))
             self._host_of[address] = host
             if address not in self._peers:
-                self._peers[address] = self._next("peers", self.sizes.peers)
+                self._peers[address] = self._next("peers", min(self.sizes.peers, IS_BLOCK))
                 self._write_peer(address, host, self._hop_of.get(address, 0))
                 place = Place(0, self._peers[address])
                 if not self.places.put(_peers_scope(address), *words_of(address), place):
@@ -309,7 +326,8 @@ class Instance:
         known = self._tenants[tenant]
         self._write_tenant(known, IS_CARRIED if is_carried and not known.image.left_because else 0)
         for vsid, subnet in known.subnets.items():
-            if not self.places.put(VSIDS, vsid, 0, Place(subnet, 0)):
+            place = Place(0, subnet)
+            if self.places.find(VSIDS, vsid, 0) != place and not self.places.put(VSIDS, vsid, 0, place):
                 raise Full
 
     def forget(self, tenant: str) -> None:
@@ -447,20 +465,6 @@ class Instance:
         owed = other._loaded.maps["tenant_debts"].lookup(number.to_bytes(4, "little"))
         if owed is not None:
             self._loaded.maps["tenant_debts"].update(own_number.to_bytes(4, "little"), owed)
-
-    def _write_settings(self, flags: int, ipv4: int, ipv6: int) -> None:
-        SETTINGS.pack_into(
-            self._memory["config"],
-            0,
-            flags,
-            self.places.buckets,
-            self._seed,
-            self.ipv4_places.buckets,
-            self.sizes.subnets,
-            self.sizes.tenants,
-            ipv4,
-            ipv6,
-        )
 
     def _write_peer(self, address: bytes, host: int, hop: int) -> None:
         at = PEER.size * self._peers[address]

@@ -11,7 +11,6 @@ char _license[] SEC("license") = "Dual BSD/GPL";
 
 /* What is known of a packet when it is decided that it goes on. */
 struct carriage {
-    struct found source;
     struct found destination;
     __u32 source_subnet; /* 0: it is behind a VM */
     __u32 vsid;
@@ -267,15 +266,6 @@ static __always_inline int carry(struct xdp_md *context, const struct config *se
     return bpf_redirect_map(&ports, hop->port, XDP_DROP);
 }
 
-/* Find the record by which a packet for an address goes, and what it has to do with it. */
-static __always_inline int find_way(const struct config *settings, __u32 tenant, int is_ipv6, const __u64 *address,
-                                    int may_be_behind, struct found *found)
-{
-    if (find_record(settings, tenant, is_ipv6, address, found))
-        return DIRECTLY;
-    return may_be_behind ? resolve(settings, tenant, is_ipv6, address, found) : NOWHERE;
-}
-
 /* Decide a packet to one of our provider addresses, whose outer header of so many octets has been read. */
 static __always_inline int decide(struct xdp_md *context, const struct config *settings, __u8 outer_octets,
                                   __u64 sender_first, __u64 sender_second, __u8 outer_ecn, __u8 outer_hop_limit,
@@ -285,7 +275,7 @@ static __always_inline int decide(struct xdp_md *context, const struct config *s
     struct gre *gre = start + ETHERNET_LENGTH + outer_octets;
     struct ethernet *inner = (void *)(gre + 1);
     struct carriage carriage = {.old_octets = outer_octets};
-    __u32 vsid, sender, subnet_number, tenant_number, record_peer, host;
+    __u32 vsid, sender, subnet_number, tenant_number, scope, record_peer, host;
     struct packet packet;
     struct subnet *subnet;
     struct tenant *tenant;
@@ -298,15 +288,17 @@ static __always_inline int decide(struct xdp_md *context, const struct config *s
     if ((gre->flags & GRE_SIGNIFICANT) != GRE_KEY || gre->protocol != GRE_ETHERNET)
         return is_loop(settings, outer_octets, sender_first, sender_second) ? XDP_PASS : drop(settings, 0, NOT_NVGRE);
     vsid = swap32(gre->key) >> 8;
-    if (!find(settings, VSIDS, vsid, 0, &found))
+    if (!find(settings, VSIDS, vsid, 0, &found) && !find_moved(settings, VSIDS, vsid, 0, &found))
         return is_loop(settings, outer_octets, sender_first, sender_second) ? XDP_PASS : drop(settings, 0, UNKNOWN_VSID);
-    subnet_number = found.subnet;
+    subnet_number = found.peer;
     subnet = bpf_map_lookup_elem(&subnets, &subnet_number);
     tenant_number = subnet ? subnet->tenant : 0;
     tenant = bpf_map_lookup_elem(&tenants, &tenant_number);
     if (!subnet || !tenant)
         return XDP_PASS;
-    if (!find(settings, outer_octets == IPV6_LENGTH ? IPV6_PEERS : IPV4_PEERS, sender_first, sender_second, &found))
+    scope = outer_octets == IPV6_LENGTH ? IPV6_PEERS : IPV4_PEERS;
+    if (!find(settings, scope, sender_first, sender_second, &found) &&
+        !find_moved(settings, scope, sender_first, sender_second, &found))
         return drop(settings, tenant_number, SPOOFED_SOURCE);
     sender = found.peer;
     peer = bpf_map_lookup_elem(&peers, &sender);
@@ -325,16 +317,16 @@ static __always_inline int decide(struct xdp_md *context, const struct config *s
     if (outcome >= 0)
         return pass(settings, tenant_number, sender, outcome);
 
-    way = find_way(settings, tenant_number, is_ipv6, packet.tuple.source, 1, &carriage.source);
+    way = find_way(settings, tenant_number, is_ipv6, packet.tuple.source, 1, &found);
     if (!host || way == NOWHERE || way == ROUTE_SITE)
         return pass(settings, tenant_number, sender, host ? SOURCE : NOT_CARRIED);
-    record_peer = carriage.source.peer;
+    record_peer = found.peer;
     if (record_peer != sender) {
         peer = bpf_map_lookup_elem(&peers, &record_peer);
         if (!peer || peer->host != host)
             return pass(settings, tenant_number, sender, SOURCE);
     }
-    carriage.source_subnet = way == DIRECTLY ? carriage.source.subnet : 0;
+    carriage.source_subnet = way == DIRECTLY ? found.subnet : 0;
     if (outer_ecn == CE && packet.ecn == NOT_ECT)
         return drop(settings, tenant_number, CONGESTION);
     carriage.new_ecn = ecn_on_arrival(packet.ecn, outer_ecn);

@@ -99,10 +99,12 @@ class _Cuckoo(ABC):
 
     def _write(self, at: int, words: Sequence[int]) -> None:
         memory, valid = self._words, self._valid
-        memory[at + valid] = _EMPTY
-        for offset, word in enumerate(words):
-            if offset != valid:
-                memory[at + offset] = word
+        others = [(at + offset, word) for offset, word in enumerate(words) if offset != valid]
+        if any(memory[where] != word for where, word in others):
+            memory[at + valid] = _EMPTY
+            for where, word in others:
+                memory[where] = word
+        # Where that word alone is another one, nobody finds nothing meanwhile.
         self._sequence += 1
         memory[at + valid] = self._numbered(words[valid], self._sequence)
 

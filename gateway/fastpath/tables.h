@@ -88,7 +88,7 @@ struct ipv4_block {
 };
 
 /* (scope, address) -> virtual subnet, peer, and MAC, for all else. A provider address of IPv4, or a VSID, is all
- * of the first word. */
+ * of the first word; a VSID has its subnet's number for a peer, so that a single store changes it. */
 struct place {
     __u64 address[2];
     __u64 whose; /* scope: 24 bits, sequence number: 8, peer: 24, the lower 8 of the subnet's 24 */

@@ -83,7 +83,7 @@ KEYS = {
 
 def place_of(kind: str, key: Key, chance: random.Random) -> Place:
     """Any place that an address may lead to."""
-    peer, mac = chance.randrange(1, 1 << 20), chance.getrandbits(48)
+    peer, mac = chance.randrange(1, (1 << 20) - 1), chance.getrandbits(48)
     if kind == "any":
         return Place(chance.randrange(1 << 24), peer, mac)
     return Place(chance.choice([each for each, scope in enumerate(SCOPES) if scope == key[0]]), peer, mac)

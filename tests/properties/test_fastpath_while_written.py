@@ -79,7 +79,7 @@ def fill(program: Loaded, version: int) -> None:
         layout.HOP.pack_into(memory["hops"], number * layout.HOP.size, 0, 0, 1458, 1458, theirs, own, *ends)
     program.maps["ports"].update(bytes(4), LOOPBACK.to_bytes(4, "little"))
     places = Places(memory["places"].cast("Q"), SEED)
-    assert places.put(layout.VSIDS, VSIDS[FIRST_SUBNET], 0, Place(FIRST_SUBNET, 0))
+    assert places.put(layout.VSIDS, VSIDS[FIRST_SUBNET], 0, Place(0, FIRST_SUBNET))
     assert places.put(layout.IPV4_PEERS, *layout.words_of(HOSTS[0]), Place(0, 1))
     scope, (first, second) = layout.FIRST_SCOPE + 2 * TENANT, layout.words_of(SENDER[version])
     sender = Place(FIRST_SUBNET, 1, 0xAA)
