@@ -75,17 +75,18 @@ class _Changes:
 
     def __init__(self, memory: memoryview) -> None:
         self._memory = memory
-        self._before = bytearray(len(memory))
+        self._before: dict[int, bytes] = {}
+        """Of the blocks that are not all zeros: on a machine that may have many processors, most are."""
 
     def take(self) -> Iterator[tuple[int, int]]:
         """Yield the number of each counter that has changed, and by how much."""
         memory, before = self._memory, self._before
         for start in range(0, len(memory), _BLOCK):
             now = bytes(memory[start : start + _BLOCK])
-            old = before[start : start + _BLOCK]
+            old = before.get(start) or bytes(len(now))
             if now == old:
                 continue
-            before[start : start + _BLOCK] = now
+            before[start] = now
             first = start // _WORD
             for at, (new, last) in enumerate(
                 zip(memoryview(now).cast("Q"), memoryview(old).cast("Q"), strict=True)

@@ -63,6 +63,8 @@ from policies.tables import Tables
 
 OBJECT = Path(__file__).with_name("nvgre.bpf.o")
 
+_LONGEST = 1 << 63  # nanoseconds
+
 # A hop that has been replaced may still be read by a packet on its way.
 _HOP_RESTS = 1.0
 _LEAST_PLACES = 1024
@@ -100,7 +102,7 @@ class Sizes(msgspec.Struct, frozen=True):
             ipv4_blocks=blocks + blocks // 2 + 64,
             ipv6_records=ipv6 + ipv6 // 8,
             subnets=sum(len(image.vsids) for image in images.values()) * 2 + 256,
-            tenants=len(images) * 2 + 64,
+            tenants=len(images) + len(images) // 4 + 64,
             peers=peers * 2 + 256,
             rules=sum(image.entries for image in images.values()) * 2 + 1024,
             routes=sum(len(image.routes) + len(NOBODYS_PREFIXES) for image in images.values()) * 2 + 1024,
@@ -477,7 +479,7 @@ class Instance:
         if limits is not None:
             flags |= IS_LIMITED
             cost = (8_000_000_000 << COST_SHIFT) // limits.rate
-            burst = limits.burst * cost >> COST_SHIFT
+            burst = min(limits.burst * cost >> COST_SHIFT, _LONGEST)
         count, first = known.rules
         at = TENANT.size * known.number
         words = TENANT.pack(flags, count, first, 0, cost, burst)
