@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Self
 
@@ -20,7 +20,6 @@ import trio
 
 from gateway.fastpath import attaching
 from gateway.fastpath.attaching import Links
-from gateway.fastpath.blocks import blocks_for
 from gateway.fastpath.counts import Metered
 from gateway.fastpath.features import Features
 from gateway.fastpath.grace import wait_for_readers
@@ -30,19 +29,17 @@ from gateway.fastpath.kernel import BpfRefused
 from gateway.fastpath.layout import CARRIES, TEACHES
 from gateway.fastpath.nexthops import NextHop, NextHops
 from gateway.fastpath.peers import destinations_of, owners_of, packed_hop
+from gateway.fastpath.records import blocks_of, for_each_record, sizes_for
 from gateway.fastpath.status import MOST_TOLD, FastPathStatus
 from gateway.forwarding.directory import Change, Delete, Put
 from gateway.forwarding.drops import DropReason
 from gateway.forwarding.node import Node
 from gateway.forwarding.pipeline import Forwarder
-from policies.addresses import ProviderAddress, Vsid
+from policies.addresses import ProviderAddress
 from policies.model import FastPathSettings, LookupRecord
 from policies.tables import Tables
 
 log = logging.getLogger("isthmus")
-
-# Records written before other tasks get their turn: some two milliseconds.
-_SLICE = 400
 
 # Seconds between two looks at which path MTUs have become old.
 _LOOK_EVERY = 1.0
@@ -76,7 +73,15 @@ class Plan(msgspec.Struct, frozen=True, eq=False):
 class FastPath:
     """What Builtin drives: it attaches, adopts, hears of changes and counts."""
 
-    def __init__(self, instance: Instance, links: Links, found: Features) -> None:
+    def __init__(
+        self,
+        instance: Instance,
+        links: Links,
+        found: Features,
+        load: Callable[[Sizes], Instance] | None = None,
+    ) -> None:
+        """`load` makes the instances that take the place of the first one."""
+        self._load = load or _load
         self._instances = [instance]
         """What is attached comes first; one that is to take its place is written meanwhile too."""
         self._links = links
@@ -114,10 +119,7 @@ class FastPath:
         self, forwarder: Forwarder, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Keep the program to what a forwarder decides by, until cancelled: then detach it, unless pinned."""
-        self._forwarder = forwarder
-        forwarder.directory.subscribe(self._changed)
-        self._tables, self._node = forwarder.tables, forwarder.node
-        self._instances[0].settle(self._node, self._macs)
+        self.follow(forwarder)
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._hops.serve, self._reached)
@@ -128,6 +130,13 @@ class FastPath:
             self._links.close()
             for instance in self._instances:
                 instance.close()
+
+    def follow(self, forwarder: Forwarder) -> None:
+        """Hear of all that changes in a forwarder's directory. It is still to `take_over` the tables."""
+        self._forwarder = forwarder
+        forwarder.directory.subscribe(self._changed)
+        self._tables, self._node = forwarder.tables, forwarder.node
+        self._instances[0].settle(self._node, self._macs)
 
     def plan(self, tables: Tables, node: Node) -> Plan:
         """Find out what other tables mean for the program. It changes nothing, and may take its time."""
@@ -164,7 +173,8 @@ class FastPath:
                     await self._write(instance, plan)
                 self._unwritten.difference_update(plan.changed, plan.gone)
             except Full:
-                await self._replace()
+                if not await self._replace():
+                    self._crowded.set()
         self._switch()
 
     def teach(self) -> None:
@@ -262,6 +272,7 @@ class FastPath:
 
     async def _write(self, instance: Instance, plan: Plan) -> None:
         """Write what a plan changes. Raises Full."""
+        directory = self._forwarder.directory
         await self._write_peers(instance)
         before = {name: instance.numbers_of(name) for name in (*plan.changed, *plan.gone)}
         for name in plan.gone:
@@ -270,12 +281,13 @@ class FastPath:
             instance.write(plan.images[name])
         instance.forget_all_but({vsid for image in plan.images.values() for vsid, _ in image.vsids})
         await self._carry(instance, plan.changed)
-        for numbers in before.values():
-            if numbers is not None:
-                number, vsids = numbers
-                await self._for_each_record(vsids, partial(_clear, instance, number))
-                await wait_for_readers()
-                instance.give_up(number)
+        old = [numbers for numbers in before.values() if numbers is not None]
+        for number, vsids in old:
+            await for_each_record(directory, vsids, partial(_clear, instance, number))
+        if old:
+            await wait_for_readers()
+        for number, _ in old:
+            instance.give_up(number)
 
     async def _write_peers(self, instance: Instance) -> None:
         instance.node = self._node
@@ -292,39 +304,33 @@ class FastPath:
             if instance.without_place:
                 raise Full
 
+        directory = self._forwarder.directory
         for name in tenants:
             image = self._images[name]
             if not image.left_because:
                 for vsid, _ in image.vsids:
-                    prefixes, _ = await _blocks_for(self._forwarder.directory.of_subnet(vsid))
+                    prefixes, _ = await blocks_of(directory.of_subnet(vsid))
                     instance.expect(vsid, prefixes)
-                await self._for_each_record((vsid for vsid, _ in image.vsids), put)
+                await for_each_record(directory, (vsid for vsid, _ in image.vsids), put)
             instance.carry(name, is_carried=not self._is_observed(name))
             await trio.lowlevel.checkpoint()
-
-    async def _for_each_record(self, vsids: Iterable[Vsid], do: Callable[[LookupRecord], object]) -> None:
-        """Do something with each record as it is by then, and let others have their turns."""
-        directory = self._forwarder.directory
-        for vsid in vsids:
-            for number, listed in enumerate(directory.of_subnet(vsid), 1):
-                record = directory.find(vsid, listed.ca)
-                if record is not None:
-                    do(record)
-                if number % _SLICE == 0:
-                    await trio.lowlevel.checkpoint()
 
     async def _grow(self) -> None:
         while True:
             await self._crowded.wait()
             async with self._writing:
                 self._crowded = trio.Event()
-                if not await self._replace(room_for=1.5):
-                    await trio.sleep(_TRY_AGAIN)
+                has_room = await self._replace(room_for=1.5)
+            if not has_room:
+                await trio.sleep(_TRY_AGAIN)
+                self._crowded.set()
 
     async def _replace(self, room_for: float = 1.0) -> bool:
         """Put another instance in place of the present one, with room for what there is; False: refused."""
+        peers = len(owners_of(self._tables))
+        sizes = await sizes_for(self._images, self._forwarder.directory, peers, room_for)
         try:
-            instance = await trio.to_thread.run_sync(_load, await self._sizes(room_for))
+            instance = await trio.to_thread.run_sync(self._load, sizes)
         except BpfRefused as refused:
             log.error(
                 "the fast path has no room for what it should carry: %s", refused, extra={"event": "fastpath"}
@@ -355,19 +361,6 @@ class FastPath:
         self._carried += old.counts.carried
         old.close()
         return True
-
-    async def _sizes(self, room_for: float) -> Sizes:
-        """For the network that is to be carried, and so many times its records."""
-        alone = blocks = ipv6 = 0
-        for image in self._images.values():
-            for vsid, _ in () if image.left_because else image.vsids:
-                records = self._forwarder.directory.of_subnet(vsid)
-                prefixes, others = await _blocks_for(records)
-                blocks += len(prefixes)
-                alone += others
-                ipv6 += sum(len(record.ca) == 16 for record in records)
-        alone, blocks, ipv6 = (int(count * room_for) for count in (alone, blocks, ipv6))
-        return Sizes.for_network(self._images, alone, ipv6, len(owners_of(self._tables)), blocks)
 
     async def _watch_paths(self) -> None:
         """Let larger packets through again where what the underlay had said of a path has become old."""
@@ -404,14 +397,6 @@ class FastPath:
 
 def _load(sizes: Sizes) -> Instance:
     return Instance.load(sizes, secrets.randbits(64))
-
-
-async def _blocks_for(records: Sequence[LookupRecord]) -> tuple[list[int], int]:
-    """Count apart from what carries packets, where there is much to count."""
-    addresses = [record.ca for record in records]
-    if len(addresses) < _SLICE:
-        return blocks_for(addresses)
-    return await trio.to_thread.run_sync(blocks_for, addresses)
 
 
 def _clear(instance: Instance, number: int, record: LookupRecord) -> None:

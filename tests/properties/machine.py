@@ -7,7 +7,7 @@ import random
 from types import TracebackType
 from typing import Self
 
-from gateway.fastpath import engine, kernel
+from gateway.fastpath import kernel
 from gateway.fastpath.counts import Metered as Counted
 from gateway.fastpath.engine import FastPath
 from gateway.fastpath.features import Feature, Features, Interface
@@ -25,7 +25,16 @@ from tests.properties.crossings import INTERFACE
 LOOPBACK = 1
 """Trial runs are as if by this interface: the number is that of every network namespace's own."""
 
-SIZES = Sizes(ipv4_records=512, ipv4_blocks=4, ipv6_records=512, subnets=128, tenants=14, peers=64, rules=512, routes=512)
+SIZES = Sizes(
+    ipv4_records=512,
+    ipv4_blocks=4,
+    ipv6_records=512,
+    subnets=128,
+    tenants=14,
+    peers=64,
+    rules=512,
+    routes=512,
+)
 """Enough for any world, and so little that it does not last for ever."""
 
 _MMAPABLE = 1 << 10
@@ -115,12 +124,10 @@ class Machine:
     def __init__(self, processors: Processors, forwarder: Forwarder) -> None:
         instance = processors.next()
         self._links = _NoLinks(instance.program)
-        self.fast = FastPath(instance, self._links, _FEATURES)  # type: ignore[arg-type]  # no links
+        load = processors.load
+        self.fast = FastPath(instance, self._links, _FEATURES, load)  # type: ignore[arg-type]  # no links
         self.forwarder = forwarder
-        self.fast._forwarder = forwarder
-        self.fast._tables, self.fast._node = forwarder.tables, forwarder.node
-        instance.settle(forwarder.node, self.fast._macs)
-        forwarder.directory.subscribe(self.fast._changed)
+        self.fast.follow(forwarder)
         forwarder.shares.debit = self.fast.debit
 
     async def start(self) -> None:
@@ -185,7 +192,10 @@ class Processors:
         """Load both. Raises BpfRefused."""
         self._all = [Processor(), Processor()]
         self._chance = random.Random(7637)
-        self._load = engine._load
+
+    def load(self, sizes: Sizes) -> Instance:
+        """Return another one, which has the same room as each."""
+        return self.next()
 
     def next(self) -> Instance:
         """An empty instance by that processor which was used longest ago."""
@@ -193,10 +203,8 @@ class Processors:
         return self._all[0].emptied(self._chance.getrandbits(64))
 
     def __enter__(self) -> Self:
-        engine._load = lambda sizes: self.next()
         return self
 
     def __exit__(self, kind: object, error: object, trace: TracebackType | None) -> None:
-        engine._load = self._load
         for each in self._all:
             each.close()
