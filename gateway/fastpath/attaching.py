@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import msgspec
+
 from gateway.fastpath import drivers, features, links
 from gateway.fastpath.features import Features
 from gateway.fastpath.kernel import BpfRefused
@@ -34,6 +36,13 @@ class Links:
         self.pinned = pinned
         self.are_taken_over = are_taken_over
         """Whether they have an earlier process's program yet."""
+
+    def look(self) -> None:
+        """See where it is still attached: `attached` says so from then on."""
+        self.attached = tuple(
+            msgspec.structs.replace(each, is_there=link.is_attached())
+            for link, each in zip(self._links, self.attached, strict=True)
+        )
 
     @property
     def indices(self) -> list[int]:

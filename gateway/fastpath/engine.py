@@ -41,7 +41,7 @@ from policies.tables import Tables
 
 log = logging.getLogger("isthmus")
 
-# Seconds between two looks at which path MTUs have become old.
+# Seconds between two looks at which path MTUs have become old, and at what is attached.
 _LOOK_EVERY = 1.0
 
 # Most networks never need more. More is made room for as a network is adopted, or grows.
@@ -55,6 +55,8 @@ _AT_FIRST = Sizes(
     rules=4096,
     routes=4096,
 )
+
+_OBSERVED = "somebody captures its packets"
 
 # Seconds until it is tried again to make room.
 _TRY_AGAIN = 60.0
@@ -125,6 +127,7 @@ class FastPath:
                 await nursery.start(self._hops.serve, self._reached)
                 nursery.start_soon(self._grow)
                 nursery.start_soon(self._watch_paths)
+                nursery.start_soon(self._watch_links)
                 task_status.started()
         finally:
             self._links.close()
@@ -217,14 +220,19 @@ class FastPath:
         """How it is now."""
         instance = self._instances[0]
         passed = self._closed + instance.counts.passed
+        left = {
+            name: image.left_because or _OBSERVED
+            for name, image in self._images.items()
+            if image.left_because or self._is_observed(name)
+        }
         return FastPathStatus(
             interfaces=self._links.attached,
             pinned=self._links.pinned,
             records=instance.records,
             capacity=instance.capacity,
             without_place=instance.without_place,
-            tenants=sum(not image.left_because for image in self._images.values()),
-            left_to_python={name: why for name, image in self._images.items() if (why := image.left_because)},
+            tenants=len(self._images) - len(left),
+            left_to_python=left,
             hops=self._hops.status(MOST_TOLD),
             carried=self._carried + instance.counts.carried,
             passed=dict(passed),
@@ -372,6 +380,21 @@ class FastPath:
             ]:
                 self._lowered.remove(address)
                 self.path_changed(address)
+
+    async def _watch_links(self) -> None:
+        """Notice it where somebody has detached the program, or an interface is gone."""
+        while True:
+            await trio.sleep(_LOOK_EVERY)
+            there = {each.interface for each in self._links.attached if each.is_there}
+            # In a thread, since the kernel may be busy with its interfaces.
+            await trio.to_thread.run_sync(self._links.look)
+            for each in self._links.attached:
+                if each.interface in there and not each.is_there:
+                    log.warning(
+                        "the fast path is no longer attached to %s",
+                        each.interface,
+                        extra={"event": "fastpath"},
+                    )
 
     def _is_observed(self, tenant: str) -> bool:
         return self._observed is None or tenant in self._observed

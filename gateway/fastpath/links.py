@@ -109,6 +109,10 @@ class Link:
         """The id of the program that the link has now."""
         return _about(self.fd)[1]
 
+    def is_attached(self) -> bool:
+        """Whether packets still meet it: somebody may have detached it, and its interface may be gone."""
+        return self.fd >= 0 and _about(self.fd)[2] != 0
+
     def close(self) -> None:
         """Give the link up: it ends, and the program is off the interface, unless it is pinned."""
         if self.fd >= 0:

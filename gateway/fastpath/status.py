@@ -8,7 +8,7 @@ import msgspec
 
 from gateway.fastpath.layout import Passed
 from gateway.fastpath.nexthops import NextHopsStatus
-from gateway.operating.report import AttachedReport, FastPathReport, LeftReport
+from gateway.operating.report import DETACHED, AttachedReport, FastPathReport, LeftReport
 from policies.model import FastPathMode
 
 MOST_TOLD = 100
@@ -22,6 +22,8 @@ class Attached(msgspec.Struct, frozen=True, gc=False):
     mode: FastPathMode
     why: str = ""
     """Why it is generic where native was tried: what the kernel or the driver said."""
+    is_there: bool = True
+    """Whether it is still attached, when that was last looked at."""
 
 
 class FastPathStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,7 +52,8 @@ class FastPathStatus(msgspec.Struct, frozen=True, kw_only=True):
         """Return what an operator is told: all counts, and a bounded number of names."""
         return FastPathReport(
             interfaces=[
-                AttachedReport(each.interface, each.mode.value, each.why) for each in self.interfaces
+                AttachedReport(each.interface, each.mode.value if each.is_there else DETACHED, each.why)
+                for each in self.interfaces
             ],
             pinned=self.pinned,
             records=self.records,

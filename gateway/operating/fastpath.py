@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gateway.operating.health import TOLD, Finding
-from gateway.operating.report import AttachedReport, FastPathReport, Report
+from gateway.operating.report import DETACHED, AttachedReport, FastPathReport, Report
 from policies.model import FastPathMode
 
 _MANUAL = "docs/fastpath.md says more"
@@ -28,13 +28,21 @@ def findings(report: Report, mode: FastPathMode) -> Iterator[Finding]:
     if report.fastpath is None:
         return
     for each in report.fastpath.interfaces:
-        yield from _generic(each, mode)
+        yield from _attached(each, mode)
     yield from _places(report.fastpath)
     yield from _unresolved(report.fastpath)
     yield from _left(report.fastpath)
 
 
-def _generic(attached: AttachedReport, mode: FastPathMode) -> Iterator[Finding]:
+def _attached(attached: AttachedReport, mode: FastPathMode) -> Iterator[Finding]:
+    if attached.mode == DETACHED:
+        yield Finding(
+            level="warning",
+            words=f"the fast path is no longer attached to {attached.interface}: Python carries what comes"
+            " there",
+            advice="somebody has detached it, or the interface was made anew: restart the appliance",
+        )
+        return
     if attached.mode == FastPathMode.NATIVE or mode is FastPathMode.GENERIC:
         return
     why = f": {attached.why}" if attached.why else ""

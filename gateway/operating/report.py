@@ -164,12 +164,15 @@ class BridgeReport(msgspec.Struct, frozen=True):
     """Why the bridge is waited for; empty while it is not."""
 
 
+DETACHED = "detached"
+
+
 class AttachedReport(msgspec.Struct, frozen=True, gc=False):
     """An interface whose packets the fast path sees."""
 
     interface: str
     mode: str
-    """native: in its driver; generic: in the kernel behind that."""
+    """native: in its driver; generic: in the kernel behind that; detached: no longer there."""
     why: str = ""
     """Why it is generic, where native was tried."""
 

@@ -164,6 +164,7 @@ def test_detached_from_outside_packets_go_by_python(world: NumberedWorld) -> Non
 
     assert outcome.missing <= RATE * ON_ITS_WAY
     assert outcome.came_sent_after(time.monotonic() - SETTLING - 1) > 0
+    assert [each["mode"] for each in world.report()["fastpath"]["interfaces"]] == ["detached"]
     # By a restart at the latest it is back.
     During(world, "attached again by a restart")(lambda: restart(world))
     assert program_of(world) is not None

@@ -189,7 +189,9 @@ def test_detaching_takes_a_pinned_program_off_at_once(loaded: Loaded, folder: Pa
     mount_bpf(folder)
     with links.attach(loaded.programs["count"], EDGE, Mode.GENERIC) as link:
         link.pin(folder / "edge")
+        assert link.is_attached()
         link.detach()
+        assert not link.is_attached()
         assert links.attached(EDGE) is None
         assert links.open_pinned(folder / "edge") is None
 

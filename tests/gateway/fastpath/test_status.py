@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import msgspec
+
 from gateway.fastpath.layout import Passed
 from gateway.fastpath.nexthops import NextHopsStatus
 from gateway.fastpath.routes import Unresolved, Why
@@ -46,6 +48,16 @@ def test_report_has_what_the_engine_knows_in_words() -> None:
         carried=5,
         passed={each.word: 2 if each is Passed.SITE else 0 for each in Passed},
     )
+
+
+def test_interface_that_it_is_no_longer_attached_to_is_told() -> None:
+    attached = (Attached("eth1", FastPathMode.NATIVE), Attached("eth2", FastPathMode.NATIVE, is_there=False))
+    report = msgspec.structs.replace(status({}), interfaces=attached).report()
+
+    assert [(each.interface, each.mode) for each in report.interfaces] == [
+        ("eth1", "native"),
+        ("eth2", "detached"),
+    ]
 
 
 def test_tenants_beyond_a_few_are_counted_and_not_named() -> None:

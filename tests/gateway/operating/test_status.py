@@ -304,6 +304,11 @@ GENERIC = [AttachedReport("eth1", "native"), AttachedReport("eth2", "generic", "
         ),
         (fast(interfaces=GENERIC), FastPathMode.AUTO, ("note", "generic on eth2")),
         (
+            fast(interfaces=[AttachedReport("eth1", "detached")]),
+            FastPathMode.GENERIC,
+            ("warning", "no longer attached to eth1: Python carries what comes there"),
+        ),
+        (
             fast(without_place=96),
             FastPathMode.AUTO,
             ("warning", "full: 96 of 1,300 records are left to Python"),
