@@ -27,8 +27,8 @@ from tests.netns.rewriting import show
 pytestmark = [pytest.mark.netns, pytest.mark.usefixtures("require_bpf")]
 
 SECOND = "eth2"
-TAGGED = "tagged"
-"""A VLAN of the second link: such interfaces have no native XDP."""
+BRIDGE = "br-phy"
+"""With the second link as its only port: bridges have no native XDP."""
 
 
 class TwoLinks(NumberedWorld):
@@ -48,19 +48,17 @@ class TwoLinks(NumberedWorld):
         super().build()
         edge, router = self.node("edge-1"), self.router
         connect(edge, SECOND, router, "second")
-        inside, outside = SECOND, "second"
-        if self._second == TAGGED:
-            edge.ip(f"link add link {SECOND} name {TAGGED} type vlan id 5", f"link set {SECOND} up")
-            router.ip("link add link second name second5 type vlan id 5", "link set second up")
-            inside, outside = TAGGED, "second5"
+        if self._second == BRIDGE:
+            edge.ip(f"link add {BRIDGE} type bridge mcast_snooping 0", f"link set {SECOND} master {BRIDGE}")
         edge.ip(
-            f"link set {inside} up",
-            f"address add 2001:db8:0:2::254/64 dev {inside}",
+            f"link set {SECOND} up",
+            f"link set {self._second} up",
+            f"address add 2001:db8:0:2::254/64 dev {self._second}",
             "route add 2001:db8:2::/64 via 2001:db8:0:2::1",
         )
         router.ip(
-            f"link set {outside} up",
-            f"address add 2001:db8:0:2::1/64 dev {outside}",
+            "link set second up",
+            "address add 2001:db8:0:2::1/64 dev second",
             "route add 2001:db8::254/128 via 2001:db8:0:2::254",
         )
         router.call(self._far_ends.enter_context, takes_redirected_frames("second"))
@@ -76,7 +74,7 @@ class TwoLinks(NumberedWorld):
 
 @pytest.mark.parametrize(
     ("second", "mode", "attached"),
-    [(SECOND, "auto", "native"), (SECOND, "generic", "generic"), (TAGGED, "auto", "generic")],
+    [(SECOND, "auto", "native"), (SECOND, "generic", "generic"), (BRIDGE, "auto", "generic")],
     ids=["native", "generic", "one has no native XDP"],
 )
 def test_packets_come_and_go_by_both_links(second: str, mode: str, attached: str) -> None:
