@@ -14,6 +14,7 @@ carry 1600 octets and the gateway is told 1500: it is the gateway that finds a p
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
 import socket
@@ -43,6 +44,8 @@ ABSENT = {"blue-db2", "green-web2", "green-db1", "green-db2"}
 PORT = 7637
 FLOWS = 16
 OCTETS = 5_000_000
+
+ENGINES = ("python", pytest.param("xdp", marks=pytest.mark.long))
 
 both_families = pytest.mark.parametrize("version", [4, 6], ids=["ipv4", "ipv6"])
 
@@ -108,31 +111,43 @@ def _start(lab: Datacenter, node: Node, keys: Keys) -> Process:
     return lab.start(node.name, lab.node(node.name), *nodes.run_command(file))
 
 
-def _plan(underlay: int) -> Plan:
+def _plan(underlay: int, engine: str) -> Plan:
     """Tenants with the same addresses, but that 10.0.2.6 and fd00:2::6 are Red's alone."""
-    plan = standard_plan(tenants=tuple(VSIDS), underlay=(underlay,), underlay_mtu=1600)
+    plan = standard_plan(tenants=tuple(VSIDS), underlay=(underlay,), underlay_mtu=1600, engine=engine)
     return msgspec.structs.replace(plan, vms=tuple(vm for vm in plan.vms if vm.name not in ABSENT))
 
 
-@pytest.fixture(
-    scope="module",
-    params=[(keys, underlay) for underlay in (4, 6) for keys in Keys],
-    ids=lambda each: f"{each[0]} keys over IPv{each[1]}",
-)
+def _ways() -> Iterator[object]:
+    """Both engines with every kind of keys and underlay; of the fast path one in the normal run."""
+    for engine, underlay, keys in itertools.product(("python", "xdp"), (4, 6), Keys):
+        usual = engine == "python" or (keys, underlay) == (Keys.FLOW, 4)
+        marks = () if usual else pytest.mark.long
+        yield pytest.param(
+            (keys, underlay, engine), marks=marks, id=f"{keys} keys over IPv{underlay}, {engine}"
+        )
+
+
+@pytest.fixture(scope="module", params=_ways())
 def site(
     request: pytest.FixtureRequest, require_tools: Callable[..., None], require_tun: None
 ) -> Iterator[Site]:
     require_tools(*COMMANDS, "ping", "traceroute", "tshark")
-    keys, underlay = request.param
-    with Datacenter(_plan(underlay)) as lab:
+    keys, underlay, engine = request.param
+    if engine == "xdp":
+        request.getfixturevalue("require_bpf")
+    with Datacenter(_plan(underlay, engine)) as lab:
         yield Site(lab, keys, underlay, lab.plan.hosts)
 
 
-@pytest.fixture
-def mixed(require_tools: Callable[..., None], require_tun: None) -> Iterator[Site]:
+@pytest.fixture(params=ENGINES)
+def mixed(
+    request: pytest.FixtureRequest, require_tools: Callable[..., None], require_tun: None
+) -> Iterator[Site]:
     """Open vSwitch on hv1 only; hv2 is a host of our own, with every record."""
     require_tools(*COMMANDS, "ping", "tshark")
-    with Datacenter(_plan(4)) as lab:
+    if request.param == "xdp":
+        request.getfixturevalue("require_bpf")
+    with Datacenter(_plan(4, request.param)) as lab:
         yield Site(lab, Keys.FLOW, 4, lab.plan.hosts[:1])
 
 

@@ -133,10 +133,15 @@ class Site:
         packets += read_with_scapy(file, 4)
 
 
-@pytest.fixture(scope="module")
-def site(require_tools: Callable[..., None], require_tun: None) -> Iterator[Site]:
+@pytest.fixture(scope="module", params=["python", pytest.param("xdp", marks=pytest.mark.long)])
+def site(
+    request: pytest.FixtureRequest, require_tools: Callable[..., None], require_tun: None
+) -> Iterator[Site]:
+    if request.param == "xdp":
+        request.getfixturevalue("require_bpf")
     require_tools(*COMMANDS, "ping", "traceroute")
-    with Datacenter(standard_plan(tenants=TENANTS, underlay=(4,), underlay_mtu=1600)) as lab:
+    plan = standard_plan(tenants=TENANTS, underlay=(4,), underlay_mtu=1600, engine=request.param)
+    with Datacenter(plan) as lab:
         yield Site(lab)
 
 

@@ -69,13 +69,19 @@ class OpenVswitchWorld(World):
         return processes
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=["python", pytest.param("xdp", marks=pytest.mark.long)])
 def world(
-    require_tools: Callable[..., None], require_tun: None, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    require_tools: Callable[..., None],
+    require_tun: None,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[World]:
+    if request.param == "xdp":
+        request.getfixturevalue("require_bpf")
     require_tools(*COMMANDS)
     folder: Path = tmp_path_factory.mktemp("lookup")
-    with Datacenter(standard_plan(tenants=("red",), underlay=(4,), underlay_mtu=1600)) as lab:
+    plan = standard_plan(tenants=("red",), underlay=(4,), underlay_mtu=1600, engine=request.param)
+    with Datacenter(plan) as lab:
         world = OpenVswitchWorld(lab, LookupPlan(files=folder, moving=(MOVING,)))
         mover = world.mover = OpenVswitchMover(lab, world.processes, world.operator)
         mover.bridges = world.bridges

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.netns.moving import World, plan_with_third_host, world
@@ -16,10 +17,15 @@ MOVING = ("red-web1", "red-db2")
 OBSERVERS = ("observer-web", "observer-db", "red-web2")
 
 
-@pytest.fixture(scope="module")
-def datacenter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+@pytest.fixture(
+    scope="module", params=["python", pytest.param("xdp", marks=[pytest.mark.interop, pytest.mark.long])]
+)
+def datacenter(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    if request.param == "xdp":
+        request.getfixturevalue("require_bpf")
     folder: Path = tmp_path_factory.mktemp("lookup")
-    with world(plan_with_third_host(), MOVING, folder) as built:
+    plan = msgspec.structs.replace(plan_with_third_host(), engine=request.param)
+    with world(plan, MOVING, folder) as built:
         yield built
 
 
