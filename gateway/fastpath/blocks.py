@@ -22,6 +22,9 @@ class Ipv4Records:
     A block is of one subnet, and for peers of 16 bits: others keep places of their own beside it.
     """
 
+    enough = ENOUGH
+    """How many side by side have a block."""
+
     def __init__(self, places: Ipv4Places, blocks: memoryview[int], scopes: Sequence[int]) -> None:
         """`blocks` are of 256 words of eight octets, format Q, all zero; the first stays so."""
         self._places = places
@@ -62,7 +65,7 @@ class Ipv4Records:
             return False
         self._alone[key] += is_new
         self._count += is_new
-        if block is None and self._alone[key] >= ENOUGH:
+        if block is None and self._alone[key] >= self.enough:
             self._gather(key, place.subnet)
         return True
 

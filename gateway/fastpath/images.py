@@ -34,9 +34,6 @@ from policies.tables import RoutingDomain, Tables
 _EVERY_PORT = PortRange(0, 0xFFFF)
 _ANYWHERE = bytes(END.size)
 
-LEAST_RATE = 1000
-"""In bit/s: with less, what an octet costs in time has no room in the program's word for it."""
-
 
 class TenantImage(msgspec.Struct, frozen=True):
     """All that decides about a tenant's packets, but its records: if two are equal, nothing has changed."""
@@ -59,8 +56,6 @@ class TenantImage(msgspec.Struct, frozen=True):
         """Why all of it is left to Python; empty where it is not."""
         if not self.is_routed_here:
             return "this gateway is none of its own"
-        if self.limits is not None and self.limits.rate < LEAST_RATE:
-            return f"its rate is below {LEAST_RATE} bit/s"
         if self.entries > MOST_RULES:
             return f"more than {MOST_RULES} access rule entries, one for each range of ports: {self.entries}"
         return ""

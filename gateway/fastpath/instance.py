@@ -63,6 +63,8 @@ from policies.tables import Tables
 
 OBJECT = Path(__file__).with_name("nvgre.bpf.o")
 
+# So that what a packet of 64 KiB costs has room in a word: below 60 bit/s, a rate is taken for that.
+_DEAREST = 1 << 47
 _LONGEST = 1 << 63  # nanoseconds
 
 # A hop that has been replaced may still be read by a packet on its way.
@@ -478,7 +480,7 @@ class Instance:
         cost = burst = 0
         if limits is not None:
             flags |= IS_LIMITED
-            cost = (8_000_000_000 << COST_SHIFT) // limits.rate
+            cost = min((8_000_000_000 << COST_SHIFT) // limits.rate, _DEAREST)
             burst = min(limits.burst * cost >> COST_SHIFT, _LONGEST)
         count, first = known.rules
         at = TENANT.size * known.number

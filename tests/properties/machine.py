@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from gateway.fastpath import kernel
+from gateway.fastpath.blocks import Ipv4Records
 from gateway.fastpath.counts import Metered as Counted
 from gateway.fastpath.engine import FastPath
 from gateway.fastpath.features import Feature, Features, Interface
@@ -93,6 +94,10 @@ class _Remembered(kernel.Map):
     def forget(self) -> None:
         while self._keys:
             self.delete(self._keys.pop())
+
+
+# The worlds are small: few addresses side by side have to do for a block to be made.
+Ipv4Records.enough = 2
 
 
 class _NoLinks:
