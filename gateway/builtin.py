@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from typing import NamedTuple, TypeGuard
 
 import msgspec
@@ -136,16 +137,13 @@ class Builtin:
         refused = [*unreadable, *await self._serve_pools(nursery, appliance)]
         ports = appliance.host.ports_in(appliance.network) if appliance.host is not None else ()
         keyed = {(port.vsid, port.mac): port for port in ports}
-        fastpath, plan = self._fastpath, None
-        if fastpath is not None:
-            node = msgspec.structs.replace(self.forwarder.node, ports=dict(keyed))
-            plan = await trio.to_thread.run_sync(fastpath.plan, tables, node)
-            await fastpath.leave(plan)
-        # No packet comes in between: it would be decided by the one and the other.
-        self.forwarder.replace_tables(tables, keyed)
-        self.apply(changes)
-        if fastpath is not None and plan is not None:
-            await fastpath.take_over(plan)
+        async with AsyncExitStack() as stack:
+            if self._fastpath is not None:
+                node = msgspec.structs.replace(self.forwarder.node, ports=dict(keyed))
+                await stack.enter_async_context(self._fastpath.change(tables, node))
+            # No packet comes in between: it would be decided by the one and the other.
+            self.forwarder.replace_tables(tables, keyed)
+            self.apply(changes)
         leaving = [self._served.pop(gone) for gone in self._served.keys() - set(ports)]
         for service in leaving:
             service.scope.cancel()

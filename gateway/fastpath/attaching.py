@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -49,10 +50,19 @@ class Links:
         """Of the interfaces."""
         return [link.ifindex for link in self._links]
 
-    def replace(self, program: int) -> None:
-        """Have another program take the place of the present one, on each interface in one step."""
-        for link in self._links:
-            link.replace(program)
+    def replace(self, program: int, before: int) -> None:
+        """Have another program take the place of the present one, on each interface in one step.
+
+        Interfaces that it has been detached from are left out. Raises BpfRefused: then each has `before`.
+        """
+        there = [link for link in self._links if link.is_attached()]
+        try:
+            for link in there:
+                link.replace(program)
+        except BpfRefused:
+            for link in there:
+                _put_back(link, before)
+            raise
 
     def close(self) -> None:
         """Detach it, unless it is pinned."""
@@ -134,6 +144,15 @@ def _take_over(pins: Path, indices: dict[int, str], settings: FastPathSettings) 
     for link in opened:
         link.close()
     return None
+
+
+def _put_back(link: Link, program: int) -> None:
+    try:
+        link.replace(program)
+    except BpfRefused:
+        # Better none than one whose tables nobody writes any more.
+        with suppress(BpfRefused):  # of an interface that is gone
+            link.detach()
 
 
 def _attach_all(program: int, indices: Iterable[int], mode: Mode) -> list[Link]:

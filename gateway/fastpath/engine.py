@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Self
 
@@ -99,7 +100,9 @@ class FastPath:
         self._teaches = False
         self._unwritten: set[str] = set()
         """Tenants that have changed, and of which the program has only what they were."""
-        self._is_ready = not links.are_taken_over
+        self._is_ours = not links.are_taken_over
+        self._is_written = False
+        """Whether the program knows all tenants: what it does not know, it drops as nobody's."""
         self._closed: Counter[str] = Counter()
         self._carried = 0
 
@@ -135,7 +138,7 @@ class FastPath:
                 instance.close()
 
     def follow(self, forwarder: Forwarder) -> None:
-        """Hear of all that changes in a forwarder's directory. It is still to `take_over` the tables."""
+        """Hear of all that changes in a forwarder's directory. It is still to `change` to its tables."""
         self._forwarder = forwarder
         forwarder.directory.subscribe(self._changed)
         self._tables, self._node = forwarder.tables, forwarder.node
@@ -148,37 +151,73 @@ class FastPath:
             tables=tables,
             node=node,
             images=images,
-            changed=tuple(name for name, image in images.items() if self._images.get(name) != image),
-            gone=tuple(name for name in self._images if name not in images),
+            changed=tuple(
+                name
+                for name, image in images.items()
+                if self._images.get(name) != image or name in self._unwritten
+            ),
+            gone=tuple((self._images.keys() | self._unwritten) - images.keys()),
         )
 
-    async def leave(self, plan: Plan) -> None:
-        """Leave to Python all tenants that a plan changes: then no packet goes by their old tables."""
+    @asynccontextmanager
+    async def change(self, tables: Tables, node: Node) -> AsyncIterator[None]:
+        """Leave to Python what other tables change, have it decide by them, and carry by them.
+
+        Python changes within, where nothing may wait. Nothing grows meanwhile: that would go by both.
+        """
+        async with self._writing:
+            plan = await trio.to_thread.run_sync(self.plan, tables, node)
+            await self._leave(plan)
+            yield
+            await self._take_over(plan)
+
+    async def _leave(self, plan: Plan) -> None:
+        """Have no packet go by the old tables of what a plan changes, and all be counted that has."""
         self._unwritten.update(plan.changed, plan.gone)
         for instance in self._instances:
             for name in (*plan.changed, *plan.gone):
                 instance.leave(name)
         if plan.gone or any(name in self._images for name in plan.changed):
             await wait_for_readers()
+        self.count()
 
-    async def take_over(self, plan: Plan) -> None:
-        """Carry packets by a plan's tables, once Python decides by them."""
+    async def _take_over(self, plan: Plan) -> None:
+        """Carry packets by a plan's tables, by which Python decides."""
+        observed = self._observed
         self._tables, self._node, self._images = plan.tables, plan.node, plan.images
         watched = destinations_of(self._tables, self._node)
         self._hops.replace(watched, watched)
         for gone in self._known_hops.keys() - watched.keys():
             del self._known_hops[gone]
-        async with self._writing:
-            try:
-                if not self._is_ready:
-                    raise Full
-                for instance in tuple(self._instances):
-                    await self._write(instance, plan)
-                self._unwritten.difference_update(plan.changed, plan.gone)
-            except Full:
-                if not await self._replace():
-                    self._crowded.set()
+        try:
+            if not self._is_ours:
+                raise Full
+            await self._write(self._instances[0], plan)
+            self._all_is_written(observed)
+        except Full:
+            if not await self._replace():
+                self._crowded.set()
+                if not self._is_ours:
+                    await self._leave_all()
+
+    def _all_is_written(self, observed: Collection[str] | None) -> None:
+        """Carry what has been written, and heed what has come to be looked at since the writing began."""
+        unwritten, self._unwritten = self._unwritten, set()
+        for name in unwritten if self._observed is not observed else ():
+            if self._instances[0].knows(name):
+                self._instances[0].carry(name, is_carried=not self._is_observed(name))
+        self._is_written = True
         self._switch()
+
+    async def _leave_all(self) -> None:
+        """Leave everything to Python where an earlier process's program would go on by what that was told."""
+        program = self._instances[0].program
+        try:
+            await trio.to_thread.run_sync(self._links.replace, program, program)
+        except BpfRefused as refused:
+            log.error("what is pinned cannot be replaced: %s", refused, extra={"event": "fastpath"})
+        else:
+            self._is_ours = True
 
     def teach(self) -> None:
         """Have some packets passed on from now on, so that their senders are taught."""
@@ -327,8 +366,9 @@ class FastPath:
         while True:
             await self._crowded.wait()
             async with self._writing:
-                self._crowded = trio.Event()
                 has_room = await self._replace(room_for=1.5)
+                # What was full has said so until the end.
+                self._crowded = trio.Event()
             if not has_room:
                 await trio.sleep(_TRY_AGAIN)
                 self._crowded.set()
@@ -344,25 +384,25 @@ class FastPath:
                 "the fast path has no room for what it should carry: %s", refused, extra={"event": "fastpath"}
             )
             return False
-        instance.settle(self._node, self._macs)
+        old, observed = self._instances[0], self._observed
         self._instances.append(instance)
         try:
+            instance.settle(self._node, self._macs)
             await self._write_peers(instance)
             for image in self._images.values():
                 instance.write(image)
             await self._carry(instance, self._images)
-            instance.take_debts(self._instances[0])
+            instance.take_debts(old)
             instance.switch(self._flags())
-            await trio.to_thread.run_sync(self._links.replace, instance.program)
+            await trio.to_thread.run_sync(self._links.replace, instance.program, old.program)
         except (Full, BpfRefused) as refused:
             self._instances.remove(instance)
             instance.close()
             log.error("the fast path could not be made larger: %s", refused, extra={"event": "fastpath"})
             return False
-        old = self._instances.pop(0)
-        self._is_ready = True
-        self._unwritten.clear()
-        self._switch()
+        self._instances.remove(old)
+        self._is_ours = True
+        self._all_is_written(observed)
         await wait_for_readers()
         old.counts.take(self._dropped, self._metered)
         self._closed += old.counts.passed
@@ -400,7 +440,7 @@ class FastPath:
         return self._observed is None or tenant in self._observed
 
     def _flags(self) -> int:
-        return CARRIES | (TEACHES if self._teaches else 0) if self._is_ready else 0
+        return CARRIES | (TEACHES if self._teaches else 0) if self._is_written else 0
 
     def _switch(self) -> None:
         for instance in self._instances:

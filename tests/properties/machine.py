@@ -112,7 +112,7 @@ class _NoLinks:
         self.program = program
         self.replaced = 0
 
-    def replace(self, program: int) -> None:
+    def replace(self, program: int, before: int) -> None:
         self.program = program
         self.replaced += 1
 
@@ -137,14 +137,13 @@ class Machine:
 
     async def start(self) -> None:
         """Take over what the forwarder decides by."""
-        await self.fast.take_over(self.fast.plan(self.forwarder.tables, self.forwarder.node))
+        async with self.fast.change(self.forwarder.tables, self.forwarder.node):
+            pass
 
     async def replace_tables(self, tables: Tables) -> None:
         """Have both decide by other tables, as Builtin does."""
-        plan = self.fast.plan(tables, self.forwarder.node)
-        await self.fast.leave(plan)
-        self.forwarder.replace_tables(tables)
-        await self.fast.take_over(plan)
+        async with self.fast.change(tables, self.forwarder.node):
+            self.forwarder.replace_tables(tables)
 
     def reach(self, address: ProviderAddress, mac: bytes | None) -> None:
         """Have a provider address be reached by a neighbour, or not at all."""
