@@ -36,7 +36,7 @@ demo: .venv/ready ## show two tenants with the same addresses, isolated and conn
 test: check ## run the checks, then every test that fits in a quarter of an hour
 	@$(call pytest,$(TESTS))
 
-check: .venv/installed ## check format, lint, types and imports
+check: .venv/installed ## check format, lint, types, imports, and the programs for the kernel against their C
 	@$(BIN)/python -m ruff format --check --quiet . || { echo 'make format puts that right'; exit 1; }
 	@$(BIN)/python -m ruff check --quiet .
 	@$(BIN)/python -m mypy

@@ -61,6 +61,7 @@ def judge(machine: Machine, rules: Rules, appliance: Appliance, *, runs: bool) -
 
 def _kernel(machine: Machine, missing: Level) -> Iterator[Finding]:
     untried = []
+    advice = _MANUAL
     for feature in machine.features.kernel:
         if feature.why_not == features.NOT_TRIED:
             untried.append(feature.name)
@@ -68,9 +69,11 @@ def _kernel(machine: Machine, missing: Level) -> Iterator[Finding]:
         level = missing if feature.is_needed else Level.WARN
         if feature.name == features.PERMISSION and not machine.is_roots:
             level = Level.SKIPPED
-        yield _feature(feature, level, _ROOT if feature.name == features.PERMISSION else _MANUAL)
+        if feature.name == features.PERMISSION and feature.why_not is not None:
+            advice = _ROOT
+        yield _feature(feature, level, advice)
     if untried:
-        yield Finding(AREA, Level.SKIPPED, f"not tried: {', '.join(untried)}", _ROOT)
+        yield Finding(AREA, Level.SKIPPED, f"not tried: {', '.join(untried)}", advice)
     if machine.verified is not None:
         yield _feature(machine.verified, missing, "report this, with the kernel's version: uname -r")
 

@@ -43,6 +43,10 @@ def main() -> None:
         if arguments.check:
             for line in check(sources):
                 print(line)
+            if clang_version() is None:
+                print(
+                    "Without clang the kernel's programs were held to their C by its digest alone: make peers"
+                )
         else:
             if (clang := clang_version()) is None:
                 raise BuildFailed("Building needs clang and the kernel's headers: make peers, as root")

@@ -99,6 +99,19 @@ def test_what_is_only_slow_without_never_fails() -> None:
     assert wrong(found) == [(WARN, "a compiler: it is off; without it it is slow")]
 
 
+def test_on_another_processor_nobody_is_told_to_ask_as_root() -> None:
+    machine = with_kernel(
+        Feature("an x86-64 processor", "there is no fast path", "this is aarch64"),
+        Feature(features.PERMISSION, "no program can be loaded", features.NOT_TRIED),
+        Feature("links", "", features.NOT_TRIED),
+    )
+
+    found = [each for each in judged(machine) if each.level is not OK]
+
+    assert [each.level for each in found] == [WARN, SKIPPED]
+    assert not any("root" in each.advice for each in found)
+
+
 def test_what_could_not_be_tried_is_one_line() -> None:
     machine = with_kernel(
         Feature(features.PERMISSION, "no program can be loaded", "this process lacks CAP_BPF"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,6 +78,18 @@ def test_source_that_was_changed_and_not_built_is_found_without_a_compiler(
         file.write("\n")
     with pytest.raises(BuildFailed, match=r"built from another tiny\.bpf\.c or its headers: make fastpath"):
         build.check([source])
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["without clang", "with clang"])
+def test_check_says_so_where_it_could_not_compile(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_there: bool
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["build", "--check", str(HERE / "nothing")])
+    monkeypatch.setattr(build, "clang_version", lambda: 14 if is_there else None)
+
+    build.main()
+
+    assert ("by its digest alone" in capsys.readouterr().out) is not is_there
 
 
 def test_object_that_is_missing_or_none_is_found_without_a_compiler(
