@@ -1,4 +1,4 @@
-"""What the engine has the program know, when, and what it does where there is no room: in ordinary memory."""
+"""What the engine has the program know, and what it does where there is no room: in ordinary memory."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class LinksOfNobody:
         self.are_taken_over = are_taken_over
         self.program = PROGRAM
 
-    def replace(self, program: int) -> None:
+    def replace(self, program: int, before: int) -> None:
         self.program = program
 
 
@@ -68,10 +68,8 @@ class Edge:
 
     async def adopt(self, network: Network | None = None) -> None:
         tables = self.forwarder.tables if network is None else Tables.compile(network)
-        plan = self.fast.plan(tables, self.forwarder.node)
-        await self.fast.leave(plan)
-        self.forwarder.replace_tables(tables)
-        await self.fast.take_over(plan)
+        async with self.fast.change(tables, self.forwarder.node):
+            self.forwarder.replace_tables(tables)
 
     @property
     def flags(self) -> int:
@@ -143,10 +141,9 @@ async def test_tenant_whose_tables_change_is_left_to_python_before_they_do(loade
     other = msgspec.structs.replace(tenant(), gateways=("edge-2",))
     plan = edge.fast.plan(Tables.compile(world(other).network), edge.forwarder.node)
     assert (plan.changed, plan.gone) == (("red",), ())
-    await edge.fast.leave(plan)
-    assert edge.carried == 1
-    edge.forwarder.replace_tables(plan.tables)
-    await edge.fast.take_over(plan)
+    async with edge.fast.change(plan.tables, edge.forwarder.node):
+        assert edge.carried == 1
+        edge.forwarder.replace_tables(plan.tables)
     assert edge.fast.status().left_to_python.keys() == {"red", "green"}
 
 
