@@ -152,7 +152,7 @@ async def _fast_path(subject: Subject) -> list[Finding]:
     if not subject.appliance.wants_fastpath or not isinstance(subject.attachment, Attachment):
         return []
     strict = (await _thread(kernel.look)).strict_sources
-    machine = await _thread(fastpath.look, subject.attachment.interfaces, strict)
+    machine = await _thread(fastpath.look, subject.appliance.name, subject.attachment.interfaces, strict)
     rules = await _thread(firewall.look)
     runs = not isinstance(subject.running, str) and subject.running.engine == Engine.XDP
     return list(fastpath.judge(machine, rules, subject.appliance, runs=runs))

@@ -10,7 +10,7 @@ import msgspec
 
 from gateway.doctor.findings import Finding, Level
 from gateway.doctor.firewall import Rules
-from gateway.fastpath import features
+from gateway.fastpath import attaching, features
 from gateway.fastpath.features import MOST_IN_ONE_BUFFER, Feature, Features, Interface
 from policies.model import Appliance, Engine, FastPathMode
 
@@ -32,9 +32,11 @@ class Machine(msgspec.Struct, frozen=True):
     """Those of the iptables before nftables that are in use."""
     strict_sources: frozenset[str] = frozenset()
     """The interfaces that take a packet only from where the way back leads."""
+    pinned: frozenset[int] = frozenset()
+    """The programs that this appliance has pinned."""
 
 
-def look(interfaces: Sequence[str], strict_sources: frozenset[str]) -> Machine:
+def look(name: str, interfaces: Sequence[str], strict_sources: frozenset[str]) -> Machine:
     """Try what there is. This blocks for about a second."""
     found = features.look(interfaces)
     can_load = all(each.why_not is None for each in found.kernel if each.is_needed)
@@ -44,6 +46,7 @@ def look(interfaces: Sequence[str], strict_sources: frozenset[str]) -> Machine:
         is_roots=os.geteuid() == 0,
         old_tables=_old_tables(),
         strict_sources=strict_sources,
+        pinned=attaching.pinned_programs(name),
     )
 
 
@@ -55,7 +58,7 @@ def judge(machine: Machine, rules: Rules, appliance: Appliance, *, runs: bool) -
         yield _feature(machine.features.pinning, missing, "mount it, or leave out pinned")
     for each in machine.features.interfaces:
         yield from _interface(each, appliance.fastpath.mode, missing)
-        yield from _programs(each, missing, runs=runs)
+        yield from _programs(each, machine.pinned, missing, runs=runs)
     yield from _past(machine, rules)
 
 
@@ -115,15 +118,20 @@ def _interface(interface: Interface, mode: FastPathMode, missing: Level) -> Iter
         yield Finding(AREA, level, words, 'lower the MTU, or write mode = "generic"')
 
 
-def _programs(interface: Interface, missing: Level, *, runs: bool) -> Iterator[Finding]:
+def _programs(
+    interface: Interface, pinned: frozenset[int], missing: Level, *, runs: bool
+) -> Iterator[Finding]:
     if not interface.programs:
         return
     numbers = ", ".join(map(str, interface.programs))
     if runs:
         yield Finding(AREA, Level.OK, f"{interface.name}: its packets meet the program {numbers}")
+    elif pinned.issuperset(interface.programs):
+        words = f"{interface.name}: its packets meet the program {numbers}, which this appliance has pinned"
+        yield Finding(AREA, Level.WARN, words, "start it: nobody tells the program of changes meanwhile")
     else:
         words = f"{interface.name} has a program of XDP already ({numbers}), which is left alone"
-        advice = "`bpftool net` says whose; a pinned fast path of this appliance is taken over at its start"
+        advice = "`bpftool net` says whose"
         yield Finding(AREA, missing, words, advice)
 
 

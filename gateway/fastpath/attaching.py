@@ -124,6 +124,21 @@ def clean(name: str) -> None:
     pins.rmdir()
 
 
+def pinned_programs(name: str) -> frozenset[int]:
+    """The ids of the programs that are attached by what this appliance has pinned, as far as can be seen."""
+    pins = pins_of(name)
+    found: set[int] = set()
+    for pin in pins.iterdir() if _is_there(pins) else ():
+        try:
+            link = links.open_pinned(pin)
+        except BpfRefused:
+            continue
+        if link is not None:
+            with link:
+                found.add(link.program())
+    return frozenset(found)
+
+
 def _is_there(pins: Path) -> bool:
     """Whether anything is pinned there that is ours: where only root gets, an ordinary user has nothing."""
     try:

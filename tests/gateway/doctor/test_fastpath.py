@@ -172,6 +172,14 @@ def test_program_that_is_attached_is_somebody_elses_unless_our_fast_path_runs() 
     assert wrong(judged(machine, engine="xdp", runs=True)) == []
 
 
+def test_program_that_the_appliance_has_pinned_is_its_own_while_it_does_not_run() -> None:
+    machine = msgspec.structs.replace(with_interface(programs=(7,)), pinned=frozenset({7}))
+
+    assert wrong(judged(machine, engine="xdp")) == [
+        (WARN, "eth1: its packets meet the program 7, which this appliance has pinned")
+    ]
+
+
 @pytest.mark.parametrize(
     ("machine", "rules", "words"),
     [
