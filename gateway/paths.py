@@ -42,8 +42,6 @@ async def _fast_path(appliance: Appliance, attachment: Attachment) -> tuple[Fast
         return None, ""
     found = await trio.to_thread.run_sync(features.look, attachment.interfaces)
     reason = features.why_not(found, appliance.fastpath)
-    if appliance.host is not None and appliance.host.records is RecordsKept.USED:
-        reason = "needs every record, and this host keeps those that it uses"
     if reason is None:
         opening = partial(FastPath.open, appliance.name, found, appliance.fastpath)
         try:
