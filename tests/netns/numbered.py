@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
+import pytest
 
 from gateway.lab import nodes
 from gateway.lab.capture import read_frames
@@ -46,6 +47,11 @@ PORT = 7007
 GRE = 47
 FIRST_SOURCE_PORT = 40000
 LONGEST_FILLER = 300
+IN_THE_LONG_RUN = (pytest.mark.interop, pytest.mark.long)
+"""Of what holds for both engines and every way, the normal run has the fast path's decisive ones."""
+
+BOTH_ENGINES = (pytest.param("python", marks=IN_THE_LONG_RUN), "xdp")
+
 STRAGGLERS = 0.4
 """Seconds after the last packet in which one that was sent may still come."""
 

@@ -14,7 +14,16 @@ import pytest
 
 from gateway.lab import nodes
 from gateway.lab.topology import Plan
-from tests.netns.numbered import Flow, NumberedWorld, Outcome, flows, mostly_carried_by, plan
+from tests.netns.numbered import (
+    BOTH_ENGINES,
+    IN_THE_LONG_RUN,
+    Flow,
+    NumberedWorld,
+    Outcome,
+    flows,
+    mostly_carried_by,
+    plan,
+)
 from tests.netns.rewriting import show
 
 pytestmark = pytest.mark.netns
@@ -39,7 +48,7 @@ action = "allow"
 """
 
 
-@pytest.fixture(scope="module", params=["python", "xdp"])
+@pytest.fixture(scope="module", params=BOTH_ENGINES)
 def world(request: pytest.FixtureRequest) -> Iterator[NumberedWorld]:
     if request.param == "xdp":
         request.getfixturevalue("require_bpf")
@@ -122,6 +131,8 @@ def test_rule_that_forbids_holds_from_the_reload_on_for_its_tenant_alone(world: 
     assert nodes.drops(world.gateway)["access-denied", "red"] - denied == lost > 0
 
 
+@pytest.mark.interop
+@pytest.mark.long
 def test_rule_that_is_taken_away_forbids_nothing_from_the_reload_on(world: NumberedWorld) -> None:
     world.write(change=lambda text: in_tenant(text, "red", RULE))
     reload(world)
@@ -142,6 +153,8 @@ def test_tenant_that_is_taken_away_is_nobodys_from_the_reload_on(world: Numbered
     assert nodes.drops(world.gateway)["unknown-vsid", ""] > 0
 
 
+@pytest.mark.interop
+@pytest.mark.long
 def test_tenant_that_comes_back_is_carried_from_the_reload_on(world: NumberedWorld) -> None:
     world.write(without_blue(world.plan))
     reload(world)
@@ -179,7 +192,9 @@ def test_record_that_is_written_elsewhere_is_there_from_the_reload_on(world: Num
         assert {ways[number] for number in sent_after(outcome, before, at)} == {after}
 
 
-@pytest.mark.parametrize("then", ["red-db2", None], ids=["changed", "taken away"])
+@pytest.mark.parametrize(
+    "then", ["red-db2", pytest.param(None, marks=IN_THE_LONG_RUN)], ids=["changed", "taken away"]
+)
 def test_route_holds_from_the_reload_on(world: NumberedWorld, then: str | None) -> None:
     named = {vm.name: vm for vm in world.plan.vms}
     first = [Flow(1000 + n, named["red-web1"], named["red-web2"], 4, behind=BEHIND) for n in range(10)]

@@ -21,7 +21,7 @@ from gateway.lab import nodes
 from gateway.lab.far_end import takes_redirected_frames
 from gateway.lab.namespaces import connect, tool
 from gateway.lab.topology import UPLINK
-from tests.netns.numbered import NumberedWorld, flows, mostly_carried_by, plan
+from tests.netns.numbered import IN_THE_LONG_RUN, NumberedWorld, flows, mostly_carried_by, plan
 from tests.netns.rewriting import show
 
 pytestmark = [pytest.mark.netns, pytest.mark.usefixtures("require_bpf")]
@@ -74,7 +74,11 @@ class TwoLinks(NumberedWorld):
 
 @pytest.mark.parametrize(
     ("second", "mode", "attached"),
-    [(SECOND, "auto", "native"), (SECOND, "generic", "generic"), (BRIDGE, "auto", "generic")],
+    [
+        (SECOND, "auto", "native"),
+        pytest.param(SECOND, "generic", "generic", marks=IN_THE_LONG_RUN),
+        (BRIDGE, "auto", "generic"),
+    ],
     ids=["native", "generic", "one has no native XDP"],
 )
 def test_packets_come_and_go_by_both_links(second: str, mode: str, attached: str) -> None:
@@ -123,6 +127,8 @@ def test_far_end_that_takes_no_redirected_frames_has_the_fast_path_be_generic() 
         assert interface["why"]
 
 
+@pytest.mark.interop
+@pytest.mark.long
 def test_link_that_changes_sides_under_traffic_loses_nothing_but_what_is_on_its_way() -> None:
     """Routes move from one link to the other and back: next hops follow, and nothing goes wrong."""
     with TwoLinks(SECOND, "auto") as world:

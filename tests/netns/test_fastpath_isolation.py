@@ -17,7 +17,7 @@ from gateway.lab import nodes
 from gateway.packets import ethernet, ip, nvgre
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid, gateway_mac
 from policies.facts import UDP
-from tests.netns.numbered import GRE, NumberedWorld, flows, mostly_carried_by, plan
+from tests.netns.numbered import BOTH_ENGINES, GRE, NumberedWorld, flows, mostly_carried_by, plan
 
 pytestmark = pytest.mark.netns
 
@@ -33,7 +33,7 @@ def with_green_on_hv2(text: str) -> str:
     return re.sub(r'(?m)(^name = "hv1"\n.*\ntenants = ).*', r'\1["red", "blue"]', text)
 
 
-@pytest.fixture(scope="module", params=["python", "xdp"])
+@pytest.fixture(scope="module", params=BOTH_ENGINES)
 def world(request: pytest.FixtureRequest) -> Iterator[NumberedWorld]:
     if request.param == "xdp":
         request.getfixturevalue("require_bpf")

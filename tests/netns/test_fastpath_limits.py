@@ -19,7 +19,7 @@ from gateway.packets import arp, ethernet, ip, nvgre
 from gateway.packets.arp import ArpPacket
 from policies.addresses import MacAddress, Vsid, gateway_mac
 from policies.facts import UDP
-from tests.netns.numbered import Flow, NumberedWorld, flows, plan, punted
+from tests.netns.numbered import BOTH_ENGINES, Flow, NumberedWorld, flows, plan, punted
 from tests.netns.rewriting import show
 
 pytestmark = pytest.mark.netns
@@ -34,7 +34,7 @@ burst = {BURST}
 SECONDS = 4.0
 
 
-@pytest.fixture(scope="module", params=["python", "xdp"])
+@pytest.fixture(scope="module", params=BOTH_ENGINES)
 def world(request: pytest.FixtureRequest) -> Iterator[NumberedWorld]:
     if request.param == "xdp":
         request.getfixturevalue("require_bpf")

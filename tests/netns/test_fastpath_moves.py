@@ -19,7 +19,7 @@ from gateway.lab import nodes
 from gateway.lab.certificates import AUTHORITY
 from gateway.lab.migration import Operator
 from gateway.lab.nodes import LookupPlan
-from tests.netns.numbered import NumberedWorld, flows, mostly_carried_by, plan
+from tests.netns.numbered import BOTH_ENGINES, NumberedWorld, flows, mostly_carried_by, plan
 from tests.netns.rewriting import show
 
 pytestmark = pytest.mark.netns
@@ -29,7 +29,7 @@ BETWEEN = 0.5
 """Seconds."""
 
 
-@pytest.fixture(params=["python", "xdp"])
+@pytest.fixture(params=BOTH_ENGINES)
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[NumberedWorld, Operator]]:
     if request.param == "xdp":
         request.getfixturevalue("require_bpf")

@@ -19,7 +19,7 @@ from gateway.fastpath import kernel
 from gateway.fastpath.kernel import BpfRefused
 from gateway.lab.namespaces import tool
 from gateway.lab.topology import UPLINK
-from tests.netns.numbered import NumberedWorld, Outcome, flows, plan, punted
+from tests.netns.numbered import IN_THE_LONG_RUN, NumberedWorld, Outcome, flows, plan, punted
 from tests.netns.rewriting import show
 
 pytestmark = [pytest.mark.netns, pytest.mark.usefixtures("require_bpf")]
@@ -28,6 +28,12 @@ RATE = 1000
 SETTLING = 1.0
 ON_ITS_WAY = 0.05
 """Seconds that a packet may have been on its way when something happened to the gateway."""
+
+by_both_signals = pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGTERM, marks=IN_THE_LONG_RUN), signal.SIGKILL],
+    ids=["stopped", "killed"],
+)
 
 _NEXT_LINK, _OPEN_LINK, _DETACH_LINK = 31, 30, 34
 _ABOUT_LINK = struct.Struct("=III4xI4x")  # type, id, program id; of XDP: interface
@@ -170,7 +176,7 @@ def test_detached_from_outside_packets_go_by_python(world: NumberedWorld) -> Non
     assert program_of(world) is not None
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
+@by_both_signals
 def test_without_pinning_nothing_is_left_of_the_program(world: NumberedWorld, number: signal.Signals) -> None:
     running(world)
 
@@ -187,7 +193,7 @@ def test_without_pinning_nothing_is_left_of_the_program(world: NumberedWorld, nu
     assert punted(world.report()) - before <= outcome.packets / 20
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
+@by_both_signals
 def test_what_is_pinned_forwards_on_while_no_process_is_there(
     world: NumberedWorld, number: signal.Signals
 ) -> None:
@@ -204,7 +210,7 @@ def test_what_is_pinned_forwards_on_while_no_process_is_there(
     assert program_of(world) is None
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
+@by_both_signals
 def test_what_is_pinned_decides_by_the_new_network_once_the_process_is_ready(
     world: NumberedWorld, number: signal.Signals
 ) -> None:
