@@ -25,12 +25,13 @@ from gateway.fastpath.counts import Metered
 from gateway.fastpath.features import Features
 from gateway.fastpath.grace import wait_for_readers
 from gateway.fastpath.images import TenantImage, images_of
-from gateway.fastpath.instance import Full, Instance, Sizes
+from gateway.fastpath.instance import Instance
 from gateway.fastpath.kernel import BpfRefused
 from gateway.fastpath.layout import CARRIES, TEACHES
 from gateway.fastpath.nexthops import NextHop, NextHops
 from gateway.fastpath.peers import destinations_of, owners_of, packed_hop
 from gateway.fastpath.records import blocks_of, for_each_record, sizes_for
+from gateway.fastpath.sizes import Full, Sizes
 from gateway.fastpath.status import MOST_TOLD, FastPathStatus
 from gateway.forwarding.directory import Change, Delete, Put
 from gateway.forwarding.drops import DropReason
@@ -300,9 +301,9 @@ class FastPath:
         now = trio.current_time()
         for instance in self._instances:
             try:
-                instance.reach(address, self._packed(instance, address, hop), now)
+                instance.peers.reach(address, self._packed(instance, address, hop), now)
             except Full:
-                instance.reach(address, None, now)
+                instance.peers.reach(address, None, now)
                 self._crowded.set()
 
     def _packed(self, instance: Instance, address: ProviderAddress, hop: NextHop | None) -> bytes | None:
@@ -338,9 +339,9 @@ class FastPath:
 
     async def _write_peers(self, instance: Instance) -> None:
         instance.node = self._node
-        instance.know_peers(owners_of(self._tables))
+        instance.peers.know(owners_of(self._tables))
         for address, hop in self._known_hops.items():
-            instance.reach(address, self._packed(instance, address, hop), trio.current_time())
+            instance.peers.reach(address, self._packed(instance, address, hop), trio.current_time())
         await trio.lowlevel.checkpoint()
 
     async def _carry(self, instance: Instance, tenants: Iterable[str]) -> None:

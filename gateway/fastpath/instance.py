@@ -7,8 +7,6 @@ twice. Where they, or the room for something else, come to an end, another insta
 
 from __future__ import annotations
 
-import zlib
-from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Self
@@ -18,28 +16,20 @@ import msgspec
 from gateway.fastpath import elf, kernel
 from gateway.fastpath.blocks import Ipv4Records
 from gateway.fastpath.counts import Counts
-from gateway.fastpath.images import NOBODYS_PREFIXES, TenantImage, is_carried, packed_rules, routes_of
+from gateway.fastpath.flow_hash import FLOW_HASH
+from gateway.fastpath.images import TenantImage, is_carried, packed_rules, routes_of
 from gateway.fastpath.layout import (
     BLOCK_WORDS,
     COST_SHIFT,
     FIRST_SCOPE,
-    FLOW_OCTETS,
-    FLOW_PARTS,
     HAS_RULES,
-    HOP,
     INTERFACE,
     INTERFACES,
-    IPV4_PEERS,
-    IPV4_PLACES_IN_BUCKET,
-    IPV6_PEERS,
-    IS_BLOCK,
     IS_CARRIED,
     IS_LIMITED,
     NOBODYS,
     OUTCOMES,
     OWN_ADDRESSES,
-    PEER,
-    PLACES_IN_BUCKET,
     ROUTE,
     ROUTE_ADDRESS,
     ROUTE_KEY,
@@ -55,9 +45,11 @@ from gateway.fastpath.layout import (
     VSIDS,
     words_of,
 )
+from gateway.fastpath.peers import HOPS_EACH, PeerTable
 from gateway.fastpath.places import Ipv4Places, Place, Places
+from gateway.fastpath.sizes import Full, Sizes
 from gateway.forwarding.node import Node
-from policies.addresses import Prefix, ProviderAddress, Vsid
+from policies.addresses import Prefix, Vsid
 from policies.model import AddressHop, LookupRecord, NextHop, SiteHop
 from policies.tables import Tables
 
@@ -67,59 +59,7 @@ OBJECT = Path(__file__).with_name("nvgre.bpf.o")
 _DEAREST = 1 << 47
 _LONGEST = 1 << 63  # nanoseconds
 
-# A hop that has been replaced may still be read by a packet on its way.
-_HOP_RESTS = 1.0
-_LEAST_PLACES = 1024
-
 _FULL_ENOUGH = 0.93
-
-
-class Full(Exception):
-    """There is no room for more of something: another instance has to be made."""
-
-
-class Sizes(msgspec.Struct, frozen=True):
-    """For how much there is room."""
-
-    ipv4_records: int
-    """In places of their own."""
-    ipv4_blocks: int
-    ipv6_records: int
-    subnets: int
-    tenants: int
-    peers: int
-    rules: int
-    routes: int
-
-    @classmethod
-    def for_network(
-        cls, images: Mapping[str, TenantImage], ipv4: int, ipv6: int, peers: int, blocks: int = 0
-    ) -> Self:
-        """Room for a network with so many records of each family, and for some more of everything.
-
-        `ipv4` are those in places of their own; so many `blocks` have the others.
-        """
-        return cls(
-            ipv4_records=ipv4 + ipv4 // 8 + blocks,
-            ipv4_blocks=blocks + blocks // 2 + 64,
-            ipv6_records=ipv6 + ipv6 // 8,
-            subnets=sum(len(image.vsids) for image in images.values()) * 2 + 256,
-            tenants=len(images) + len(images) // 4 + 64,
-            peers=peers * 2 + 256,
-            rules=sum(image.entries for image in images.values()) * 2 + 1024,
-            routes=sum(len(image.routes) + len(NOBODYS_PREFIXES) for image in images.values()) * 2 + 1024,
-        )
-
-    @property
-    def buckets(self) -> int:
-        """Of a table whose places are half full with all that there is room for."""
-        places = max(self.ipv6_records + self.subnets + self.peers, _LEAST_PLACES) * 2
-        return places // PLACES_IN_BUCKET
-
-    @property
-    def ipv4_buckets(self) -> int:
-        """The same, two thirds full."""
-        return max(self.ipv4_records, _LEAST_PLACES) * 3 // 2 // IPV4_PLACES_IN_BUCKET
 
 
 class _Tenant(msgspec.Struct):
@@ -158,18 +98,14 @@ class Instance:
         self._scopes = [NOBODYS]
         self.places = Places(self._memory["places"].cast("Q"), seed)
         self.ipv4_places = Ipv4Places(self._memory["ipv4_places"].cast("Q"), seed, self._scopes)
+        self.peers = PeerTable(self._memory["peers"], self._memory["hops"], self.places, sizes.peers)
         self.ipv4 = Ipv4Records(self.ipv4_places, self._memory["ipv4_blocks"].cast("Q"), self._scopes)
         self.without_place = 0
         """Records that it would decide by, and that found no place."""
         self._seed = seed
         self._tenants: dict[str, _Tenant] = {}
         self._of_vsid: dict[Vsid, _Tenant] = {}
-        self._peers: dict[bytes, int] = {}
-        self._hosts: dict[str, int] = {}
-        self._host_of: dict[bytes, int] = {}
-        self._hop_of: dict[bytes, int] = {}
-        self._resting: deque[tuple[float, int]] = deque()
-        self._given = dict.fromkeys(("subnets", "tenants", "peers", "hops", "rules", "hosts"), 0)
+        self._given = dict.fromkeys(("subnets", "tenants", "rules"), 0)
         self._request = bytearray(16)
         self._ports: dict[int, int] = {}
         self.counts = Counts(
@@ -179,7 +115,7 @@ class Instance:
             sizes.tenants,
             sizes.subnets,
         )
-        self._memory["flow_hash"][: len(_FLOW_HASH)] = _FLOW_HASH
+        self._memory["flow_hash"][: len(FLOW_HASH)] = FLOW_HASH
 
     @classmethod
     def load(cls, sizes: Sizes, seed: int) -> Self:
@@ -192,7 +128,7 @@ class Instance:
             "subnets": sizes.subnets,
             "tenants": sizes.tenants,
             "peers": sizes.peers,
-            "hops": sizes.peers * 2,
+            "hops": sizes.peers * HOPS_EACH,
             "rules": sizes.rules,
             "routes": sizes.routes,
             "meters": sizes.subnets * processors,
@@ -249,43 +185,6 @@ class Instance:
     def switch(self, flags: int) -> None:
         """Have it carry packets (CARRIES) and pass some on for teaching (TEACHES), or neither."""
         self._memory["config"].cast("I")[0] = flags
-
-    def know_peers(self, hosts: Mapping[bytes, str | None]) -> None:
-        """Take over whose each provider address is: a host by name, or None for a gateway's. Raises Full."""
-        for gone in self._peers.keys() - hosts.keys():
-            self.places.remove(_peers_scope(gone), *words_of(gone))
-            self._write_peer(gone, 0, 0)
-            del self._peers[gone]
-        for address, name in hosts.items():
-            host = 0
-            if name is not None:
-                host = self._hosts.get(name, 0) or self._hosts.setdefault(name, self._next("hosts"))
-            self._host_of[address] = host
-            if address not in self._peers:
-                self._peers[address] = self._next("peers", min(self.sizes.peers, IS_BLOCK))
-                self._write_peer(address, host, self._hop_of.get(address, 0))
-                place = Place(0, self._peers[address])
-                if not self.places.put(_peers_scope(address), *words_of(address), place):
-                    raise Full
-            else:
-                self._write_peer(address, host, self._hop_of.get(address, 0))
-
-    def reach(self, address: ProviderAddress, hop: bytes | None, now: float) -> None:
-        """Say how a peer is reached, packed as layout.HOP has it, or that it is not."""
-        number = 0
-        if hop is not None:
-            if self._resting and self._resting[0][0] <= now:
-                number = self._resting.popleft()[1]
-            else:
-                number = self._next("hops", self.sizes.peers * 2)
-            self._memory["hops"][number * HOP.size : (number + 1) * HOP.size] = hop
-        old = self._hop_of.pop(address, 0)
-        if number:
-            self._hop_of[address] = number
-        if address in self._peers:
-            self._write_peer(address, self._host_of.get(address, 0), number)
-        if old:
-            self._resting.append((now + _HOP_RESTS, old))
 
     def port_of(self, interface: int) -> int | None:
         """The number by which the program sends out of an interface; None: it cannot."""
@@ -361,7 +260,7 @@ class Instance:
         known, entry = self._of_vsid.get(record.vsid), tables.subnets.get(record.vsid)
         if known is None or entry is None:
             return
-        peer = self._peers.get(record.pa)
+        peer = self.peers.find(record.pa)
         if (
             known.image.left_because
             or peer is None
@@ -427,7 +326,7 @@ class Instance:
     @property
     def records(self) -> int:
         """How many the program finds."""
-        return len(self.ipv4) + len(self.places) - len(self._peers) - len(self._of_vsid)
+        return len(self.ipv4) + len(self.places) - len(self.peers) - len(self._of_vsid)
 
     @property
     def capacity(self) -> int:
@@ -457,10 +356,10 @@ class Instance:
         kernel.run(self._loaded.programs["debit"], self._request)
         return bool(self._request[8])
 
-    def _next(self, what: str, room: int | None = None, count: int = 1) -> int:
+    def _next(self, what: str, room: int, count: int = 1) -> int:
         """Return the next number; never 0, which stands for nothing. Raises Full."""
         number = self._given[what] + 1
-        if room is not None and number + count > room:
+        if number + count > room:
             raise Full(what)
         self._given[what] += count
         return number
@@ -469,10 +368,6 @@ class Instance:
         owed = other._loaded.maps["tenant_debts"].lookup(number.to_bytes(4, "little"))
         if owed is not None:
             self._loaded.maps["tenant_debts"].update(own_number.to_bytes(4, "little"), owed)
-
-    def _write_peer(self, address: bytes, host: int, hop: int) -> None:
-        at = PEER.size * self._peers[address]
-        self._memory["peers"].cast("Q")[at // 8] = host | hop << 32
 
     def _write_tenant(self, known: _Tenant, flags: int) -> None:
         limits = known.image.limits
@@ -505,20 +400,3 @@ class Instance:
 
 def _scope(tenant: int, *, is_ipv6: bool = False) -> int:
     return FIRST_SCOPE + 2 * tenant + is_ipv6
-
-
-def _peers_scope(address: bytes) -> int:
-    return IPV6_PEERS if len(address) == 16 else IPV4_PEERS
-
-
-def _flow_hash() -> bytes:
-    """Return the parts of a FlowID that packets.h adds up: a CRC is linear, but for what zeros give it."""
-    parts = bytearray()
-    for distance in range(FLOW_OCTETS):
-        zeros = bytes(distance)
-        nothing = zlib.crc32(bytes(1) + zeros)
-        parts += bytes((zlib.crc32(bytes([octet]) + zeros) ^ nothing) & 0xFF for octet in range(FLOW_PARTS))
-    return bytes(parts) + bytes((zlib.crc32(bytes(13)) & 0xFF, zlib.crc32(bytes(FLOW_OCTETS)) & 0xFF))
-
-
-_FLOW_HASH = _flow_hash()

@@ -2,12 +2,113 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Mapping
+
 from gateway.fastpath.hops import NextHop
-from gateway.fastpath.layout import HOP, NO_IPV6, OVER_IPV6, ZERO_FLOW_ID
+from gateway.fastpath.layout import (
+    HOP,
+    IPV4_PEERS,
+    IPV6_PEERS,
+    IS_BLOCK,
+    NO_IPV6,
+    OVER_IPV6,
+    ZERO_FLOW_ID,
+    words_of,
+)
+from gateway.fastpath.places import Place, Places
+from gateway.fastpath.sizes import Full
 from gateway.forwarding.node import Node
 from gateway.forwarding.pmtu import OVERHEAD_IPV4, OVERHEAD_IPV6, PathMtu
 from policies.addresses import ProviderAddress
 from policies.tables import Tables
+
+# A hop that has been replaced may still be read by a packet on its way.
+_RESTS = 1.0
+
+HOPS_EACH = 2
+"""So many hops there is room for, for each peer: those that have changed rest for a while."""
+
+
+class PeerTable:
+    """The peers and hops of one instance: whose each address is, and how it is reached."""
+
+    def __init__(self, peers: memoryview, hops: memoryview, places: Places, room: int) -> None:
+        """The memory is that of the maps `peers` and `hops`, with room for so many peers."""
+        self._peers = peers.cast("Q")
+        self._hops = hops
+        self._places = places
+        self._room = min(room, IS_BLOCK)
+        self._given = self._given_hops = 0
+        self._numbers: dict[bytes, int] = {}
+        self._hosts: dict[str, int] = {}
+        self._host_of: dict[bytes, int] = {}
+        self._hop_of: dict[bytes, int] = {}
+        self._resting: deque[tuple[float, int]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def find(self, address: bytes) -> int | None:
+        """By which number an address is known."""
+        return self._numbers.get(address)
+
+    def know(self, hosts: Mapping[bytes, str | None]) -> None:
+        """Take over whose each provider address is: a host by name, or None for a gateway's. Raises Full."""
+        for gone in self._numbers.keys() - hosts.keys():
+            self._places.remove(_scope(gone), *words_of(gone))
+            self._write(gone, 0, 0)
+            del self._numbers[gone]
+        for address, name in hosts.items():
+            host = 0
+            if name is not None:
+                host = self._hosts.get(name, 0) or self._hosts.setdefault(name, len(self._hosts) + 1)
+            self._host_of[address] = host
+            if address not in self._numbers:
+                self._numbers[address] = self._next_number()
+                self._write(address, host, self._hop_of.get(address, 0))
+                place = Place(0, self._numbers[address])
+                if not self._places.put(_scope(address), *words_of(address), place):
+                    raise Full
+            else:
+                self._write(address, host, self._hop_of.get(address, 0))
+
+    def reach(self, address: ProviderAddress, hop: bytes | None, now: float) -> None:
+        """Say how a peer is reached, packed as layout.HOP has it, or that it is not."""
+        number = 0
+        if hop is not None:
+            if self._resting and self._resting[0][0] <= now:
+                number = self._resting.popleft()[1]
+            else:
+                number = self._next_hop()
+            self._hops[number * HOP.size : (number + 1) * HOP.size] = hop
+        old = self._hop_of.pop(address, 0)
+        if number:
+            self._hop_of[address] = number
+        if address in self._numbers:
+            self._write(address, self._host_of.get(address, 0), number)
+        if old:
+            self._resting.append((now + _RESTS, old))
+
+    def _next_number(self) -> int:
+        """Return a number that no address has had; never 0, which stands for nothing. Raises Full."""
+        if self._given + 2 > self._room:
+            raise Full("peers")
+        self._given += 1
+        return self._given
+
+    def _next_hop(self) -> int:
+        if self._given_hops + 2 > self._room * HOPS_EACH:
+            raise Full("hops")
+        self._given_hops += 1
+        return self._given_hops
+
+    def _write(self, address: bytes, host: int, hop: int) -> None:
+        self._peers[self._numbers[address]] = host | hop << 32
+
+
+def _scope(address: bytes) -> int:
+    return IPV6_PEERS if len(address) == 16 else IPV4_PEERS
 
 
 def owners_of(tables: Tables) -> dict[bytes, str | None]:

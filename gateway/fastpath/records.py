@@ -8,7 +8,7 @@ import trio
 
 from gateway.fastpath.blocks import blocks_for
 from gateway.fastpath.images import TenantImage
-from gateway.fastpath.instance import Sizes
+from gateway.fastpath.sizes import Sizes
 from gateway.forwarding.directory import Directory
 from policies.addresses import Vsid
 from policies.model import LookupRecord

@@ -204,10 +204,10 @@ class Program:
         node, tables, indexes = forwarder.node, forwarder.tables, self._machine.indexes
         images = images_of(tables, node)
         instance.settle(node, {indexes[name]: OWN_MACS[name] for name in INTERFACES})
-        instance.know_peers(owners_of(tables))
+        instance.peers.know(owners_of(tables))
         for address, hop in world.hops.items():
             way = NextHop(indexes[hop.interface], hop.source, hop.destination)
-            instance.reach(address, _packed(forwarder, instance, address, way), NOW)
+            instance.peers.reach(address, _packed(forwarder, instance, address, way), NOW)
         for image in images.values():
             instance.write(image)
         for record in world.records:

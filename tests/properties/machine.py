@@ -12,8 +12,9 @@ from gateway.fastpath.blocks import Ipv4Records
 from gateway.fastpath.counts import Metered as Counted
 from gateway.fastpath.engine import FastPath
 from gateway.fastpath.features import Feature, Features, Interface
-from gateway.fastpath.instance import Instance, Sizes
+from gateway.fastpath.instance import Instance
 from gateway.fastpath.routes import NextHop
+from gateway.fastpath.sizes import Sizes
 from gateway.fastpath.status import Attached
 from gateway.forwarding.drops import DropReason
 from gateway.forwarding.pipeline import Forwarder

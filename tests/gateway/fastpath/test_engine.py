@@ -10,8 +10,9 @@ import trio
 
 from gateway.fastpath import features, kernel, links
 from gateway.fastpath.engine import FastPath
-from gateway.fastpath.instance import Instance, Sizes
+from gateway.fastpath.instance import Instance
 from gateway.fastpath.kernel import BpfRefused
+from gateway.fastpath.sizes import Sizes
 from gateway.forwarding.pipeline import Forwarder
 from gateway.lab.namespaces import Namespace
 from policies.model import FastPathSettings, Tenant
