@@ -15,9 +15,10 @@ from gateway.fastpath import kernel
 from gateway.fastpath.engine import FastPath
 from gateway.fastpath.features import Feature, Features, Interface
 from gateway.fastpath.hops import NextHop
-from gateway.fastpath.instance import Instance, Sizes
+from gateway.fastpath.instance import Instance
 from gateway.fastpath.kernel import BpfRefused
 from gateway.fastpath.layout import CARRIES, IS_CARRIED, TEACHES, TENANT
+from gateway.fastpath.sizes import Sizes
 from gateway.fastpath.status import Attached
 from gateway.forwarding.directory import Delete, Put
 from gateway.forwarding.pipeline import Forwarder
