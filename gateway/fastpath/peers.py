@@ -75,20 +75,22 @@ class PeerTable:
 
     def reach(self, address: ProviderAddress, hop: bytes | None, now: float) -> None:
         """Say how a peer is reached, packed as layout.HOP has it, or that it is not."""
-        number = 0
+        number, present = 0, self._hop_of.get(address, 0)
         if hop is not None:
+            if present and self._hops[present * HOP.size : (present + 1) * HOP.size] == hop:
+                return
             if self._resting and self._resting[0][0] <= now:
                 number = self._resting.popleft()[1]
             else:
                 number = self._next_hop()
             self._hops[number * HOP.size : (number + 1) * HOP.size] = hop
-        old = self._hop_of.pop(address, 0)
+        self._hop_of.pop(address, None)
         if number:
             self._hop_of[address] = number
         if address in self._numbers:
             self._write(address, self._host_of.get(address, 0), number)
-        if old:
-            self._resting.append((now + _RESTS, old))
+        if present:
+            self._resting.append((now + _RESTS, present))
 
     def _next_number(self) -> int:
         """Return a number that no address has had; never 0, which stands for nothing. Raises Full."""
