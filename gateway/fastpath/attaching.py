@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -81,26 +82,13 @@ def attach(program: int, name: str, found: Features, settings: FastPathSettings)
     if taken is not None:
         return taken
     clean(name)
-    why = ""
-    native: list[Link] = []
+    native: list[Link] | str = ""
     if settings.mode is not FastPathMode.GENERIC:
-        why = next(filter(None, map(features.why_not_native, found.interfaces)), "") or ""
-        if not why or settings.mode is FastPathMode.NATIVE:
-            try:
-                native = _attach_all(program, indices, Mode.NATIVE)
-                why = _loses(indices)
-            except BpfRefused as refused:
-                if settings.mode is FastPathMode.NATIVE:
-                    raise
-                why = str(refused)
-            if why:
-                for link in native:
-                    link.close()
-                if native and settings.mode is FastPathMode.NATIVE:
-                    raise BpfRefused(95, "attaching natively", why)
-                native = []
-    mode = FastPathMode.NATIVE if native else FastPathMode.GENERIC
-    made = native or _attach_all(program, indices, Mode.GENERIC)
+        native = _attach_natively(program, found, insists=settings.mode is FastPathMode.NATIVE)
+    if isinstance(native, str):
+        made, mode, why = _attach_all(program, indices, Mode.GENERIC), FastPathMode.GENERIC, native
+    else:
+        made, mode, why = native, FastPathMode.NATIVE, ""
     try:
         if settings.pinned:
             for link in made:
@@ -168,6 +156,28 @@ def _put_back(link: Link, program: int) -> None:
         # Better none than one whose tables nobody writes any more.
         with suppress(BpfRefused):  # of an interface that is gone
             link.detach()
+
+
+def _attach_natively(program: int, found: Features, *, insists: bool) -> list[Link] | str:
+    """Attach it in the drivers, or return why not. Raises BpfRefused instead where that is insisted on."""
+    reason = next(filter(None, map(features.why_not_native, found.interfaces)), None)
+    if reason is not None and not insists:
+        return reason
+    indices = {each.index: each.name for each in found.interfaces}
+    try:
+        made = _attach_all(program, indices, Mode.NATIVE)
+    except BpfRefused as refused:
+        if insists:
+            raise
+        return str(refused)
+    reason = _loses(indices)
+    if reason:
+        for link in made:
+            link.close()
+        if insists:
+            raise BpfRefused(errno.EOPNOTSUPP, "attaching natively", reason)
+        return reason
+    return made
 
 
 def _attach_all(program: int, indices: Iterable[int], mode: Mode) -> list[Link]:

@@ -12,8 +12,8 @@ import enum
 import errno
 import socket
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 
 import msgspec
@@ -51,6 +51,7 @@ _SOL_NETLINK = 270
 _ADD_MEMBERSHIP, _CAP_ACK = 1, 10
 _SO_RCVBUFFORCE = 33
 _LARGEST = 1 << 16
+_SHORTAGES = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM})
 
 NO_SOURCES: Mapping[ProviderAddress, ProviderAddress] = {}
 
@@ -199,7 +200,7 @@ class NextHops:
                 numbered = dict(enumerate(questions, sequence))
                 sequence = (sequence + len(questions)) % (1 << 31)
                 packed = b"".join(_pack(question, number) for number, question in numbered.items())
-                with suppress(OSError):  # then there are no answers, and all is asked for anew
+                with _suppressed_shortage():  # then there are no answers, and all is asked for anew
                     await trio.to_thread.run_sync(netlink.send, packed, limiter=limiter)
                 self._take_answers(numbered, self._read_answers(netlink, len(questions)))
                 continue
@@ -212,7 +213,7 @@ class NextHops:
 
     def _read_answers(self, netlink: socket.socket, most: int) -> dict[int, rtnetlink.Message]:
         found: dict[int, rtnetlink.Message] = {}
-        with suppress(OSError, MalformedPacket):  # what stays without an answer is asked for anew
+        with _suppressed_shortage(), suppress(MalformedPacket):  # what stays without is asked for anew
             while len(found) < most:
                 found.update(rtnetlink.decode(self._receive(netlink)))
         return found
@@ -234,6 +235,16 @@ class _After(enum.Enum):
     ALL = "nothing is left"
     SOME = "there may be more"
     LOSS = "some were lost"
+
+
+@contextmanager
+def _suppressed_shortage() -> Iterator[None]:
+    """Go on where the kernel has no answer yet, or no room for a question or an answer."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _SHORTAGES:
+            raise
 
 
 def _overhear(datagram: bytes) -> None:
