@@ -63,6 +63,9 @@ _OBSERVED = "somebody captures its packets"
 # Seconds until it is tried again to make room.
 _TRY_AGAIN = 60.0
 
+# Times what there is: so much room is made at most, where more comes while it is made.
+_MOST_ROOM = 16
+
 
 class Plan(msgspec.Struct, frozen=True, eq=False):
     """Tables to come, and which tenants they change for the program."""
@@ -375,7 +378,21 @@ class FastPath:
                 self._crowded.set()
 
     async def _replace(self, room_for: float = 1.0) -> bool:
-        """Put another instance in place of the present one, with room for what there is; False: refused."""
+        """Put another instance in place of the present one, with room for so many times what there is.
+
+        False: refused.
+        """
+        while room_for <= _MOST_ROOM:
+            try:
+                return await self._replace_once(room_for)
+            except Full:
+                # More has come than there was when it was measured.
+                room_for *= 2
+        log.error("the fast path could not be made large enough", extra={"event": "fastpath"})
+        return False
+
+    async def _replace_once(self, room_for: float) -> bool:
+        """Put another instance in place of the present one; False: refused. Raises Full."""
         peers = len(owners_of(self._tables))
         sizes = await sizes_for(self._images, self._forwarder.directory, peers, room_for)
         try:
@@ -396,7 +413,11 @@ class FastPath:
             instance.take_debts(old)
             instance.switch(self._flags())
             await trio.to_thread.run_sync(self._links.replace, instance.program, old.program)
-        except (Full, BpfRefused) as refused:
+        except Full:
+            self._instances.remove(instance)
+            instance.close()
+            raise
+        except BpfRefused as refused:
             self._instances.remove(instance)
             instance.close()
             log.error("the fast path could not be made larger: %s", refused, extra={"event": "fastpath"})

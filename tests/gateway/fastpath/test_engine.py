@@ -13,8 +13,10 @@ from gateway.fastpath.engine import FastPath
 from gateway.fastpath.instance import Instance
 from gateway.fastpath.kernel import BpfRefused
 from gateway.fastpath.sizes import Sizes
+from gateway.forwarding.directory import Put
 from gateway.forwarding.pipeline import Forwarder
 from gateway.lab.namespaces import Namespace
+from policies.addresses import CustomerAddress
 from policies.model import FastPathSettings, Tenant
 from policies.tables import Tables
 from tests.fastpath.oracle import Oracle
@@ -133,6 +135,34 @@ def test_what_was_counted_of_a_virtual_subnet_stays_with_the_tenant_that_had_it(
         await change(fast, forwarder, with_tenants(*moved))
         fast.count()
         assert (had.sent_packets, forwarder.meters[web].sent_packets) == (3, 0)
+
+    run(machine, do)
+
+
+def test_records_that_come_in_masses_while_room_is_made_for_them_are_given_more(machine: Namespace) -> None:
+    async def do(fast: FastPath, forwarder: Forwarder) -> None:
+        web = vsid("red", "web")
+        known = next(each for each in WORLD.records if each.vsid == web and len(each.ca) == 16)
+        load, sizes_seen = fast._load, list[Sizes]()
+
+        def come() -> None:
+            for number in range(34_000):
+                ca = CustomerAddress(known.ca[:8] + (1 << 32 | number).to_bytes(8))
+                forwarder.apply([Put(msgspec.structs.replace(known, ca=ca))], 0.0)
+
+        def loading(sizes: Sizes) -> Instance:
+            if not sizes_seen:
+                trio.from_thread.run_sync(come)
+            sizes_seen.append(sizes)
+            return load(sizes)
+
+        fast._load = loading
+        async with fast._writing:
+            assert await fast._replace()
+        assert len(sizes_seen) == 2
+        status = fast.status()
+        assert status.records > 34_000
+        assert status.without_place == 0
 
     run(machine, do)
 
