@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -35,6 +36,13 @@ LATEST = 0.05
 
 # What else runs on this machine is to take little from what is measured.
 NICENESS = -10
+
+
+class Tried(Protocol):
+    """What a rate can be tried of."""
+
+    def trial(self, rate: float) -> tuple[float, float]:
+        """Send at a rate; return how many a second arrived, and the share that was lost."""
 
 
 class Way(msgspec.Struct, frozen=True):
@@ -90,7 +98,7 @@ class Way(msgspec.Struct, frozen=True):
         return seen
 
 
-def highest_rates_in_turn(*ways: Way) -> list[tuple[float, ...]]:
+def highest_rates_in_turn(*ways: Tried) -> list[tuple[float, ...]]:
     """Search the highest rates of ways in turn, several times: what disturbs one disturbs the others."""
     rates: list[list[float]] = [[] for _ in ways]
     for _ in range(RUNS):
