@@ -27,6 +27,8 @@ pytestmark = pytest.mark.netns
 MOVES = 6
 BETWEEN = 0.5
 """Seconds."""
+LEARNING = 0.1
+"""Seconds after the answer to a claim in which the gateway has learned of it: they are told side by side."""
 
 
 @pytest.fixture(params=BOTH_ENGINES)
@@ -61,7 +63,7 @@ def register_all(world: NumberedWorld, lookup: LookupPlan) -> None:
     world.node("edge-1").run(sys.executable, "-m", "gateway.cli", *words)
 
 
-def test_what_is_sent_after_a_move_is_committed_comes_to_the_new_place_and_nothing_is_lost(
+def test_what_is_sent_once_a_move_is_known_comes_to_the_new_place_and_nothing_is_lost(
     world: tuple[NumberedWorld, Operator],
 ) -> None:
     datacenter, operator = world
@@ -87,14 +89,16 @@ def test_what_is_sent_after_a_move_is_committed_comes_to_the_new_place_and_nothi
     outcome.assert_nothing_wrong()
     assert outcome.missing == 0
     mostly_carried_by(datacenter, before, outcome)
-    settled = 0
+    settled, latest = 0, 0.0
     for number, (_, done, host) in enumerate(moves):
         until = moves[number + 1][0] if number + 1 < len(moves) else float("inf")
         for place, flow in enumerate(outcome.flows):
             if flow.target is not vm:
                 continue
-            for packet, at in enumerate(outcome.sent[place]):
-                if done < at < until:
-                    settled += 1
-                    assert outcome.ways[place][packet].target.host == host, (flow, packet, host)
+            sent = [(packet, at) for packet, at in enumerate(outcome.sent[place]) if done < at < until]
+            settled += len(sent)
+            stale = [at - done for packet, at in sent if outcome.ways[place][packet].target.host != host]
+            latest = max([latest, *stale])
+    show(f"the last packet to an old place was sent {1000 * latest:.2f} ms after the answer")
     assert settled > 500
+    assert latest < LEARNING
