@@ -17,11 +17,13 @@ from gateway.fastpath.features import Feature, Features, Interface
 from gateway.fastpath.hops import NextHop
 from gateway.fastpath.instance import Instance
 from gateway.fastpath.kernel import BpfRefused
-from gateway.fastpath.layout import CARRIES, IS_CARRIED, TEACHES, TENANT
+from gateway.fastpath.layout import CARRIES, IS_CARRIED, TEACHES, TENANT, VSIDS
+from gateway.fastpath.places import Place
 from gateway.fastpath.sizes import Sizes
 from gateway.fastpath.status import Attached
 from gateway.forwarding.directory import Delete, Put
 from gateway.forwarding.pipeline import Forwarder
+from policies.addresses import Vsid
 from policies.model import FastPathMode, Limits, Network
 from policies.tables import Tables
 from tests.fastpath.oracle import Oracle
@@ -146,6 +148,24 @@ async def test_tenant_whose_tables_change_is_left_to_python_before_they_do(loade
         assert edge.carried == 1
         edge.forwarder.replace_tables(plan.tables)
     assert edge.fast.status().left_to_python.keys() == {"red", "green"}
+
+
+@in_trio
+async def test_virtual_subnet_that_is_new_is_left_to_python_and_not_dropped_before_it_is_written(
+    loader: Loader,
+) -> None:
+    edge = Edge(loader)
+    await edge.adopt()
+    new = Vsid(7999)
+    subnet = msgspec.structs.replace(
+        tenant().subnets[0], name="new", vsid=new, prefixes=(), gateway_addresses=()
+    )
+    red = msgspec.structs.replace(tenant(), subnets=(*tenant().subnets, subnet))
+    places = edge.fast._instances[0].places
+    async with edge.fast.change(Tables.compile(world(red).network), edge.forwarder.node):
+        assert places.find(VSIDS, new, 0) == Place(0, 0)
+        edge.forwarder.replace_tables(Tables.compile(world(red).network))
+    assert places.find(VSIDS, new, 0) not in {None, Place(0, 0)}
 
 
 @in_trio
