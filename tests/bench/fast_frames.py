@@ -1,8 +1,8 @@
-"""Frames of the kernel's own, sent by one program and counted by another: live_frames.bpf.c, and what they are told.
+"""Frames of the kernel's own, sent by one program and counted by another: what live_frames.bpf.c is told.
 
-The kernel runs the sending program as often as it is asked to (BPF_F_TEST_XDP_LIVE_FRAMES), on a frame each time,
-and hands what it redirects to an interface as if it had come from one. That is several million packets a second,
-which no socket sends, and the same for every way that is measured.
+The kernel runs the sending program as often as it is asked to (BPF_F_TEST_XDP_LIVE_FRAMES), on a frame
+each time, and hands what it redirects to an interface as if it had come from one. That is several million
+packets a second, which no socket sends, and the same for every way that is measured.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ FIRST = CustomerAddress.parse("64.0.1.0")
 CLIENTS, SERVERS = "10.0.0.0/16", "64.0.0.0/4"
 VSID = Vsid(0x2000)
 
-# How often the program is run in a second: that often where it holds the frame back, and at least so often where
-# it sends. A slower machine takes longer for what it is asked to send, and no other rate.
+# How often the program is run in a second: that often where it holds the frame back, and at least so often
+# where it sends. A slower machine takes longer for what it is asked to send, and no other rate.
 _HOLDS = 1e7
 _SENDS = 3e6
 _LONGER = 2  # a frame that is sent takes the time of so many more that are held back

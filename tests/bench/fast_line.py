@@ -1,9 +1,9 @@
 """`sender - edge - receiver`, of which edge has one processor, whatever forwards there.
 
-A frame that the sender's program redirects to its eth0 waits in a ring of 256 at edge's end of that link. It is
-taken from there by a thread of the kernel (threaded NAPI), which runs on edge's processor; without one, the sender's
-processor would do edge's work. What edge sends is counted, and gone, as it comes out of the other link, on edge's
-processor too, since there is no third one: so every way bears that cost.
+A frame that the sender's program redirects to its eth0 waits in a ring of 256 at edge's end of that link.
+It is taken from there by a thread of the kernel (threaded NAPI), which runs on edge's processor; without
+one, the sender's processor would do edge's work. What edge sends is counted, and gone, as it comes out of
+the other link, on edge's processor too, since there is no third one: so every way bears that cost.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Line(Laboratory):
     """The namespaces, with nothing in edge that forwards yet."""
 
     def __init__(self, processor: int) -> None:
-        """`processor` is edge's. Raises BpfRefused when it is built, where the kernel has not what it takes."""
+        """`processor` is edge's. Building it raises BpfRefused where the kernel has not what it takes."""
         super().__init__()
         self.processor = processor
         self._links: list[Link] = []
@@ -70,7 +70,7 @@ class Line(Laboratory):
         self.wait_until_ready(self.namespaces.values())
 
     def build_ends(self) -> None:
-        """Have the receiver count. Without a program at its far end, a veth takes no frames from a program."""
+        """Have the receiver count. A veth takes no redirected frames unless its far end has a program."""
         self.attach(self.namespaces["receiver"], "eth0", self.frames.programs["count"])
         self.attach(self.namespaces["sender"], "eth0", self.frames.programs["pass"])
 
@@ -104,18 +104,23 @@ class Line(Laboratory):
         )
 
     def forward_by_kernel(self) -> None:
-        """Have edge's kernel forward. GRO is what has an interface take redirected frames without a program."""
+        """Have edge's kernel forward. With GRO, an interface takes redirected frames without a program."""
         self.route()
         self.edge.sysctl({"net/ipv4/ip_forward": 1})
         for interface in ("to-sender", "to-receiver"):
             self.edge.run("ethtool", "-K", interface, "gro", "on")
 
+    def pass_without_merging(self) -> None:
+        """Have edge take redirected frames by a program that passes them on, without GRO."""
+        for interface in ("to-sender", "to-receiver"):
+            self.edge.run("ethtool", "-K", interface, "gro", "off")
+            self.attach(self.edge, interface, self.frames.programs["pass"])
+
     def forward_by_gateway(self, engine: str) -> Process:
-        """Have the gateway forward, by an engine. It turns GRO off: Python's frames pass a program for that."""
+        """Have the gateway forward, by an engine. It turns GRO off, so Python's frames pass a program."""
         self.route()
         if engine == "python":
-            for interface in ("to-sender", "to-receiver"):
-                self.attach(self.edge, interface, self.frames.programs["pass"])
+            self.pass_without_merging()
         file = self.directory / "appliance.toml"
         file.write_text(self._configuration(engine))
         process = self.start_python("gateway", self.edge, "gateway.cli", "run", str(file))
@@ -127,8 +132,8 @@ class Line(Laboratory):
     def settle(self, process: Process | None = None) -> None:
         """Have edge's processor receive what comes to edge, and a process forward it there.
 
-        All of it runs ahead of whatever else the machine does, and what receives ahead of what forwards, as in
-        a kernel's soft interrupts.
+        All of it runs ahead of whatever else the machine does, and what receives ahead of what forwards,
+        as in a kernel's soft interrupts.
         """
         for thread in Path(f"/proc/{process.pid}/task").iterdir() if process else ():
             run_on(self.processor, int(thread.name), PRIORITY)
@@ -196,7 +201,7 @@ class LiveWay:
         return sent.arrived / sent.seconds, 1 - sent.arrived / sent.sent
 
     def check(self) -> None:
-        """Send a few, twice, and raise LabError unless the second time all of them arrive, and nothing else."""
+        """Send a few, twice. Raises LabError unless the second time all of them arrive, and nothing else."""
         self._send(FEW)
         sent = self._send(FEW)
         if sent.arrived != sent.sent or not sent.to_the_same:

@@ -1,10 +1,11 @@
-"""What the fast path's program costs a packet, with few and many records and tenants, all of which packets go to.
+"""What the fast path's program costs a packet, with few and many records and tenants, all of which packets
+go to.
 
-Measured twice. By trial runs (BPF_PROG_TEST_RUN), where a program of ours writes every header anew, with a
-tenant and a destination by chance, and then jumps to the one that is measured; what the same costs with a jump to
-nothing is subtracted. The packet is in the processor's nearest cache then. And under live traffic by the kernel's
-own clock (BPF_ENABLE_STATS), from a sender on another processor: that counts what it costs to fetch the packet
-from there, and the reading of the clock.
+Measured twice. By trial runs (BPF_PROG_TEST_RUN), where a program of ours writes every header anew, with
+a tenant and a destination by chance, and then jumps to the one that is measured; what the same costs with
+a jump to nothing is subtracted. The packet is in the processor's nearest cache then. And under live
+traffic by the kernel's own clock (BPF_ENABLE_STATS), from a sender on another processor: that counts what
+it costs to fetch the packet from there, and the reading of the clock.
 """
 
 from __future__ import annotations

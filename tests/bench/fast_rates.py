@@ -1,8 +1,9 @@
 """How many packets a second the fast path forwards, beside all else that could do it on this machine.
 
-The same frames go through the gateway by its program, the gateway by Python, Open vSwitch with its userspace
-datapath by either of its ports, and the kernel's own IP forwarding, which leaves them as they are but for the outer
-hop limit: each in a line of its own (fast_line.py), one after the other, several times.
+The same frames go through the gateway by its program, the gateway by Python, Open vSwitch with its
+userspace datapath by either of its ports, and the kernel's own IP forwarding, which leaves them as they
+are but for the outer hop limit: each in a line of its own (fast_line.py), one after the other, several
+times.
 """
 
 from __future__ import annotations
@@ -89,13 +90,11 @@ def _of_size(ways: Ways, size: int) -> Iterator[Result]:
     for way in live.values():
         way.check()
     rates = dict(zip(live, highest_rates_in_turn(*live.values()), strict=True))
+    unit, factor = ("packets/s", 1.0) if size == SMALL else ("Mbit/s", size * 8 / 1e6)
     for name, samples in rates.items():
-        if size == LARGE:
-            unit, samples = "Mbit/s", tuple(rate * size * 8 / 1e6 for rate in samples)
-        else:
-            unit = "packets/s"
         against = None if name == KERNEL else f"fast path: {KERNEL}, {size} B"
-        yield Result(f"fast path: {name}, {size} B", unit, samples, against=against)
+        measured = tuple(rate * factor for rate in samples)
+        yield Result(f"fast path: {name}, {size} B", unit, measured, against=against)
     if size == SMALL:
         for name, aim in AIMS.items():
             yield Result(

@@ -113,7 +113,8 @@ def load(edge: Namespace, tenants: int, each: int, stride: int) -> Instance:
         name="edge-1", provider_addresses=(EDGE,), underlay_mtu=_UNDERLAY_MTU, is_gateway=True, ports={}
     )
     images = images_of(tables, node)
-    hosts: dict[bytes, str | None] = {EDGE: None, SENDER: "hv1"} | {pa: name for name, pa in _hosts()}
+    hosts: dict[bytes, str | None] = {EDGE: None, SENDER: "hv1"}
+    hosts.update((pa, name) for name, pa in _hosts())
     instance = Instance.load(
         Sizes.for_network(images, tenants * (alone + 1), 0, len(hosts), tenants * len(prefixes)), _SEED
     )
@@ -125,9 +126,9 @@ def load(edge: Namespace, tenants: int, each: int, stride: int) -> Instance:
         instance.carry(name)
     for tenant in range(tenants):
         instance.expect(Vsid(VSID + 2 * tenant + 1), prefixes)
-    for address, name in hosts.items():
-        if name is not None:
-            way = ("sender", "to-sender") if name == "hv1" else ("receiver", "to-receiver")
+    for address, host in hosts.items():
+        if host is not None:
+            way = ("sender", "to-sender") if host == "hv1" else ("receiver", "to-receiver")
             port = instance.port_of(indices[way[1]])
             mtu = _UNDERLAY_MTU - OVERHEAD_IPV4
             own, there = bytes(EDGE).ljust(16, b"\0"), address.ljust(16, b"\0")
@@ -145,7 +146,7 @@ def load(edge: Namespace, tenants: int, each: int, stride: int) -> Instance:
 
 
 class Counted:
-    """How many packets the program has carried since the last look; that it did nothing else is made sure of."""
+    """Counts packets that the program carries, and makes sure that it does nothing else."""
 
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
@@ -153,6 +154,7 @@ class Counted:
         self.carried()
 
     def carried(self) -> int:
+        """Return how many since the last look."""
         counts = self._instance.counts
         before = counts.carried
         counts.take(lambda reason, _, more: self._dropped.update({reason: more}), lambda _: None)

@@ -90,11 +90,12 @@ static __always_inline __u32 write_headers(struct xdp_md *context, const struct 
 
     if (frame + HEADERS > (__u8 *)(long)context->data_end)
         return 0;
-    tenant = (__u64)bpf_get_prandom_u32() * plan->tenants >> 32;
-    address = plan->first + plan->stride * (__u32)((__u64)bpf_get_prandom_u32() * plan->records >> 32);
 #pragma unroll
     for (int i = 0; i < HEADERS / 8; i++)
         words[i] = plan->headers[i];
+    /* Meanwhile they are on their way to the cache: on the wire, too, they are written long before they are read. */
+    tenant = (__u64)bpf_get_prandom_u32() * plan->tenants >> 32;
+    address = plan->first + plan->stride * (__u32)((__u64)bpf_get_prandom_u32() * plan->records >> 32);
     vsid = __builtin_bswap32((plan->vsid + 2 * tenant) << 8);
     *(__u32 *)(frame + KEY) = vsid;
     *(__u16 *)(frame + GATEWAY_MAC_VSID) = vsid;
