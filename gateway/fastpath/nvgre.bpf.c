@@ -75,7 +75,7 @@ static __always_inline int is_to_teach(const struct config *settings, __u32 send
     if (!last || now - *last < 28)
         return 0;
     debts = bpf_map_lookup_elem(&tenant_debts, &nobody);
-    if (!debts || take(&debts->passed, TEACHING, TEACHING_BURST, bpf_ktime_get_ns()) != TAKEN)
+    if (!debts || take(&debts->passed, TEACHING, TEACHING_BURST, 0) != TAKEN)
         return 0;
     *last = now;
     return 1;
@@ -227,7 +227,7 @@ static __always_inline int carry(struct xdp_md *context, const struct config *se
     if (tenant->flags & IS_LIMITED) {
         struct debts *debts = bpf_map_lookup_elem(&tenant_debts, &tenant_number);
         __u64 cost = packet->total * tenant->octet_cost >> 20;
-        enum taken taken = debts ? take(&debts->rate, cost, tenant->burst, bpf_ktime_get_ns()) : UNDECIDED;
+        enum taken taken = debts ? take(&debts->rate, cost, tenant->burst, 0) : UNDECIDED;
 
         if (taken == REFUSED)
             return drop(settings, tenant_number, RATE_LIMITED);
@@ -409,7 +409,7 @@ int debit(struct request *request)
         __sync_fetch_and_add(&debts->rate, -((__u64)-request->octets * tenant->octet_cost >> 20));
         return 0;
     }
-    request->is_granted = take(&debts->rate, (__u64)request->octets * tenant->octet_cost >> 20, tenant->burst,
-                               bpf_ktime_get_ns()) == TAKEN;
+    request->is_granted = take(&debts->rate, (__u64)request->octets * tenant->octet_cost >> 20, tenant->burst, 1) ==
+                          TAKEN;
     return 0;
 }

@@ -119,7 +119,7 @@ def ask_gateway(namespace: Namespace) -> bytes:
 
 def test_gateway_answers_from_its_first_moment_and_stops_when_told(laboratory: Laboratory) -> None:
     process = start(laboratory)
-    process.wait_for(r"ready: gateway edge-1, on 192\.0\.2\.254 \(eth1, MTU 1500\), engine python")
+    process.wait_for(r"ready: gateway edge-1, on 192\.0\.2\.254 \(eth1, MTU 1500\), engine (python|xdp)")
 
     answer = ask_gateway(laboratory.namespaces["sender"])
 
