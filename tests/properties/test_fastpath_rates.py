@@ -79,5 +79,6 @@ async def _somebody_who_sends(chance: random.Random, processors: Processors) -> 
 def test_what_passes_is_what_one_bucket_has(processors: Processors, by_program: float) -> None:
     octets, seconds = trio.run(carried, processors, by_program, 0.5, clock=MockClock())
 
-    most = BURST + RATE / 8 * seconds
+    # The program may take a packet for some milliseconds older than it is, by a clock that ticks no faster.
+    most = BURST + RATE / 8 * (seconds + 0.01)
     assert most * 0.9 < octets <= most
