@@ -81,4 +81,4 @@ def test_what_passes_is_what_one_bucket_has(processors: Processors, by_program: 
 
     # The program may take a packet for some milliseconds older than it is, by a clock that ticks no faster.
     most = BURST + RATE / 8 * (seconds + 0.01)
-    assert most * 0.9 < octets <= most
+    assert most * 0.6 < octets <= most  # a process that is kept waiting loses what would not fit the bucket
