@@ -142,8 +142,15 @@ class Frames:
         _PERIOD.pack_into(self._plan, 0, int(_TICKS / rate))
         self._tally[: _TALLY.size] = bytes(_TALLY.size)
         count = int(seconds * max(_HOLDS - _LONGER * rate, _SENDS))
-        context = CONTEXT.pack(0, len(frame), 0, self._interface, 0, 0)
-        self._sender.call(_run, self.programs["generate"], frame, count, context)
+        self._sender.call(
+            run,
+            self.programs["generate"],
+            frame,
+            repeat=count,
+            context=CONTEXT.pack(0, len(frame), 0, self._interface, 0, 0),
+            live=True,
+            batch=_BATCH,
+        )
         self._at_rest()
         _, began, ended, sent, sent_addresses, arrived, arrived_addresses, octets, routed, others = (
             _TALLY.unpack_from(self._tally)
@@ -176,7 +183,10 @@ def partial_sum(header: bytes | bytearray) -> int:
     return sum(struct.unpack(f"<{len(header) // 2}H", header))
 
 
-def _run(program: int, frame: bytes, count: int, context: bytes) -> None:
+def run(
+    program: int, frame: bytes, *, repeat: int, context: bytes = b"", live: bool = False, batch: int = 0
+) -> kernel.TestRun:
+    """Run a program as kernel.test_run does, ahead of what else wants the processor. Raises BpfRefused."""
     with contextlib.suppress(PermissionError):
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
-    kernel.test_run(program, frame, repeat=count, live=True, batch=_BATCH, context=context)
+    return kernel.test_run(program, frame, repeat=repeat, context=context, live=live, batch=batch)

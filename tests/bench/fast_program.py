@@ -20,10 +20,10 @@ from gateway.fastpath import kernel
 from gateway.fastpath.instance import Instance
 from gateway.fastpath.kernel import BpfRefused
 from tests.bench import fast_tables
-from tests.bench.fast_frames import CONTEXT, Traffic, attach
-from tests.bench.fast_line import EDGE, MACS, SENDER, Line, receive_on
+from tests.bench.fast_frames import CONTEXT, Traffic, attach, run
+from tests.bench.fast_line import Line, LiveWay, receive_on, traffic
 from tests.bench.fast_tables import Counted
-from tests.bench.rates import generator_apart
+from tests.bench.rates import generator_apart, highest_rates_in_turn
 from tests.bench.results import CannotMeasure, Result
 
 RUNS = 5
@@ -71,40 +71,34 @@ def benchmark() -> Iterator[Result]:
 
 def _of_tables(line: Line, records: int, tenants: int, stride: int) -> Iterator[Result]:
     instance = fast_tables.load(line.edge, tenants, records // tenants, stride)
-    traffic = Traffic(
-        tenants=tenants,
-        records=records // tenants,
-        size=SIZE,
-        source=SENDER,
-        destination=EDGE,
-        source_mac=MACS["sender"],
-        next_hop=MACS["to-sender"],
-        stride=stride,
-    )
+    sent = traffic(SIZE, tenants=tenants, records=records // tenants, stride=stride)
     spread = ", scattered" if stride == SCATTERED else ""
     kind = f"{records:,} records{spread}, {tenants:,} tenant{'s' * (tenants > 1)}"
     try:
-        trials = tuple(_by_trials(line, instance, traffic))
+        trials = tuple(_by_trials(line, instance, sent))
         aim = NANOSECONDS if records == AIMED_AT else None
         yield Result(f"fast path: program, {kind}", "ns", trials, at_most=aim)
-        live = tuple(_live(line, instance, traffic))
-        yield Result(f"fast path: program under live traffic, {kind}", "ns", live)
+        with line.edge.call(attach, instance.program, "to-sender"):
+            receive_on(line.edge, "to-sender", line.processor)
+            live = tuple(_live(line, instance, sent))
+            yield Result(f"fast path: program under live traffic, {kind}", "ns", live)
+            if records == AIMED_AT and tenants == 1:
+                (rates,) = highest_rates_in_turn(LiveWay(line, sent))
+                yield Result(f"fast path: XDP, {SIZE} B, {kind}", "packets/s", rates)
     finally:
         instance.close()
 
 
-def _by_trials(line: Line, instance: Instance, traffic: Traffic) -> Iterator[float]:
+def _by_trials(line: Line, instance: Instance, asked: Traffic) -> Iterator[float]:
     frames, counted = line.frames, Counted(instance)
     program = frames.programs["decide"]
     for slot, target in enumerate((frames.programs["nothing"], instance.program)):
         frames.loaded.maps["programs"].update(struct.pack("<I", slot), struct.pack("<I", target))
-    context = CONTEXT.pack(
-        0, len(traffic.frame()), 0, line.edge.call(socket.if_nametoindex, "to-sender"), 0, 0
-    )
+    context = CONTEXT.pack(0, len(asked.frame()), 0, line.edge.call(socket.if_nametoindex, "to-sender"), 0, 0)
 
     def cost(slot: int, repeat: int) -> float:
-        frames.plan(traffic, slot)
-        done = line.edge.call(kernel.test_run, program, traffic.frame(), repeat=repeat, context=context)
+        frames.plan(asked, slot)
+        done = line.edge.call(run, program, asked.frame(), repeat=repeat, context=context)
         if done.verdict != XDP_REDIRECT:
             raise AssertionError(f"the verdict is {done.verdict}")
         return done.nanoseconds
@@ -119,19 +113,20 @@ def _by_trials(line: Line, instance: Instance, traffic: Traffic) -> Iterator[flo
 
 
 def _by_fetching(line: Line) -> Iterator[float]:
-    programs, frame = line.frames.programs, bytes(SIZE)
+    def cost(name: str) -> float:
+        program = line.frames.programs[name]
+        return line.edge.call(run, program, bytes(SIZE), repeat=REPEAT).nanoseconds
+
     for _ in range(RUNS):
-        fetched = kernel.test_run(programs["fetch"], frame, repeat=REPEAT)
-        yield fetched.nanoseconds - kernel.test_run(programs["nothing"], frame, repeat=REPEAT).nanoseconds
+        yield cost("fetch") - cost("nothing")
 
 
-def _live(line: Line, instance: Instance, traffic: Traffic) -> Iterator[float]:
+def _live(line: Line, instance: Instance, asked: Traffic) -> Iterator[float]:
     counted = Counted(instance)
-    with line.edge.call(attach, instance.program, "to-sender"), _run_time_counted():
-        receive_on(line.edge, "to-sender", line.processor)
+    with _run_time_counted():
         for _ in range(RUNS):
             time_before, count_before = _RUN.unpack(kernel.information(instance.program, _INFORMATION))
-            sent = line.frames.send(traffic, LIVE_RATE, LIVE_SECONDS)
+            sent = line.frames.send(asked, LIVE_RATE, LIVE_SECONDS)
             time_after, count_after = _RUN.unpack(kernel.information(instance.program, _INFORMATION))
             carried = counted.carried()
             if not sent.arrived == sent.routed == carried == count_after - count_before:

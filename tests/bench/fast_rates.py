@@ -13,7 +13,7 @@ from contextlib import ExitStack
 
 from gateway.fastpath.kernel import BpfRefused
 from tests.bench import fast_openvswitch
-from tests.bench.fast_line import RECEIVER, Line, LiveWay
+from tests.bench.fast_line import RECEIVER, Line, LiveWay, traffic
 from tests.bench.fast_openvswitch import AF_XDP, OpenVswitch
 from tests.bench.rates import RUNS, generator_apart, highest_rates_in_turn
 from tests.bench.results import CannotMeasure, Result
@@ -53,7 +53,7 @@ def by_kernel(line: Line) -> Callable[[int], LiveWay]:
     """Have the kernel forward in a line."""
     line.forward_by_kernel()
     line.settle()
-    return lambda size: LiveWay(line, size, destination=RECEIVER)
+    return lambda size: LiveWay(line, traffic(size, destination=RECEIVER))
 
 
 def by_gateway(engine: str) -> Callable[[Line], Callable[[int], LiveWay]]:
@@ -61,7 +61,7 @@ def by_gateway(engine: str) -> Callable[[Line], Callable[[int], LiveWay]]:
 
     def start(line: Line) -> Callable[[int], LiveWay]:
         line.settle(line.forward_by_gateway(engine))
-        return lambda size: LiveWay(line, size)
+        return lambda size: LiveWay(line, traffic(size))
 
     return start
 
@@ -71,7 +71,7 @@ def by_open_vswitch(port_type: str | None) -> Callable[[Line], Callable[[int], L
 
     def start(line: Line) -> Callable[[int], LiveWay]:
         line.settle(OpenVswitch(line, port_type).process)
-        return lambda size: LiveWay(line, size, next_hop=fast_openvswitch.MAC)
+        return lambda size: LiveWay(line, traffic(size, next_hop=fast_openvswitch.MAC))
 
     return start
 

@@ -8,20 +8,11 @@ import pytest
 from gateway.fastpath import elf, kernel
 from gateway.packets import ip
 from gateway.packets.checksum import internet_checksum
-from tests.bench.fast_frames import CLIENT, FIRST, INNER, OBJECT, VSID, Traffic
-from tests.bench.fast_line import EDGE, MACS, RECEIVER, SENDER, Line, LiveWay
+from tests.bench.fast_frames import CLIENT, FIRST, INNER, OBJECT, VSID
+from tests.bench.fast_line import EDGE, RECEIVER, SENDER, Line, LiveWay, traffic
 
 TENANTS, RECORDS, STRIDE = 3, 50, 97
-TRAFFIC = Traffic(
-    tenants=TENANTS,
-    records=RECORDS,
-    size=64,
-    source=SENDER,
-    destination=EDGE,
-    source_mac=MACS["sender"],
-    next_hop=MACS["to-sender"],
-    stride=STRIDE,
-)
+TRAFFIC = traffic(64, tenants=TENANTS, records=RECORDS, stride=STRIDE)
 
 
 def test_a_frame_has_the_size_that_is_asked_for_inside() -> None:
@@ -57,4 +48,4 @@ def test_what_the_kernel_forwards_is_counted_to_the_last_frame() -> None:
     with Line(max(os.sched_getaffinity(0))) as line:
         line.forward_by_kernel()
         line.settle()
-        LiveWay(line, 64, destination=RECEIVER).check()
+        LiveWay(line, traffic(64, destination=RECEIVER)).check()
