@@ -144,6 +144,8 @@ def test_rule_that_is_taken_away_forbids_nothing_from_the_reload_on(world: Numbe
     assert lost_of(outcome, "red") > 0
 
 
+@pytest.mark.interop
+@pytest.mark.long
 def test_tenant_that_is_taken_away_is_nobodys_from_the_reload_on(world: NumberedWorld) -> None:
     world.write(without_blue(world.plan))
     outcome, at = change(world, flows(world.plan))
@@ -192,6 +194,8 @@ def test_record_that_is_written_elsewhere_is_there_from_the_reload_on(world: Num
         assert {ways[number] for number in sent_after(outcome, before, at)} == {after}
 
 
+@pytest.mark.interop
+@pytest.mark.long
 @pytest.mark.parametrize(
     "then", ["red-db2", pytest.param(None, marks=IN_THE_LONG_RUN)], ids=["changed", "taken away"]
 )

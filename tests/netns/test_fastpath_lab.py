@@ -167,6 +167,8 @@ def test_capture_sees_a_tenant_that_the_fast_path_carries_otherwise(world: World
     assert world.fast()["carried"] - before["carried"] >= 2 * PINGS
 
 
+@pytest.mark.interop
+@pytest.mark.long
 def test_capture_that_writes_shows_all_of_a_ping_both_sides(world: World) -> None:
     target = world.planned("red-db2").address()
     file = world.directory / "both.pcapng"
@@ -225,6 +227,8 @@ def test_status_metrics_and_counters_count_what_the_fast_path_carries(world: Wor
     assert "native on eth1" in said
 
 
+@pytest.mark.interop
+@pytest.mark.long
 def test_top_shows_what_the_fast_path_carries(world: World) -> None:
     address = world.planned("red-db2").address()
     ping = world.start("ping", world.vm("red-web1"), "ping", "-q", "-i", "0.01", "-s", "972", address)

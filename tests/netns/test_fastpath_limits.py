@@ -140,6 +140,8 @@ def flood(world: NumberedWorld, host: str, *packets: bytes) -> Process:
     return process
 
 
+@pytest.mark.interop
+@pytest.mark.long
 @pytest.mark.parametrize("what", [asking, to_nobody], ids=["ARP", "to nobody"])
 def test_what_one_tenant_has_python_decide_leaves_the_others_theirs(
     fast: NumberedWorld, what: Callable[[int], bytes]

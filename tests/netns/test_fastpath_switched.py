@@ -122,6 +122,8 @@ def test_engine_is_changed_by_a_restart(world: NumberedWorld) -> None:
     assert world.report()["engine"] == "python"
 
 
+@pytest.mark.interop
+@pytest.mark.long
 def test_program_cannot_be_taken_off_the_interface_by_name(world: NumberedWorld) -> None:
     running(world)
 

@@ -217,7 +217,11 @@ def check(lab: Edge, engine: Engine, found: Outcome, seconds: float, least: floa
     assert found.done.changed >= least * CHANGES * seconds
 
 
-@pytest.mark.parametrize("engine", [PYTHON, XDP], ids=lambda engine: engine.name)
+@pytest.mark.parametrize(
+    "engine",
+    [pytest.param(PYTHON, marks=(pytest.mark.interop, pytest.mark.long)), XDP],
+    ids=lambda engine: engine.name,
+)
 def test_while_records_change_no_packet_goes_to_where_one_was_and_all_are_accounted_for(
     require_bpf: None, require_tools: Callable[..., None], tell: Tell, engine: Engine
 ) -> None:
