@@ -17,12 +17,13 @@ from tests.properties.worlds import generate
 
 FRAMES_PER_WORLD = 100
 
-# Those that are counted where a packet is sent, not where it is decided.
+# Those that are counted where a packet is sent, or by the fast path, not where Python decides.
 _NOT_DECIDED = {
     DropReason.QUEUE_FULL,
     DropReason.SEND_FAILED,
     DropReason.HOLD_FULL,
     DropReason.HOLD_EXPIRED,
+    DropReason.PUNT_LIMITED,
 }
 
 EVERYTHING = {reason.value for reason in DropReason if reason not in _NOT_DECIDED} | {
