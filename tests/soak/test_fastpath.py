@@ -52,7 +52,8 @@ class Engine(msgspec.Struct, frozen=True):
 
 
 PYTHON = Engine("python", 3000.0, 64_000, is_flooded=False)
-XDP = Engine("xdp", None, 10_000_000, is_flooded=True)
+# All that two processors have time for beside a thousand changes a second and those who make them.
+XDP = Engine("xdp", 400_000.0, 10_000_000, is_flooded=True)
 
 
 class Outcome(msgspec.Struct, frozen=True):
