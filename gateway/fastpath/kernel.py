@@ -13,6 +13,7 @@ import mmap
 import os
 import platform
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -84,7 +85,23 @@ class TestRun(msgspec.Struct, frozen=True, gc=False):
     nanoseconds: int
 
 
-class Map:
+class Owner(ABC):
+    """Owns what `close` gives up, at the end of a `with` statement too."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give it up; once more changes nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Map(Owner):
     """A map of the kernel; the owner of its file descriptor."""
 
     def __init__(self, fd: int, definition: MapDefinition) -> None:
@@ -225,14 +242,6 @@ class Map:
             fd, self.fd = self.fd, -1
             os.close(fd)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _element(
         self, command: int, key: bytes, value: ctypes.Array[ctypes.c_char] | None, what: str
     ) -> None:
@@ -245,7 +254,7 @@ class Map:
         call(command, bytearray(attributes), what)
 
 
-class Loaded:
+class Loaded(Owner):
     """The programs of an object file in the kernel, with their maps; the owner of what it made."""
 
     def __init__(self, shared: Mapping[str, Map]) -> None:
@@ -260,14 +269,6 @@ class Loaded:
         for name, each in self.maps.items():
             if name not in self._shared:
                 each.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def load(

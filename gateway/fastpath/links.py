@@ -14,14 +14,12 @@ import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import msgspec
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from gateway.fastpath.kernel import BpfRefused, call, information
+from gateway.fastpath.kernel import BpfRefused, Owner, call, information
 
 _PIN, _OPEN_PINNED = 6, 7
 _LINK_CREATE, _LINK_UPDATE, _LINK_DETACH = 28, 29, 34
@@ -56,7 +54,7 @@ class Interface(msgspec.Struct, frozen=True):
     programs: Mapping[Mode, int]
 
 
-class Link:
+class Link(Owner):
     """A program attached to an interface; the owner of the link's file descriptor."""
 
     def __init__(self, fd: int, ifindex: int, mode: Mode) -> None:
@@ -118,14 +116,6 @@ class Link:
         if self.fd >= 0:
             fd, self.fd = self.fd, -1
             os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def attach(program_fd: int, ifindex: int, mode: Mode) -> Link:
