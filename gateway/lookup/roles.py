@@ -382,6 +382,7 @@ async def follow_records(appliance: Appliance, started: Callable[[Following], No
     kept = appliance.host.records if appliance.host is not None else RecordsKept.ALL
     async with LookupClient(access) as client:
         source = remote(client, only_used=kept is RecordsKept.USED)
-        replica = Replica(source, journal=Journal(state / LAST_KNOWN_GOOD))
+        # Nobody watches this replica, so there is nobody to keep what has changed for.
+        replica = Replica(source, history=1, journal=Journal(state / LAST_KNOWN_GOOD))
         started(Following(replica, client))
         await replica.run()

@@ -355,10 +355,11 @@ def test_port_that_appears_is_open_at_once(machine: Machine) -> None:
     machine.host.ip("link del vnet1")
 
     async def scene(host: Host) -> None:
-        await until_said(host, ("closed", 1), ("opened", 2))
+        assert ("closed", MACS[1]) in host.said
+        host.said.clear()
         plug_in(machine, 1)
         before = trio.current_time()
-        await until_said(host, ("closed", 1), ("opened", 2), ("opened", 1))
+        await until_said(host, ("opened", 1))
         assert host.at["opened", MACS[1]] - before < NOTICED_WITHIN
 
     run(machine, scene)
@@ -369,7 +370,6 @@ def test_port_that_goes_is_closed_at_once_and_its_frames_wait_until_it_is_back(
     machine: Machine, how: str
 ) -> None:
     async def scene(host: Host) -> None:
-        await until(lambda: len(host.said) == 2)
         host.said.clear()
         match how:
             case "vanishes":
@@ -405,7 +405,7 @@ def test_port_that_goes_is_closed_at_once_and_its_frames_wait_until_it_is_back(
 
 def test_frames_that_waited_reach_the_vm_in_order_before_later_ones(machine: Machine) -> None:
     async def scene(host: Host) -> None:
-        await until(lambda: len(host.said) == 2)
+        host.said.clear()
         machine.host.ip("link set vnet1 down")
         for number in range(5):
             host.send(1, FRAME + bytes([number]))
