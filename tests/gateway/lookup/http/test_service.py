@@ -764,18 +764,24 @@ def test_service_that_would_be_open_to_others_or_is_misconfigured_does_not_start
         asyncio.run(main())
 
 
-def test_connections_beyond_the_limit_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connection_beyond_the_limit_takes_the_place_of_the_oldest_stranger(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("gateway.http.connections.MOST_CONNECTIONS", 2)
 
-    async def test(node: Serving, _ask: Asker) -> None:
+    async def test(node: Serving, ask: Asker) -> None:
         held = [await asyncio.open_connection("127.0.0.1", node.port) for _ in range(2)]
-        await asyncio.sleep(0.01)
-        reader, writer = await asyncio.open_connection("127.0.0.1", node.port)
-        assert await reader.read() == b""
-        for each in (writer, *(writer for _, writer in held)):
-            each.close()
+        assert (await ask("GET", "/healthz")).status == 200
+        with contextlib.suppress(ConnectionError):
+            async with asyncio.timeout(3):
+                assert await held[0][0].read() == b""
+        held[1][1].write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        async with asyncio.timeout(3):
+            assert (await held[1][0].readline()).startswith(b"HTTP/1.1 200")
+        for _, writer in held:
+            writer.close()
             with contextlib.suppress(ConnectionError):
-                await each.wait_closed()
+                await writer.wait_closed()
 
     asked(test)
 
