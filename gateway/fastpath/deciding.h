@@ -238,24 +238,37 @@ static __always_inline enum taken take(__u64 *debt, __u64 cost, __u64 burst, int
 }
 
 /* What a packet costs Python, in nanoseconds: one of a flow that it carries, or one that it has to think about. Each
- * tenant, and each sender whose source is not proven, may take half of a processor's time. */
+ * tenant, and each sender whose source is not proven, may take half of a processor's time; of what a sender may, each
+ * tenant may take half, so that one VM that floods leaves something to the others of its host. So many nanoseconds
+ * of a bucket, which fills at the pace of the clock, are twice or four times those of Python. */
 #define CARRYING 10000
 #define THINKING 100000
 #define PASSED_BURST 250000000
 
-static __noinline int pass(const struct config *settings, __u32 tenant, __u32 peer, __u32 outcome)
+/* Take what a packet costs Python out of what its sender, or its tenant where the source is proven, may take. */
+static __always_inline int is_too_much(const struct config *settings, __u32 tenant, __u32 peer, __u64 cost,
+                                       int is_proven)
 {
-    int is_proven = outcome >= SITE;
-    int is_carried = outcome == SITE || outcome == NOT_CARRIED || outcome == NO_NEXT_HOP || outcome == TEACH;
-    /* At half the pace of the clock. */
-    __u64 cost = 2 * (is_carried ? CARRYING : THINKING);
+    __u32 slot = (__u32)ipv4_hash_of(settings, tenant, peer) & (UNPROVEN - 1);
     struct debts *debts;
+    __u64 *unproven;
 
     if (is_proven)
         debts = bpf_map_lookup_elem(&tenant_debts, &tenant);
-    else
+    else {
         debts = bpf_map_lookup_elem(&peer_debts, &peer);
-    if (debts && take(&debts->passed, cost, 2 * PASSED_BURST, 0) == REFUSED)
+        unproven = bpf_map_lookup_elem(&unproven_debts, &slot);
+        if (unproven && take(unproven, 4 * cost, 2 * PASSED_BURST, 0) == REFUSED)
+            return 1;
+    }
+    return debts && take(&debts->passed, 2 * cost, 2 * PASSED_BURST, 0) == REFUSED;
+}
+
+static __noinline int pass(const struct config *settings, __u32 tenant, __u32 peer, __u32 outcome)
+{
+    int is_carried = outcome == SITE || outcome == NOT_CARRIED || outcome == NO_NEXT_HOP || outcome == TEACH;
+
+    if (is_too_much(settings, tenant, peer, is_carried ? CARRYING : THINKING, outcome >= SITE))
         return drop(settings, tenant, PUNT_LIMITED);
     count(settings, tenant, outcome);
     return XDP_PASS;

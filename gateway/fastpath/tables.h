@@ -195,6 +195,7 @@ struct flow_hash {
 };
 
 #define TAUGHT 65536
+#define UNPROVEN 16384
 
 #define SHARED(NAME, TYPE)                                                                                             \
     struct map_definition NAME SEC("maps") = {BPF_MAP_TYPE_ARRAY, 4, sizeof(TYPE), 1, MMAPABLE}
@@ -216,6 +217,8 @@ struct map_definition routes SEC("maps") = {BPF_MAP_TYPE_LPM_TRIE, sizeof(struct
                                             1, BPF_F_NO_PREALLOC};
 struct map_definition tenant_debts SEC("maps") = {BPF_MAP_TYPE_ARRAY, 4, sizeof(struct debts), 1, 0};
 struct map_definition peer_debts SEC("maps") = {BPF_MAP_TYPE_ARRAY, 4, sizeof(struct debts), 1, 0};
+/* Of what a tenant sends by a peer, before any source is proven: two of them in one is seldom, and does no harm. */
+struct map_definition unproven_debts SEC("maps") = {BPF_MAP_TYPE_ARRAY, 4, sizeof(__u64), UNPROVEN, 0};
 struct map_definition taught SEC("maps") = {BPF_MAP_TYPE_ARRAY, 4, sizeof(__u32), TAUGHT, 0};
 struct map_definition ports SEC("maps") = {BPF_MAP_TYPE_DEVMAP, 4, 4, INTERFACES, 0};
 
