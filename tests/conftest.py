@@ -15,6 +15,9 @@ import pytest
 # Set where a missing peer or privilege is a failure: in .ci/run and `make interop`.
 PEERS_ARE_REQUIRED = os.environ.get("ISTHMUS_REQUIRE_PEERS") == "1"
 
+# Tests start Python hundreds of times, and each time it would compile everything again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # A shell starts `make test &` with SIGINT ignored, and nohup with SIGHUP ignored. Processes that tests start
 # would inherit that, and rightly not heed the signal. What has a handler here is theirs with its default.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -506,6 +506,7 @@ def test_views_are_accessible(
             assert width <= 0, f"{view} is wider than the {size}"
 
 
+@pytest.mark.long
 def test_screens_are_kept_as_pictures(browser: Browser, server: DashboardServer, world: World) -> None:
     for name, size, scheme, view in (
         ("laptop-light", chrome.LAPTOP, "light", "#/"),

@@ -33,7 +33,7 @@ echo "$1 $ip/$mask via $router mtu $mtu from $serverid for $lease"
 """
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def lab(require_tools: Callable[..., None]) -> Iterator[Datacenter]:
     require_tools("udhcpc", "ping")
     plan = standard_plan(tenants=("red",), underlay=(4,))

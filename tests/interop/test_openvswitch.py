@@ -118,10 +118,10 @@ def _plan(underlay: int, engine: str) -> Plan:
 
 
 def _ways() -> Iterator[object]:
-    """Both engines with every kind of keys and underlay; of the fast path one in the normal run."""
+    """Both engines with every kind of keys and underlay; each is in the normal run somewhere."""
+    usual = {("python", 4, Keys.FIXED), ("python", 6, Keys.FLOW), ("xdp", 4, Keys.FLOW)}
     for engine, underlay, keys in itertools.product(("python", "xdp"), (4, 6), Keys):
-        usual = engine == "python" or (keys, underlay) == (Keys.FLOW, 4)
-        marks = () if usual else pytest.mark.long
+        marks = () if (engine, underlay, keys) in usual else pytest.mark.long
         yield pytest.param(
             (keys, underlay, engine), marks=marks, id=f"{keys} keys over IPv{underlay}, {engine}"
         )
@@ -139,7 +139,7 @@ def site(
         yield Site(lab, keys, underlay, lab.plan.hosts)
 
 
-@pytest.fixture(params=ENGINES)
+@pytest.fixture(scope="module", params=ENGINES)
 def mixed(
     request: pytest.FixtureRequest, require_tools: Callable[..., None], require_tun: None
 ) -> Iterator[Site]:
