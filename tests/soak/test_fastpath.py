@@ -35,25 +35,23 @@ RELOAD_EVERY = 10.0
 FLOOD_EVERY, FLOODED = 15.0, 0.5
 """Seconds between floods of what the fast path leaves to Python, and of each."""
 TELL_EVERY = 60.0
+BEHIND, SLOWER, FASTER = 0.2, 0.97, 1.003
+"""Seconds that the changes may be late, and what the packets' rate is multiplied by each second if so, if not."""
 QUIET = 0.5
 
 
 class Engine(msgspec.Struct, frozen=True):
-    """A gateway's engine, and what it is given to do: packets a second, and of one tenant's, bits a second.
-
-    Without a number of packets these are as many as one processor makes and carries.
-    """
+    """A gateway's engine, and what it has to do: packets a second, and of one tenant's, bits a second."""
 
     name: str
-    rate: float | None
+    rate: float
     limit: int
-    is_flooded: bool
-    """Whether at times more comes that is Python's than that takes."""
+    is_full: bool
+    """Whether the rate is what there is time for beside the changes, with floods of what is Python's."""
 
 
-PYTHON = Engine("python", 3000.0, 64_000, is_flooded=False)
-# All that two processors have time for beside a thousand changes a second and those who make them.
-XDP = Engine("xdp", 400_000.0, 10_000_000, is_flooded=True)
+PYTHON = Engine("python", 3000.0, 64_000, is_full=False)
+XDP = Engine("xdp", 400_000.0, 10_000_000, is_full=True)
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -127,11 +125,13 @@ def carry_on(
         try:
             async with asyncio.TaskGroup() as tasks:
                 beside = [tasks.create_task(reload_now_and_then())]
-                if engine.is_flooded:
+                if engine.is_full:
                     beside.append(tasks.create_task(flood_now_and_then()))
                 if tell is not None:
                     beside.append(tasks.create_task(tell_now_and_then(changer.done, tell)))
                 with Stream(lab.numbered, lab.talking, of_packets, engine.rate) as stream:
+                    if engine.is_full:
+                        beside.append(tasks.create_task(fill_up(stream, changer.done)))
                     await changer.run(CHANGES, seconds)
                 for task in beside:
                     task.cancel()
@@ -152,6 +152,14 @@ def carry_on(
             await asyncio.sleep(FLOODED)
             lab.numbered.mix(USUAL_CHANCES)
             await asyncio.sleep(FLOOD_EVERY)
+
+    async def fill_up(stream: Stream, done: Done) -> None:
+        """Have as many packets sent as leave the changes their time: where those fall behind, fewer."""
+        begun = time.monotonic()
+        while True:
+            await asyncio.sleep(1)
+            is_behind = done.changed < CHANGES * (time.monotonic() - begun - BEHIND)
+            stream.rate = (stream.rate or engine.rate) * (SLOWER if is_behind else FASTER)
 
     async def tell_now_and_then(done: Done, tell: Tell) -> None:
         while True:
@@ -211,7 +219,7 @@ def check(lab: Edge, engine: Engine, found: Outcome, seconds: float, least: floa
     assert not problems, "\n".join(problems)
     assert {kind for kind in Kind if counts.sent[kind]} == set(Kind)
     assert all(found.account.drops[reason] for reason in REASONS.values())
-    assert (found.account.drops[PUNT_LIMITED] > 0) == engine.is_flooded
+    assert (found.account.drops[PUNT_LIMITED] > 0) == engine.is_full
     assert sum(counts.to_octets[subnet.index] for subnet in SUBNETS if subnet.tenant == "slow") <= (
         found.limited_octets
     )
