@@ -36,7 +36,7 @@ FLOOD_EVERY, FLOODED = 15.0, 0.5
 """Seconds between floods of what the fast path leaves to Python, and of each."""
 TELL_EVERY = 60.0
 BEHIND, SLOWER, FASTER = 0.2, 0.97, 1.003
-"""Seconds that the changes may be late, and what the packets' rate is multiplied by each second if so, if not."""
+"""Seconds that changes may be late, and what the packets' rate is multiplied by each second if so, if not."""
 QUIET = 0.5
 
 
