@@ -131,17 +131,26 @@ def overlapping(owners: Iterable[P], prefix_of: Callable[[P], Prefix]) -> Iterat
     Of owners with equal prefixes the wider one is who comes first.
     """
     around: P | None = None
-
-    def position(owner: P) -> tuple[int, int, int]:
-        # Sorted so, a prefix comes behind the one that it lies in, with nothing apart between them.
-        prefix = prefix_of(owner)
-        return prefix.version, int(prefix.network_address), prefix.prefixlen
-
-    for one in sorted(owners, key=position):
+    for one in sorted(owners, key=lambda owner: _position(prefix_of(owner))):
         if around is None or not prefix_of(one).overlaps(prefix_of(around)):
             around = one
         else:
             yield around, one
+
+
+def nested(owners: Iterable[P], prefix_of: Callable[[P], Prefix]) -> Iterator[tuple[P, P]]:
+    """Yield the owners of every two prefixes of which one lies in the other: of the wider one first."""
+    around: list[P] = []
+    for one in sorted(owners, key=lambda owner: _position(prefix_of(owner))):
+        while around and not is_within(prefix_of(one), prefix_of(around[-1])):
+            around.pop()
+        yield from ((each, one) for each in around)
+        around.append(one)
+
+
+def _position(prefix: Prefix) -> tuple[int, int, int]:
+    """Sorted so, a prefix comes behind those that it lies in, with nothing apart between them."""
+    return prefix.version, int(prefix.network_address), prefix.prefixlen
 
 
 def is_within(inner: Prefix, outer: Prefix) -> bool:

@@ -6,13 +6,13 @@ they change one by one and live in the directory.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Generic, Self, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Generic, Protocol, Self, TypeVar
 
 import msgspec
 
 from policies.access import AccessRules
-from policies.addresses import CustomerAddress, MacAddress, Prefix, ProviderAddress, Vsid, gateway_mac
+from policies.addresses import CustomerAddress, MacAddress, Prefix, ProviderAddress, Vsid, gateway_mac, nested
 from policies.model import (
     AddressHop,
     CustomerRoute,
@@ -30,6 +30,26 @@ from policies.model import (
 )
 
 Value = TypeVar("Value")
+
+
+class _HoldsTenants(Protocol):
+    @property
+    def tenants(self) -> tuple[str, ...]: ...
+
+
+Host = TypeVar("Host", bound=_HoldsTenants)
+
+
+def by_tenant(hosts: Iterable[Host]) -> dict[str, list[Host]]:
+    """Return the hosts that may hold each tenant, by its name, for those that have any.
+
+    Whoever searched the hosts for one tenant after the other would take tenants times hosts times tenants.
+    """
+    found: dict[str, list[Host]] = {}
+    for host in hosts:
+        for tenant in host.tenants:
+            found.setdefault(tenant, []).append(host)
+    return found
 
 
 class PrefixTable(Generic[Value]):
@@ -121,7 +141,9 @@ class SubnetEntry(msgspec.Struct, frozen=True, eq=False):
     address of the subnet that is at a site, or a site's prefix around the subnet."""
 
     @classmethod
-    def compile(cls, subnet: VirtualSubnet, domain: RoutingDomain) -> Self:
+    def compile(
+        cls, subnet: VirtualSubnet, domain: RoutingDomain, proxied: Iterable[tuple[Prefix, NextHop]]
+    ) -> Self:
         by_version = {address.version: address for address in subnet.gateway_addresses}
         return cls(
             vsid=subnet.vsid,
@@ -135,23 +157,12 @@ class SubnetEntry(msgspec.Struct, frozen=True, eq=False):
             dhcp=subnet.dhcp,
             router_advertisements=subnet.router_advertisements,
             translation=subnet.translation,
-            proxied=PrefixTable(
-                (prefix, hop)
-                for prefix, hop in domain.routes
-                if not isinstance(hop, SubnetHop)
-                # A default route surrounds every subnet and makes nobody a neighbour.
-                and prefix.prefixlen > 0
-                and any(_overlap(prefix, own) for own in subnet.prefixes)
-            ),
+            proxied=PrefixTable(proxied),
         )
 
     def gateway_address(self, version: int) -> CustomerAddress | None:
         """The gateway's CA of an IP version, where the subnet has that family."""
         return self.gateway_ipv4 if version == 4 else self.gateway_ipv6
-
-
-def _overlap(one: Prefix, other: Prefix) -> bool:
-    return one.version == other.version and one.overlaps(other)
 
 
 class Tables(msgspec.Struct, frozen=True, eq=False):
@@ -172,13 +183,15 @@ class Tables(msgspec.Struct, frozen=True, eq=False):
     def compile(cls, network: Network) -> Self:
         """Compile a network that the configuration's checks have found sound."""
         gateways = {gateway.name: gateway.provider_addresses for gateway in network.gateways}
+        hosts_of = by_tenant(network.hosts)
         domains: dict[str, RoutingDomain] = {}
         subnets: dict[Vsid, SubnetEntry] = {}
         for tenant in network.tenants:
-            domain = _compile_domain(tenant, network, gateways)
+            domain = _compile_domain(tenant, hosts_of.get(tenant.name, ()), gateways)
             domains[tenant.name] = domain
+            proxied = _proxied(tenant, domain.routes)
             for subnet in tenant.subnets:
-                subnets[subnet.vsid] = SubnetEntry.compile(subnet, domain)
+                subnets[subnet.vsid] = SubnetEntry.compile(subnet, domain, proxied[subnet.vsid])
         hosts = {host.name: frozenset[bytes](host.provider_addresses) for host in network.hosts}
         return cls(
             subnets=subnets,
@@ -205,7 +218,7 @@ def _compile_pools(network: Network) -> PrefixTable[frozenset[str]]:
 
 
 def _compile_domain(
-    tenant: Tenant, network: Network, gateways: dict[str, tuple[ProviderAddress, ...]]
+    tenant: Tenant, hosts: Sequence[ProviderHost], gateways: dict[str, tuple[ProviderAddress, ...]]
 ) -> RoutingDomain:
     routes = PrefixTable((route.prefix, route.next_hop) for route in customer_routes(tenant))
     own_gateways = tuple((name, gateways[name]) for name in tenant.gateways)
@@ -220,13 +233,8 @@ def _compile_domain(
             for prefix in subnet.prefixes
             if prefix.version == 4
         ),
-        host_addresses=frozenset(
-            address
-            for host in network.hosts
-            if tenant.name in host.tenants
-            for address in host.provider_addresses
-        ),
-        hosts=frozenset(host.name for host in network.hosts if tenant.name in host.tenants),
+        host_addresses=frozenset(address for host in hosts for address in host.provider_addresses),
+        hosts=frozenset(host.name for host in hosts),
         gateway_provider_addresses=frozenset(
             address for _, addresses in own_gateways for address in addresses
         ),
@@ -235,6 +243,25 @@ def _compile_domain(
         vsids=frozenset(subnet.vsid for subnet in tenant.subnets),
         limits=tenant.limits,
     )
+
+
+def _proxied(tenant: Tenant, routes: PrefixTable[NextHop]) -> dict[Vsid, list[tuple[Prefix, NextHop]]]:
+    """What overlaps each subnet and leads elsewhere."""
+    placed: list[tuple[Prefix, NextHop]] = [
+        # A default route surrounds every subnet and makes nobody a neighbour.
+        (prefix, hop)
+        for prefix, hop in routes
+        if not isinstance(hop, SubnetHop) and prefix.prefixlen > 0
+    ]
+    found: dict[Vsid, list[tuple[Prefix, NextHop]]] = {}
+    for subnet in tenant.subnets:
+        found[subnet.vsid] = []
+        placed += ((prefix, SubnetHop(subnet.name, subnet.vsid)) for prefix in subnet.prefixes)
+    for pair in nested(placed, lambda one: one[0]):
+        for one, (_, hop) in (pair, reversed(pair)):
+            if isinstance(hop, SubnetHop) and not isinstance(one[1], SubnetHop):
+                found[hop.vsid].append(one)
+    return found
 
 
 def customer_routes(tenant: Tenant) -> Iterator[CustomerRoute]:

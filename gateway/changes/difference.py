@@ -75,13 +75,13 @@ def differences(
     found = list(walk.appliance())
     interrupting = (consequences.AGAIN, consequences.ENDS)
     told = {(each.tenant, each.site) for each in found if each.effect in interrupting}
+    ike_of = _ike_in_both(before, after)
+    unwritten: dict[str, list[Difference]] = {}
     for site in sorted(old.keys() & new.keys()):
         if old[site] != new[site]:
-            more = _unwritten(old[site], new[site], walk.ike_of(site), is_told=site in told)
-            of_tenant = (number for number, each in enumerate(found, 1) if each.tenant == site[0])
-            place = max(of_tenant, default=len(found))
-            found[place:place] = more
-    return found
+            more = _unwritten(old[site], new[site], ike_of.get(site), is_told=site in told)
+            unwritten.setdefault(site[0], []).extend(more)
+    return list(_with_more(found, unwritten))
 
 
 def authenticated_again(before: Iterable[PeerPolicy], after: Iterable[PeerPolicy]) -> list[SiteKey]:
@@ -190,17 +190,6 @@ class _Walk:
         for field in Network.__struct_fields__:
             yield from self._listed("", getattr(before.network, field), getattr(after.network, field))
 
-    def ike_of(self, site: SiteKey) -> IkeIdentity | None:
-        """The identity and the files of a site, if those are the same in both."""
-        found = {
-            each.ike
-            for appliance in (self._before, self._after)
-            for tenant in appliance.network.tenants
-            for each in tenant.sites
-            if (tenant.name, each.name) == site
-        }
-        return found.pop() if len(found) == 1 else None
-
     def _value(
         self, path: str, old: object, new: object, owner: object = None, site: SiteKey | None = None
     ) -> Iterator[Difference]:
@@ -269,6 +258,29 @@ class _Walk:
             tenant=_named(path, "tenant"),
             site=site[1] if site is not None else "",
         )
+
+
+def _ike_in_both(before: Appliance, after: Appliance) -> dict[SiteKey, IkeIdentity]:
+    """The identity and the files of each site that has the same in both."""
+    old, new = (
+        {(tenant.name, site.name): site.ike for tenant in appliance.network.tenants for site in tenant.sites}
+        for appliance in (before, after)
+    )
+    return {site: ike for site, ike in new.items() if old.get(site) == ike}
+
+
+def _with_more(
+    found: Sequence[Difference], more_of: Mapping[str, Iterable[Difference]]
+) -> Iterator[Difference]:
+    """What has been found, and behind the last of each tenant what differs besides; at the end, of others."""
+    last = {each.tenant: number for number, each in enumerate(found)}
+    for number, each in enumerate(found):
+        yield each
+        if number == last[each.tenant]:
+            yield from more_of.get(each.tenant, ())
+    for tenant, more in more_of.items():
+        if tenant not in last:
+            yield from more
 
 
 def _unwritten(

@@ -320,7 +320,8 @@ class Reload:
         before, after = await self._source.compared(wanted)
 
         def compare() -> tuple[list[Difference], list[str]]:
-            old, known = readable_policies(before, {}, self._keyring)
+            old, problems_before = readable_policies(before, {}, self._keyring)
+            known = frozenset(problems_before)
             new, problems = readable_policies(after, {}, keyring)
             # A site that is not served as it is keeps nobody from changing the rest.
             if wrong := [problem for problem in problems if problem not in known]:

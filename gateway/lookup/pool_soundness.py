@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 
 from policies.addresses import CustomerAddress, Prefix, ProviderAddress, is_leased, overlapping
@@ -49,8 +49,10 @@ def pool_faults(network: Network) -> Iterator[str]:
         yield f"{pa} of {name} is in pool {found}; a pool is apart from all machines' addresses"
 
 
-def rewriting_faults(tenant: Tenant, network: Network) -> Iterator[str]:
-    """Yield why the rewritten VMs of a tenant could not be carried."""
+def rewriting_faults(
+    tenant: Tenant, hosts: Collection[ProviderHost], gateways: Iterable[ProviderGateway]
+) -> Iterator[str]:
+    """Yield why the rewritten VMs of a tenant could not be carried, by its hosts and all gateways."""
     if tenant.leases is not None and tenant.leases < 1:
         yield "leases are above zero"
     rewritten = [subnet for subnet in tenant.subnets if subnet.translation is Translation.REWRITE]
@@ -62,11 +64,10 @@ def rewriting_faults(tenant: Tenant, network: Network) -> Iterator[str]:
         if isinstance(route.next_hop, AddressHop) and _is_rewritten(route.next_hop.ca, records, rewritten):
             yield f"route {route.prefix}: {route.next_hop.ca} is rewritten, and is sent nothing for others"
     families: set[int] = {prefix.version for subnet in rewritten for prefix in subnet.prefixes}
-    hosts = [host for host in network.hosts if tenant.name in host.tenants] if families else []
-    for version in sorted(families - _pooled(*hosts)) if hosts else ():
+    for version in sorted(families - _pooled(*hosts)) if hosts and families else ():
         yield f"none of its hosts has a pool of IPv{version}, which translation rewrite needs"
     families |= {record.ca.version for record in tenant.records if record.translation is Translation.REWRITE}
-    for gateway in network.gateways if families else ():
+    for gateway in gateways if families else ():
         for version in sorted(families - _pooled(gateway)) if gateway.name in tenant.gateways else ():
             yield f"gateway {gateway.name} has no pool of IPv{version}, which translation rewrite needs"
 

@@ -30,6 +30,7 @@ from policies.model import (
     Translation,
     VirtualSubnet,
 )
+from policies.tables import by_tenant
 
 LONGEST_NAME = 255
 
@@ -49,7 +50,6 @@ def faults(network: Network) -> Iterator[str]:
         yield from _twice("the provider address", (pa for each in several for pa in each.provider_addresses))
     yield from _twice("the VSID", (subnet.vsid for tenant in network.tenants for subnet in tenant.subnets))
     yield from pool_faults(network)
-    hosts = {host.name: host for host in network.hosts}
     rewritten = (
         record.pa
         for tenant in network.tenants
@@ -57,8 +57,13 @@ def faults(network: Network) -> Iterator[str]:
         if record.translation is Translation.REWRITE
     )
     yield from _twice("the provider address of a rewritten VM", rewritten)
+    hosts_of = by_tenant(network.hosts)
     for tenant in network.tenants:
-        for fault in (*_tenant_faults(tenant, hosts), *rewriting_faults(tenant, network)):
+        own = {host.name: host for host in hosts_of.get(tenant.name, ())}
+        for fault in (
+            *_tenant_faults(tenant, own),
+            *rewriting_faults(tenant, own.values(), network.gateways),
+        ):
             yield f"tenant {tenant.name}: {fault}"
 
 
@@ -95,6 +100,7 @@ def place_fault(
 
 
 def _tenant_faults(tenant: Tenant, hosts: dict[str, ProviderHost]) -> Iterator[str]:
+    """Yield what is wrong with a tenant that these hosts may hold."""
     yield from _names("subnet", (each.name for each in tenant.subnets))
     yield from _names("site", (each.name for each in tenant.sites))
     for subnet in tenant.subnets:
@@ -136,7 +142,7 @@ def _record_faults(tenant: Tenant, hosts: dict[str, ProviderHost]) -> Iterator[s
             if fault is not None:
                 yield f"record: {fault}"
         host = hosts.get(record.host)
-        if host is None or tenant.name not in host.tenants:
+        if host is None:
             yield f"record {record.ca}: there is no host {record.host} that may hold this tenant"
         elif fault := place_fault(host, record.ca, record.pa, record.translation):
             yield f"record {record.ca}: {fault}"

@@ -244,7 +244,7 @@ def record_hosts(tenant: TenantTable, file: File) -> Iterator[Problem]:
 
 def not_authorised(path: str, host: ProviderHostTable, tenant: TenantTable) -> Iterator[Problem]:
     """A tenant that a host may not hold."""
-    if tenant.name is not None and "tenants" not in host.unsound and tenant.name not in host.tenants:
+    if tenant.name is not None and "tenants" not in host.unsound and tenant.name not in host.tenant_names:
         message = f'host "{host.name}" may not hold tenant "{tenant.name}"; add it to {host.path}.tenants'
         yield Problem(path, message)
 

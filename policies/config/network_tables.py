@@ -32,7 +32,7 @@ DEFAULT_BURST_MILLISECONDS = 100
 SMALLEST_DEFAULT_BURST = 64 * 1024
 
 
-class ProviderHostTable(Table, frozen=True):
+class ProviderHostTable(Table, frozen=True, dict=True):
     """One `[[provider_host]]`."""
 
     name: str | None
@@ -52,6 +52,10 @@ class ProviderHostTable(Table, frozen=True):
             pools=keys.optional_list("pools", values.pool),
             unsound=keys.finish(),
         )
+
+    @cached_property
+    def tenant_names(self) -> frozenset[str]:
+        return frozenset(self.tenants)
 
     def model(self) -> ProviderHost:
         return ProviderHost(

@@ -8,7 +8,6 @@ from policies.addresses import ProviderAddress
 from policies.config.network_checks import gateways_mac, not_a_vm, not_authorised, unknown, used_twice
 from policies.config.node_tables import File, HostTable, PortTable
 from policies.config.reader import listed
-from policies.config.tables import by_name
 from policies.errors import Problem
 from policies.model import Engine
 
@@ -58,7 +57,7 @@ def fast_path_of_no_gateway(file: File) -> Iterator[Problem]:
 
 def own_gateway_listed_otherwise(file: File) -> Iterator[Problem]:
     """A file may list its own gateway among the others, as they do, but with the same addresses."""
-    own = by_name(file.gateways).get(file.own_gateway or "")
+    own = file.gateway_names.get(file.own_gateway or "")
     if own is None or file.underlay is None:
         return
     here = file.underlay.provider_addresses

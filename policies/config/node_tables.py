@@ -294,19 +294,23 @@ class File(Table, frozen=True, dict=True):
         return by_name(self.tenants)
 
     @cached_property
+    def gateway_names(self) -> dict[str, ProviderGatewayTable]:
+        return by_name(self.gateways)
+
+    @cached_property
     def gateway_addresses(self) -> dict[str, tuple[ProviderAddress, ...]]:
         """All gateways that a tenant may name: this appliance, if it is one, and the others."""
         found: dict[str, tuple[ProviderAddress, ...]] = {}
         if self.own_gateway is not None:
             found[self.own_gateway] = self.underlay.provider_addresses if self.underlay else ()
-        for name, gateway in by_name(self.gateways).items():
+        for name, gateway in self.gateway_names.items():
             found.setdefault(name, gateway.provider_addresses)
         return found
 
     @cached_property
     def gateway_pools(self) -> dict[str, tuple[Prefix, ...]]:
         """What each of these gateways leases from."""
-        found = {name: gateway.pools for name, gateway in by_name(self.gateways).items()}
+        found = {name: gateway.pools for name, gateway in self.gateway_names.items()}
         if self.own_gateway is not None:
             found[self.own_gateway] = self.gateway.pools if self.gateway else ()
         return found

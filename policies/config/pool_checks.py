@@ -15,10 +15,9 @@ from policies.config.network_tables import (
 )
 from policies.config.node_tables import File, GatewayTable
 from policies.config.reader import listed
-from policies.config.tables import by_name
 from policies.errors import Problem
 from policies.model import MOST_POOLS, AddressHop, Translation
-from policies.tables import PrefixTable
+from policies.tables import PrefixTable, by_tenant
 
 
 def pool_problems(file: File) -> Iterator[Problem]:
@@ -33,8 +32,8 @@ def pool_problems(file: File) -> Iterator[Problem]:
         yield from rewritten_broadcast(tenant)
         yield from routes_through_rewritten(tenant)
         yield from rewritten_records(tenant, file)
-        yield from hosts_without_pools(tenant, file)
         yield from gateways_without_pools(tenant, file)
+    yield from hosts_without_pools(file)
     yield from rewritten_on_openvswitch(file)
 
 
@@ -65,7 +64,7 @@ def own_pools_elsewhere(file: File) -> Iterator[Problem]:
             )
             yield Problem(f"{file.gateway.path}.pools", message)
         return
-    own = by_name(file.gateways).get(file.own_gateway or "")
+    own = file.gateway_names.get(file.own_gateway or "")
     if own is not None and "pools" not in own.unsound and set(own.pools) != set(file.gateway.pools):
         pools = f"{listed(map(str, file.gateway.pools)) or 'none'} in gateway.pools"
         yield Problem(f"{own.path}.pools", f"this appliance is that gateway, and has {pools}; write the same")
@@ -174,20 +173,21 @@ def rewritten_records_used_twice(file: File) -> Iterator[Problem]:
         yield Problem(f"{path}.pa", message)
 
 
-def hosts_without_pools(tenant: TenantTable, file: File) -> Iterator[Problem]:
-    """A rewritten subnet that none of the hosts that may hold the tenant has a pool for."""
-    families = {subnet.path: _rewritten_families(subnet) for subnet in tenant.subnets}
-    hosts = [host for host in file.hosts if tenant.name in host.tenants] if any(families.values()) else []
-    if not hosts or any({"pools", "tenants"} & host.unsound for host in file.hosts):
+def hosts_without_pools(file: File) -> Iterator[Problem]:
+    """A rewritten subnet that none of the hosts that may hold its tenant has a pool for."""
+    if any({"pools", "tenants"} & host.unsound for host in file.hosts):
         return
-    pooled = {pool.version for host in hosts for pool in host.pools}
-    for path, versions in families.items():
-        for version in sorted(versions - pooled):
-            message = (
-                f'"rewrite" needs a pool of IPv{version} at a host of this tenant; '
-                f"write pools in {listed(host.path for host in hosts)}"
-            )
-            yield Problem(f"{path}.translation", message)
+    hosts_of = by_tenant(file.hosts)
+    for tenant in file.tenants:
+        hosts = hosts_of.get(tenant.name or "", ())
+        pooled = {pool.version for host in hosts for pool in host.pools}
+        for subnet in tenant.subnets if hosts else ():
+            for version in sorted(_rewritten_families(subnet) - pooled):
+                message = (
+                    f'"rewrite" needs a pool of IPv{version} at a host of this tenant; '
+                    f"write pools in {listed(host.path for host in hosts)}"
+                )
+                yield Problem(f"{subnet.path}.translation", message)
 
 
 def gateways_without_pools(tenant: TenantTable, file: File) -> Iterator[Problem]:
@@ -195,10 +195,11 @@ def gateways_without_pools(tenant: TenantTable, file: File) -> Iterator[Problem]
     families = {version for subnet in tenant.subnets for version in _rewritten_families(subnet)}
     rewritten = (each for each in tenant.records if tenant.translation_of(each) is Translation.REWRITE)
     families |= {record.ca.version for record in rewritten if record.ca is not None}
-    tables = by_name(file.gateways)
     for name in tenant.gateways:
         own = name == file.own_gateway and file.gateway is not None
-        table: GatewayTable | ProviderGatewayTable | None = file.gateway if own else tables.get(name)
+        table: GatewayTable | ProviderGatewayTable | None = (
+            file.gateway if own else file.gateway_names.get(name)
+        )
         if table is None or "pools" in table.unsound:
             continue
         for version in sorted(families - {pool.version for pool in table.pools}):

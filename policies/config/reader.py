@@ -130,7 +130,7 @@ class Reader:
         if not isinstance(written, list):
             self.note(key, f"{shown(written)} is not a list; write [{shown(written)}]")
             written = [written]
-        items: list[T] = []
+        items: dict[T, None] = {}
         for index, value in enumerate(written):
             place = f"[#{index + 1}]" if len(written) > 1 else ""
             self._notes.place(self.at(key) + place, (*self._notes.position(self.at(key)), index))
@@ -140,7 +140,7 @@ class Reader:
             if item in items:
                 self.note(key, f"{shown(value)} is given twice", place)
             else:
-                items.append(item)
+                items[item] = None
         return tuple(items)
 
     def table(self, key: str, read: Callable[[Reader], T]) -> T | None:

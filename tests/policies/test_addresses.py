@@ -21,6 +21,7 @@ from policies.addresses import (
     gateway_mac,
     is_group_address,
     is_within,
+    nested,
     overlapping,
 )
 
@@ -169,3 +170,12 @@ def test_each_prefix_that_lies_in_another_is_told_with_the_widest_around_it() ->
     found = overlapping(owners, lambda owner: owner[1])
 
     assert [(around[0], one[0]) for around, one in found] == [(3, 1), (3, 4), (3, 0)]
+
+
+def test_every_two_prefixes_of_which_one_lies_in_the_other_are_told_the_wider_first() -> None:
+    written = ["10.0.5.0/24", "10.0.0.0/8", "10.1.0.0/24", "10.0.0.0/16", "10.0.5.0/24", "::/0", "fd00::/8"]
+    owners = list(enumerate(map(ipaddress.ip_network, written)))
+
+    found = {(around[0], one[0]) for around, one in nested(owners, lambda owner: owner[1])}
+
+    assert found == {(1, 3), (1, 0), (1, 4), (1, 2), (3, 0), (3, 4), (0, 4), (5, 6)}

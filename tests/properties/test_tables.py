@@ -7,8 +7,9 @@ import ipaddress
 import hypothesis
 from hypothesis import strategies as st
 
-from policies.addresses import CustomerAddress, Prefix
-from policies.tables import PrefixTable
+from policies.addresses import CustomerAddress, Prefix, ProviderAddress, Vsid
+from policies.model import CustomerRoute, Network, ProviderHost, SiteHop, SubnetHop, Tenant, VirtualSubnet
+from policies.tables import PrefixTable, Tables
 
 # Few different octets, so that prefixes hold each other and addresses fall into them.
 octets = st.sampled_from((0, 1, 2, 3, 0x7F, 0x80, 0xFF))
@@ -77,3 +78,45 @@ def test_addresses_just_outside_a_prefix_are_not_in_it() -> None:
         "::10.0.1.5",
     ):
         assert table.lookup(CustomerAddress.parse(outside)) is None
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> Network:
+    """Tenants with subnets and with routes that cross them in every way, and hosts that may hold some."""
+    names = ("red", "blue", "green")
+    hosts = tuple(
+        ProviderHost(name, (ProviderAddress((10, 0, 0, number)),), tuple(tenants))
+        for number, (name, tenants) in enumerate(
+            draw(st.dictionaries(st.text("hv", min_size=1), st.sets(st.sampled_from(names)))).items()
+        )
+    )
+    tenants = []
+    for number, name in enumerate(names):
+        found = draw(st.lists(prefixes(), max_size=8, unique=True))
+        subnets = (
+            VirtualSubnet(f"net{place}", Vsid(0x1000 * (number + 1) + place), (prefix,), ())
+            for place, prefix in enumerate(found)
+        )
+        elsewhere = st.lists(
+            prefixes().map(lambda prefix: CustomerRoute(prefix, SiteHop("site"))), max_size=8
+        )
+        tenants.append(Tenant(name, (), tuple(subnets), routes=tuple(draw(elsewhere))))
+    return Network(hosts, (), tuple(tenants))
+
+
+@hypothesis.given(networks())
+def test_tenants_have_the_hosts_and_the_neighbours_that_a_search_through_all_finds(network: Network) -> None:
+    tables = Tables.compile(network)
+
+    for tenant in network.tenants:
+        domain = tables.domains[tenant.name]
+        hosts = [host for host in network.hosts if tenant.name in host.tenants]
+        assert domain.hosts == {host.name for host in hosts}
+        assert domain.host_addresses == {host.provider_addresses[0] for host in hosts}
+        for subnet in tenant.subnets:
+            assert dict(tables.subnets[subnet.vsid].proxied) == {
+                prefix: hop
+                for prefix, hop in domain.routes
+                if not isinstance(hop, SubnetHop) and prefix.prefixlen > 0
+                if any(own.version == prefix.version and own.overlaps(prefix) for own in subnet.prefixes)
+            }

@@ -198,6 +198,35 @@ def test_secret_whose_file_has_other_content_is_told_without_any_of_it(tmp_path:
     assert peer_policies(appliance, old_keys) == before, "a keyring keeps what it has read"
 
 
+def test_secrets_that_have_changed_are_told_behind_what_is_written_of_their_tenant(tmp_path: Path) -> None:
+    for name in ("seattle", "tacoma", "lyon"):
+        (tmp_path / f"{name}.psk").write_text(f"first-{name}-password")
+    lyon = ("[tenant.limits]", f"{site('lyon')}[tenant.limits]")
+    appliance = read(tmp_path, lyon)
+    before = peer_policies(appliance, Keyring())
+    for name in ("seattle", "tacoma", "lyon"):
+        (tmp_path / f"{name}.psk").write_text(f"second-{name}-password")
+    after = peer_policies(appliance, Keyring())
+    psk = [
+        f"tenant[{tenant}].site[{name}].ike.psk_file"
+        for tenant, name in (("blue", "lyon"), ("red", "seattle"), ("red", "tacoma"))
+    ]
+
+    def paths(*changes: tuple[str, str]) -> list[str]:
+        changed = read(tmp_path, lyon, *changes)
+        return [each.path for each in differences(appliance, changed, before, after)]
+
+    assert paths() == psk
+    assert paths(("vsid = 5001", "vsid = 5009"), ("10 Mbit/s", "20 Mbit/s")) == [
+        "tenant[red].subnet[web].vsid",
+        *psk[1:],
+        "tenant[blue].limits.rate",
+        "tenant[blue].limits.burst",
+        psk[0],
+    ]
+    assert paths(("vsid = 5001", "vsid = 5009")) == ["tenant[red].subnet[web].vsid", *psk[1:], psk[0]]
+
+
 def test_subnet_that_comes_is_told_for_the_tunnels_that_shall_carry_it_too(files: Path) -> None:
     subnet = '[[tenant.subnet]]\nname = "new"\nvsid = 5003\nprefixes = ["10.0.3.0/24"]\n[[tenant.record]]'
     found = told(files, ("[[tenant.record]]", subnet))
