@@ -34,11 +34,9 @@ _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE = 0, 1, 2, 3
 _PROGRAM_LOAD = 5
 _PROGRAM_TEST_RUN = 10
 _INFORMATION = 15
-_MAP_LOOKUP_BATCH, _MAP_UPDATE_BATCH = 24, 26
 
 _CREATE = struct.Struct("=IIIIIII16s")
 _ELEMENT = struct.Struct("=IxxxxQQQ")
-_BATCH = struct.Struct("=QQQQIIQQ")
 _LOAD = struct.Struct("=IIQQIIQII16sII")
 _TEST_RUN = struct.Struct("=IIIIQQIIIIQQIII4x")
 _ABOUT = struct.Struct("=IIQ")
@@ -52,7 +50,6 @@ _ATTEMPTS = 5  # the verifier gives up with EAGAIN when a signal comes
 _MOST_GROWTH = 256  # what adjusting a frame's head or tail can add in a trial run
 
 _NOT_SUPPORTED = 524  # the kernel's ENOTSUPP, which the C library has no name for
-_NO_BATCHES = frozenset({_NOT_SUPPORTED, errno.EOPNOTSUPP, errno.EINVAL})
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -152,75 +149,6 @@ class Map(Owner):
                 return False
             raise
         return True
-
-    def update_batch(self, keys: bytes, values: bytes, count: int) -> None:
-        """Set `count` values at once; one by one where the kernel has no batches for this type.
-
-        Not atomic: raises BpfRefused with the values before the refused one set.
-        """
-        key_size, value_size = self.definition.key_size, self._value_octets
-        if len(keys) != count * key_size or len(values) != count * value_size:
-            raise ValueError(f"{len(keys)} and {len(values)} octets are not {count} keys and values")
-        key_buffer = ctypes.create_string_buffer(keys, len(keys))
-        value_buffer = ctypes.create_string_buffer(values, len(values))
-        done = 0
-        while done < count:
-            attributes = bytearray(
-                _BATCH.pack(
-                    0,
-                    0,
-                    ctypes.addressof(key_buffer) + done * key_size,
-                    ctypes.addressof(value_buffer) + done * value_size,
-                    count - done,
-                    self.fd,
-                    0,
-                    0,
-                )
-            )
-            try:
-                call(_MAP_UPDATE_BATCH, attributes, "writing to a map in one go")
-            except BpfRefused as refused:
-                if refused.errno == errno.EINTR:
-                    done += _BATCH.unpack(attributes)[4]
-                    continue
-                if refused.errno not in _NO_BATCHES:
-                    raise
-                for index in range(done, count):
-                    self.update(
-                        keys[index * key_size : (index + 1) * key_size],
-                        values[index * value_size : (index + 1) * value_size],
-                    )
-            return
-
-    def read_all(self) -> bytes:
-        """Every value of an array, in order of the keys."""
-        if self.definition.key_size != 4:
-            raise ValueError("only arrays can be read as a whole")
-        entries, size = self.definition.max_entries, self._value_octets
-        keys = ctypes.create_string_buffer(entries * 4)
-        values = ctypes.create_string_buffer(entries * size)
-        attributes = bytearray(
-            _BATCH.pack(
-                0,
-                ctypes.addressof(keys),
-                ctypes.addressof(keys),
-                ctypes.addressof(values),
-                entries,
-                self.fd,
-                0,
-                0,
-            )
-        )
-        try:
-            call(_MAP_LOOKUP_BATCH, attributes, "reading a map in one go")
-        except BpfRefused as refused:
-            # The end of the map is told as an error, with the count of what there was.
-            if refused.errno == errno.ENOENT and _BATCH.unpack(attributes)[4] == entries:
-                return values.raw
-            if refused.errno not in _NO_BATCHES | {errno.EINTR}:
-                raise
-            return b"".join(self.lookup(struct.pack("=I", index)) or bytes(size) for index in range(entries))
-        return values.raw
 
     def memory(self) -> memoryview:
         """An array's values as memory shared with the kernel, each of a multiple of 8 octets.

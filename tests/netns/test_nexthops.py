@@ -9,8 +9,8 @@ from contextlib import closing
 import pytest
 import trio
 
-from gateway.fastpath.hops import Why
-from gateway.fastpath.nexthops import NextHop, NextHops
+from gateway.fastpath.hops import NextHop, Why
+from gateway.fastpath.nexthops import NextHops
 from gateway.lab.namespaces import LabError, Namespace, connect
 from policies.addresses import ProviderAddress
 from tests.netns.waiting import until

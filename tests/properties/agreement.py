@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from gateway.fastpath.routes import NextHop
+from gateway.fastpath.hops import NextHop
 from gateway.forwarding.metering import Meter
 from gateway.forwarding.pipeline import Forwarder
 from gateway.forwarding.verdicts import Drop, Forward, ToUnderlay, Verdict

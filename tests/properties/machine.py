@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import random
+import struct
 from types import TracebackType
 from typing import Self
 
@@ -12,8 +14,8 @@ from gateway.fastpath.blocks import Ipv4Records
 from gateway.fastpath.counts import Metered as Counted
 from gateway.fastpath.engine import FastPath
 from gateway.fastpath.features import Feature, Features, Interface
+from gateway.fastpath.hops import NextHop
 from gateway.fastpath.instance import Instance
-from gateway.fastpath.routes import NextHop
 from gateway.fastpath.sizes import Sizes
 from gateway.fastpath.status import Attached
 from gateway.forwarding.drops import DropReason
@@ -40,6 +42,7 @@ SIZES = Sizes(
 """Enough for any world, and so little that it does not last for ever."""
 
 _MMAPABLE = 1 << 10
+_MAP_UPDATE_BATCH = 26
 
 
 class Processor:
@@ -63,10 +66,20 @@ class Processor:
                 memory = each.memory()
                 memory[:] = bytes(len(memory))
             elif name.endswith("_debts") or name == "taught":
-                count = definition.max_entries
-                each.update_batch(_numbers(count), bytes(count * definition.value_size), count)
+                _empty(each)
         self._routes.forget()
         return _Lasting(self._loaded, SIZES, seed)
+
+
+def _empty(array: kernel.Map) -> None:
+    """Set every value to zero in one call, as there are many thousand."""
+    count = array.definition.max_entries
+    keys = ctypes.create_string_buffer(_numbers(count), count * 4)
+    values = ctypes.create_string_buffer(count * array.definition.value_size)
+    batch = struct.pack(
+        "=QQQQIIQQ", 0, 0, ctypes.addressof(keys), ctypes.addressof(values), count, array.fd, 0, 0
+    )
+    kernel.call(_MAP_UPDATE_BATCH, bytearray(batch), "emptying a map")
 
 
 @functools.cache

@@ -348,10 +348,12 @@ class Numbered:
 
     def counts(self) -> Counts:
         """Add up what every processor has counted."""
-        octets = self._maps["counts"].read_all()
-        each = struct.unpack(f"={len(octets) // 8}Q", octets)
-        processors = kernel.possible_cpus()
-        totals = [sum(each[n : n + processors]) for n in range(0, len(each), processors)]
+        by_processor = struct.Struct(f"={kernel.possible_cpus()}Q")
+        counts = self._maps["counts"]
+        totals = [
+            sum(by_processor.unpack(counts.lookup(number.to_bytes(4, "little")) or b""))
+            for number in range(counts.definition.max_entries)
+        ]
         width = len(SUBNETS)
         return Counts(
             sent=Counter({kind: totals[kind] for kind in Kind}),

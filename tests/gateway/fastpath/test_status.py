@@ -7,9 +7,9 @@ from pathlib import Path
 
 import msgspec
 
+from gateway.fastpath.hops import Unresolved, Why
 from gateway.fastpath.layout import Passed
 from gateway.fastpath.nexthops import NextHopsStatus
-from gateway.fastpath.routes import Unresolved, Why
 from gateway.fastpath.status import MOST_TOLD, Attached, FastPathStatus
 from gateway.operating.report import AttachedReport, FastPathReport, LeftReport
 from policies.addresses import ProviderAddress
