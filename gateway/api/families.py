@@ -121,6 +121,10 @@ FAST_CAPACITY = _gauge("fastpath_capacity", "How many it could find")
 FAST_WITHOUT_PLACE = _gauge("fastpath_records_without_place", "Records that found no place in it")
 FAST_TENANTS = _gauge("fastpath_tenants", "Tenants: carried by it, or left to Python altogether", "by")
 FAST_UNRESOLVED = _gauge("fastpath_unresolved_hops", "Hosts' provider addresses that it knows no next hop to")
+FAST_RESYNCS = _counter(
+    "fastpath_resyncs",
+    "How often the kernel's news of routes and neighbours were lost, so that next hops were asked for anew",
+)
 FAST_CARRIED = _counter(
     "fastpath_carried_packets", "Packets that it sent on; they are among the subnets', too"
 )

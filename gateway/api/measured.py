@@ -183,6 +183,7 @@ def _fast_path(report: FastPathReport) -> Iterator[tuple[Family, Found]]:
     yield families.FAST_WITHOUT_PLACE, _one(report.without_place)
     yield families.FAST_TENANTS, [(("xdp",), report.tenants), (("python",), report.tenants_left)]
     yield families.FAST_UNRESOLVED, _one(report.hops_unresolved)
+    yield families.FAST_RESYNCS, _one(report.hops_resyncs)
     yield families.FAST_CARRIED, _one(report.carried)
     yield families.FAST_PASSED, [((reason,), packets) for reason, packets in report.passed.items()]
 

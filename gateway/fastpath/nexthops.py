@@ -64,9 +64,7 @@ class NextHopsStatus(msgspec.Struct, frozen=True, kw_only=True):
     examples: tuple[Unresolved, ...]
     """Some of those that have none, with why: as many as were asked for."""
     resyncs: int
-    """How often events were lost or unclear, so that everything was asked for anew."""
-    uses_refused: int
-    """How often the kernel would not look whether a neighbour is there."""
+    """How often the kernel's news or its answers were lost, so that everything was asked for anew."""
 
 
 class NextHops:
@@ -80,7 +78,6 @@ class NextHops:
         self._buffer = bytearray(_LARGEST)
         self._view = memoryview(self._buffer)
         self._resyncs = 0
-        self._uses_refused = 0
 
     def replace(
         self,
@@ -107,7 +104,6 @@ class NextHops:
             unresolved=len(unresolved),
             examples=tuple(islice(unresolved, most)),
             resyncs=self._resyncs,
-            uses_refused=self._uses_refused,
         )
 
     async def serve(
@@ -220,12 +216,10 @@ class NextHops:
 
     def _take_answers(self, questions: dict[int, Question], answers: dict[int, rtnetlink.Message]) -> None:
         now = trio.current_time()
+        if any(number not in answers and not isinstance(each, Use) for number, each in questions.items()):
+            self._resyncs += 1  # the routes say the same, and that all of it is to be asked for
         for number, question in questions.items():
             answer = answers.get(number)
-            if isinstance(question, Use) and isinstance(answer, rtnetlink.Refused) and answer.error:
-                self._uses_refused += 1
-            if answer is None and not isinstance(question, Use):
-                self._resyncs += 1
             self._tell(self._routes.answer(question, answer, now))
 
 

@@ -67,6 +67,7 @@ class FastPathStatus(msgspec.Struct, frozen=True, kw_only=True):
             ],
             hops_unresolved=self.hops.unresolved,
             unresolved=[str(each) for each in self.hops.examples],
+            hops_resyncs=self.hops.resyncs,
             carried=self.carried,
             passed={each.word: self.passed.get(each.word, 0) for each in Passed},
         )

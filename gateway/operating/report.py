@@ -205,6 +205,8 @@ class FastPathReport(msgspec.Struct, frozen=True, kw_only=True):
     """Provider addresses that there is no next hop to."""
     unresolved: list[str]
     """Why, in words, of some of them."""
+    hops_resyncs: int
+    """How often the kernel's news of next hops were lost, so that all were asked for anew."""
     carried: int
     """Packets that it sent on."""
     passed: dict[str, int]

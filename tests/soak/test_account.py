@@ -126,6 +126,7 @@ def with_fast_path(carried: int, passed: int) -> Account:
         tenants_left=0,
         left_to_python=[],
         hops_unresolved=0,
+        hops_resyncs=0,
         unresolved=[],
         carried=carried,
         passed={"teach": passed},

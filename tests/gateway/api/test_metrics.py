@@ -87,6 +87,7 @@ FAST = FastPathReport(
     tenants_left=1,
     left_to_python=[LeftReport("blue", "more than 64 access rule entries")],
     hops_unresolved=1,
+    hops_resyncs=2,
     unresolved=["198.51.100.12"],
     carried=1000,
     passed={"miss": 10, "site": 20},

@@ -16,7 +16,7 @@ from policies.addresses import ProviderAddress
 from policies.model import FastPathMode
 
 SILENT = Unresolved(ProviderAddress.parse("198.51.100.12"), Why.NO_ROUTE)
-HOPS = NextHopsStatus(resolved=3, unresolved=1, examples=(SILENT,), resyncs=0, uses_refused=0)
+HOPS = NextHopsStatus(resolved=3, unresolved=1, examples=(SILENT,), resyncs=2)
 
 
 def status(left: dict[str, str]) -> FastPathStatus:
@@ -44,6 +44,7 @@ def test_report_has_what_the_engine_knows_in_words() -> None:
         tenants_left=1,
         left_to_python=[LeftReport("blue", "too many rules")],
         hops_unresolved=1,
+        hops_resyncs=2,
         unresolved=["198.51.100.12 has no next hop: no route"],
         carried=5,
         passed={each.word: 2 if each is Passed.SITE else 0 for each in Passed},

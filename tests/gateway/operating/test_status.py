@@ -89,6 +89,7 @@ FAST = FastPathReport(
     tenants_left=0,
     left_to_python=[],
     hops_unresolved=0,
+    hops_resyncs=0,
     unresolved=[],
     carried=5_432_100,
     passed={"site": 1000, "no-record": 1},
