@@ -1,20 +1,24 @@
-"""The program on the underlay's interfaces: in their drivers where all of those can, else behind them."""
+"""The program on the underlay's interfaces: in their drivers where all of those can, else behind them.
+
+All have it in one mode, since a driver may lose what a native program wants to send through it.
+"""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import msgspec
-
 from gateway.fastpath import drivers, features, links
-from gateway.fastpath.features import Features
+from gateway.fastpath.features import Features, Interface
 from gateway.fastpath.kernel import BpfRefused
 from gateway.fastpath.links import BPF_FILE_SYSTEM, Link, Mode
 from gateway.fastpath.status import Attached
 from policies.model import FastPathMode, FastPathSettings
+
+GONE = "the interface is gone"
+TAKEN_OFF = "somebody has detached it"
 
 
 def pins_of(name: str) -> Path:
@@ -26,37 +30,107 @@ class Links:
     """One program, attached to each interface. It blocks for milliseconds wherever it asks the kernel."""
 
     def __init__(
-        self,
-        links: Sequence[Link],
-        attached: Sequence[Attached],
-        *,
-        pinned: bool,
-        are_taken_over: bool = False,
+        self, places: Sequence[_Place], settings: FastPathSettings, *, are_taken_over: bool = False
     ) -> None:
-        self._links = list(links)
-        self.attached = tuple(attached)
-        self.pinned = pinned
+        self._places = places
+        self._settings = settings
+        self.pinned = settings.pinned
         self.are_taken_over = are_taken_over
         """Whether they have an earlier process's program yet."""
 
-    def look(self) -> None:
-        """See where it is still attached: `attached` says so from then on."""
-        self.attached = tuple(
-            msgspec.structs.replace(each, is_there=link.is_attached())
-            for link, each in zip(self._links, self.attached, strict=True)
+    @property
+    def attached(self) -> tuple[Attached, ...]:
+        """Each interface, as it was when it was last looked at."""
+        return tuple(
+            Attached(place.name, place.mode, place.why, is_there=place.is_there) for place in self._places
         )
 
     @property
     def indices(self) -> list[int]:
-        """Of the interfaces."""
-        return [link.ifindex for link in self._links]
+        """Of the interfaces that the program is attached to."""
+        return [place.index for place in self._places if place.is_there]
+
+    def present(self) -> dict[str, int | None]:
+        """Return by which index each interface is known now, None where it is gone. This does not block."""
+        return {
+            # One that has another name by now is the same interface still.
+            place.name: links.index_of(place.name) or (place.index if links.is_one(place.index) else None)
+            for place in self._places
+        }
+
+    def say(self, name: str, why: str) -> None:
+        """Have it said why the program is not attached to an interface."""
+        for place in self._places:
+            if place.name == name:
+                place.why = why
+
+    def look(self, present: Mapping[str, int | None]) -> None:
+        """See where it is still attached, by what `present` has returned: `attached` says so then."""
+        for place in self._places:
+            if place.is_there and not (place.is_attached() and present[place.name] == place.index):
+                place.is_there = False
+                place.why = GONE if present[place.name] != place.index else TAKEN_OFF
+
+    def attach(self, program: int, names: Collection[str], found: Sequence[Interface]) -> None:
+        """Attach a program to interfaces that it is off, in the mode that all there are can have.
+
+        `found` are these, and those that have it. Where it follows that those have another mode, they change
+        over; where one of them cannot, it is no longer there. Raises BpfRefused: then it is on none of these.
+        """
+        comers = [place for place in self._places if place.name in names]
+        others = [place for place in self._places if place.is_there and place.name not in names]
+        indices = {each.name: each.index for each in found}
+        try:
+            for place in comers:
+                place.index = indices[place.name]
+            why = self._attach_natively(program, comers, others, found)
+            if why is not None:
+                self._attach_generically(program, comers, others)
+        except BaseException:
+            for place in comers:
+                place.let_go()
+            raise
+        for place in (*comers, *others):
+            if place.is_there:
+                place.why = why or ""
+
+    def _attach_natively(
+        self, program: int, comers: Iterable[_Place], others: Iterable[_Place], found: Sequence[Interface]
+    ) -> str | None:
+        """Attach it in the drivers, or return why not: if that is insisted on, raise BpfRefused."""
+        if self._settings.mode is FastPathMode.GENERIC:
+            return ""
+        insists = self._settings.mode is FastPathMode.NATIVE
+        reason = next(filter(None, map(features.why_not_native, found)), None)
+        if reason is None or insists:
+            try:
+                for place in (*comers, *others):
+                    place.take(program, Mode.NATIVE)
+            except BpfRefused as refused:
+                if insists:
+                    raise
+                return str(refused)
+            reason = _loses({each.index: each.name for each in found}) or None
+        if reason is not None and insists:
+            raise BpfRefused(errno.EOPNOTSUPP, "attaching natively", reason)
+        return reason
+
+    @staticmethod
+    def _attach_generically(program: int, comers: Iterable[_Place], others: Iterable[_Place]) -> None:
+        for place in comers:
+            place.take(program, Mode.GENERIC)
+        for place in others:
+            try:
+                place.take(program, Mode.GENERIC)
+            except BpfRefused as refused:
+                place.why = str(refused)
 
     def replace(self, program: int, before: int) -> None:
         """Have another program take the place of the present one, on each interface in one step.
 
         Interfaces that it has been detached from are left out. Raises BpfRefused: then each has `before`.
         """
-        there = [link for link in self._links if link.is_attached()]
+        there = [place.link for place in self._places if place.link is not None and place.is_attached()]
         try:
             for link in there:
                 link.replace(program)
@@ -67,8 +141,57 @@ class Links:
 
     def close(self) -> None:
         """Detach it, unless it is pinned."""
-        for link in self._links:
+        for place in self._places:
+            if place.link is not None:
+                place.link.close()
+
+
+class _Place:
+    """An interface, and the link by which the program is attached to it, if it is."""
+
+    def __init__(self, name: str, index: int, pin: Path | None, link: Link | None = None) -> None:
+        """`pin` is the name that the link is to have in the BPF file system, if any."""
+        self.name = name
+        self.index = index
+        self.link = link
+        self.is_there = link is not None
+        self.why = ""
+        self._pin = pin
+
+    @property
+    def mode(self) -> FastPathMode:
+        is_native = self.link is not None and self.link.mode is Mode.NATIVE
+        return FastPathMode.NATIVE if is_native else FastPathMode.GENERIC
+
+    def is_attached(self) -> bool:
+        return self.link is not None and self.link.is_attached()
+
+    def take(self, program: int, mode: Mode) -> None:
+        """Attach a program, if it is not attached in this mode. Raises BpfRefused: then there is none."""
+        if self.is_there and self.link is not None and self.link.mode is mode:
+            return
+        self.let_go()
+        link = links.attach(program, self.index, mode)
+        try:
+            if self._pin is not None:
+                link.pin(self._pin)
+        except BaseException:
             link.close()
+            raise
+        self.link, self.is_there = link, True
+
+    def let_go(self) -> None:
+        """Detach what is attached."""
+        self.is_there = False
+        if self.link is None:
+            return
+        if self._pin is not None:
+            links.unpin(self._pin)
+        with suppress(BpfRefused):  # of what somebody has detached
+            # Not by its end alone, which comes later where it was pinned.
+            self.link.detach()
+        self.link.close()
+        self.link = None
 
 
 def attach(program: int, name: str, found: Features, settings: FastPathSettings) -> Links:
@@ -77,29 +200,21 @@ def attach(program: int, name: str, found: Features, settings: FastPathSettings)
     What is taken over keeps the program that it has, until it is replaced. Raises BpfRefused.
     """
     pins = pins_of(name)
-    indices = {each.index: each.name for each in found.interfaces}
-    taken = _take_over(pins, indices, settings)
+    taken = _take_over(pins, {each.index: each.name for each in found.interfaces}, settings)
     if taken is not None:
         return taken
     clean(name)
-    native: list[Link] | str = ""
-    if settings.mode is not FastPathMode.GENERIC:
-        native = _attach_natively(program, found, insists=settings.mode is FastPathMode.NATIVE)
-    if isinstance(native, str):
-        made, mode, why = _attach_all(program, indices, Mode.GENERIC), FastPathMode.GENERIC, native
-    else:
-        made, mode, why = native, FastPathMode.NATIVE, ""
+    places = [
+        _Place(each.name, each.index, _pin_of(pins, each.name) if settings.pinned else None)
+        for each in found.interfaces
+    ]
+    made = Links(places, settings)
     try:
-        if settings.pinned:
-            for link in made:
-                link.pin(pins / indices[link.ifindex].replace(".", "-"))
+        made.attach(program, [each.name for each in found.interfaces], found.interfaces)
     except BaseException:
-        for link in made:
-            link.close()
         clean(name)
         raise
-    attached = [Attached(indices[link.ifindex], mode, why) for link in made]
-    return Links(made, attached, pinned=settings.pinned)
+    return made
 
 
 def clean(name: str) -> None:
@@ -110,6 +225,10 @@ def clean(name: str) -> None:
     for pin in pins.iterdir():
         links.unpin(pin)
     pins.rmdir()
+
+
+def _pin_of(pins: Path, interface: str) -> Path:
+    return pins / interface.replace(".", "-")
 
 
 def pinned_programs(name: str) -> frozenset[int]:
@@ -142,8 +261,11 @@ def _take_over(pins: Path, indices: dict[int, str], settings: FastPathSettings) 
     opened = [link for pin in sorted(pins.iterdir()) if (link := links.open_pinned(pin)) is not None]
     modes = {FastPathMode(link.mode.value) for link in opened}
     if {link.ifindex for link in opened} == indices.keys() and settings.mode in {FastPathMode.AUTO, *modes}:
-        attached = [Attached(indices[link.ifindex], FastPathMode(link.mode.value)) for link in opened]
-        return Links(opened, attached, pinned=True, are_taken_over=True)
+        places = [
+            _Place(indices[link.ifindex], link.ifindex, _pin_of(pins, indices[link.ifindex]), link)
+            for link in opened
+        ]
+        return Links(places, settings, are_taken_over=True)
     for link in opened:
         link.close()
     return None
@@ -156,41 +278,6 @@ def _put_back(link: Link, program: int) -> None:
         # Better none than one whose tables nobody writes any more.
         with suppress(BpfRefused):  # of an interface that is gone
             link.detach()
-
-
-def _attach_natively(program: int, found: Features, *, insists: bool) -> list[Link] | str:
-    """Attach it in the drivers, or return why not. Raises BpfRefused instead where that is insisted on."""
-    reason = next(filter(None, map(features.why_not_native, found.interfaces)), None)
-    if reason is not None and not insists:
-        return reason
-    indices = {each.index: each.name for each in found.interfaces}
-    try:
-        made = _attach_all(program, indices, Mode.NATIVE)
-    except BpfRefused as refused:
-        if insists:
-            raise
-        return str(refused)
-    reason = _loses(indices)
-    if reason:
-        for link in made:
-            link.close()
-        if insists:
-            raise BpfRefused(errno.EOPNOTSUPP, "attaching natively", reason)
-        return reason
-    return made
-
-
-def _attach_all(program: int, indices: Iterable[int], mode: Mode) -> list[Link]:
-    made: list[Link] = []
-    try:
-        for index in indices:
-            # One by one, so that what is made is closed below if the next one is refused.
-            made += [links.attach(program, index, mode)]
-    except BaseException:
-        for link in made:
-            link.close()
-        raise
-    return made
 
 
 def _loses(indices: dict[int, str]) -> str:

@@ -28,23 +28,22 @@ from gateway.fastpath.images import TenantImage, images_of
 from gateway.fastpath.instance import Instance
 from gateway.fastpath.kernel import BpfRefused
 from gateway.fastpath.layout import CARRIES, TEACHES
-from gateway.fastpath.nexthops import NextHop, NextHops
-from gateway.fastpath.peers import destinations_of, owners_of, packed_hop
+from gateway.fastpath.peers import owners_of
+from gateway.fastpath.reaching import Reaching
 from gateway.fastpath.records import blocks_of, for_each_record, sizes_for
+from gateway.fastpath.returning import Returning, come_back
 from gateway.fastpath.sizes import Full, Sizes
 from gateway.fastpath.status import MOST_TOLD, FastPathStatus
 from gateway.forwarding.directory import Change, Delete, Put
 from gateway.forwarding.drops import DropReason
 from gateway.forwarding.node import Node
 from gateway.forwarding.pipeline import Forwarder
+from gateway.operating.report import DETACHED
 from policies.addresses import ProviderAddress
 from policies.model import FastPathSettings, LookupRecord
 from policies.tables import Tables
 
 log = logging.getLogger("isthmus")
-
-# Seconds between two looks at which path MTUs have become old, and at what is attached.
-_LOOK_EVERY = 1.0
 
 # Most networks never need more. More is made room for as a network is adopted, or grows.
 _AT_FIRST = Sizes(
@@ -92,14 +91,10 @@ class FastPath:
         self._instances = [instance]
         """What is attached comes first; one that is to take its place is written meanwhile too."""
         self._links = links
-        self._macs = {each.index: each.mac for each in found.interfaces}
         self._images: Mapping[str, TenantImage] = {}
         self._observed: Collection[str] | None = frozenset()
-        self._hops = NextHops(links.indices)
-        self._known_hops: dict[ProviderAddress, NextHop] = {}
-        self._lowered: set[ProviderAddress] = set()
-        """Addresses that less is sent to than the underlay carries, for a while."""
         self._crowded = trio.Event()
+        self.reaching = Reaching(self._instances, found.interfaces, self._crowd)
         self._writing = trio.Lock()
         self._teaches = False
         self._unwritten: set[str] = set()
@@ -131,10 +126,9 @@ class FastPath:
         self.follow(forwarder)
         try:
             async with trio.open_nursery() as nursery:
-                await nursery.start(self._hops.serve, self._reached)
+                await nursery.start(self.reaching.serve)
                 nursery.start_soon(self._grow)
-                nursery.start_soon(self._watch_paths)
-                nursery.start_soon(self._watch_links)
+                nursery.start_soon(Returning(self._links, self._heed_links, self._come_back).serve)
                 task_status.started()
         finally:
             self._links.close()
@@ -146,7 +140,8 @@ class FastPath:
         self._forwarder = forwarder
         forwarder.directory.subscribe(self._changed)
         self._tables, self._node = forwarder.tables, forwarder.node
-        self._instances[0].settle(self._node, self._macs)
+        self.reaching.follow(self._tables, self._node, forwarder.paths)
+        self.reaching.settle(self._instances[0])
 
     def plan(self, tables: Tables, node: Node) -> Plan:
         """Find out what other tables mean for the program. It changes nothing, and may take its time."""
@@ -190,10 +185,7 @@ class FastPath:
         """Carry packets by a plan's tables, by which Python decides."""
         observed = self._observed
         self._tables, self._node, self._images = plan.tables, plan.node, plan.images
-        watched = destinations_of(self._tables, self._node)
-        self._hops.replace(watched, watched)
-        for gone in self._known_hops.keys() - watched.keys():
-            del self._known_hops[gone]
+        self.reaching.watch(self._tables, self._node)
         try:
             if not self._is_ours:
                 raise Full
@@ -241,9 +233,7 @@ class FastPath:
 
     def path_changed(self, address: bytes) -> None:
         """Heed that the path to an address carries less, or more again."""
-        known = ProviderAddress(address)
-        if known in self._known_hops:
-            self._reached(known, self._known_hops[known])
+        self.reaching.path_changed(ProviderAddress(address))
 
     def debit(self, tenant: str, octets: int) -> bool | None:
         """Take octets of a tenant's rate from the one bucket; None: the program does not carry it."""
@@ -257,8 +247,8 @@ class FastPath:
     @property
     def in_words(self) -> str:
         """Where it is attached, and how."""
-        modes = dict.fromkeys(each.mode.value for each in self._links.attached)
-        return f"({'pinned, ' if self._links.pinned else ''}{', '.join(modes)})"
+        modes = dict.fromkeys(each.mode.value for each in self._links.attached if each.is_there)
+        return f"({'pinned, ' if self._links.pinned else ''}{', '.join(modes) or DETACHED})"
 
     def status(self) -> FastPathStatus:
         """How it is now."""
@@ -277,7 +267,7 @@ class FastPath:
             without_place=instance.without_place,
             tenants=len(self._images) - len(left),
             left_to_python=left,
-            hops=self._hops.status(MOST_TOLD),
+            hops=self.reaching.status(MOST_TOLD),
             carried=self._carried + instance.counts.carried,
             passed=dict(passed),
         )
@@ -293,39 +283,10 @@ class FastPath:
                 for instance in self._instances:
                     instance.remove(vsid, ca)
 
-    def _reached(self, address: ProviderAddress, hop: NextHop | None) -> None:
-        if hop is None:
-            self._known_hops.pop(address, None)
-        else:
-            self._known_hops[address] = hop
-            if self._macs.get(hop.interface) != hop.source_mac:
-                self._macs[hop.interface] = hop.source_mac
-                for instance in self._instances:
-                    instance.settle(self._node, self._macs)
-        now = trio.current_time()
-        for instance in self._instances:
-            try:
-                instance.peers.reach(address, self._packed(instance, address, hop), now)
-            except Full:
-                instance.peers.reach(address, None, now)
-                self._crowded.set()
-
-    def _packed(self, instance: Instance, address: ProviderAddress, hop: NextHop | None) -> bytes | None:
-        """Return how a peer is reached, as the program reads it; None: it is not."""
-        source = self._node.address_towards(address)
-        port = instance.port_of(hop.interface) if hop is not None else None
-        if hop is None or port is None or source is None:
-            return None
-        paths, now = self._forwarder.paths, trio.current_time()
-        if paths.outer_mtu(address, now) < paths.underlay_mtu:
-            self._lowered.add(address)
-        has_zero = address in self._tables.zero_flow_id
-        return packed_hop(address, source, hop, port, paths, now, zero_flow_id=has_zero)
-
     async def _write(self, instance: Instance, plan: Plan) -> None:
         """Write what a plan changes. Raises Full."""
         directory = self._forwarder.directory
-        await self._write_peers(instance)
+        await self.reaching.write(instance)
         before = {name: instance.numbers_of(name) for name in (*plan.changed, *plan.gone)}
         for name in plan.gone:
             instance.forget(name)
@@ -340,13 +301,6 @@ class FastPath:
             await wait_for_readers()
         for number, _ in old:
             instance.give_up(number)
-
-    async def _write_peers(self, instance: Instance) -> None:
-        instance.node = self._node
-        instance.peers.know(owners_of(self._tables))
-        for address, hop in self._known_hops.items():
-            instance.peers.reach(address, self._packed(instance, address, hop), trio.current_time())
-        await trio.lowlevel.checkpoint()
 
     async def _carry(self, instance: Instance, tenants: Iterable[str]) -> None:
         """Write the records of tenants that are written themselves, and carry their packets. Raises Full."""
@@ -406,8 +360,8 @@ class FastPath:
         old, observed = self._instances[0], self._observed
         self._instances.append(instance)
         try:
-            instance.settle(self._node, self._macs)
-            await self._write_peers(instance)
+            self.reaching.settle(instance)
+            await self.reaching.write(instance)
             for image in self._images.values():
                 instance.write(image)
             await self._carry(instance, self._images)
@@ -433,31 +387,28 @@ class FastPath:
         old.close()
         return True
 
-    async def _watch_paths(self) -> None:
-        """Let larger packets through again where what the underlay had said of a path has become old."""
-        while True:
-            await trio.sleep(_LOOK_EVERY)
-            paths, now = self._forwarder.paths, trio.current_time()
-            for address in [
-                each for each in self._lowered if paths.outer_mtu(each, now) == paths.underlay_mtu
-            ]:
-                self._lowered.remove(address)
-                self.path_changed(address)
+    async def _come_back(self, interface: str, index: int) -> bool:
+        """Attach it to an interface that it is off; False: that is not ready. Raises BpfRefused."""
+        self.reaching.moved(interface, index)
+        least = self._forwarder.paths.underlay_mtu
+        # No other program takes the present one's place meanwhile.
+        async with self._writing:
+            program = self._instances[0].program
+            try:
+                found = await trio.to_thread.run_sync(
+                    come_back, self._links, program, interface, index, least
+                )
+                if found is not None:
+                    self.reaching.came_back(found)
+            finally:
+                self._heed_links()
+        return found is not None
 
-    async def _watch_links(self) -> None:
-        """Notice it where somebody has detached the program, or an interface is gone."""
-        while True:
-            await trio.sleep(_LOOK_EVERY)
-            there = {each.interface for each in self._links.attached if each.is_there}
-            # In a thread, since the kernel may be busy with its interfaces.
-            await trio.to_thread.run_sync(self._links.look)
-            for each in self._links.attached:
-                if each.interface in there and not each.is_there:
-                    log.warning(
-                        "the fast path is no longer attached to %s",
-                        each.interface,
-                        extra={"event": "fastpath"},
-                    )
+    def _crowd(self) -> None:
+        self._crowded.set()
+
+    def _heed_links(self) -> None:
+        self.reaching.attached(self._links.indices)
 
     def _is_observed(self, tenant: str) -> bool:
         return self._observed is None or tenant in self._observed

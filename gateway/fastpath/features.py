@@ -126,7 +126,7 @@ def look(interfaces: Sequence[str]) -> Features:
 
     This blocks for some milliseconds. An interface that is not there is left out.
     """
-    return Features(kernel=tuple(_of_kernel()), interfaces=_interfaces(interfaces), pinning=_pinning())
+    return Features(kernel=tuple(_of_kernel()), interfaces=look_at_interfaces(interfaces), pinning=_pinning())
 
 
 def _of_kernel() -> Iterator[Feature]:
@@ -263,7 +263,8 @@ def why_no_pins() -> str | None:
     return f"this process may write neither there nor to {PINS}"
 
 
-def _interfaces(names: Sequence[str]) -> tuple[Interface, ...]:
+def look_at_interfaces(names: Sequence[str]) -> tuple[Interface, ...]:
+    """Ask what interfaces can; one that is not there is left out. This blocks for some milliseconds."""
     told = drivers.read()
     with IPRoute() as netlink:
         links = {link.get("ifname"): link for link in netlink.get_links()}

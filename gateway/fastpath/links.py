@@ -11,6 +11,7 @@ import ctypes
 import enum
 import errno
 import os
+import socket
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,6 +33,8 @@ _PINNED = struct.Struct("=QII")
 _INFORMATION = struct.Struct("=III4xI4x")  # struct bpf_link_info: type, id, program id; of XDP: interface
 _LINK_OF_XDP = 6
 
+_WORKING = 0x1 | 0x40 | 0x10000  # IFF_UP, IFF_RUNNING and IFF_LOWER_UP of <linux/if.h>
+
 BPF_FILE_SYSTEM = Path("/sys/fs/bpf")
 
 
@@ -51,6 +54,8 @@ class Interface(msgspec.Struct, frozen=True):
 
     name: str
     mtu: int
+    is_working: bool
+    """Whether it is up and has its carrier."""
     programs: Mapping[Mode, int]
 
 
@@ -190,6 +195,23 @@ def attached(ifindex: int) -> int | None:
     return None if there is None else next(iter(there.programs.values()), None)
 
 
+def index_of(name: str) -> int | None:
+    """Return by which index an interface of this name is known here. This does not block."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        return None
+
+
+def is_one(ifindex: int) -> bool:
+    """Whether there is an interface of this index here. This does not block."""
+    try:
+        socket.if_indextoname(ifindex)
+    except OSError:
+        return False
+    return True
+
+
 def interface(ifindex: int) -> Interface | None:
     """What the kernel says of an interface of this network namespace; None if it is gone.
 
@@ -206,6 +228,7 @@ def interface(ifindex: int) -> Interface | None:
         return Interface(
             name=link.get("ifname"),
             mtu=link.get("mtu"),
+            is_working=link["flags"] & _WORKING == _WORKING,
             programs={mode: number for mode, number in programs.items() if number},
         )
 

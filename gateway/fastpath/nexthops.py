@@ -92,6 +92,10 @@ class NextHops:
         self._routes.watch({address: sources.get(address) for address in addresses})
         self._woken.set()
 
+    def send_by(self, interfaces: Collection[int]) -> None:
+        """Take next hops out of these interfaces from now on, and of no others."""
+        self._tell(self._routes.send_by(interfaces, trio.current_time()))
+
     def find(self, address: ProviderAddress) -> NextHop | None:
         """Return the next hop of a watched address, None if it has none."""
         return self._routes.find(address)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import errno
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from gateway.fastpath.hops import (
     AskLink,
@@ -103,6 +103,17 @@ class Routes:
                 known.source, known.is_asked = source, False
                 self._routes_to_ask[address] = None
         self._in_order = None
+
+    def send_by(self, interfaces: Collection[int], now: float) -> list[Changed]:
+        """Take next hops out of these interfaces from now on, and of no others."""
+        changes: list[Changed] = []
+        for gone in self._interfaces.difference(interfaces):
+            changes += self._note_link(Link(gone, False, b"", True), now)
+        self._links_to_ask.update(dict.fromkeys(sorted(set(interfaces) - self._interfaces)))
+        self._interfaces = frozenset(interfaces)
+        # What left by others may leave by these, or the other way round.
+        self._all_in_doubt = True
+        return changes
 
     def find(self, address: ProviderAddress) -> NextHop | None:
         """Return the next hop of an address, None if it has none or is not watched."""

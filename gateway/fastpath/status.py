@@ -21,7 +21,7 @@ class Attached(msgspec.Struct, frozen=True, gc=False):
     interface: str
     mode: FastPathMode
     why: str = ""
-    """Why it is generic where native was tried: what the kernel or the driver said."""
+    """Why it is generic where native was tried, or not attached: what the kernel or the driver said."""
     is_there: bool = True
     """Whether it is still attached, when that was last looked at."""
 

@@ -35,17 +35,17 @@ def findings(report: Report, mode: FastPathMode) -> Iterator[Finding]:
 
 
 def _attached(attached: AttachedReport, mode: FastPathMode) -> Iterator[Finding]:
+    why = f": {attached.why}" if attached.why else ""
     if attached.mode == DETACHED:
         yield Finding(
             level="warning",
-            words=f"the fast path is no longer attached to {attached.interface}: Python carries what comes"
-            " there",
-            advice="somebody has detached it, or the interface was made anew: restart the appliance",
+            words=f"Python carries what comes by {attached.interface}, where the fast path is no longer"
+            f" attached{why}",
+            advice="it is attached again by itself once the interface is there, and nothing is in its way",
         )
         return
     if attached.mode == FastPathMode.NATIVE or mode is FastPathMode.GENERIC:
         return
-    why = f": {attached.why}" if attached.why else ""
     yield Finding(
         level="warning" if mode is FastPathMode.NATIVE else "note",
         words=f"the fast path is generic on {attached.interface}, and so several times slower{why}",

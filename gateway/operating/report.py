@@ -174,7 +174,7 @@ class AttachedReport(msgspec.Struct, frozen=True, gc=False):
     mode: str
     """native: in its driver; generic: in the kernel behind that; detached: no longer there."""
     why: str = ""
-    """Why it is generic, where native was tried."""
+    """Why it is generic, where native was tried, or detached."""
 
 
 class LeftReport(msgspec.Struct, frozen=True, gc=False):

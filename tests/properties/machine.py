@@ -162,7 +162,7 @@ class Machine:
     def reach(self, address: ProviderAddress, mac: bytes | None) -> None:
         """Have a provider address be reached by a neighbour, or not at all."""
         hop = NextHop(LOOPBACK, OWN_MACS[INTERFACE], mac) if mac is not None else None
-        self.fast._reached(address, hop)
+        self.fast.reaching.reached(address, hop)
 
     def is_left(self, tenant: str) -> bool:
         """Whether all of a tenant's packets are left to Python."""
@@ -176,7 +176,7 @@ class Machine:
     @property
     def hops(self) -> dict[ProviderAddress, NextHop]:
         """By which neighbours the provider addresses are reached."""
-        return self.fast._known_hops
+        return self.fast.reaching.known
 
     def run(self, frame: bytes) -> Ran:
         """Run the program on a frame."""

@@ -289,7 +289,7 @@ async def tell(
     gateway, machine = await start(chance, processors, world_with_limits)
     story = Story(chance, gateway, machine, clock)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(machine.fast._watch_paths)
+        nursery.start_soon(machine.fast.reaching.watch_paths)
         story.compare("the start")
         for number, happening in enumerate(happenings):
             try:

@@ -12,6 +12,7 @@ from gateway.fastpath import features, kernel, links
 from gateway.fastpath.engine import FastPath
 from gateway.fastpath.instance import Instance
 from gateway.fastpath.kernel import BpfRefused
+from gateway.fastpath.links import Link
 from gateway.fastpath.sizes import Sizes
 from gateway.forwarding.directory import Put
 from gateway.forwarding.pipeline import Forwarder
@@ -68,6 +69,10 @@ def program_of(fast: FastPath) -> int:
     return int.from_bytes(kernel.information(fast._instances[0].program, 8)[4:], "little")
 
 
+def links_of(fast: FastPath) -> list[Link]:
+    return [place.link for place in fast._links._places if place.link is not None]
+
+
 def test_network_that_changes_while_there_is_made_room_is_carried_once_there_is(machine: Namespace) -> None:
     async def do(fast: FastPath, forwarder: Forwarder) -> None:
         async with trio.open_nursery() as nursery:
@@ -91,7 +96,7 @@ def test_no_interface_keeps_a_program_whose_tables_nobody_writes(
     machine: Namespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def do(fast: FastPath, forwarder: Forwarder) -> None:
-        east, west = fast._links._links
+        east, west = links_of(fast)
         replace = west.replace
 
         def refuse(program: int) -> None:
@@ -112,7 +117,7 @@ def test_interface_that_is_gone_keeps_the_others_from_nothing(machine: Namespace
         assert await fast._replace()
         east, _ = fast._links.indices
         assert links.attached(east) == program_of(fast) != before
-        fast._links.look()
+        fast._links.look(fast._links.present())
         assert [each.is_there for each in fast._links.attached] == [True, False]
 
     run(machine, do)
@@ -178,7 +183,7 @@ def test_program_of_an_earlier_process_goes_where_no_other_can_take_its_place(ma
 
         fast._load = refuse
         await change(fast, forwarder, forwarder.tables)
-        assert {link.program() for link in fast._links._links} == {program_of(fast)}
+        assert {link.program() for link in links_of(fast)} == {program_of(fast)}
         assert not fast._flags()
 
     run(machine, do)

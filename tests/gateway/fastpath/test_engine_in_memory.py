@@ -237,7 +237,7 @@ async def test_hop_by_another_mac_of_ours_is_told_with_it(loader: Loader) -> Non
     await edge.adopt()
     hops = loader.made[0].maps["hops"].memory()
 
-    edge.fast._reached(pa("hv1"), NextHop(7, b"\x02\xee\0\0\0\2", b"\x02\xaa\0\0\0\1"))
+    edge.fast.reaching.reached(pa("hv1"), NextHop(7, b"\x02\xee\0\0\0\2", b"\x02\xaa\0\0\0\1"))
     assert b"\x02\xaa\0\0\0\1\x02\xee\0\0\0\2" in bytes(hops)
     config = loader.made[0].maps["config"].memory()
     assert b"\x02\xee\0\0\0\2" in bytes(config)

@@ -340,6 +340,20 @@ def test_neighbours_event_outweighs_an_answer_that_is_older(kernel: Kernel) -> N
     assert routes.find(FAR) == NextHop(EAST, own_mac(EAST), MAC_WEST)
 
 
+def test_interface_that_is_another_one_takes_its_hops_at_once_and_gives_them_back(kernel: Kernel) -> None:
+    routes = watching(kernel, FAR, FAR6)
+    list(kernel.add_route(bytes(FAR), 32, OTHER, ROUTER))
+    list(kernel.set_neighbour((OTHER, ROUTER), MAC_WEST, REACHABLE))
+
+    lost = {each.address: each.hop for each in routes.send_by([OTHER, WEST], 1.0)}
+    assert lost == {FAR: None, FAR6: None}
+    assert settle(routes, kernel, 1.0) == [Changed(FAR, NextHop(OTHER, own_mac(OTHER), MAC_WEST))]
+    assert why(routes) == [Why.ELSEWHERE]
+
+    assert routes.send_by(UNDERLAY, 2.0) == [Changed(FAR, None)]
+    assert settle(routes, kernel, 2.0) == [Changed(FAR6, NextHop(EAST, own_mac(EAST), MAC6))]
+
+
 def test_links_event_outweighs_an_answer_that_is_older(kernel: Kernel) -> None:
     routes = watching(kernel, FAR)
     routes.lose_track()
@@ -639,6 +653,7 @@ happenings = st.one_of(
     st.tuples(st.just("forget"), st.sampled_from(KEYS)),
     st.tuples(st.just("link"), st.sampled_from((EAST, WEST, OTHER)), st.integers(0, 3)),
     st.tuples(st.just("watch"), st.sets(st.sampled_from(ADDRESSES))),
+    st.tuples(st.just("send by"), st.frozensets(st.sampled_from((EAST, WEST, OTHER)))),
     st.tuples(st.just("ask"), st.integers(1, 64)),
     st.tuples(st.just("answer")),
     st.tuples(
@@ -671,6 +686,7 @@ def happen(kernel: Kernel, what: tuple[Any, ...]) -> list[Message]:
 def test_next_hops_come_to_be_the_kernels_and_each_change_is_told(what: list[tuple[Any, ...]]) -> None:
     """Events come at once, answers at any time after the question; some events are lost, which is known."""
     kernel, routes, now = Kernel(), Routes(UNDERLAY), 0.0
+    underlay = UNDERLAY
     told: dict[ProviderAddress, NextHop | None] = {}
     watched: set[ProviderAddress] = set()
     underway: list[tuple[Question, Message]] = []
@@ -690,6 +706,9 @@ def test_next_hops_come_to_be_the_kernels_and_each_change_is_told(what: list[tup
                 routes.watch(dict.fromkeys(addresses))
                 watched = set(addresses)
                 told = {address: hop for address, hop in told.items() if address in watched}
+            case ("send by", interfaces):
+                tell(routes.send_by(interfaces, now))
+                underlay = interfaces
             case ("ask", most) if not underway:
                 underway = [(question, kernel.answer(question)) for question in routes.questions(now, most)]
             case ("answer",):
@@ -704,6 +723,7 @@ def test_next_hops_come_to_be_the_kernels_and_each_change_is_told(what: list[tup
         for address in watched:
             hop = routes.find(address)
             if hop is not None:
+                assert hop.interface in underlay
                 # Not what the route is, but what links and neighbours are, is so at once.
                 assert hop.source_mac == kernel.links[hop.interface]
                 assert hop.destination_mac in {
@@ -717,7 +737,7 @@ def test_next_hops_come_to_be_the_kernels_and_each_change_is_told(what: list[tup
     now += 10.0
     tell(settle(routes, kernel, now))
     for address in watched:
-        assert routes.find(address) == kernel.hop(address, UNDERLAY)
+        assert routes.find(address) == kernel.hop(address, underlay)
         assert routes.find(address) == told.get(address)
     unresolved = {each.address for each in routes.unresolved()}
     assert unresolved == {address for address in watched if routes.find(address) is None}

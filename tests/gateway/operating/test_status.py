@@ -305,9 +305,9 @@ GENERIC = [AttachedReport("eth1", "native"), AttachedReport("eth2", "generic", "
         ),
         (fast(interfaces=GENERIC), FastPathMode.AUTO, ("note", "generic on eth2")),
         (
-            fast(interfaces=[AttachedReport("eth1", "detached")]),
+            fast(interfaces=[AttachedReport("eth1", "detached", "the interface is gone")]),
             FastPathMode.GENERIC,
-            ("warning", "no longer attached to eth1: Python carries what comes there"),
+            ("warning", "comes by eth1, where the fast path is no longer attached: the interface is gone"),
         ),
         (
             fast(without_place=96),
