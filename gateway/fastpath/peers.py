@@ -23,7 +23,9 @@ from gateway.forwarding.pmtu import OVERHEAD_IPV4, OVERHEAD_IPV6, PathMtu
 from policies.addresses import ProviderAddress
 from policies.tables import Tables
 
-# A hop that has been replaced may still be read by a packet on its way.
+_HOST = 0xFFFF_FFFF  # of a peer's word; its hop is above
+
+# Seconds in which a packet on its way may still read a hop that has been replaced.
 _RESTS = 1.0
 
 HOPS_EACH = 2
@@ -42,7 +44,6 @@ class PeerTable:
         self._given = self._given_hops = 0
         self._numbers: dict[bytes, int] = {}
         self._hosts: dict[str, int] = {}
-        self._host_of: dict[bytes, int] = {}
         self._hop_of: dict[bytes, int] = {}
         self._resting: deque[tuple[float, int]] = deque()
 
@@ -54,27 +55,27 @@ class PeerTable:
         return self._numbers.get(address)
 
     def know(self, hosts: Mapping[bytes, str | None]) -> None:
-        """Take over whose each provider address is: a host by name, or None for a gateway's. Raises Full."""
+        """Take over whose each provider address is: a host by name, or None for a gateway's.
+
+        Raises Full: then some of those that are new are strangers still.
+        """
         for gone in self._numbers.keys() - hosts.keys():
             self._places.remove(_scope(gone), *words_of(gone))
-            self._write(gone, 0, 0)
-            del self._numbers[gone]
+            self._peers[self._numbers.pop(gone)] = 0
         for address, name in hosts.items():
-            host = 0
-            if name is not None:
-                host = self._hosts.get(name, 0) or self._hosts.setdefault(name, len(self._hosts) + 1)
-            self._host_of[address] = host
+            number = self._numbers.get(address) or self._next_number()
+            self._peers[number] = self._host(name) | self._hop_of.get(address, 0) << 32
             if address not in self._numbers:
-                self._numbers[address] = self._next_number()
-                self._write(address, host, self._hop_of.get(address, 0))
-                place = Place(0, self._numbers[address])
-                if not self._places.put(_scope(address), *words_of(address), place):
-                    raise Full
-            else:
-                self._write(address, host, self._hop_of.get(address, 0))
+                # What is not found here is dropped as a stranger's: so it is known only if it can be found.
+                if not self._places.put(_scope(address), *words_of(address), Place(0, number)):
+                    raise Full("peers")
+                self._numbers[address] = number
 
     def reach(self, address: ProviderAddress, hop: bytes | None, now: float) -> None:
-        """Say how a peer is reached, packed as layout.HOP has it, or that it is not."""
+        """Say how a peer is reached, packed as layout.HOP has it, or that it is not: None. Raises Full.
+
+        `now` is in seconds, of a clock that does not go back.
+        """
         number, present = 0, self._hop_of.get(address, 0)
         if hop is not None:
             if present and self._hops[present * HOP.size : (present + 1) * HOP.size] == hop:
@@ -87,10 +88,13 @@ class PeerTable:
         self._hop_of.pop(address, None)
         if number:
             self._hop_of[address] = number
-        if address in self._numbers:
-            self._write(address, self._host_of.get(address, 0), number)
+        if (peer := self._numbers.get(address)) is not None:
+            self._peers[peer] = self._peers[peer] & _HOST | number << 32
         if present:
             self._resting.append((now + _RESTS, present))
+
+    def _host(self, name: str | None) -> int:
+        return 0 if name is None else self._hosts.setdefault(name, len(self._hosts) + 1)
 
     def _next_number(self) -> int:
         """Return a number that no address has had; never 0, which stands for nothing. Raises Full."""
@@ -104,9 +108,6 @@ class PeerTable:
             raise Full("hops")
         self._given_hops += 1
         return self._given_hops
-
-    def _write(self, address: bytes, host: int, hop: int) -> None:
-        self._peers[self._numbers[address]] = host | hop << 32
 
 
 def _scope(address: bytes) -> int:

@@ -5,8 +5,19 @@ from __future__ import annotations
 import pytest
 
 from gateway.fastpath.hops import NextHop
-from gateway.fastpath.layout import HOP, NO_IPV6, OVER_IPV6, ZERO_FLOW_ID
-from gateway.fastpath.peers import destinations_of, owners_of, packed_hop
+from gateway.fastpath.layout import (
+    BUCKET_OCTETS,
+    HOP,
+    IPV4_PEERS,
+    NO_IPV6,
+    OVER_IPV6,
+    PEER,
+    ZERO_FLOW_ID,
+    words_of,
+)
+from gateway.fastpath.peers import HOPS_EACH, PeerTable, destinations_of, owners_of, packed_hop
+from gateway.fastpath.places import Place, Places
+from gateway.fastpath.sizes import Full
 from gateway.forwarding.pmtu import LIFETIME, PathMtu
 from policies.addresses import ProviderAddress
 from tests.fastpath.oracle import Oracle
@@ -77,3 +88,82 @@ def test_path_that_carries_less_does_so_until_that_is_old() -> None:
 
 def test_underlay_larger_than_a_packet_can_be_allows_the_largest() -> None:
     assert hop(pa("hv1"), PathMtu(70_000))[2:4] == (0xFFFF, 0xFFFF)
+
+
+ROOM = 8
+
+
+class Told:
+    """What the program has been told of peers, read as it does."""
+
+    def __init__(self, buckets: int = 64) -> None:
+        self.places = Places(memoryview(bytearray(buckets * BUCKET_OCTETS)).cast("Q"), 1)
+        self._peers = memoryview(bytearray(ROOM * PEER.size))
+        self.hops = memoryview(bytearray(ROOM * HOPS_EACH * HOP.size))
+        self.table = PeerTable(self._peers, self.hops, self.places, ROOM)
+
+    def peer(self, address: bytes) -> tuple[int, int] | None:
+        """Host and hop of an address; None: it is a stranger's."""
+        place = self.places.find(IPV4_PEERS, *words_of(address))
+        return PEER.unpack_from(self._peers, place.peer * PEER.size) if place is not None else None
+
+
+def packed(paths: PathMtu) -> bytes:
+    return packed_hop(pa("hv1"), OWN, WAY, 3, paths, 0, zero_flow_id=False)
+
+
+def test_addresses_of_one_host_have_one_number_and_a_gateways_has_none() -> None:
+    told = Told()
+    told.table.know({pa("hv1"): "hv1", pa("hv4"): "hv1", pa("hv2"): "hv2", pa("edge-2"): None})
+
+    hosts = [(told.peer(pa(name)) or (-1, -1))[0] for name in ("hv1", "hv4", "hv2", "edge-2")]
+    assert hosts[0] == hosts[1] != hosts[2]
+    assert 0 not in hosts[:3]
+    assert hosts[3] == 0
+
+
+def test_address_that_is_nobodys_any_more_is_a_strangers_and_its_number_is_not_given_again() -> None:
+    told = Told()
+    told.table.know({pa("hv1"): "hv1"})
+    first = told.table.find(pa("hv1"))
+
+    told.table.know({})
+    assert told.peer(pa("hv1")) is None
+    assert told.table.find(pa("hv1")) is None
+
+    told.table.know({pa("hv1"): "hv1"})
+    assert told.table.find(pa("hv1")) not in (None, first)
+
+
+def test_address_keeps_its_hop_when_it_becomes_another_hosts() -> None:
+    told = Told()
+    told.table.know({pa("hv2"): "hv2", pa("hv1"): "hv1"})
+    told.table.reach(pa("hv1"), packed(PathMtu(1500)), 0)
+    before = told.peer(pa("hv1"))
+    told.table.know({pa("hv2"): "hv2", pa("hv1"): "hv2"})
+
+    assert before is not None
+    assert told.peer(pa("hv1")) == ((told.peer(pa("hv2")) or (-1, -1))[0], before[1])
+
+
+def test_hop_that_has_been_replaced_is_not_written_to_while_it_may_be_read() -> None:
+    told = Told()
+    told.table.know({pa("hv1"): "hv1"})
+    hops = []
+    for number, now in enumerate((0.0, 0.5, 0.9, 2.0)):
+        told.table.reach(pa("hv1"), packed(PathMtu(1500 + number)), now)
+        hops.append((told.peer(pa("hv1")) or (-1, -1))[1])
+
+    assert len(set(hops[:3])) == 3
+    assert hops[3] == hops[0]
+
+
+def test_address_for_which_there_is_no_place_is_refused_as_often_as_it_is_told() -> None:
+    told = Told(buckets=2)
+    for number in range(4):
+        assert told.places.put(IPV4_PEERS, number, 0, Place(0, 1))
+
+    for _ in range(2):
+        with pytest.raises(Full):
+            told.table.know({pa("hv1"): "hv1"})
+        assert told.table.find(pa("hv1")) is None
