@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import os
 
 import trio
 
 _MEMBARRIER = 324  # of x86-64
 _GLOBAL = 1
 
-# Where the kernel cannot tell: no packet's decision takes a thousandth of that.
+# Seconds, where the kernel does not tell, as with nohz_full: no packet's decision takes a thousandth of that.
 _LONG_ENOUGH = 0.05
 
 
@@ -25,7 +24,7 @@ async def wait_for_readers() -> None:
 
 
 def _barrier() -> bool:
-    return os.cpu_count() == 1 or _libc.syscall(_MEMBARRIER, _GLOBAL, 0, 0) == 0
+    return bool(_libc.syscall(_MEMBARRIER, _GLOBAL, 0, 0) == 0)
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
