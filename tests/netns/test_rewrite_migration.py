@@ -20,7 +20,7 @@ import pytest
 from gateway.lab import nodes
 from gateway.lab.migration import Outcome
 from tests.netns.moving import World
-from tests.netns.pings import Pings, lost
+from tests.netns.pings import EVERY, Pings, lost
 from tests.netns.rewriting import SITE, address_of, mixed_plan, mixed_world, ping, provider_address_of, show
 
 pytestmark = pytest.mark.netns
@@ -75,7 +75,10 @@ def test_nothing_is_lost_outside_the_pause_of_a_rewritten_vm_that_moves(world: W
     assert (len(addresses) == 1) is world.lab.plan.one_link
     assert len(outcome.pauses) == 2
     assert {stream.name: stream.lost for stream in outcome.streams if stream.lost} == {}
-    assert {name for name, missing in lost(pings).items() if missing >= A_TENTH_OF_A_SECOND} == set()
+    # A busy machine takes longer to plug the VM in elsewhere: what was pinged meanwhile has nowhere to go.
+    plugging = sum(pause.milliseconds for pause in outcome.pauses) / 1000 / EVERY
+    most = max(A_TENTH_OF_A_SECOND, plugging)
+    assert {name for name, missing in lost(pings).items() if missing >= most} == set()
     assert all(stream.duplicates == 0 for stream in outcome.streams)
     assert all(stream.sent > 500 for stream in outcome.streams)
 

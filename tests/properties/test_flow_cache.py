@@ -320,6 +320,7 @@ def end_the_wait(chance: random.Random, world: World, both: Pair, held: Held, no
         both.change(PutLease(world.lease(*held.wanted)), now)
 
 
+@hypothesis.settings(max_examples=hypothesis.settings().max_examples // 2)
 @hypothesis.given(chance=st.randoms(use_true_random=False))
 def test_cache_is_not_to_be_seen(chance: random.Random) -> None:
     play(chance)

@@ -269,7 +269,7 @@ def test_vm_that_scans_a_sites_prefix_stops_at_its_tenants_limit_and_hurts_no_ot
     network = pooled(leases=100, edge_1=(prefix("10.64.0.0/18"),))
 
     async def test(house: House) -> None:
-        scanned = [CustomerAddress(bytes((172, 16, high, low))) for high in range(256) for low in range(256)]
+        scanned = [CustomerAddress(bytes((172, 16, high, low))) for high in range(16) for low in range(256)]
         reasons: list[WhyNoLease] = []
 
         async def scan(some: Sequence[CustomerAddress]) -> None:
@@ -282,7 +282,7 @@ def test_vm_that_scans_a_sites_prefix_stops_at_its_tenants_limit_and_hurts_no_ot
         await asyncio.gather(*(scan(scanned[start::64]) for start in range(64)))
         assert len(house.leases()) == 100
         assert set(reasons) == {WhyNoLease.TENANT_LIMIT}
-        assert len(reasons) == 65_536 - 100
+        assert len(reasons) == len(scanned) - 100
         assert house.authority.alerts.counts == {AlertKind.NO_LEASE: 1}
         await house.place(BLUE, "10.0.1.5", 5, "hv2")
         assert (await leased(house, HV2, BLUE, ca("10.0.1.5"))).node == "edge-1"

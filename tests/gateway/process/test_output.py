@@ -34,7 +34,7 @@ def test_lines_come_out_in_order_and_the_last_before_the_end(pipe: Pipe) -> None
 def test_pipe_that_nobody_reads_neither_blocks_nor_takes_memory_without_bound(
     pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(output, "GRACE", 0.05)
+    monkeypatch.setattr(output, "GRACE", 0.001)
     fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, 4096)
     line = "x" * 99 + "\n"
     opened = Output(pipe[1])

@@ -12,6 +12,8 @@ from trio.testing import MockClock
 
 import gateway.builtin
 import gateway.host.agent
+import gateway.operating.trends
+import gateway.sites.tunnels
 from gateway.forwarding.drops import DropReason
 from gateway.sites.ledger import REMEMBERED
 from policies.addresses import CustomerAddress, ProviderAddress
@@ -349,8 +351,10 @@ def _a_day(files: Path, step: float) -> None:
 def test_a_day_leaves_nothing_behind_and_loses_nothing_unexplained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Timers that would fire ten times a second fire every other one, and VMs send every ten seconds."""
-    monkeypatch.setattr(gateway.builtin, "EXPIRE_EVERY", 2.0)
+    """Timers that would fire every few seconds, or ten times in one, fire less often, and VMs send seldom."""
+    monkeypatch.setattr(gateway.builtin, "EXPIRE_EVERY", 5.0)
+    monkeypatch.setattr(gateway.operating.trends, "LOOK_EVERY", 30.0)
+    monkeypatch.setattr(gateway.sites.tunnels, "TICK", 2.0)
     monkeypatch.setattr(gateway.host.agent, "LOOK", 60.0)
     _a_day(tmp_path, 10.0)
 
