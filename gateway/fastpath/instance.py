@@ -16,7 +16,6 @@ import msgspec
 from gateway.fastpath import elf, kernel
 from gateway.fastpath.blocks import Ipv4Records
 from gateway.fastpath.counts import Counts
-from gateway.fastpath.flow_hash import FLOW_HASH
 from gateway.fastpath.images import TenantImage, is_carried, packed_rules, routes_of
 from gateway.fastpath.layout import (
     BLOCK_WORDS,
@@ -91,7 +90,6 @@ class Instance:
                 "rules",
                 "meters",
                 "counts",
-                "flow_hash",
             )
         }
         self.sizes = sizes
@@ -115,7 +113,6 @@ class Instance:
             sizes.tenants,
             sizes.subnets,
         )
-        self._memory["flow_hash"][: len(FLOW_HASH)] = FLOW_HASH
 
     @classmethod
     def load(cls, sizes: Sizes, seed: int) -> Self:

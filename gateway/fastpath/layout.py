@@ -62,8 +62,6 @@ ROUTE = Struct("<Q16s")
 ROUTE_SUBNET, ROUTE_SITE, ROUTE_ADDRESS = 0, 1, 2
 METER_WORDS = 4
 """Packets and octets sent, packets and octets received."""
-FLOW_OCTETS = 37
-FLOW_PARTS = 256
 
 NOBODYS, VSIDS, IPV4_PEERS, IPV6_PEERS, FIRST_SCOPE = 0, 1, 2, 3, 16
 """Whose addresses a place's are."""

@@ -185,33 +185,24 @@ static __always_inline int read_inner(const void *start, const void *end, int is
     return -1;
 }
 
-/* The FlowID: the lowest octet of the CRC-32 of addresses, protocol and ports. A CRC is linear, so that is
- * the sum of what each octet contributes, and none of them waits for another. */
+static __always_inline __u64 mixed(__u64 hash, __u64 word)
+{
+    hash = (hash ^ word) * 0x9E3779B97F4A7C15;
+    return hash ^ hash >> 32;
+}
+
+/* The FlowID: gateway.packets.transport.flow_id. */
 static __always_inline __u8 flow_id(const struct tuple *tuple)
 {
-    __u32 zero = 0;
-    const struct flow_hash *hash = bpf_map_lookup_elem(&flow_hash, &zero);
-    __u8 flow;
+    __u64 rest = tuple->destination_port | (__u64)tuple->source_port << 16 | (__u64)tuple->protocol << 32;
+    __u64 hash;
 
-    if (!hash)
-        return 0;
-#define PART(DISTANCE, OCTET) hash->part[DISTANCE][(__u8)(OCTET)]
-#define PARTS(LAST, WORD, I) PART((LAST) - (I), (WORD) >> 8 * (I))
-    flow = PART(0, tuple->destination_port) ^ PART(1, tuple->destination_port >> 8) ^ PART(2, tuple->source_port) ^
-           PART(3, tuple->source_port >> 8) ^ PART(4, tuple->protocol);
     if (tuple->is_ipv6) {
-        flow ^= hash->zeros_ipv6;
-#pragma unroll
-        for (int i = 0; i < 8; i++)
-            flow ^= PARTS(20, tuple->destination[0], i) ^ PARTS(12, tuple->destination[1], i) ^
-                    PARTS(36, tuple->source[0], i) ^ PARTS(28, tuple->source[1], i);
-        return flow;
-    }
-    flow ^= hash->zeros_ipv4;
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        flow ^= PARTS(8, tuple->destination[0], i) ^ PARTS(12, tuple->source[0], i);
-    return flow;
+        hash = mixed(mixed(0, tuple->source[0]), tuple->source[1]);
+        hash = mixed(mixed(hash, tuple->destination[0]), tuple->destination[1]);
+    } else
+        hash = mixed(0, tuple->source[0] | tuple->destination[0] << 32);
+    return mixed(hash, rest);
 }
 
 /* Lower the segment size that a SYN offers (gateway.packets.transport.clamp_mss): each of them, wherever it is. */

@@ -184,16 +184,6 @@ struct debts {
     __u64 passed;
 };
 
-/* The lowest octet of each octet's part in the CRC-32 of a flow, by its distance from the end; then that of
- * a flow of zeros, for IPv4 and IPv6. */
-#define IPV6_FLOW 37
-struct flow_hash {
-    __u8 part[IPV6_FLOW][256];
-    __u8 zeros_ipv4;
-    __u8 zeros_ipv6;
-    __u8 unused[6];
-};
-
 #define TAUGHT 65536
 #define UNPROVEN 16384
 
@@ -212,7 +202,6 @@ SHARED(hops, struct hop);
 SHARED(rules, struct rule);
 SHARED(meters, struct meter); /* of each subnet, for each processor */
 SHARED(counts, __u64);        /* of each outcome of each tenant, for each processor */
-SHARED(flow_hash, struct flow_hash);
 struct map_definition routes SEC("maps") = {BPF_MAP_TYPE_LPM_TRIE, sizeof(struct route_key), sizeof(struct route),
                                             1, BPF_F_NO_PREALLOC};
 struct map_definition tenant_debts SEC("maps") = {BPF_MAP_TYPE_ARRAY, 4, sizeof(struct debts), 1, 0};

@@ -97,9 +97,9 @@ def _protocols() -> Iterator[Case]:
 
 def _ways() -> Iterator[Case]:
     yield Case(
-        "the FlowID of a known flow: CRC-32 of addresses, protocol and ports, its low octet",
+        "the FlowID of a known flow, made of its addresses, protocol and ports",
         arriving(ROUTED, flow_id=0x55),
-        forwarded(routed(ROUTED), flow_id=0x93),
+        forwarded(routed(ROUTED), flow_id=0xCE),
         WORLD,
     )
     to_zero = frame("red", WEB, ("db", 9))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from ipaddress import ip_network
-from zlib import crc32
 
 from scapy.compat import raw
 from scapy.layers.dhcp import BOOTP, DHCP
@@ -42,7 +41,7 @@ from tests.fastpath.cases_carried import (
 )
 from tests.fastpath.outcomes import Answered, ByPython, Case, Dropped, GoesOn, Passed, Told, Why, World
 from tests.fastpath.scenes import WORLD, tenant, world
-from tests.fastpath.wire import arriving, arriving_with, forwarded, gre, routed, with_ip
+from tests.fastpath.wire import arriving, arriving_with, forwarded, gre, mixed, routed, with_ip
 from tests.networks import BROADCAST, arp_request, frame, mac, router_mac, solicitation
 
 _MALFORMED = Dropped(DropReason.MALFORMED)
@@ -400,7 +399,7 @@ def with_extension(sent: Packet, extension: Packet) -> Packet:
 
 def _of_addresses(sent: Packet) -> int:
     packet = raw(sent)[14:]
-    return crc32(packet[12:20] if packet[0] >> 4 == 4 else packet[8:40]) & 0xFF
+    return mixed((packet[12:20] if packet[0] >> 4 == 4 else packet[8:40]) + bytes(8))
 
 
 def _summed(packet: bytes) -> bytes:

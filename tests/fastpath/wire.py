@@ -6,7 +6,6 @@ Nothing here is taken from the gateway's own codecs: this is what the cases hold
 from __future__ import annotations
 
 import struct
-import zlib
 
 from scapy.compat import raw
 from scapy.layers.inet import IP
@@ -212,11 +211,20 @@ def with_ip(inner: Packet, **fields: object) -> Packet:
 
 
 def flow_hash(frame: bytes) -> int:
-    """The low octet of the CRC-32 of addresses, protocol and ports, of a frame without fragments."""
+    """The FlowID of a frame without fragments: addresses, ports and protocol mixed."""
     packet = frame[14:]
     if packet[0] >> 4 == 4:
         addresses, protocol, upper = packet[12:20], packet[9], packet[(packet[0] & 15) * 4 :]
     else:
         addresses, protocol, upper = packet[8:40], packet[6], packet[40:]
     ports = upper[:4] if protocol in (6, 17) else bytes(4)
-    return zlib.crc32(addresses + bytes((protocol,)) + ports) & 0xFF
+    return mixed(addresses + ports[::-1] + bytes((protocol, 0, 0, 0)))
+
+
+def mixed(octets: bytes) -> int:
+    """What names a flow by its octets, eight at a time."""
+    so_far = 0
+    for at in range(0, len(octets), 8):
+        product = (so_far ^ int.from_bytes(octets[at : at + 8], "little")) * 0x9E3779B97F4A7C15 % 2**64
+        so_far = product ^ product // 2**32
+    return so_far % 256
