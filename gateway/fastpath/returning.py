@@ -14,6 +14,7 @@ import math
 from collections.abc import Awaitable, Callable
 
 import trio
+from pyroute2.netlink.exceptions import NetlinkError
 
 from gateway.fastpath import features, links
 from gateway.fastpath.attaching import GONE, Links
@@ -81,7 +82,7 @@ class Returning:
         """`lost` is told that `links` has fewer than before.
 
         `attach` takes an interface's name and present index, and attaches there, or returns False where that
-        is not ready yet. It raises BpfRefused.
+        is not ready yet. It raises OSError, as BpfRefused, and NetlinkError.
         """
         self._links = links
         self._lost = lost
@@ -128,7 +129,8 @@ class Returning:
             if not await self._attach(name, index):
                 self._links.say(name, NO_CARRIER)
                 return
-        except BpfRefused as refused:
+        except (OSError, NetlinkError) as refused:
+            # An interface may go in the midst of it, and netlink says so in many ways.
             if patience.is_news(str(refused)):
                 what = "the fast path cannot be attached to %s again, and is tried now and then: %s"
                 log.warning(what, name, refused, extra=_ABOUT)
@@ -143,8 +145,8 @@ class Returning:
 def come_back(attached: Links, program: int, name: str, index: int, least_mtu: int) -> Interface | None:
     """Attach a program to an interface that it is off, and return what is known of that.
 
-    None: it is not ready yet. It has to carry packets of `least_mtu` octets. Raises BpfRefused. This blocks
-    for some milliseconds.
+    None: it is not ready yet. It has to carry packets of `least_mtu` octets. Raises OSError, as BpfRefused,
+    and NetlinkError. This blocks for some milliseconds.
     """
     there = links.interface(index)
     if there is None or not there.is_working:

@@ -46,6 +46,11 @@ class TwoLinks(NumberedWorld):
 
     def build(self) -> None:
         super().build()
+        self.connect_second()
+        self.wait_until_ready([self.node("edge-1"), self.router])
+
+    def connect_second(self) -> None:
+        """Build the second link; it may have been there before."""
         edge, router = self.node("edge-1"), self.router
         connect(edge, SECOND, router, "second")
         if self._second == BRIDGE:
@@ -62,7 +67,6 @@ class TwoLinks(NumberedWorld):
             "route add 2001:db8::254/128 via 2001:db8:0:2::254",
         )
         router.call(self._far_ends.enter_context, takes_redirected_frames("second"))
-        self.wait_until_ready([edge, router])
 
     def received(self, interface: str) -> int:
         """How many packets have come to the gateway by an interface."""
@@ -146,3 +150,38 @@ def test_link_that_changes_sides_under_traffic_loses_nothing_but_what_is_on_its_
 
         outcome.assert_nothing_wrong()
         assert outcome.missing <= outcome.packets / 100
+
+
+@pytest.mark.interop
+@pytest.mark.long
+def test_link_that_is_made_anew_is_used_again_and_the_other_one_all_the_time() -> None:
+    with TwoLinks(SECOND, "auto") as world:
+        world.write()
+        world.start_gateway()
+        edge = world.node("edge-1")
+        with world.traffic(flows(world.plan), rate=500):
+            time.sleep(1)
+        with world.traffic(flows(world.plan), rate=1000) as outcome:
+            time.sleep(1)
+            edge.ip(f"link delete {SECOND}")
+            time.sleep(2)
+            world.connect_second()
+            time.sleep(4)
+        show(f"the second link deleted and made anew: {outcome}")
+        before = world.report()
+        came = world.received(SECOND)
+        with world.traffic(flows(world.plan), rate=1000) as then:
+            time.sleep(2)
+        after = world.report()
+
+        outcome.assert_nothing_wrong()
+        # By the other link all that hv1 is sent by hv1 goes on: nobody of hv2's is in that.
+        on_hv1 = [flow for flow in outcome.flows if (flow.source.host, flow.target.host) == ("hv1", "hv1")]
+        assert on_hv1
+        assert [flow for flow in on_hv1 if outcome.lost(flow)] == []
+        then.assert_nothing_wrong()
+        assert then.missing == 0
+        mostly_carried_by(world, before, then)
+        assert after["fastpath"]["carried"] - before["fastpath"]["carried"] >= then.packets * 0.95
+        assert world.received(SECOND) - came >= then.packets * 0.4
+        assert {each["mode"] for each in after["fastpath"]["interfaces"]} == {"native"}

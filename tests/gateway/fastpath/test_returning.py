@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
+from pyroute2.netlink.exceptions import NetlinkError
 from trio.testing import MockClock
 
 from gateway.fastpath.attaching import GONE, TAKEN_OFF
@@ -86,7 +87,7 @@ class Machine:
         self.index: int | None = ETH1
         self.is_there = True
         self.is_ready = True
-        self.refusal: BpfRefused | None = None
+        self.refusal: Exception | None = None
         self.told = 0
         self.tried: list[float] = []
         self._attached = Attached("eth1", FastPathMode.NATIVE)
@@ -210,9 +211,20 @@ def test_interface_without_a_carrier_is_waited_for_without_longer_rests(while_wa
     assert len(while_watched(happening)) == 2
 
 
-def test_refusal_is_said_once_and_tried_ever_more_rarely(while_watched: WhileWatched) -> None:
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        BpfRefused(errno.EBUSY, "attaching to eth1", "program 7"),
+        NetlinkError(errno.EINTR, "program 7"),
+        PermissionError(errno.EACCES, "program 7"),
+    ],
+    ids=lambda refusal: type(refusal).__name__,
+)
+def test_refusal_is_said_once_and_tried_ever_more_rarely(
+    while_watched: WhileWatched, refusal: Exception
+) -> None:
     async def happening(machine: Machine) -> None:
-        machine.refusal = BpfRefused(errno.EBUSY, "attaching to eth1", "program 7 is attached there already")
+        machine.refusal = refusal
         machine.lose(ETH1)
         await trio.sleep(130)
         rests = [after - before for before, after in zip(machine.tried, machine.tried[1:], strict=False)]
