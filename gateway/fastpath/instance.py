@@ -133,7 +133,12 @@ class Instance:
             "tenant_debts": sizes.tenants,
             "peer_debts": sizes.peers,
         }
-        return cls(kernel.load(elf.read_object(OBJECT.read_bytes()), room), sizes, seed)
+        loaded = kernel.load(elf.read_object(OBJECT.read_bytes()), room)
+        try:
+            return cls(loaded, sizes, seed)
+        except BaseException:
+            loaded.close()
+            raise
 
     @property
     def program(self) -> int:
