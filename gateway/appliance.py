@@ -27,7 +27,7 @@ from gateway.operating import events, logs
 from gateway.operating.commands import Commands
 from gateway.operating.diary import Diary, diary_path
 from gateway.orders import Orders
-from gateway.paths import data_path
+from gateway.paths import Opened, data_path, opened
 from gateway.process import privileges, signals
 from gateway.process.output import standard_output
 from gateway.process.service_manager import ServiceManager
@@ -45,8 +45,12 @@ NOBODY = ServiceManager()
 def main(appliance: Appliance, read: Callable[[Path | None], Appliance]) -> int:
     """Run an appliance until it is told to stop, and return the process's exit code.
 
-    `read` reads a configuration, or for None the appliance's own once more, when that is asked for.
+    `read` reads a configuration, or for None the appliance's own once more, when that is asked for. Raises
+    ConfigurationError, perhaps within an exception group, where the machine does not fit the configuration.
     """
+    has = opened(appliance) if appliance.gateway or appliance.host is not None else None
+    if has is None or has.fastpath is None:
+        privileges.give_up_fast_path()  # while there is one thread
     with closing(standard_output()) as output:
         lines = logs.writing(output.write, appliance.log, time.monotonic)
         logging.basicConfig(handlers=[lines], level=logging.INFO)
@@ -54,12 +58,14 @@ def main(appliance: Appliance, read: Callable[[Path | None], Appliance]) -> int:
             faulthandler.enable()  # it says what hung, when the service manager ends us by SIGABRT for that
         signals.outlast()
         last_resort = LastResort(output.close)
-        trio.run(run, appliance, output.write, read, ServiceManager.from_environment(), last_resort.within)
+        manager = ServiceManager.from_environment()
+        trio.run(run, appliance, has, output.write, read, manager, last_resort.within)
     return 0
 
 
 async def run(
     appliance: Appliance,
+    has: Opened | None,
     write: Callable[[str], object],
     read: Callable[[Path | None], Appliance],
     manager: ServiceManager = NOBODY,
@@ -69,22 +75,20 @@ async def run(
 ) -> None:
     """Run an appliance's roles. Once every socket is open, report the scope that stops them.
 
-    `write` takes the lines of reports; like logging, it must neither block nor fail. `manager` is told how
-    we are. `end_within` is told how many seconds the end may take, from when a signal has asked for it.
-    Raises ConfigurationError, within an exception group, where the machine does
-    not fit the configuration.
+    `has` is what was opened for forwarding; None for a lookup service alone. `write` takes the lines of
+    reports; like logging, it must neither block nor fail. `manager` is told how we are. `end_within` is told
+    how many seconds the end may take, from when a signal has asked for it. Raises ConfigurationError, within
+    an exception group, where the machine does not fit the configuration.
     """
-    forwards = appliance.gateway or appliance.host is not None
-    if (forwards and appliance.underlay is None) or not (forwards or appliance.lookup):
-        problem = Problem("", "nothing to run: a role is needed, and [underlay] for [gateway] and [host]")
-        raise ConfigurationError([problem])
+    if has is None and appliance.lookup is None:
+        raise ConfigurationError([Problem("", "nothing to run: a role is needed")])
     diary = Diary(diary_path(appliance.state, appliance.name))
     with (
         trio.open_signal_receiver(*signals.heeded()) as received,
         events.kept(time.monotonic, diary.read()) as happenings,
     ):
         signals.release()
-        path = await data_path(appliance, happenings) if forwards else None
+        path = data_path(appliance, has, happenings) if has is not None else None
         async with trio.open_nursery() as watchers, _asyncio_thread(appliance) as loop:
             async with trio.open_nursery() as traffic:
                 lookout = Lookout(appliance, path, time.time, time.monotonic)

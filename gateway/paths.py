@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
 
-import trio
+import msgspec
 
 from gateway.builtin import Builtin
 from gateway.datapath import DataPath
@@ -24,28 +23,29 @@ from policies.model import Appliance, Engine, RecordsKept
 log = logging.getLogger("isthmus")
 
 
-async def data_path(appliance: Appliance, happenings: Events) -> DataPath:
-    """Make the data path: silent until it adopts a network. Raises ConfigurationError."""
-    attachment = await trio.to_thread.run_sync(_attach, appliance)
-    _warn_of_small_mtu(appliance, attachment.mtu)
-    directory = _directory(appliance)
-    if appliance.host is not None and appliance.host.driver == "openvswitch":
-        return OpenVswitchDriver(appliance, attachment.mtu, directory)
-    fastpath, reason = await _fast_path(appliance, attachment)
-    return Builtin(appliance, attachment, directory, happenings.turns(), fastpath, reason)
+class Opened(msgspec.Struct, frozen=True, eq=False):
+    """What is there of the data path before anything runs."""
+
+    attachment: Attachment
+    fastpath: FastPath | None = None
+    reason: str = ""
+    """Why there is no fast path, where one was tried."""
 
 
-async def _fast_path(appliance: Appliance, attachment: Attachment) -> tuple[FastPath | None, str]:
-    """Open the fast path, or return why there is none. Raises ConfigurationError where it is asked for."""
-    if appliance.engine is Engine.PYTHON or not appliance.gateway:
-        await trio.to_thread.run_sync(attaching.clean, appliance.name)
-        return None, ""
-    found = await trio.to_thread.run_sync(features.look, attachment.interfaces)
+def opened(appliance: Appliance) -> Opened:
+    """Find the underlay's interfaces, and attach the fast path to them where that is wanted and can be.
+
+    This blocks for about a second, and wants the capabilities for it. Raises ConfigurationError.
+    """
+    attachment = _attach(appliance)
+    if not appliance.wants_fastpath:
+        attaching.clean(appliance.name)
+        return Opened(attachment)
+    found = features.look(attachment.interfaces)
     reason = features.why_not(found, appliance.fastpath)
     if reason is None:
-        opening = partial(FastPath.open, appliance.name, found, appliance.fastpath)
         try:
-            return await trio.to_thread.run_sync(opening), ""
+            return Opened(attachment, FastPath.open(appliance.name, found, appliance.fastpath))
         except BpfRefused as refused:
             reason = f"was refused: {refused}"
     if appliance.engine is Engine.XDP:
@@ -54,9 +54,19 @@ async def _fast_path(appliance: Appliance, attachment: Attachment) -> tuple[Fast
         )
         raise ConfigurationError([Problem("appliance.engine", message)])
     # What an earlier process has left pinned would carry on beside Python, by what it was told then.
-    await trio.to_thread.run_sync(attaching.clean, appliance.name)
-    log.info("engine python: the fast path %s", reason, extra={"event": "engine"})
-    return None, reason
+    attaching.clean(appliance.name)
+    return Opened(attachment, reason=reason)
+
+
+def data_path(appliance: Appliance, has: Opened, happenings: Events) -> DataPath:
+    """Make the data path of what has been opened: silent until it adopts a network."""
+    _warn_of_small_mtu(appliance, has.attachment.mtu)
+    directory = _directory(appliance)
+    if appliance.host is not None and appliance.host.driver == "openvswitch":
+        return OpenVswitchDriver(appliance, has.attachment.mtu, directory)
+    if has.reason:
+        log.info("engine python: the fast path %s", has.reason, extra={"event": "engine"})
+    return Builtin(appliance, has.attachment, directory, happenings.turns(), has.fastpath, has.reason)
 
 
 def _directory(appliance: Appliance) -> Directory:

@@ -39,7 +39,11 @@ def judge(held: Capabilities, appliance: Appliance, *, is_running: bool) -> Iter
     has = used(appliance) & held
     yield Finding(AREA, Level.OK, f"{whose} has what its roles need: {_names(has) or 'nothing'}")
     if slow := used(appliance) - held:
-        yield Finding(AREA, Level.WARN, f"{whose} lacks {_names(slow)}: there is no fast path", advice)
+        why = (
+            "`isthmus status FILE` says why; if that is their lack: start it by the systemd unit, or as root"
+        )
+        words = f"{whose} lacks {_names(slow)}: there is no fast path"
+        yield Finding(AREA, Level.WARN, words, why if is_running else advice)
 
 
 def _names(capabilities: Iterable[int]) -> str:

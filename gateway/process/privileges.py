@@ -99,8 +99,7 @@ def give_up(appliance: Appliance, *read_later: Path) -> bool:
     ConfigurationError where that user is not there, cannot be become, or could not work, and
     RuntimeError if there are other threads, since they would keep all they have.
     """
-    if threading.active_count() > 1:
-        raise RuntimeError("privileges are given up by the only thread there is")
+    _check_alone()
     user = _user(appliance.user) if appliance.user else None
     before = _permitted()
     wanted = used(appliance)
@@ -123,6 +122,17 @@ def give_up(appliance: Appliance, *read_later: Path) -> bool:
     return True
 
 
+def give_up_fast_path() -> None:
+    """Give up for good what only a fast path needs, where there is none after all.
+
+    They stay in the bounding set, which takes CAP_SETPCAP to leave; but since `give_up` nobody below us gets
+    what we have not. Raises RuntimeError if there are other threads.
+    """
+    _check_alone()
+    left = _permitted() - _FAST_PATHS
+    _set(permitted=left, effective=left & _status_set("CapEff"))
+
+
 def in_words() -> str:
     """Say who runs this, and with which capabilities."""
     uid = os.geteuid()
@@ -136,6 +146,11 @@ def in_words() -> str:
     if others:
         known.append(f"{others} more" if known else f"{others} capabilities")
     return f"{name} with {', '.join(known)}" if known else f"{name} without capabilities"
+
+
+def _check_alone() -> None:
+    if threading.active_count() > 1:
+        raise RuntimeError("privileges are given up by the only thread there is")
 
 
 def _user(name: str) -> pwd.struct_passwd:

@@ -33,7 +33,7 @@ def test_node_without_a_data_path_answers_that_it_has_no_sites(tmp_path: Path) -
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
-            scope = await nursery.start(run, appliance, lambda _: None, lambda: appliance)
+            scope = await nursery.start(run, appliance, None, lambda _: None, lambda: appliance)
             path = control.socket_path(appliance.state, appliance.name)
             assert await trio.to_thread.run_sync(partial(control.ask, path, "sites")) == []
             scope.cancel()
@@ -66,7 +66,7 @@ def test_collector_of_cycles_passes_over_what_an_appliance_is_made_of(tmp_path: 
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
-            scope = await nursery.start(run, appliance, lambda _: None, lambda: appliance)
+            scope = await nursery.start(run, appliance, None, lambda _: None, lambda: appliance)
             assert gc.get_freeze_count() > 0
             scope.cancel()
 

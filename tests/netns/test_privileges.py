@@ -7,10 +7,12 @@ import pwd
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from gateway.lab.far_end import takes_redirected_frames
 from gateway.lab.laboratory import Laboratory
 from gateway.lab.namespaces import LabError
 from gateway.lab.processes import Process
@@ -79,12 +81,15 @@ def status(process: Process, key: str) -> str:
     return dict(line.split(":\t", 1) for line in text.splitlines())[key]
 
 
-def capabilities(process: Process) -> set[int]:
-    """Those that it, its threads and its children can have: all sets are alike."""
+HELD = ("CapPrm", "CapEff", "CapInh")
+
+
+def capabilities(process: Process, *kinds: str) -> set[int]:
+    """Those that it, its threads and its children can have: all sets are alike, or those of some kinds."""
     sets = set()
     for thread in Path(f"/proc/{process.pid}/task").iterdir():
         lines = (line.split(":\t") for line in (thread / "status").read_text().splitlines())
-        sets |= {int(value, 16) for key, value in lines if key in ("CapPrm", "CapEff", "CapInh", "CapBnd")}
+        sets |= {int(value, 16) for key, value in lines if key in (kinds or (*HELD, "CapBnd"))}
     return sets
 
 
@@ -108,6 +113,33 @@ def test_gateway_of_root_keeps_what_its_engine_uses_and_gets_nothing_back(
     assert capabilities(process) == {NET_BIND_SERVICE | NET_ADMIN | NET_RAW | more}
     assert status(process, "NoNewPrivs") == "1"
     process.wait_for(f"privileges: root with CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW{named}$")
+
+
+def test_gateway_whose_fast_path_is_refused_gives_up_what_only_that_needs(laboratory: Laboratory) -> None:
+    with ExitStack() as others:
+        laboratory.namespaces["edge-1"].call(others.enter_context, takes_redirected_frames("eth1"))
+        process = run(laboratory, gateway(laboratory.directory / "state", engine="auto"))
+        process.wait_for("ready")
+
+        process.wait_for("engine python: the fast path was refused")
+        assert capabilities(process, *HELD) == {NET_BIND_SERVICE | NET_ADMIN | NET_RAW}
+        process.wait_for("privileges: root with CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW$")
+
+
+def test_child_gets_nothing_back_of_what_a_fast_path_would_have_needed(laboratory: Laboratory) -> None:
+    program = (
+        "import subprocess\n"
+        "from gateway.process import privileges\n"
+        "from tests.configurations import edge_1\n"
+        "from policies.config import parse\n"
+        "privileges.give_up(parse(edge_1()))\n"
+        "privileges.give_up_fast_path()\n"
+        "subprocess.run(['cat', '/proc/self/status'], check=True)\n"
+    )
+    found = laboratory.namespaces["edge-1"].run(sys.executable, "-c", program).stdout
+    sets = dict(line.split(":\t", 1) for line in found.splitlines())
+    assert {int(sets[kind], 16) & (PERFMON | BPF) for kind in (*HELD, "CapAmb")} == {0}
+    assert int(sets["CapEff"], 16) & NET_ADMIN
 
 
 @pytest.mark.parametrize(("port", "kept"), [(7637, 0), (637, NET_BIND_SERVICE)])

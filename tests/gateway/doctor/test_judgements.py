@@ -83,6 +83,7 @@ def test_what_only_the_fast_path_needs_is_missed_by_those_who_insist_on_it() -> 
     ok, slow = privileges.judge(without, auto, is_running=True)
     assert (ok.level, slow.level) == (OK, WARN)
     assert slow.what == "the running appliance lacks CAP_PERFMON, CAP_BPF: there is no fast path"
+    assert "`isthmus status FILE` says why" in slow.advice, "it gives them up where it has none"
     assert levels(privileges.judge(without, xdp, is_running=True)) == [FAIL]
 
 
