@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 
 import msgspec
@@ -115,10 +116,41 @@ def test_interface_that_is_gone_keeps_the_others_from_nothing(machine: Namespace
         machine.ip(f"link delete {WEST}")
         before = program_of(fast)
         assert await fast._replace()
-        east, _ = fast._links.indices
+        east = fast._links.indices[0]
         assert links.attached(east) == program_of(fast) != before
         fast._links.look(fast._links.present())
         assert [each.is_there for each in fast._links.attached] == [True, False]
+
+    run(machine, do)
+
+
+def test_interface_that_comes_back_while_there_is_made_room_has_the_larger_program(
+    machine: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run_here(work: Callable[..., object], *arguments: object, **_: object) -> object:
+        await trio.lowlevel.checkpoint()
+        return work(*arguments)
+
+    # A thread that trio keeps may be in another network namespace.
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_here)
+
+    async def do(fast: FastPath, forwarder: Forwarder) -> None:
+        machine.ip(f"link delete {WEST}")
+        fast._links.look(fast._links.present())
+        machine.ip(
+            f"link add {WEST} type veth peer name {WEST}-far",
+            f"link set {WEST} up",
+            f"link set {WEST}-far up",
+        )
+        before = program_of(fast)
+        fast._crowded.set()
+        while len(fast._instances) == 1:
+            await trio.lowlevel.checkpoint()
+        index = socket.if_nametoindex(WEST)
+        assert await fast._come_back(WEST, index)
+        assert links.attached(index) == program_of(fast) != before
+        assert {link.program() for link in links_of(fast)} == {program_of(fast)}
+        assert fast._instances[0].port_of(index) == 1
 
     run(machine, do)
 

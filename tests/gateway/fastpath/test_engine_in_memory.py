@@ -17,7 +17,7 @@ from gateway.fastpath.features import Feature, Features, Interface
 from gateway.fastpath.hops import NextHop
 from gateway.fastpath.instance import Instance
 from gateway.fastpath.kernel import BpfRefused
-from gateway.fastpath.layout import CARRIES, IS_CARRIED, TEACHES, TENANT, VSIDS
+from gateway.fastpath.layout import CARRIES, INTERFACE, IS_CARRIED, TEACHES, TENANT, VSIDS
 from gateway.fastpath.places import Place
 from gateway.fastpath.sizes import Sizes
 from gateway.fastpath.status import Attached
@@ -241,3 +241,33 @@ async def test_hop_by_another_mac_of_ours_is_told_with_it(loader: Loader) -> Non
     assert b"\x02\xaa\0\0\0\1\x02\xee\0\0\0\2" in bytes(hops)
     config = loader.made[0].maps["config"].memory()
     assert b"\x02\xee\0\0\0\2" in bytes(config)
+
+
+@in_trio
+async def test_hops_by_an_interface_that_the_program_is_off_are_left_to_python_until_it_is_back(
+    loader: Loader,
+) -> None:
+    edge = Edge(loader)
+    await edge.adopt()
+    reaching, instance = edge.fast.reaching, edge.fast._instances[0]
+    peers, number = loader.made[0].maps["peers"].memory().cast("Q"), instance.peers.find(pa("hv1"))
+    assert number is not None
+    reaching.reached(pa("hv1"), NextHop(7, b"\x02\xee\0\0\0\1", b"\x02\xaa\0\0\0\1"))
+    assert peers[number] >> 32
+
+    reaching.attached(())
+    assert not peers[number] >> 32
+    reaching.attached((7,))
+    assert peers[number] >> 32
+
+    reaching.attached(())
+    reaching.moved("eth1", 9)
+    reaching.came_back(Interface("eth1", 9, 1600, b"\x02\xee\0\0\0\2"))
+    reaching.reached(pa("hv1"), NextHop(9, b"\x02\xee\0\0\0\2", b"\x02\xaa\0\0\0\1"))
+    assert not peers[number] >> 32
+    reaching.attached((9,))
+    assert peers[number] >> 32
+    assert (instance.port_of(7), instance.port_of(9)) == (None, 0)
+    config = bytes(loader.made[0].maps["config"].memory())
+    assert INTERFACE.pack(9, b"\x02\xee\0\0\0\2") in config
+    assert b"\x02\xee\0\0\0\1" not in config
