@@ -34,8 +34,6 @@ from gateway.fastpath.routes import Routes
 from policies.addresses import ProviderAddress
 from policies.errors import MalformedPacket
 
-__all__ = ["NextHop", "NextHops", "NextHopsStatus", "Unresolved"]
-
 MOST_AT_ONCE = 64
 """Questions; putting their answers to use takes about half a millisecond."""
 LONGEST_TURN = 0.0005

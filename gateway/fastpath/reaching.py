@@ -11,8 +11,9 @@ from collections.abc import Callable, Collection, Sequence
 import trio
 
 from gateway.fastpath.features import Interface
+from gateway.fastpath.hops import NextHop
 from gateway.fastpath.instance import Instance
-from gateway.fastpath.nexthops import NextHop, NextHops, NextHopsStatus
+from gateway.fastpath.nexthops import NextHops, NextHopsStatus
 from gateway.fastpath.peers import destinations_of, owners_of, packed_hop
 from gateway.fastpath.sizes import Full
 from gateway.forwarding.node import Node

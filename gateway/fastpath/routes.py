@@ -43,8 +43,6 @@ from gateway.fastpath.rtnetlink import (
 from gateway.fastpath.upkeep import Entry, Upkeep
 from policies.addresses import Address, ProviderAddress
 
-__all__ = ["NextHop", "Routes", "Unresolved", "Why"]
-
 ROUND = 0.1
 """Seconds from the beginning of a round, in which routes are asked for anew, to the next, at the least."""
 ROUND_PER_ADDRESS = 150e-6
