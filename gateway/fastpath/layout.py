@@ -83,20 +83,21 @@ DROPPED = {
 class Passed(IntEnum):
     """Why the program leaves a packet to Python."""
 
-    NOT_CARRIED = 16
-    GROUP = 17
-    NOT_IP = 18
-    UNUSUAL = 19
-    NEIGHBOUR = 20
-    ICMP_ERROR = 21
-    SOURCE = 22
-    SITE = 23
-    NO_RECORD = 24
-    NO_NEXT_HOP = 25
-    TOO_BIG = 26
-    HOP_LIMIT = 27
-    TEACH = 28
-    CONTENDED = 29
+    UNUSUAL_OUTER = 16
+    NOT_CARRIED = 17
+    GROUP = 18
+    NOT_IP = 19
+    UNUSUAL = 20
+    NEIGHBOUR = 21
+    ICMP_ERROR = 22
+    SOURCE = 23
+    SITE = 24
+    NO_RECORD = 25
+    NO_NEXT_HOP = 26
+    TOO_BIG = 27
+    HOP_LIMIT = 28
+    TEACH = 29
+    CONTENDED = 30
 
     @property
     def word(self) -> str:

@@ -15,6 +15,7 @@
 enum { ETHERNET_LENGTH = 14, IPV4_LENGTH = 20, IPV6_LENGTH = 40, GRE_LENGTH = 8 };
 enum { ETHERTYPE_IPV4 = NETWORK16(0x0800), ETHERTYPE_IPV6 = NETWORK16(0x86DD) };
 enum { ICMP = 1, TCP = 6, UDP = 17, GRE = 47, ICMPV6 = 58 };
+enum { HOP_BY_HOP = 0, ROUTING = 43, FRAGMENT = 44, AUTHENTICATION = 51, DESTINATION = 60 }; /* of IPv6 */
 enum { SYN = 0x02, ACK = 0x10 };
 enum { NOT_ECT, ECT_1, ECT_0, CE };
 
@@ -57,6 +58,27 @@ struct gre {
     __u16 protocol;
     __u32 key; /* VSID, and FlowID in the last octet */
 };
+
+#define MOST_EXTENSIONS 8
+
+/* Whether an IPv6 packet is GRE behind extension headers, of which the first is at `at` and of this type. One with more
+ * of them than anybody needs is taken for such. */
+static __noinline int is_gre_behind(const __u8 *at, const void *end, __u8 type)
+{
+    for (int i = 0; i < MOST_EXTENSIONS; i++) {
+        __u32 length;
+
+        if (type == GRE)
+            return 1;
+        if ((type != HOP_BY_HOP && type != ROUTING && type != FRAGMENT && type != DESTINATION) ||
+            at + 8 > (const __u8 *)end)
+            return 0;
+        length = type == FRAGMENT ? 8 : (at[1] + 1) * 8;
+        type = at[0];
+        at += length;
+    }
+    return 1;
+}
 
 /* How long a frame is. The compiler is kept from doing sums with the pointers, which the verifier would not have. */
 static __always_inline __u64 length_of(const struct xdp_md *context)
@@ -123,9 +145,8 @@ static __always_inline int read_inner(const void *start, const void *end, int is
         tuple->destination[0] = header->destination[0];
         tuple->destination[1] = header->destination[1];
         upper = (const __u8 *)(header + 1);
-        /* Hop-by-hop, routing, fragment, authentication and destination options. */
-        if (tuple->protocol == 0 || tuple->protocol == 43 || tuple->protocol == 44 || tuple->protocol == 51 ||
-            tuple->protocol == 60)
+        if (tuple->protocol == HOP_BY_HOP || tuple->protocol == ROUTING || tuple->protocol == FRAGMENT ||
+            tuple->protocol == AUTHENTICATION || tuple->protocol == DESTINATION)
             return UNUSUAL;
     } else {
         const struct ipv4 *header = start;

@@ -22,13 +22,14 @@ enum outcome {
     RATE_LIMITED,
     PUNT_LIMITED,
     FIRST_PASSED = 16,
-    NOT_CARRIED = FIRST_PASSED, /* the tenant is not for this program, or not now */
-    GROUP,                      /* to everybody in the virtual subnet */
-    NOT_IP,                     /* ARP, and what is no packet at all */
-    UNUSUAL,                    /* options, fragments, extension headers, or malformed */
-    NEIGHBOUR,                  /* neighbour discovery */
-    ICMP_ERROR,                 /* in a tenant with access rules, which judge what it quotes */
-    SOURCE,                     /* no record says that its source is behind this sender */
+    UNUSUAL_OUTER = FIRST_PASSED, /* what the kernel alone reads of GRE: options, fragments, extension headers */
+    NOT_CARRIED,                  /* the tenant is not for this program, or not now */
+    GROUP,                        /* to everybody in the virtual subnet */
+    NOT_IP,                       /* ARP, and what is no packet at all */
+    UNUSUAL,                      /* options, fragments, extension headers, or malformed */
+    NEIGHBOUR,                    /* neighbour discovery */
+    ICMP_ERROR,                   /* in a tenant with access rules, which judge what it quotes */
+    SOURCE,                       /* no record says that its source is behind this sender */
     SITE,
     NO_RECORD,
     NO_NEXT_HOP,

@@ -100,7 +100,9 @@ def _ipv4() -> Iterator[Case]:
 
 def _ipv6() -> Iterator[Case]:
     padding = bytes((47, 0, 1, 4, 0, 0, 0, 0))
-    fragment = struct.pack("!BxHI", 47, 1, 7)
+    to_options, to_udp = bytes((60,)) + padding[1:], bytes((17,)) + padding[1:]
+    long_options = bytes((60, 2, 1, 20)) + bytes(20)
+    fragment, udp_part = (struct.pack("!BxHI", protocol, 1, 7) for protocol in (47, 17))
     for words, packet, expected in (
         ("UDP to us", ipv6(_FROM_V6, _TO_V6, _PAYLOAD, next_header=17), _NOT_DELIVERED),
         ("GRE to another provider address", ipv6(_FROM_V6, pa("hv2", 6), _PAYLOAD), _NOT_DELIVERED),
@@ -114,7 +116,14 @@ def _ipv6() -> Iterator[Case]:
             ipv6(_FROM_V6, _TO_V6, padding + _PAYLOAD, next_header=60),
             Passed(Why.OUTER_FORM, _GOES_ON),
         ),
+        (
+            "three extension headers",
+            ipv6(_FROM_V6, _TO_V6, to_options + long_options + padding + _PAYLOAD, next_header=0),
+            Passed(Why.OUTER_FORM, _GOES_ON),
+        ),
+        ("UDP behind options", ipv6(_FROM_V6, _TO_V6, to_udp + _PAYLOAD, next_header=60), _NOT_DELIVERED),
         ("a fragment header", ipv6(_FROM_V6, _TO_V6, fragment + _PAYLOAD, next_header=44), _BROKEN),
+        ("a fragment of UDP", ipv6(_FROM_V6, _TO_V6, udp_part + _PAYLOAD, next_header=44), _NOT_DELIVERED),
         ("version 4", ipv6(_FROM_V6, _TO_V6, _PAYLOAD, version=4), _BROKEN),
         (
             "a length above the frame's",

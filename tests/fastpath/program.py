@@ -25,7 +25,7 @@ from gateway.forwarding.pipeline import Forwarder
 from gateway.lab.namespaces import Namespace
 from policies.addresses import ProviderAddress, Vsid
 from tests.fastpath.oracle import NOW, Metered, Oracle
-from tests.fastpath.outcomes import Forwarded, Why, World
+from tests.fastpath.outcomes import Forwarded, NotDelivered, Passed, Why, World
 from tests.fastpath.scenes import INTERFACES, OWN_MACS
 from tests.properties.machine import Processor
 
@@ -41,9 +41,9 @@ _NOT_COUNTED: _Reasons = frozenset()
 
 COUNTED_AS: dict[Why, _Reasons] = {
     Why.NOT_OURS: _NOT_COUNTED,
-    Why.OUTER_FORM: _NOT_COUNTED,
-    Why.LOOP: frozenset({layout.Passed.NOT_CARRIED}),
-    Why.MALFORMED: frozenset({layout.Passed.UNUSUAL}),
+    Why.OUTER_FORM: frozenset({layout.Passed.UNUSUAL_OUTER}),
+    Why.LOOP: frozenset({layout.Passed.NOT_CARRIED, layout.Passed.UNUSUAL_OUTER}),
+    Why.MALFORMED: frozenset({layout.Passed.UNUSUAL, layout.Passed.UNUSUAL_OUTER}),
     Why.NOT_IP: frozenset({layout.Passed.NOT_IP}),
     Why.NEIGHBOURS: frozenset({layout.Passed.NOT_IP, layout.Passed.NEIGHBOUR, layout.Passed.GROUP}),
     Why.DHCP: frozenset({layout.Passed.GROUP, layout.Passed.NO_RECORD}),
@@ -65,14 +65,12 @@ COUNTED_AS: dict[Why, _Reasons] = {
 }
 """As which of its reasons the program counts what it leaves to Python."""
 
-UNCOUNTED = frozenset({Why.NOT_OURS, Why.OUTER_FORM, Why.LOOP, Why.MALFORMED})
-"""What it may leave without counting it: nobody's packet, as far as it has read it."""
 
-
-def may_count(why: Why) -> list[tuple[str, ...]]:
-    """What may have been counted of one packet that is left to Python."""
-    nothing: list[tuple[str, ...]] = [()] if why in UNCOUNTED else []
-    return nothing + [(reason.word,) for reason in COUNTED_AS[why]]
+def may_count(passed: Passed) -> list[tuple[str, ...]]:
+    """What may have been counted of one packet that is left to Python: all is that Python is given of GRE."""
+    is_nobodys = passed.why is Why.NOT_OURS or isinstance(passed.python, NotDelivered)
+    nothing: list[tuple[str, ...]] = [()] if is_nobodys else []
+    return nothing + [(reason.word,) for reason in COUNTED_AS[passed.why]]
 
 
 class Left(msgspec.Struct, frozen=True):

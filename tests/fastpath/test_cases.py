@@ -104,7 +104,7 @@ def test_program_decides_as_the_case_says_or_passes_for_the_reason_that_it_names
     if isinstance(expected, Passed):
         assert isinstance(ran.outcome, Left)
         assert ran.outcome.frame == case.frame
-        assert ran.outcome.counted in may_count(expected.why)
+        assert ran.outcome.counted in may_count(expected)
         assert ran.drops == {}
     elif isinstance(expected, Dropped):
         assert ran.outcome == Ended()

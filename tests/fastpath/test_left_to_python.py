@@ -13,8 +13,8 @@ from tests.fastpath.cases_carried import DB, OTHER_DB, OTHER_WEB, ROUTED, WEB
 from tests.fastpath.cases_found import AT_SITES
 from tests.fastpath.outcomes import Forwarded
 from tests.fastpath.program import Ended, Left, Machine
-from tests.fastpath.scenes import WORLD, world
-from tests.fastpath.wire import arriving, forwarded, routed, with_ip
+from tests.fastpath.scenes import WORLD, pa, world
+from tests.fastpath.wire import arriving, arriving_packet, forwarded, ipv4, routed, with_ip
 from tests.networks import frame
 
 pytestmark = pytest.mark.netns
@@ -80,6 +80,18 @@ def test_what_is_not_proven_to_be_from_a_vm_is_on_account_of_the_host_that_sent_
         assert OF_EACH <= passed <= OF_EACH * (1 + _MEANWHILE)
     # The same tenant's by another host, and what one of its VMs has really sent.
     assert program.flood(arriving(broken, sender="hv2"), "eth2", OF_EACH) == (OF_EACH, {})
+    assert program.flood(arriving(MISS), "eth1", THOUGHT_ABOUT) == (THOUGHT_ABOUT, {})
+
+
+def test_flood_of_gre_that_only_the_kernel_reads_costs_python_no_more_than_a_tenants(
+    machine: Machine,
+) -> None:
+    program = machine.within(WORLD)
+    packet = ipv4(pa("stranger"), pa("edge-1"), arriving(ROUTED)[34:], options=bytes(4))
+    passed, drops = program.flood(arriving_packet(packet), "eth1", 2 * THOUGHT_ABOUT)
+    assert drops == {(LIMITED, ""): 2 * THOUGHT_ABOUT - passed}
+    assert OF_EACH <= passed <= OF_EACH * (1 + _MEANWHILE)
+    # Whoever sends as it should be is none the worse for it.
     assert program.flood(arriving(MISS), "eth1", THOUGHT_ABOUT) == (THOUGHT_ABOUT, {})
 
 

@@ -110,7 +110,7 @@ def test_the_program_decides_as_the_pipeline_does(processors: Processors) -> Non
 
     assert EVERYTHING - set(seen) == set()
     assert {each for each in seen if each.startswith("left to Python")} <= EVERYTHING | {
-        "left to Python: uncounted"  # too short for GRE, or larger than a driver hands over in one piece
+        "left to Python: uncounted"  # larger than a driver hands over in one piece
     }
 
 
