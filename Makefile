@@ -33,7 +33,7 @@ demo: .venv/ready ## show two tenants with the same addresses, isolated and conn
 	@command -v ip >/dev/null || { echo 'The demo needs the command ip: sudo apt install iproute2'; exit 1; }
 	@$(BIN)/isthmus demo
 
-test: check ## run the checks, then every test that fits in a quarter of an hour
+test: check ## run the checks, then every test that fits in twenty minutes
 	@$(call pytest,$(TESTS))
 
 check: .venv/installed ## check format, lint, types, imports, and the programs for the kernel against their C
