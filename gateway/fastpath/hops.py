@@ -6,6 +6,7 @@ import enum
 
 import msgspec
 
+from gateway.fastpath.rtnetlink import LARGEST_MTU
 from policies.addresses import Address, ProviderAddress
 
 Key = tuple[int, bytes]
@@ -13,11 +14,15 @@ Key = tuple[int, bytes]
 
 
 class NextHop(msgspec.Struct, frozen=True, gc=False):
-    """Where packets to an address go: out of which interface, from which MAC address to which."""
+    """Where packets to an address go: out of which interface, from which MAC address to which.
+
+    `mtu` is the interface's: what is redirected there and larger is lost without a word.
+    """
 
     interface: int
     source_mac: bytes
     destination_mac: bytes
+    mtu: int = LARGEST_MTU
 
 
 class Why(enum.Enum):

@@ -17,6 +17,7 @@ from gateway.fastpath.layout import (
     words_of,
 )
 from gateway.fastpath.places import Place, Places
+from gateway.fastpath.rtnetlink import LARGEST_MTU
 from gateway.fastpath.sizes import Full
 from gateway.forwarding.node import Node
 from gateway.forwarding.pmtu import OVERHEAD_IPV4, OVERHEAD_IPV6, PathMtu
@@ -148,19 +149,22 @@ def packed_hop(
     """Return how an address is reached from one of ours, as the program reads it.
 
     `port` is the number that the program has for the hop's interface. How large packets may be is what is
-    known of the path `now`, in octets of the inner packet.
+    known of the path `now`, in octets of the inner packet. Where the hop's interface carries less than the
+    underlay did, Python has what is larger: the kernel tells it so.
     """
     over_ipv6 = len(address) == 16
     ipv4, ipv6 = (paths.customer_mtu(address, version, now) for version in (4, 6))
-    largest = paths.underlay_mtu - (OVERHEAD_IPV6 if over_ipv6 else OVERHEAD_IPV4)
+    overhead = OVERHEAD_IPV6 if over_ipv6 else OVERHEAD_IPV4
+    largest = paths.underlay_mtu - overhead
+    carried = max(hop.mtu - overhead, 0) if hop.mtu < LARGEST_MTU else LARGEST_MTU
     return HOP.pack(
         (OVER_IPV6 if over_ipv6 else 0)
         | (ZERO_FLOW_ID if zero_flow_id else 0)
         # What IPv6 is owed at least is more than this underlay carries (RFC 8200 section 5).
         | (NO_IPV6 if ipv6 > largest else 0),
         port,
-        min(ipv4, 0xFFFF),
-        min(ipv6, 0xFFFF),
+        min(ipv4, carried),
+        min(ipv6, carried),
         hop.destination_mac,
         hop.source_mac,
         source.ljust(16, b"\0"),

@@ -71,6 +71,7 @@ class Routes:
         """Only next hops out of these interfaces are of use."""
         self._interfaces = frozenset(interfaces)
         self._links: dict[int, bytes] = {}  # the MACs of those that work
+        self._mtus: dict[int, int] = {}  # and theirs
         self._watched: dict[ProviderAddress, _Watched] = {}
         self._neighbours: dict[Key, Entry] = {}
         self._in_order: dict[int, list[ProviderAddress]] | None = None  # of each size, for prefixes
@@ -352,12 +353,13 @@ class Routes:
         if link.interface not in self._interfaces:
             return []
         mac = link.mac if link.is_up else b""
-        if mac == self._links.get(link.interface, b""):
+        before = self._links.get(link.interface, b""), self._mtus.get(link.interface, 0)
+        if before == (mac, link.mtu if mac else 0):
             return []
         if mac:
-            self._links[link.interface] = mac
+            self._links[link.interface], self._mtus[link.interface] = mac, link.mtu
         else:
-            del self._links[link.interface]
+            del self._links[link.interface], self._mtus[link.interface]
         changes: list[Changed] = []
         for neighbour in self._neighbours.values():
             if neighbour.key[0] == link.interface:
@@ -374,7 +376,9 @@ class Routes:
     def _settle(self, neighbour: Entry, now: float) -> list[Changed]:
         own = self._links.get(neighbour.key[0])
         is_there = neighbour.state & USABLE and len(neighbour.mac) == 6
-        hop = NextHop(neighbour.key[0], own, neighbour.mac) if own and is_there else None
+        hop = None
+        if own and is_there:
+            hop = NextHop(neighbour.key[0], own, neighbour.mac, self._mtus[neighbour.key[0]])
         if own:
             self._upkeep.arrange(neighbour, now)
         if hop == neighbour.hop:

@@ -32,6 +32,7 @@ REACHABLE, STALE, DELAY, PROBE, FAILED, NOARP, PERMANENT = 2, 4, 8, 16, 32, 64, 
 USABLE = REACHABLE | STALE | DELAY | PROBE | NOARP | PERMANENT
 
 UNICAST = 1  # RTN_UNICAST
+LARGEST_MTU = 0xFFFF
 
 _AF_UNSPEC, _AF_INET, _AF_INET6 = 0, 2, 10
 _FAMILY_OF_SIZE = {4: _AF_INET, 16: _AF_INET6}
@@ -50,7 +51,7 @@ _UP, _RUNNING, _LOWER_UP = 1, 0x40, 0x10000
 _WORKING = _UP | _RUNNING | _LOWER_UP
 _ETHERNET = 1  # ARPHRD_ETHER
 
-_LINK_ADDRESS, _LINK_EXTENSIONS = 1, 29
+_LINK_ADDRESS, _LINK_MTU, _LINK_EXTENSIONS = 1, 4, 29
 _SKIP_STATISTICS = 8
 _ROUTE_DESTINATION, _ROUTE_SOURCE, _ROUTE_INTERFACE, _ROUTE_GATEWAY = 1, 2, 4, 5
 _ROUTE_MULTIPATH, _ROUTE_VIA, _ROUTE_ENCAPSULATION = 9, 18, 21
@@ -75,6 +76,8 @@ class Link(msgspec.Struct, frozen=True, gc=False):
     mac: bytes
     has_turned: bool
     """Whether it came up, went down or vanished just now."""
+    mtu: int = LARGEST_MTU
+    """In octets of a packet; the largest one where the kernel says nothing."""
 
 
 class Neighbour(msgspec.Struct, frozen=True, gc=False):
@@ -188,10 +191,15 @@ def _link(is_gone: bool, datagram: bytes, start: int, end: int) -> Link | None:
     # What is of another family is a bridge's port or such, and the interface itself stays as it was.
     if family != _AF_UNSPEC:
         return None
-    mac = _attributes(datagram, start + _LINK.size, end).get(_LINK_ADDRESS, b"")
+    found = _attributes(datagram, start + _LINK.size, end)
+    mac, mtu = found.get(_LINK_ADDRESS, b""), found.get(_LINK_MTU, _NUMBER.pack(LARGEST_MTU))
+    if len(mtu) != _NUMBER.size:
+        raise MalformedPacket(f"an MTU of {len(mtu)} bytes")
     is_ethernet = device == _ETHERNET and len(mac) == 6
     is_up = not is_gone and flags & _WORKING == _WORKING
-    return Link(interface, is_up, mac if is_ethernet else b"", is_gone or bool(changed & _WORKING))
+    has_turned = is_gone or bool(changed & _WORKING)
+    largest = min(_NUMBER.unpack(mtu)[0], LARGEST_MTU)
+    return Link(interface, is_up, mac if is_ethernet else b"", has_turned, largest)
 
 
 def _neighbour(is_gone: bool, datagram: bytes, start: int, end: int) -> Neighbour | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from gateway.fastpath.hops import NextHop
@@ -88,6 +89,19 @@ def test_path_that_carries_less_does_so_until_that_is_old() -> None:
 
 def test_underlay_larger_than_a_packet_can_be_allows_the_largest() -> None:
     assert hop(pa("hv1"), PathMtu(70_000))[2:4] == (0xFFFF, 0xFFFF)
+
+
+@pytest.mark.parametrize(("version", "largest"), [(4, 1400 - 42), (6, 1400 - 62)])
+def test_interface_that_carries_less_than_the_underlay_leaves_what_is_larger_to_python(
+    version: int, largest: int
+) -> None:
+    address, own = pa("hv1", version), OWN_IPV6 if version == 6 else OWN
+    narrow = msgspec.structs.replace(WAY, mtu=1400)
+
+    packed = HOP.unpack(packed_hop(address, own, narrow, 3, PathMtu(1500), 0, zero_flow_id=False))
+
+    assert packed[2:4] == (largest, largest)
+    assert not packed[0] & NO_IPV6
 
 
 ROOM = 8

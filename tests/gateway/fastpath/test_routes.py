@@ -275,6 +275,14 @@ def test_link_with_another_mac_takes_effect_at_once(kernel: Kernel) -> None:
     assert changes == [Changed(FAR, NextHop(EAST, own_mac(EAST, 9), MAC))]
 
 
+def test_link_with_another_mtu_takes_effect_at_once(kernel: Kernel) -> None:
+    routes = watching(kernel, FAR)
+
+    changes = routes.hear(Link(EAST, True, own_mac(EAST), False, 1400), 1.0)
+
+    assert changes == [Changed(FAR, NextHop(EAST, own_mac(EAST), MAC, 1400))]
+
+
 def test_route_that_goes_takes_the_hops_by_it_at_once_and_the_next_one_is_asked_for(kernel: Kernel) -> None:
     list(kernel.add_route(b"\xc6\x33\x64\0", 24, WEST, ROUTER_WEST))
     routes = watching(kernel, FAR, FAR6, NEAR)

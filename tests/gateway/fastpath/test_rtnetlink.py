@@ -25,11 +25,11 @@ def message(kind: int, body: bytes, sequence: int = 0) -> bytes:
     return struct.pack("=IHHII", 16 + len(body), kind, 0, sequence, 0) + body
 
 
-def link(kind: int = 16, family: int = 0, device: int = 1, flags: int = UP, changed: int = 0) -> bytes:
-    return message(
-        kind,
-        struct.pack("=BxHiII", family, device, 7, flags, changed) + attribute(3, b"u0\0") + attribute(1, MAC),
-    )
+def link(
+    *attributes: bytes, kind: int = 16, family: int = 0, device: int = 1, flags: int = UP, changed: int = 0
+) -> bytes:
+    body = struct.pack("=BxHiII", family, device, 7, flags, changed)
+    return message(kind, body + attribute(3, b"u0\0") + attribute(1, MAC) + b"".join(attributes))
 
 
 def neighbour(
@@ -58,6 +58,8 @@ ROUTER6 = bytes.fromhex("fe80" + "00" * 13 + "01")
         (link(flags=UP & ~0x40), Link(7, False, MAC, False)),
         (link(kind=17), Link(7, False, MAC, True)),
         (link(device=772), Link(7, True, b"", False)),  # loopback is no Ethernet
+        (link(attribute(4, struct.pack("=I", 1400))), Link(7, True, MAC, False, 1400)),
+        (link(attribute(4, struct.pack("=I", 1 << 20))), Link(7, True, MAC, False, 0xFFFF)),
         (link(kind=17, family=7), None),  # it left a bridge
         (neighbour(), Neighbour(7, b"\n\0\0\1", MAC, 2)),
         (neighbour(kind=29), Neighbour(7, b"\n\0\0\1", MAC, 0)),
