@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from tests.fastpath import cases_carried, cases_found, cases_inner, cases_marks, cases_outer, cases_permitted
+from tests.fastpath import (
+    cases_carried,
+    cases_found,
+    cases_inner,
+    cases_marks,
+    cases_outer,
+    cases_permitted,
+    cases_sources,
+)
 
 CASES = (
     *cases_carried.CASES,
     *cases_outer.CASES,
     *cases_inner.CASES,
     *cases_marks.CASES,
+    *cases_sources.CASES,
     *cases_found.CASES,
     *cases_permitted.CASES,
 )

@@ -1,22 +1,15 @@
-"""Cases of whom a packet is from and whom it is for: records, routes, and what stands in their place."""
+"""Cases of whom a packet is for: records, routes, and what stands in their place."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import ip_network
 
 import msgspec
 from scapy.packet import Packet
 
 from gateway.forwarding.drops import DropReason
 from policies.addresses import CustomerAddress, ProviderAddress
-from policies.model import (
-    AddressHop,
-    CustomerRoute,
-    Port,
-    SiteHop,
-    Translation,
-)
+from policies.model import Port, Translation
 from tests.fastpath.cases_carried import (
     DB,
     OTHER_DB,
@@ -28,191 +21,15 @@ from tests.fastpath.cases_carried import (
     WEB,
     with_macs,
 )
+from tests.fastpath.cases_sources import coming_from
 from tests.fastpath.outcomes import Case, Dropped, Forwarded, GoesOn, Passed, Told, Why, World
-from tests.fastpath.scenes import BEHIND, WORLD, pa, record, tenant, vsid, world
+from tests.fastpath.scenes import WORLD, pa, record, vsid, world
+from tests.fastpath.ways import AT_SITES, DEFAULT, FIREWALL, firewall_without, via
 from tests.fastpath.wire import arriving, forwarded, routed, with_ip
-from tests.networks import OSLO, SEATTLE, frame, mac, router_mac, site
+from tests.networks import frame, mac, router_mac
 
 _SPOOFED = Dropped(DropReason.SPOOFED_SOURCE)
 _GOES_ON = forwarded(routed(ROUTED))
-
-
-def _via(*routes: tuple[str, str]) -> World:
-    """A network in which routes lead by VMs: prefixes, each with the address of its VM."""
-    return world(
-        tenant(
-            routes=tuple(
-                CustomerRoute(ip_network(prefix), AddressHop(CustomerAddress.parse(ca)))
-                for prefix, ca in routes
-            )
-        )
-    )
-
-
-FIREWALL = _via(("198.18.0.0/15", "10.0.2.6"), ("fd77::/32", "fd00:2::6"))
-"""Behind db .6, which is on hv1."""
-DEFAULT = _via(("0.0.0.0/0", "10.0.2.6"), ("::/0", "fd00:2::6"))
-"""The same for all that is nobody's."""
-AT_SITES = world(
-    tenant(
-        sites=(site("seattle", *SEATTLE), site("oslo", *OSLO, gateway="edge-2")),
-        routes=(
-            CustomerRoute(ip_network("10.0.2.6/32"), SiteHop("seattle")),
-            CustomerRoute(ip_network("10.0.2.9/32"), SiteHop("oslo")),
-        ),
-    )
-)
-
-
-def _from(description: str, sent: Packet, python: object, at: World = WORLD, *, sender: str = "hv1") -> Case:
-    assert isinstance(python, Forwarded | Dropped | Told)
-    return Case(description, arriving(sent, sender=sender), Passed(Why.SENDER, python), at, BEHIND[sender])
-
-
-def _sources() -> Iterator[Case]:
-    yield _from(
-        "from another host than its record says: its claim may be on its way", ROUTED, _GOES_ON, sender="hv2"
-    )
-    yield _from(
-        "switched, from another host than its record says",
-        SWITCHED,
-        forwarded(SWITCHED, subnet="web", ttl=63),
-        sender="hv2",
-    )
-    yield _from("from a VM that has no record yet", ROUTED, _GOES_ON, world(without=("10.0.1.5",)))
-    moved = world(more=(record("web", 5, "hv2"),))
-    yield Case(
-        "from the host that its VM has moved to",
-        arriving(ROUTED, sender="hv2"),
-        _GOES_ON,
-        moved,
-        "eth2",
-    )
-    yield _from("from the host that its VM has left", ROUTED, _GOES_ON, moved)
-    elsewhere = msgspec.structs.replace(record("web", 5, "hv2"), host="hv1")
-    odd = world(more=(elsewhere,))
-    yield _from("by a record whose address is not its host's, from the host", ROUTED, _GOES_ON, odd)
-    yield _from("by such a record, from the address", ROUTED, _GOES_ON, odd, sender="hv2")
-    yield Case(
-        "by such a record, from another address of whom that is",
-        arriving(ROUTED, sender="hv2", version=6),
-        Passed(Why.SENDER, _GOES_ON),
-        odd,
-        "eth2",
-    )
-    nobodys = msgspec.structs.replace(record("web", 5, "hv1"), host="")
-    yield _from("by a record that names no host", ROUTED, _GOES_ON, world(more=(nobodys,)))
-    foreign = world(more=(record("web", 5, "hv3"),))
-    yield _from(
-        "by a record at a host that may not hold the tenant, from there",
-        ROUTED,
-        _SPOOFED,
-        foreign,
-        sender="hv3",
-    )
-    yield _from("by a record at a host that may not hold the tenant, from another", ROUTED, _GOES_ON, foreign)
-    for source, switched in (
-        ("0.0.0.0", _SPOOFED),
-        ("127.0.0.1", _SPOOFED),
-        ("0.1.2.3", _SPOOFED),
-        ("169.254.1.1", _SPOOFED),
-        ("240.0.0.1", _SPOOFED),
-        ("255.255.255.255", _SPOOFED),
-        ("224.0.0.5", _SPOOFED),
-        ("8.8.8.8", _SPOOFED),
-        ("10.0.1.1", _SPOOFED),
-        ("10.0.2.1", _SPOOFED),
-    ):
-        yield _from(f"from {source}, routed", with_ip(ROUTED, src=source), _SPOOFED)
-        yield _from(f"from {source}, switched", with_ip(SWITCHED, src=source), switched)
-    for source in ("::", "::1", "ff02::5", "2001:db8:ffff::1", "fd00:1::1", "fe80::1", "::ffff:10.0.1.5"):
-        yield _from(f"from {source}, routed", with_ip(ROUTED_V6, src=source), _SPOOFED)
-        yield _from(f"from {source}, switched", with_ip(SWITCHED_V6, src=source), _SPOOFED)
-    yield _from(
-        "from a link-local address, routed", with_ip(ROUTED_V6, src="fe80::5"), Dropped(DropReason.NO_ROUTE)
-    )
-    sent = with_ip(SWITCHED_V6, src="fe80::5")
-    yield _from("from a link-local address, switched", sent, forwarded(sent, subnet="web", ttl=63, sent=None))
-    yield _from(
-        "from what is at a site, but by a host", with_ip(ROUTED, src="172.16.0.5"), _SPOOFED, AT_SITES
-    )
-    yield _from(
-        "from an address of a subnet that is at a site, but by its old host",
-        with_ip(ROUTED, src="10.0.2.6"),
-        _SPOOFED,
-        AT_SITES,
-    )
-
-
-def _sources_behind_vms() -> Iterator[Case]:
-    for words, version, source in (("IPv4", 4, "198.18.0.5"), ("IPv6", 6, "fd77::5")):
-        sent = with_ip(frame("red", WEB, OTHER_WEB, version=version), src=source)
-        in_web = with_macs(sent, router_mac("red", "web"), mac("red", *OTHER_DB))
-        yield Case(
-            f"from behind a VM in {words}, by the VM's host: its own subnet has not sent it",
-            arriving(in_web),
-            forwarded(routed(in_web, to=OTHER_WEB), subnet="web", sent=None),
-            FIREWALL,
-        )
-        yield Case(
-            f"from behind a VM in {words}, by another host",
-            arriving(in_web, sender="hv2"),
-            Passed(Why.SENDER, forwarded(routed(in_web, to=OTHER_WEB), subnet="web", sent=None)),
-            FIREWALL,
-            "eth2",
-        )
-        yield Case(
-            f"from behind a VM in {words} that a default route leads through",
-            arriving(in_web),
-            forwarded(routed(in_web, to=OTHER_WEB), subnet="web", sent=None),
-            DEFAULT,
-        )
-    for source in (
-        "0.0.0.0",
-        "127.0.0.1",
-        "0.1.2.3",
-        "169.254.1.1",
-        "240.0.0.1",
-        "255.255.255.255",
-        "224.0.0.5",
-    ):
-        sent = with_ip(with_macs(ROUTED, router_mac("red", "web"), mac("red", *OTHER_DB)), src=source)
-        yield _from(f"from {source}, though a default route leads by the sender", sent, _SPOOFED, DEFAULT)
-    for source in ("::", "::1", "ff02::5", "fe80::1"):
-        sent = with_ip(with_macs(ROUTED_V6, router_mac("red", "web"), mac("red", *OTHER_DB)), src=source)
-        yield _from(f"from {source}, though a default route leads by the sender", sent, _SPOOFED, DEFAULT)
-    sent = with_ip(with_macs(ROUTED_V6, router_mac("red", "web"), mac("red", *OTHER_DB)), src="fe80::5")
-    yield _from(
-        "from a link-local address, routed, though a default route leads by the sender",
-        sent,
-        Dropped(DropReason.NO_ROUTE),
-        DEFAULT,
-    )
-    sent = with_ip(with_macs(SWITCHED_V6, mac("red", *OTHER_WEB), mac("red", *OTHER_DB)), src="fe80::5")
-    yield _from(
-        "from a link-local address, switched, though a default route leads by the sender",
-        sent,
-        forwarded(sent, subnet="web", ttl=63, sent=None),
-        DEFAULT,
-    )
-    sent = with_ip(ROUTED, src="198.18.0.5")
-    yield _from(
-        "from behind a VM that has no record", sent, forwarded(routed(sent), sent=None), _without("10.0.2.6")
-    )
-    yield _from(
-        "from behind a VM that is itself behind another",
-        sent,
-        _SPOOFED,
-        _via(("198.18.0.0/15", "198.18.0.1")),
-    )
-
-
-def _without(ca: str) -> World:
-    gone = CustomerAddress.parse(ca)
-    return msgspec.structs.replace(
-        FIREWALL,
-        records=tuple(each for each in FIREWALL.records if each.ca != gone or each.vsid != vsid("red", "db")),
-    )
 
 
 def _destinations() -> Iterator[Case]:
@@ -304,7 +121,7 @@ def _destinations() -> Iterator[Case]:
         misplaced,
     )
     sent = with_ip(ROUTED, src="10.0.2.77")
-    yield _from(
+    yield coming_from(
         "from an address that has a record in another subnet than its route leads to",
         sent,
         forwarded(routed(sent), sent="db"),
@@ -318,7 +135,7 @@ def _destinations() -> Iterator[Case]:
         Passed(Why.TO_GATEWAY, Told(DropReason.TO_GATEWAY)),
         usurped,
     )
-    yield _from(
+    yield coming_from(
         "from the gateway's address, which has a record besides",
         with_ip(ROUTED, src="10.0.1.1"),
         _SPOOFED,
@@ -348,7 +165,7 @@ def _destinations_behind_vms() -> Iterator[Case]:
         expected = python if words == "a VM" else Passed(Why.DESTINATION, python)
         assert isinstance(expected, Forwarded | Passed)
         yield Case(f"to {words}, where a default route leads by another", arriving(sent), expected, DEFAULT)
-    nobodys = _via(("240.0.0.0/8", "10.0.2.6"), ("224.0.0.0/3", "10.0.2.6"))
+    nobodys = via(("240.0.0.0/8", "10.0.2.6"), ("224.0.0.0/3", "10.0.2.6"))
     for words, destination, at in (
         ("127.0.0.1 by a default route", "127.0.0.1", DEFAULT),
         ("240.0.0.1 by a route of its own", "240.0.0.1", nobodys),
@@ -365,8 +182,10 @@ def _destinations_behind_vms() -> Iterator[Case]:
             nobodys,
         )
     sent = with_ip(with_macs(ROUTED, router_mac("red", "web"), mac("red", *OTHER_DB)), src="240.0.0.1")
-    yield _from("from 240.0.0.1, though a route of its own leads by the sender", sent, _SPOOFED, nobodys)
-    over = _via(("10.0.2.5/32", "10.0.2.6"))
+    yield coming_from(
+        "from 240.0.0.1, though a route of its own leads by the sender", sent, _SPOOFED, nobodys
+    )
+    over = via(("10.0.2.5/32", "10.0.2.6"))
     yield Case(
         "to a VM whose own address a route leads through another VM",
         arriving(ROUTED),
@@ -384,13 +203,13 @@ def _destinations_behind_vms() -> Iterator[Case]:
         "to what is behind a VM that has no record",
         with_ip(ROUTED, dst="198.18.0.5"),
         Told(DropReason.NO_RECORD),
-        _without("10.0.2.6"),
+        firewall_without("10.0.2.6"),
     )
     yield _misses(
         "to what is behind a VM that is itself behind another",
         with_ip(ROUTED, dst="198.18.0.5"),
         Told(DropReason.NO_ROUTE),
-        _via(("198.18.0.0/15", "198.19.0.1"), ("198.19.0.0/16", "10.0.2.6")),
+        via(("198.18.0.0/15", "198.19.0.1"), ("198.19.0.0/16", "10.0.2.6")),
     )
     sent = with_macs(
         with_ip(frame("red", WEB, OTHER_WEB), dst="198.18.0.5"), mac("red", *OTHER_WEB), mac("red", *WEB)
@@ -460,8 +279,6 @@ def _misses(description: str, sent: Packet, python: Forwarded | Dropped | Told, 
 
 
 CASES = (
-    *_sources(),
-    *_sources_behind_vms(),
     *_destinations(),
     *_destinations_behind_vms(),
     *_macs(),

@@ -10,10 +10,10 @@ from scapy.compat import raw
 from gateway.fastpath import layout
 from gateway.forwarding.drops import DropReason
 from tests.fastpath.cases_carried import DB, OTHER_DB, OTHER_WEB, ROUTED, WEB
-from tests.fastpath.cases_found import AT_SITES
 from tests.fastpath.outcomes import Forwarded
 from tests.fastpath.program import Ended, Left, Machine
 from tests.fastpath.scenes import WORLD, pa, world
+from tests.fastpath.ways import AT_SITES
 from tests.fastpath.wire import arriving, arriving_packet, forwarded, ipv4, routed, with_ip
 from tests.networks import frame
 
