@@ -7,9 +7,7 @@ that a packet alone says what should have become of it: `Layout` says how.
 from __future__ import annotations
 
 import ipaddress
-import os
 import struct
-import threading
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -21,7 +19,6 @@ from typing import Self
 import msgspec
 
 from gateway.fastpath import elf, kernel
-from gateway.lab.namespaces import Namespace
 from policies.addresses import Vsid, gateway_mac
 
 OBJECT = Path(__file__).with_name("numbered.bpf.o")
@@ -40,11 +37,6 @@ _TALKER = struct.Struct("=4s16s4s")
 _PLACE = struct.Struct("=16sII")
 _OFFENDER = struct.Struct("=QQQQII192s")
 _CONTEXT = struct.Struct("=IIIIII")  # struct xdp_md: data, data_end, data_meta, interface, queue, egress
-
-_AT_ONCE = 64
-"""Frames in a batch: as many as the kernel's own budget of one look at a queue."""
-_IN_A_CALL = 1 << 15
-_TICK = 0.005
 
 
 class Kind(IntEnum):
@@ -400,64 +392,3 @@ class Numbered:
     def _records_of(self, tenant: str) -> tuple[int, int]:
         indices = [subnet.index for subnet in SUBNETS if subnet.tenant == tenant]
         return indices[0] << self.layout.shift, len(indices) << self.layout.shift
-
-
-class Stream:
-    """Has packets made and sent, from a namespace and by one processor, until it is left.
-
-    `rate` is how many a second, and may be changed meanwhile; None: as many as go.
-    """
-
-    def __init__(
-        self, numbered: Numbered, namespace: Namespace, processor: int | None, rate: float | None = None
-    ) -> None:
-        self._numbered = numbered
-        self._namespace = namespace
-        self._processor = processor
-        self.rate = rate
-        self._ended = threading.Event()
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self.seconds = 0.0
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ended.set()
-        self._thread.join()
-        if self._error is not None and error is None:
-            raise self._error
-
-    @property
-    def has_failed(self) -> bool:
-        return self._error is not None
-
-    def _run(self) -> None:
-        try:
-            self._namespace.call(self._send)
-        except BaseException as error:  # raised again where the stream is left
-            self._error = error
-
-    def _send(self) -> None:
-        if self._processor is not None:
-            os.sched_setaffinity(0, [self._processor])
-        program = self._numbered.programs["generate"]
-        frame = bytes(FRAME_OCTETS)
-        began = then = time.monotonic()
-        owed = 0.0
-        while not self._ended.is_set():
-            due = _IN_A_CALL
-            if self.rate is not None:
-                now = time.monotonic()
-                owed, then = owed + (now - then) * self.rate, now
-                due = min(int(owed), _IN_A_CALL)
-                if due <= 0:
-                    self._ended.wait(_TICK)
-                    continue
-                owed -= due
-            kernel.test_run(program, frame, repeat=due, live=True, batch=_AT_ONCE)
-        self.seconds = time.monotonic() - began

@@ -21,7 +21,8 @@ from tests.soak.account import PUNT_LIMITED, REASONS, Account
 from tests.soak.changes import Changer, Done
 from tests.soak.edge import BURST, LOOKUP_PORT, Edge
 from tests.soak.gauges import Watch
-from tests.soak.numbered import FLOOD, SUBNETS, USUAL_CHANCES, Kind, Layout, Numbered, Stream
+from tests.soak.numbered import FLOOD, SUBNETS, USUAL_CHANCES, Kind, Layout, Numbered
+from tests.soak.stream import Stream
 
 pytestmark = pytest.mark.netns
 
