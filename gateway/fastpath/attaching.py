@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from gateway.fastpath import drivers, features, links
@@ -258,17 +258,21 @@ def _take_over(pins: Path, indices: dict[int, str], settings: FastPathSettings) 
     """Open the links that are pinned, if they are those that there would be now."""
     if not settings.pinned or not _is_there(pins):
         return None
-    opened = [link for pin in sorted(pins.iterdir()) if (link := links.open_pinned(pin)) is not None]
-    modes = {FastPathMode(link.mode.value) for link in opened}
-    if {link.ifindex for link in opened} == indices.keys() and settings.mode in {FastPathMode.AUTO, *modes}:
-        places = [
-            _Place(indices[link.ifindex], link.ifindex, _pin_of(pins, indices[link.ifindex]), link)
-            for link in opened
-        ]
-        return Links(places, settings, are_taken_over=True)
-    for link in opened:
-        link.close()
-    return None
+    with ExitStack() as stack:
+        found = map(links.open_pinned, sorted(pins.iterdir()))
+        opened = [stack.enter_context(link) for link in found if link is not None]
+        modes = {FastPathMode(link.mode.value) for link in opened}
+        if {link.ifindex for link in opened} != indices.keys() or settings.mode not in {
+            FastPathMode.AUTO,
+            *modes,
+        }:
+            return None
+        stack.pop_all()
+    places = [
+        _Place(indices[link.ifindex], link.ifindex, _pin_of(pins, indices[link.ifindex]), link)
+        for link in opened
+    ]
+    return Links(places, settings, are_taken_over=True)
 
 
 def _put_back(link: Link, program: int) -> None:

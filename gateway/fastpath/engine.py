@@ -27,7 +27,7 @@ from gateway.fastpath.grace import wait_for_readers
 from gateway.fastpath.images import TenantImage, images_of
 from gateway.fastpath.instance import Instance
 from gateway.fastpath.kernel import BpfRefused
-from gateway.fastpath.layout import CARRIES, TEACHES
+from gateway.fastpath.layout import CARRIES, TEACHES, VSIDS
 from gateway.fastpath.peers import owners_of
 from gateway.fastpath.reaching import Reaching
 from gateway.fastpath.records import blocks_of, for_each_record, sizes_for
@@ -193,6 +193,9 @@ class FastPath:
             self._all_is_written(observed)
         except Full:
             if not await self._replace():
+                if self._knows_too_few():
+                    self._is_written = False
+                    self._switch()
                 self._crowded.set()
                 if not self._is_ours:
                     await self._leave_all()
@@ -205,6 +208,14 @@ class FastPath:
                 self._instances[0].carry(name, is_carried=not self._is_observed(name))
         self._is_written = True
         self._switch()
+
+    def _knows_too_few(self) -> bool:
+        """Whether the program would drop as nobody's what Python knows: it has found no room for that."""
+        instance = self._instances[0]
+        vsids = (vsid for image in self._images.values() for vsid, _ in image.vsids)
+        return any(instance.peers.find(address) is None for address in owners_of(self._tables)) or any(
+            instance.places.find(VSIDS, vsid, 0) is None for vsid in vsids
+        )
 
     async def _leave_all(self) -> None:
         """Leave everything to Python where an earlier process's program would go on by what that was told."""
@@ -368,14 +379,12 @@ class FastPath:
             instance.take_debts(old)
             instance.switch(self._flags())
             await trio.to_thread.run_sync(self._links.replace, instance.program, old.program)
-        except Full:
+        except BaseException as error:
             self._instances.remove(instance)
             instance.close()
-            raise
-        except BpfRefused as refused:
-            self._instances.remove(instance)
-            instance.close()
-            log.error("the fast path could not be made larger: %s", refused, extra={"event": "fastpath"})
+            if not isinstance(error, BpfRefused):
+                raise
+            log.error("the fast path could not be made larger: %s", error, extra={"event": "fastpath"})
             return False
         self._instances.remove(old)
         self._is_ours = True

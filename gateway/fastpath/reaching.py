@@ -65,7 +65,7 @@ class Reaching:
         watched = destinations_of(tables, node)
         self._hops.replace(watched, watched)
         for gone in self.known.keys() - watched.keys():
-            del self.known[gone]
+            self.reached(gone, None)
 
     def settle(self, instance: Instance) -> None:
         """Tell an instance what is ours."""

@@ -18,6 +18,7 @@ from gateway.fastpath.hops import NextHop
 from gateway.fastpath.instance import Instance
 from gateway.fastpath.kernel import BpfRefused
 from gateway.fastpath.layout import CARRIES, INTERFACE, IS_CARRIED, TEACHES, TENANT, VSIDS
+from gateway.fastpath.peers import owners_of
 from gateway.fastpath.places import Place
 from gateway.fastpath.sizes import Sizes
 from gateway.fastpath.status import Attached
@@ -229,6 +230,60 @@ async def test_room_that_is_refused_is_asked_for_again_and_no_reload_waits_for_i
         assert edge.links.program > PROGRAM
         assert (edge.flags, edge.carried) == (CARRIES, 2)
         nursery.cancel_scope.cancel()
+
+
+@in_trio
+async def test_host_that_there_is_no_room_for_is_left_to_python_and_not_taken_for_a_stranger(
+    loader: Loader,
+) -> None:
+    without_hv4 = msgspec.structs.replace(WORLD.network, hosts=WORLD.network.hosts[:-1])
+    peers = len(owners_of(Tables.compile(without_hv4)))
+    edge = Edge(loader, sizes=msgspec.structs.replace(SIZES, peers=peers + 1))
+    await edge.adopt(without_hv4)
+    assert edge.flags == CARRIES
+    loader.refusal = BpfRefused(errno.ENOMEM, "making a map")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(edge.fast._grow)
+        await edge.adopt(WORLD.network)
+        assert edge.flags == 0
+
+        loader.refusal = None
+        await trio.sleep(61)
+        assert (edge.flags, edge.carried) == (CARRIES, 2)
+        nursery.cancel_scope.cancel()
+
+
+@in_trio
+async def test_instance_that_is_not_finished_is_given_up_with_whoever_waited_for_it(loader: Loader) -> None:
+    edge = Edge(loader)
+    await edge.adopt()
+    with trio.CancelScope() as scope:
+
+        def load(sizes: Sizes) -> Instance:
+            scope.cancel()
+            return Instance.load(sizes, 2)
+
+        edge.fast._load = load
+        await edge.fast._replace()
+
+    await edge.adopt(world(tenant(limits=Limits(1_000_000, 10_000))).network)
+    assert [made.is_open for made in loader.made] == [True, False]
+
+
+@in_trio
+async def test_address_that_is_somebodys_again_has_no_next_hop_of_before(loader: Loader) -> None:
+    edge = Edge(loader)
+    await edge.adopt()
+    edge.fast.reaching.reached(pa("hv4"), NextHop(7, b"\x02\xee\0\0\0\1", b"\x02\xaa\0\0\0\1"))
+    hosts = WORLD.network.hosts
+    await edge.adopt(
+        msgspec.structs.replace(WORLD.network, hosts=[each for each in hosts if each.name != "hv4"])
+    )
+
+    await edge.adopt(WORLD.network)
+    number = edge.fast._instances[0].peers.find(pa("hv4"))
+    assert number is not None
+    assert not loader.made[0].maps["peers"].memory().cast("Q")[number] >> 32
 
 
 @in_trio
