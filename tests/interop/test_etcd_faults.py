@@ -50,6 +50,7 @@ def test_member_paused_while_everybody_is_connected_to_it(cluster: Cluster) -> N
         storm.go_on()
 
 
+@pytest.mark.long
 def test_leader_paused_and_back(cluster: Cluster) -> None:
     leader = cluster.leader()
     with Storm(cluster, [cluster.settings(members=[leader, *cluster.others(leader)])] * 2) as storm:
@@ -99,6 +100,7 @@ def test_member_that_has_lost_the_others_is_left(cluster: Cluster) -> None:
         storm.go_on()
 
 
+@pytest.mark.long
 def test_leader_that_has_lost_the_others_is_left(cluster: Cluster) -> None:
     leader = cluster.leader()
     with Storm(cluster, [cluster.settings(members=[leader, *cluster.others(leader)])] * 2) as storm:
