@@ -6,6 +6,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
 
+import msgspec
 import pytest
 import trio
 
@@ -66,9 +67,9 @@ class Network:
     def index(self, name: str) -> int:
         return self.machine.call(socket.if_nametoindex, name)
 
-    def hop(self, name: str, mac: str) -> NextHop:
+    def hop(self, name: str, mac: str, mtu: int = 1500) -> NextHop:
         own = {"u0": "020000000000", "u1": "020000000001"}[name]
-        return NextHop(self.index(name), bytes.fromhex(own), bytes.fromhex(mac.replace(":", "")))
+        return NextHop(self.index(name), bytes.fromhex(own), bytes.fromhex(mac.replace(":", "")), mtu)
 
     @property
     def by_east(self) -> NextHop:
@@ -440,11 +441,22 @@ def test_own_mac_that_changes_is_followed_at_once(network: Network) -> None:
     async def deed(watcher: Watcher) -> None:
         await watcher.comes(FAR, network.by_east)
         network.machine.ip("link set u0 address 02:00:00:00:00:77")
-        moved = NextHop(network.index("u0"), bytes.fromhex("020000000077"), network.by_east.destination_mac)
+        moved = msgspec.structs.replace(network.by_east, source_mac=bytes.fromhex("020000000077"))
         await watcher.comes(FAR, moved)
 
     told = run(network, deed, FAR).told
     assert all(hop is None or hop.source_mac[-1] == 0x77 for _address, hop in told[1:])
+
+
+def test_mtu_that_changes_is_followed_at_once(network: Network) -> None:
+    network.machine.ip("route add 203.0.113.0/24 via 10.0.0.254")
+
+    async def deed(watcher: Watcher) -> None:
+        for mtu in (1500, 1400, 1500):
+            network.machine.ip(f"link set u0 mtu {mtu}")
+            await watcher.comes(FAR, network.hop("u0", MAC_EAST, mtu))
+
+    run(network, deed, FAR)
 
 
 def test_interface_that_is_deleted_leaves_no_next_hop(network: Network) -> None:
