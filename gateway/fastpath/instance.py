@@ -66,9 +66,15 @@ class _Tenant(msgspec.Struct):
 
     number: int
     image: TenantImage
-    subnets: dict[Vsid, int]
     rules: tuple[int, int] = (0, 0)
     """How many, and the first."""
+
+
+class _Subnet(msgspec.Struct, frozen=True):
+    """A virtual subnet's present number, and whose it is."""
+
+    number: int
+    tenant: _Tenant
 
 
 class Instance:
@@ -102,7 +108,7 @@ class Instance:
         """Records that it would decide by, and that found no place."""
         self._seed = seed
         self._tenants: dict[str, _Tenant] = {}
-        self._of_vsid: dict[Vsid, _Tenant] = {}
+        self._subnets: dict[Vsid, _Subnet] = {}
         self._given = dict.fromkeys(("subnets", "tenants", "rules"), 0)
         self._request = bytearray(16)
         self._ports: dict[int, int] = {}
@@ -201,22 +207,22 @@ class Instance:
     def leave_new(self, vsids: Iterable[Vsid]) -> None:
         """Leave the packets of VSIDs to Python that nobody has had: they are not for this program to drop."""
         for vsid in vsids:
-            if vsid not in self._of_vsid:
+            if vsid not in self._subnets:
                 self.places.put(VSIDS, vsid, 0, Place(0, 0))
 
     def write(self, image: TenantImage) -> None:
         """Write a tenant by new numbers, which no packet is decided by yet. Raises Full."""
         number = self._next("tenants", self.sizes.tenants)
-        known = _Tenant(number, image, {})
+        known = _Tenant(number, image)
+        subnets: dict[Vsid, int] = {}
         for vsid, _ in image.vsids:
-            subnet = self._next("subnets", self.sizes.subnets)
-            known.subnets[vsid] = subnet
+            subnet = subnets[vsid] = self._next("subnets", self.sizes.subnets)
             SUBNET.pack_into(self._memory["subnets"], SUBNET.size * subnet, vsid, number)
             self._scopes.append(_scope(number))
             self.counts.subnets[subnet] = vsid
         self.counts.tenants[number] = image.name
         if not image.left_because:
-            names = {name: known.subnets[vsid] for vsid, name in image.vsids}
+            names = {name: subnets[vsid] for vsid, name in image.vsids}
             packed = list(packed_rules(image.rules, names))
             first = self._next("rules", self.sizes.rules, len(packed))
             known.rules = len(packed), first
@@ -229,15 +235,14 @@ class Instance:
             self._copy_debts(self, before.number, number)
         self._write_tenant(known, 0)
         self._tenants[image.name] = known
-        for vsid, _ in image.vsids:
-            self._of_vsid[vsid] = known
+        self._subnets.update((vsid, _Subnet(subnet, known)) for vsid, subnet in subnets.items())
 
     def carry(self, tenant: str, *, is_carried: bool = True) -> None:
         """Have a tenant's packets decided by what has been written last, or by Python. Raises Full."""
         known = self._tenants[tenant]
         self._write_tenant(known, IS_CARRIED if is_carried and not known.image.left_because else 0)
-        for vsid, subnet in known.subnets.items():
-            place = Place(0, subnet)
+        for vsid in self._vsids_of(known):
+            place = Place(0, self._subnets[vsid].number)
             if self.places.find(VSIDS, vsid, 0) != place and not self.places.put(VSIDS, vsid, 0, place):
                 raise Full
 
@@ -246,61 +251,67 @@ class Instance:
         known = self._tenants.pop(tenant, None)
         if known is None:
             return
-        for vsid in known.subnets:
-            if self._of_vsid.get(vsid) is known:
-                del self._of_vsid[vsid]
-                self.places.remove(VSIDS, vsid, 0)
+        self._forget(self._vsids_of(known))
 
     def forget_all_but(self, vsids: Collection[Vsid]) -> None:
         """Have each other VSID be nobody's."""
-        for vsid in self._of_vsid.keys() - set(vsids):
-            del self._of_vsid[vsid]
+        self._forget(self._subnets.keys() - set(vsids))
+
+    def _forget(self, vsids: Iterable[Vsid]) -> None:
+        for vsid in vsids:
+            del self._subnets[vsid]
             self.places.remove(VSIDS, vsid, 0)
+
+    def _vsids_of(self, tenant: _Tenant) -> list[Vsid]:
+        """Those of a tenant's that have not become another's since."""
+        return [
+            vsid
+            for vsid, _ in tenant.image.vsids
+            if (subnet := self._subnets.get(vsid)) is not None and subnet.tenant is tenant
+        ]
 
     def expect(self, vsid: Vsid, prefixes: Iterable[int]) -> None:
         """Have blocks ready for prefixes of a virtual subnet, as `blocks_for` has them."""
-        known = self._of_vsid.get(vsid)
-        if known is not None:
-            self.ipv4.expect(known.subnets[vsid], prefixes)
+        subnet = self._subnets.get(vsid)
+        if subnet is not None:
+            self.ipv4.expect(subnet.number, prefixes)
 
     def put(self, record: LookupRecord, tables: Tables) -> None:
         """Take a record over, or forget what was there, if the program may not decide by it."""
-        known, entry = self._of_vsid.get(record.vsid), tables.subnets.get(record.vsid)
-        if known is None or entry is None:
+        subnet, entry = self._subnets.get(record.vsid), tables.subnets.get(record.vsid)
+        if subnet is None or entry is None:
             return
         peer = self.peers.find(record.pa)
         if (
-            known.image.left_because
+            subnet.tenant.image.left_because
             or peer is None
             or not is_carried(record, entry.domain, tables, self.node)
         ):
             self.remove(record.vsid, record.ca)
             return
-        place = Place(known.subnets[record.vsid], peer, int.from_bytes(record.mac, "little"))
+        place = Place(subnet.number, peer, int.from_bytes(record.mac, "little"))
         first, second = words_of(record.ca)
         if len(record.ca) == 4:
             is_placed = self.ipv4.put(first, place)
         else:
-            is_placed = self.places.put(_scope(known.number, is_ipv6=True), first, second, place)
+            is_placed = self.places.put(_scope(subnet.tenant.number, is_ipv6=True), first, second, place)
         self.without_place += not is_placed
 
     def remove(self, vsid: Vsid, ca: bytes) -> None:
-        """Forget a record."""
-        known = self._of_vsid.get(vsid)
-        if known is not None:
-            self._remove(known, vsid, ca)
-
-    def _remove(self, known: _Tenant, vsid: Vsid, ca: bytes) -> None:
-        """Forget a record of a tenant's, unless the CA is in another of its subnets by now."""
+        """Forget a record, unless the CA is in another of its tenant's subnets by now."""
+        subnet = self._subnets.get(vsid)
+        if subnet is None:
+            return
         first, second = words_of(ca)
         if len(ca) == 4:
-            place = self.ipv4.find(_scope(known.number), first)
-            if place is not None and place.subnet == known.subnets[vsid]:
-                self.ipv4.remove(_scope(known.number), first)
+            scope = _scope(subnet.tenant.number)
+            place = self.ipv4.find(scope, first)
+            if place is not None and place.subnet == subnet.number:
+                self.ipv4.remove(scope, first)
             return
-        scope = _scope(known.number, is_ipv6=True)
+        scope = _scope(subnet.tenant.number, is_ipv6=True)
         place = self.places.find(scope, first, second)
-        if place is not None and place.subnet == known.subnets[vsid]:
+        if place is not None and place.subnet == subnet.number:
             self.places.remove(scope, first, second)
 
     def knows(self, tenant: str) -> bool:
@@ -322,7 +333,7 @@ class Instance:
     def numbers_of(self, tenant: str) -> tuple[int, tuple[Vsid, ...]] | None:
         """By which number a tenant is known now, and its virtual subnets."""
         known = self._tenants.get(tenant)
-        return (known.number, tuple(known.subnets)) if known is not None else None
+        return (known.number, tuple(vsid for vsid, _ in known.image.vsids)) if known is not None else None
 
     def take_debts(self, other: Instance) -> None:
         """Let nobody have a full burst because another instance takes over."""
@@ -334,7 +345,7 @@ class Instance:
     @property
     def records(self) -> int:
         """How many the program finds."""
-        return len(self.ipv4) + len(self.places) - len(self.peers) - len(self._of_vsid)
+        return len(self.ipv4) + len(self.places) - len(self.peers) - len(self._subnets)
 
     @property
     def capacity(self) -> int:
