@@ -11,7 +11,13 @@ from gateway.fastpath.layout import (
     END,
     IPV6_PLACE,
     MOST_RULES,
+    ROUTE,
+    ROUTE_ADDRESS,
+    ROUTE_KEY,
+    ROUTE_SITE,
+    ROUTE_SUBNET,
     RULE_HEAD,
+    scope_of,
 )
 from gateway.forwarding.admission import is_link_local, is_martian
 from gateway.forwarding.node import Node
@@ -26,6 +32,7 @@ from policies.model import (
     LookupRecord,
     NextHop,
     PortRange,
+    SiteHop,
     SubnetHop,
     Translation,
 )
@@ -134,6 +141,19 @@ def routes_of(image: TenantImage) -> Iterator[tuple[Prefix, NextHop | None]]:
     for prefix, hop in image.routes.items():
         is_nobodys = any(is_within(prefix, nobodys) for nobodys in NOBODYS_PREFIXES)
         yield prefix, None if is_nobodys and isinstance(hop, AddressHop) else hop
+
+
+def packed_routes(image: TenantImage, tenant: int) -> Iterator[tuple[bytes, bytes]]:
+    """Yield a tenant's routes as the program reads them, each with its key, by the tenant's number."""
+    for prefix, hop in routes_of(image):
+        kind, through = ROUTE_SUBNET, b""
+        if isinstance(hop, SiteHop):
+            kind = ROUTE_SITE
+        elif isinstance(hop, AddressHop):
+            kind, through = ROUTE_ADDRESS, bytes(hop.ca)
+        scope = scope_of(tenant, is_ipv6=prefix.version == 6)
+        key = ROUTE_KEY.pack(32 + prefix.prefixlen, scope, prefix.network_address.packed.ljust(16, b"\0"))
+        yield key, ROUTE.pack(kind, through.ljust(16, b"\0"))
 
 
 def packed_rules(rules: tuple[AccessRule, ...], numbers: Mapping[str, int]) -> Iterator[bytes]:

@@ -16,11 +16,10 @@ import msgspec
 from gateway.fastpath import elf, kernel
 from gateway.fastpath.blocks import Ipv4Records
 from gateway.fastpath.counts import Counts
-from gateway.fastpath.images import TenantImage, is_carried, packed_rules, routes_of
+from gateway.fastpath.images import TenantImage, is_carried, packed_routes, packed_rules
 from gateway.fastpath.layout import (
     BLOCK_WORDS,
     COST_SHIFT,
-    FIRST_SCOPE,
     HAS_RULES,
     INTERFACE,
     INTERFACES,
@@ -29,11 +28,6 @@ from gateway.fastpath.layout import (
     NOBODYS,
     OUTCOMES,
     OWN_ADDRESSES,
-    ROUTE,
-    ROUTE_ADDRESS,
-    ROUTE_KEY,
-    ROUTE_SITE,
-    ROUTE_SUBNET,
     RULE_OCTETS,
     SETTINGS,
     SETTINGS_INTERFACES_AT,
@@ -42,14 +36,15 @@ from gateway.fastpath.layout import (
     SUBNET,
     TENANT,
     VSIDS,
+    scope_of,
     words_of,
 )
 from gateway.fastpath.peers import HOPS_EACH, PeerTable
 from gateway.fastpath.places import Ipv4Places, Place, Places
 from gateway.fastpath.sizes import Full, Sizes
 from gateway.forwarding.node import Node
-from policies.addresses import Prefix, Vsid
-from policies.model import AddressHop, LookupRecord, NextHop, SiteHop
+from policies.addresses import Vsid
+from policies.model import LookupRecord
 from policies.tables import Tables
 
 OBJECT = Path(__file__).with_name("nvgre.bpf.o")
@@ -218,7 +213,7 @@ class Instance:
         for vsid, _ in image.vsids:
             subnet = subnets[vsid] = self._next("subnets", self.sizes.subnets)
             SUBNET.pack_into(self._memory["subnets"], SUBNET.size * subnet, vsid, number)
-            self._scopes.append(_scope(number))
+            self._scopes.append(scope_of(number))
             self.counts.subnets[subnet] = vsid
         self.counts.tenants[number] = image.name
         if not image.left_because:
@@ -228,8 +223,7 @@ class Instance:
             known.rules = len(packed), first
             for each, rule in enumerate(packed, first):
                 self._memory["rules"][RULE_OCTETS * each : RULE_OCTETS * (each + 1)] = rule
-            for prefix, hop in routes_of(image):
-                self._put_route(number, prefix, hop)
+            self._put_routes(image, number)
         before = self._tenants.get(image.name)
         if before is not None and before.image.limits == image.limits:
             self._copy_debts(self, before.number, number)
@@ -294,7 +288,7 @@ class Instance:
         if len(record.ca) == 4:
             is_placed = self.ipv4.put(first, place)
         else:
-            is_placed = self.places.put(_scope(subnet.tenant.number, is_ipv6=True), first, second, place)
+            is_placed = self.places.put(scope_of(subnet.tenant.number, is_ipv6=True), first, second, place)
         self.without_place += not is_placed
 
     def remove(self, vsid: Vsid, ca: bytes) -> None:
@@ -304,12 +298,12 @@ class Instance:
             return
         first, second = words_of(ca)
         if len(ca) == 4:
-            scope = _scope(subnet.tenant.number)
+            scope = scope_of(subnet.tenant.number)
             place = self.ipv4.find(scope, first)
             if place is not None and place.subnet == subnet.number:
                 self.ipv4.remove(scope, first)
             return
-        scope = _scope(subnet.tenant.number, is_ipv6=True)
+        scope = scope_of(subnet.tenant.number, is_ipv6=True)
         place = self.places.find(scope, first, second)
         if place is not None and place.subnet == subnet.number:
             self.places.remove(scope, first, second)
@@ -322,13 +316,13 @@ class Instance:
         """Give the place of a record back that a tenant had by an earlier number."""
         first, second = words_of(ca)
         if len(ca) == 4:
-            self.ipv4.remove(_scope(number), first)
+            self.ipv4.remove(scope_of(number), first)
         else:
-            self.places.remove(_scope(number, is_ipv6=True), first, second)
+            self.places.remove(scope_of(number, is_ipv6=True), first, second)
 
     def give_up(self, number: int) -> None:
         """Give back the blocks that a tenant had by an earlier number, once no packet is decided by that."""
-        self.ipv4.give_up(_scope(number))
+        self.ipv4.give_up(scope_of(number))
 
     def numbers_of(self, tenant: str) -> tuple[int, tuple[Vsid, ...]] | None:
         """By which number a tenant is known now, and its virtual subnets."""
@@ -402,20 +396,9 @@ class Instance:
         self._memory["tenants"][at + 8 : at + TENANT.size] = words[8:]
         self._memory["tenants"].cast("Q")[at // 8] = flags | count << 32
 
-    def _put_route(self, tenant: int, prefix: Prefix, hop: NextHop | None) -> None:
-        is_ipv6 = prefix.version == 6
-        address = prefix.network_address.packed.ljust(16, b"\0")
-        key = ROUTE_KEY.pack(32 + prefix.prefixlen, _scope(tenant, is_ipv6=is_ipv6), address)
-        kind, via = ROUTE_SUBNET, b""
-        if isinstance(hop, SiteHop):
-            kind = ROUTE_SITE
-        elif isinstance(hop, AddressHop):
-            kind, via = ROUTE_ADDRESS, bytes(hop.ca)
-        try:
-            self._loaded.maps["routes"].update(key, ROUTE.pack(kind, via.ljust(16, b"\0")))
-        except kernel.BpfRefused as refused:
-            raise Full("routes") from refused
-
-
-def _scope(tenant: int, *, is_ipv6: bool = False) -> int:
-    return FIRST_SCOPE + 2 * tenant + is_ipv6
+    def _put_routes(self, image: TenantImage, tenant: int) -> None:
+        for key, route in packed_routes(image, tenant):
+            try:
+                self._loaded.maps["routes"].update(key, route)
+            except kernel.BpfRefused as refused:
+                raise Full("routes") from refused

@@ -105,6 +105,11 @@ class Passed(IntEnum):
         return self.name.lower().replace("_", "-")
 
 
+def scope_of(tenant: int, *, is_ipv6: bool = False) -> int:
+    """Return the scope of a tenant's addresses, by the tenant's number."""
+    return FIRST_SCOPE + 2 * tenant + is_ipv6
+
+
 def words_of(address: bytes) -> tuple[int, int]:
     """Return an address, of either family, as the two words that a place has."""
     return int.from_bytes(address[:8], "little"), int.from_bytes(address[8:], "little")
