@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+from pyroute2.netlink.exceptions import NetlinkError
+
 from gateway.fastpath import drivers, features, links
 from gateway.fastpath.features import Features, Interface
 from gateway.fastpath.kernel import BpfRefused
@@ -19,6 +21,7 @@ from policies.model import FastPathMode, FastPathSettings
 
 GONE = "the interface is gone"
 TAKEN_OFF = "somebody has detached it"
+LOSES = "what a native program redirects there would be lost now"
 
 
 def pins_of(name: str) -> Path:
@@ -65,11 +68,19 @@ class Links:
                 place.why = why
 
     def look(self, present: Mapping[str, int | None]) -> None:
-        """See where it is still attached, by what `present` has returned: `attached` says so then."""
+        """See where it is still attached, by what `present` has returned: `attached` says so then.
+
+        Where what a native program sends by an interface would be lost by now, it is taken off that.
+        """
         for place in self._places:
             if place.is_there and not (place.is_attached() and present[place.name] == place.index):
                 place.is_there = False
                 place.why = GONE if present[place.name] != place.index else TAKEN_OFF
+        native = [place for place in self._places if place.is_there and place.mode is FastPathMode.NATIVE]
+        silent = _silent({place.index: place.name for place in native}) if native else []
+        for place in native:
+            if place.name in silent:
+                place.take_off(LOSES)
 
     def attach(self, program: int, names: Collection[str], found: Sequence[Interface]) -> None:
         """Attach a program to interfaces that it is off, in the mode that all there are can have.
@@ -102,7 +113,7 @@ class Links:
             return ""
         insists = self._settings.mode is FastPathMode.NATIVE
         reason = next(filter(None, map(features.why_not_native, found)), None)
-        if reason is None or insists:
+        if reason is None:
             try:
                 for place in (*comers, *others):
                     place.take(program, Mode.NATIVE)
@@ -179,6 +190,13 @@ class _Place:
             link.close()
             raise
         self.link, self.is_there = link, True
+
+    def take_off(self, why: str) -> None:
+        """Detach it as somebody else may: what is known of the link stays, for whoever uses that now."""
+        self.is_there, self.why = False, why
+        if self.link is not None:
+            with suppress(BpfRefused):  # of an interface that is gone
+                self.link.detach()
 
     def let_go(self) -> None:
         """Detach what is attached."""
@@ -286,8 +304,17 @@ def _put_back(link: Link, program: int) -> None:
 
 def _loses(indices: dict[int, str]) -> str:
     """Why what a native program redirects would be lost, as far as the kernel tells; empty: it would not."""
-    known = drivers.read() or {}
-    silent = [name for index, name in indices.items() if index in known and not known[index].sends]
+    silent = _silent(indices)
     if not silent:
         return ""
     return f"{', '.join(silent)} would lose what a native program redirects there"
+
+
+def _silent(indices: dict[int, str]) -> list[str]:
+    """The names of the interfaces of which the kernel tells that they do not send what is redirected."""
+    try:
+        known = drivers.read() or {}
+    except (OSError, NetlinkError):
+        # As where interfaces come and go meanwhile: the next look tells.
+        return []
+    return [name for index, name in indices.items() if index in known and not known[index].sends]

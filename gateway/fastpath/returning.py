@@ -11,15 +11,16 @@ from __future__ import annotations
 import errno
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import trio
 from pyroute2.netlink.exceptions import NetlinkError
 
 from gateway.fastpath import features, links
-from gateway.fastpath.attaching import GONE, Links
+from gateway.fastpath.attaching import GONE, LOSES, TAKEN_OFF, Links
 from gateway.fastpath.features import Interface
 from gateway.fastpath.kernel import BpfRefused
+from policies.model import FastPathMode
 
 log = logging.getLogger("isthmus")
 
@@ -35,6 +36,13 @@ CALM = 60.0
 """Seconds after that wait in which it has stayed attached, and the next wait is the first one again."""
 
 NO_CARRIER = "the interface is down, or has no carrier"
+
+_THEN = {
+    GONE: "it is waited for",
+    TAKEN_OFF: 'it will be attached again: engine = "python" switches it off',
+    LOSES: "it will be attached again as that can be now",
+}
+_TRIED = "it is tried now and then"
 
 _ABOUT = {"event": "fastpath"}
 
@@ -113,18 +121,14 @@ class Returning:
         there = {each.interface for each in self._links.attached if each.is_there}
         for each in self._links.attached:
             if each.interface in self._there - there:
-                then = (
-                    "it is waited for"
-                    if each.why == GONE
-                    else 'it will be attached again: engine = "python" switches it off'
-                )
                 what = "the fast path is no longer attached to %s: %s, and %s"
-                log.warning(what, each.interface, each.why, then, extra=_ABOUT)
+                log.warning(what, each.interface, each.why, _THEN.get(each.why, _TRIED), extra=_ABOUT)
         if self._there - there:
             self._lost()
         self._there = there
 
     async def _try(self, name: str, index: int, patience: Patience) -> None:
+        before = {each.interface: each.mode for each in self._links.attached if each.is_there}
         try:
             if not await self._attach(name, index):
                 self._links.say(name, NO_CARRIER)
@@ -137,9 +141,16 @@ class Returning:
             self._links.say(name, str(refused))
         else:
             self._there.add(name)
-            mode = next(each.mode for each in self._links.attached if each.interface == name)
-            log.info("the fast path is attached to %s again, %s", name, mode.value, extra=_ABOUT)
+            self._note_modes(name, before)
         patience.tried(trio.current_time())
+
+    def _note_modes(self, name: str, before: Mapping[str, FastPathMode]) -> None:
+        for each in self._links.attached:
+            how = f"{each.mode.value}{': ' if each.why else ''}{each.why}"
+            if each.interface == name:
+                log.info("the fast path is attached to %s again, %s", name, how, extra=_ABOUT)
+            elif each.is_there and before.get(each.interface, each.mode) is not each.mode:
+                log.info("the fast path has changed over on %s, too: %s", each.interface, how, extra=_ABOUT)
 
 
 def come_back(attached: Links, program: int, name: str, index: int, least_mtu: int) -> Interface | None:

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from gateway.fastpath.returning import LOOK_EVERY, SETTLING
+from gateway.fastpath.attaching import LOSES
+from gateway.fastpath.returning import LONGEST_WAIT, LOOK_EVERY, SETTLING
 from gateway.lab.far_end import takes_redirected_frames
 from gateway.lab.namespaces import Namespace, connect, tool
 from gateway.lab.topology import UPLINK
@@ -111,6 +112,43 @@ def test_program_that_is_detached_from_outside_is_back_soon(world: NumberedWorld
     assert program_of(world) == before
     carried_by_the_program(world)
     assert re.search(r'somebody has detached it.*engine = "python" switches it off', world.gateway.output())
+
+
+@pytest.mark.parametrize(
+    ("mode", "then"),
+    [("auto", "generic"), pytest.param("native", "detached", marks=IN_THE_LONG_RUN)],
+)
+def test_far_end_that_takes_redirected_frames_no_longer_costs_what_is_sent_until_that_is_seen(
+    world: NumberedWorld, mode: str, then: str
+) -> None:
+    world.write(change=lambda text: f'{text}\n[fastpath]\nmode = "{mode}"\n')
+    running(world)
+    assert mode_of(world) == "native"
+
+    def lose_it() -> None:
+        world._far_ends.close()
+        time.sleep(LOOK_EVERY + SETTLING)  # the machine may be busy
+
+    During(world, f"its far end takes no redirected frames, {mode}", settling=SOON)(lose_it)
+
+    assert mode_of(world) == then
+    status = world.isthmus("status").stdout
+    show(status)
+    assert f"{UPLINK} is a veth whose far end has neither GRO nor a program of XDP" in status
+    log = world.gateway.output()
+    assert re.search(rf"no longer attached to {UPLINK}: {LOSES}", log)
+    if mode == "auto":
+        assert re.search(rf"attached to {UPLINK} again, generic: {UPLINK} is a veth", log)
+        carried_by_the_program(world)
+        return
+    # By itself, once the far end is as it was.
+    gateway = world.plan.gateways[0]
+    world.router.call(world._far_ends.enter_context, takes_redirected_frames(gateway.name))
+    began = time.monotonic()
+    while mode_of(world) != "native":
+        assert time.monotonic() - began < LONGEST_WAIT
+        time.sleep(0.2)
+    carried_by_the_program(world)
 
 
 @pytest.mark.interop

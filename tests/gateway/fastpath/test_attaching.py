@@ -12,7 +12,7 @@ from typing import Concatenate, ParamSpec
 import pytest
 
 from gateway.fastpath import attaching, features, kernel, links
-from gateway.fastpath.attaching import GONE, TAKEN_OFF, Links
+from gateway.fastpath.attaching import GONE, LOSES, TAKEN_OFF, Links
 from gateway.fastpath.elf import read_object
 from gateway.fastpath.features import Features
 from gateway.fastpath.kernel import BpfRefused
@@ -38,6 +38,7 @@ class Machine:
     def __init__(self, namespace: Namespace, stack: ExitStack) -> None:
         self.namespace = namespace
         self._stack = stack
+        self._far_ends: dict[str, ExitStack] = {}
         for name in (EAST, WEST):
             self.make(name)
         loaded = stack.enter_context(kernel.load(SMALL, programs=["count", "redirect", "grow"]))
@@ -50,7 +51,12 @@ class Machine:
             f"link set {name}-far up",
         )
         if takes_redirected:
-            self._stack.enter_context(takes_redirected_frames(f"{name}-far"))
+            self._far_ends[name] = self._stack.enter_context(ExitStack())
+            self._far_ends[name].enter_context(takes_redirected_frames(f"{name}-far"))
+
+    def take_no_redirected_frames(self, name: str) -> None:
+        """Have the far end be as that of a container which has started again."""
+        self._far_ends[name].close()
 
     def delete(self, name: str) -> None:
         self.namespace.ip(f"link delete {name}")
@@ -149,13 +155,55 @@ def test_all_change_over_to_the_mode_that_the_one_which_comes_back_can_have(mach
 
 
 @on_a_machine
+def test_all_change_over_once_what_is_redirected_to_one_of_them_would_be_lost(machine: Machine) -> None:
+    attached = machine.attach()
+    machine.take_no_redirected_frames(WEST)
+
+    assert look(attached) == {EAST: NATIVE, WEST: LOSES}
+    assert attached_modes() == {EAST: [Mode.NATIVE], WEST: []}
+    # Another program may be put in place now, as where the tables grow.
+    attached.replace(machine.others_program, machine.program)
+
+    assert machine.come_back(attached, WEST)
+    assert look(attached) == {EAST: GENERIC, WEST: GENERIC}
+    assert attached_modes() == in_mode(Mode.GENERIC)
+    assert {each.why.split()[0] for each in attached.attached} == {WEST}
+
+
+@on_a_machine
+def test_interface_that_loses_what_is_redirected_is_left_to_python_where_native_is_insisted_on(
+    machine: Machine,
+) -> None:
+    attached = machine.attach(NATIVE)
+    machine.take_no_redirected_frames(WEST)
+
+    assert look(attached) == {EAST: NATIVE, WEST: LOSES}
+    with pytest.raises(BpfRefused, match="west is a veth whose far end has neither GRO nor a program"):
+        machine.come_back(attached, WEST)
+    assert look(attached)[EAST] == NATIVE
+    assert attached_modes() == {EAST: [Mode.NATIVE], WEST: []}
+
+    machine._stack.enter_context(takes_redirected_frames(f"{WEST}-far"))
+    assert machine.come_back(attached, WEST)
+    assert look(attached) == {EAST: NATIVE, WEST: NATIVE}
+
+
+@on_a_machine
+def test_generic_program_is_left_where_it_is_whatever_the_far_end_takes(machine: Machine) -> None:
+    attached = machine.attach(GENERIC)
+    machine.take_no_redirected_frames(WEST)
+
+    assert look(attached) == {EAST: GENERIC, WEST: GENERIC}
+
+
+@on_a_machine
 def test_nothing_changes_over_where_native_is_insisted_on(machine: Machine) -> None:
     attached = machine.attach(NATIVE)
     machine.delete(WEST)
     look(attached)
     machine.make(WEST, takes_redirected=False)
 
-    with pytest.raises(BpfRefused, match="west would lose"):
+    with pytest.raises(BpfRefused, match="west is a veth whose far end has neither GRO nor a program"):
         machine.come_back(attached, WEST)
     assert look(attached)[EAST] == NATIVE
     assert attached_modes() == {EAST: [Mode.NATIVE], WEST: []}

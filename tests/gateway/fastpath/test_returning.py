@@ -11,7 +11,7 @@ import trio
 from pyroute2.netlink.exceptions import NetlinkError
 from trio.testing import MockClock
 
-from gateway.fastpath.attaching import GONE, TAKEN_OFF
+from gateway.fastpath.attaching import GONE, LOSES, TAKEN_OFF
 from gateway.fastpath.kernel import BpfRefused
 from gateway.fastpath.returning import (
     CALM,
@@ -90,6 +90,7 @@ class Machine:
         self.refusal: Exception | None = None
         self.told = 0
         self.tried: list[float] = []
+        self.why = ""
         self._attached = Attached("eth1", FastPathMode.NATIVE)
         self._had = ETH1
 
@@ -104,7 +105,7 @@ class Machine:
 
     def look(self, present: dict[str, int | None]) -> None:
         if self._attached.is_there and not self.is_there:
-            why = TAKEN_OFF if present["eth1"] == self._had else GONE
+            why = self.why or (TAKEN_OFF if present["eth1"] == self._had else GONE)
             self._attached = Attached("eth1", FastPathMode.GENERIC, why, is_there=False)
 
     def say(self, name: str, why: str) -> None:
@@ -126,7 +127,7 @@ class Machine:
             raise self.refusal
         if self.is_ready:
             self.is_there, self._had = True, index
-            self._attached = Attached("eth1", FastPathMode.GENERIC)
+            self._attached = Attached("eth1", FastPathMode.GENERIC, self.why)
         return self.is_ready
 
 
@@ -181,6 +182,21 @@ def test_program_that_is_detached_is_back_with_the_next_look(while_watched: Whil
     )
     assert lost.endswith('engine = "python" switches it off')
     assert back == "the fast path is attached to eth1 again, generic"
+
+
+def test_interface_that_would_lose_what_is_sent_there_is_tried_at_once_and_the_log_says_why(
+    while_watched: WhileWatched,
+) -> None:
+    async def happening(machine: Machine) -> None:
+        machine.why = LOSES
+        machine.lose(ETH1)
+        await trio.sleep(LOOK_EVERY)
+        assert machine.attached[0].is_there
+        assert machine.told == 1
+
+    lost, back = while_watched(happening)
+    assert lost.endswith(f"attached to eth1: {LOSES}, and it will be attached again as that can be now")
+    assert back == f"the fast path is attached to eth1 again, generic: {LOSES}"
 
 
 def test_interface_that_is_made_anew_is_tried_when_it_has_settled(while_watched: WhileWatched) -> None:
