@@ -16,7 +16,8 @@ from gateway.packets import nvgre
 from policies.addresses import ProviderAddress, Vsid
 from tests.fastpath.oracle import delivered, encoded
 from tests.fastpath.wire import ethernet
-from tests.properties.crossings import INTERFACE, Crossing
+from tests.properties.crossings import Crossing
+from tests.properties.wire import INTERFACE
 
 XDP_DROP, XDP_PASS, XDP_REDIRECT = 1, 2, 4
 

@@ -24,7 +24,7 @@ from policies.addresses import ProviderAddress
 from policies.tables import Tables
 from tests.fastpath.scenes import OWN_MACS
 from tests.properties.agreement import Metered, Ran
-from tests.properties.crossings import INTERFACE
+from tests.properties.wire import INTERFACE
 
 LOOPBACK = 1
 """Trial runs are as if by this interface: the number is that of every network namespace's own."""

@@ -14,9 +14,10 @@ from gateway.forwarding.verdicts import Drop, Forward
 from policies.model import Limits
 from tests.fastpath.oracle import delivered
 from tests.properties.agreement import XDP_REDIRECT
-from tests.properties.crossings import INTERFACE, Crossing, cross
+from tests.properties.crossings import Crossing, cross
 from tests.properties.machine import Machine, Processors
 from tests.properties.test_fastpath import start
+from tests.properties.wire import INTERFACE
 from tests.properties.worlds import World, generate
 
 RATE, BURST = 2_000_000, 20_000

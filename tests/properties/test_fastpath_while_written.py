@@ -24,9 +24,9 @@ from gateway.packets.ethernet import OF_IP_VERSION, EthernetHeader
 from policies.addresses import CustomerAddress, MacAddress, ProviderAddress, Vsid, gateway_mac
 from policies.facts import UDP
 from tests.fastpath.scenes import OWN_MACS
-from tests.properties.crossings import INTERFACE, on_the_wire
 from tests.properties.machine import LOOPBACK
 from tests.properties.restless import MOVING, SUBNETS, TENANT, mac
+from tests.properties.wire import INTERFACE, on_the_wire
 
 SEED = 7637
 FIRST_SUBNET = 1
