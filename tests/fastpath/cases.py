@@ -6,18 +6,22 @@ from tests.fastpath import (
     cases_carried,
     cases_found,
     cases_inner,
+    cases_limits,
     cases_marks,
     cases_outer,
     cases_permitted,
+    cases_rates,
     cases_sources,
 )
 
 CASES = (
     *cases_carried.CASES,
+    *cases_limits.CASES,
     *cases_outer.CASES,
     *cases_inner.CASES,
     *cases_marks.CASES,
     *cases_sources.CASES,
     *cases_found.CASES,
     *cases_permitted.CASES,
+    *cases_rates.CASES,
 )

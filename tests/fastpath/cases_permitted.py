@@ -1,4 +1,4 @@
-"""Cases of what a tenant allows itself: access rules, and its rate."""
+"""Cases of what a tenant's access rules allow."""
 
 from __future__ import annotations
 
@@ -19,18 +19,16 @@ from policies.model import (
     AddressHop,
     CustomerRoute,
     Endpoint,
-    Limits,
     PortRange,
     Tenant,
 )
 from tests.fastpath.cases_carried import DB, OTHER_DB, ROUTED, ROUTED_V6, SWITCHED, WEB
-from tests.fastpath.outcomes import ByPython, Case, Dropped, Expected, Passed, Told, Why, World
+from tests.fastpath.outcomes import ByPython, Case, Dropped, Expected, Passed, Why, World
 from tests.fastpath.scenes import WORLD, pa, tenant, world
 from tests.fastpath.wire import arriving, forwarded, routed, with_ip
 from tests.networks import SEATTLE, frame, site
 
 _DENIED = Dropped(DropReason.ACCESS_DENIED)
-_OVER_RATE = Dropped(DropReason.RATE_LIMITED)
 _TCP, _UDP, _ICMP, _ICMPV6 = 6, 17, 1, 58
 
 
@@ -73,7 +71,7 @@ def _datagram(sport: int, dport: int) -> Packet:
     return UDP(sport=sport, dport=dport) / Raw(b"x")
 
 
-_TO_5432 = frame("red", WEB, DB, upper=_segment(40000, 5432, "A"))
+TO_5432 = frame("red", WEB, DB, upper=_segment(40000, 5432, "A"))
 _FROM_5432 = frame("red", WEB, DB, upper=_segment(5432, 40000, "A"))
 _PING, _PONG = (frame("red", WEB, DB, upper=ICMP(type=kind)) for kind in (8, 0))
 _PING_V6 = frame("red", WEB, DB, version=6, upper=ICMPv6EchoRequest())
@@ -117,18 +115,18 @@ def _rules() -> Iterator[Case]:
         ("within its subnet", (allow("subnet:web", "subnet:web"),), SWITCHED, True),
         ("within another subnet", (allow("subnet:db", "subnet:db"),), SWITCHED, False),
         ("nothing of what is switched", (deny(),), SWITCHED, False),
-        ("a port", (allow("any", "any", _TCP, 5432),), _TO_5432, True),
-        ("the port above", (allow("any", "any", _TCP, 5433),), _TO_5432, False),
-        ("the port below", (allow("any", "any", _TCP, 5431),), _TO_5432, False),
-        ("a range that begins with it", (allow("any", "any", _TCP, (5432, 6000)),), _TO_5432, True),
-        ("a range that ends with it", (allow("any", "any", _TCP, (1, 5432)),), _TO_5432, True),
-        ("ranges around it", (allow("any", "any", _TCP, (1, 5431), (5433, 39999)),), _TO_5432, False),
-        ("the second of its ranges", (allow("any", "any", _TCP, 22, (5000, 6000)),), _TO_5432, True),
-        ("every port", (allow("any", "any", _TCP, (0, 65535)),), _TO_5432, True),
-        ("a port of any protocol", (allow("any", "any", None, 5432),), _TO_5432, True),
+        ("a port", (allow("any", "any", _TCP, 5432),), TO_5432, True),
+        ("the port above", (allow("any", "any", _TCP, 5433),), TO_5432, False),
+        ("the port below", (allow("any", "any", _TCP, 5431),), TO_5432, False),
+        ("a range that begins with it", (allow("any", "any", _TCP, (5432, 6000)),), TO_5432, True),
+        ("a range that ends with it", (allow("any", "any", _TCP, (1, 5432)),), TO_5432, True),
+        ("ranges around it", (allow("any", "any", _TCP, (1, 5431), (5433, 39999)),), TO_5432, False),
+        ("the second of its ranges", (allow("any", "any", _TCP, 22, (5000, 6000)),), TO_5432, True),
+        ("every port", (allow("any", "any", _TCP, (0, 65535)),), TO_5432, True),
+        ("a port of any protocol", (allow("any", "any", None, 5432),), TO_5432, True),
         ("a port, and it has none", (allow("any", "any", None, 5432),), _PING, False),
         ("port 0, as of what has none", (allow("any", "any", None, 0),), _PING, True),
-        ("a port of the other protocol", (allow("any", "any", _UDP, 5432),), _TO_5432, False),
+        ("a port of the other protocol", (allow("any", "any", _UDP, 5432),), TO_5432, False),
         ("a port is denied, the rest allowed", (deny("any", "any", _TCP, 5432), allow()), _FROM_5432, True),
         ("only what a site sends", (allow("site:seattle"),), ROUTED, False),
         ("only what goes to a site", (allow("any", "site:seattle"),), ROUTED, False),
@@ -158,7 +156,7 @@ def _replies() -> Iterator[Case]:
     yield _judged("a reply of a TCP in IPv6", to_web, sent, True)
     sent = frame("red", WEB, DB, version=6, upper=_segment(5432, 40000, "S"))
     yield _judged("a TCP opened from a port that may be asked, in IPv6", to_web, sent, False)
-    yield _judged("a TCP from another port", to_web, _TO_5432, False)
+    yield _judged("a TCP from another port", to_web, TO_5432, False)
     opening = frame("red", WEB, DB, upper=_segment(40000, 5432, "S"))
     yield _judged("a TCP is opened to a port that may be", (allow("any", "any", _TCP, 5432),), opening, True)
     to_53 = (allow("subnet:db", "subnet:web", _UDP, 53),)
@@ -300,99 +298,6 @@ def _order() -> Iterator[Case]:
     )
 
 
-def _rates() -> Iterator[Case]:
-    octets = len(raw(ROUTED)) - 14
-    for words, burst, sent, expected in (
-        ("just enough", octets, ROUTED, forwarded(routed(ROUTED))),
-        ("one octet too little", octets - 1, ROUTED, _OVER_RATE),
-        ("just enough, in IPv6", octets + 20, ROUTED_V6, forwarded(routed(ROUTED_V6))),
-        ("one octet too little, in IPv6", octets + 19, ROUTED_V6, _OVER_RATE),
-        ("just enough, switched", octets, SWITCHED, forwarded(SWITCHED, subnet="web", ttl=63)),
-        ("one octet too little, switched", octets - 1, SWITCHED, _OVER_RATE),
-    ):
-        yield Case(f"of the rate there is {words}", arriving(sent), expected, _limited(burst))
-    yield Case(
-        "of the rate there is just enough, and padding does not count",
-        arriving(raw(ROUTED) + bytes(100)),
-        forwarded(routed(ROUTED)),
-        _limited(octets),
-    )
-    for rate in (1_000, 1_000_000_000, 7_777_777):
-        yield Case(
-            f"just enough at {rate} bit/s",
-            arriving(ROUTED),
-            forwarded(routed(ROUTED)),
-            _limited(octets, rate=rate),
-        )
-    yield Case(
-        "what one packet took is not there for the next",
-        arriving(ROUTED),
-        _OVER_RATE,
-        _limited(2 * octets - 1),
-        before=(arriving(ROUTED),),
-    )
-    yield Case(
-        "what one packet left is there for the next",
-        arriving(ROUTED),
-        forwarded(routed(ROUTED)),
-        _limited(2 * octets),
-        before=(arriving(ROUTED),),
-    )
-    small = frame("red", WEB, DB, upper=Raw(b"x"), proto=61)
-    yield Case(
-        "what was too much for the rate took nothing",
-        arriving(small),
-        forwarded(routed(small)),
-        _limited(21),
-        before=(arriving(ROUTED),),
-    )
-    denied = _limited(octets, access=(deny("any", "any", _TCP), allow()))
-    yield Case(
-        "what was denied took nothing",
-        arriving(ROUTED),
-        forwarded(routed(ROUTED)),
-        denied,
-        before=(arriving(_TO_5432),),
-    )
-    yield Case("denied, and over the rate", arriving(_TO_5432), _DENIED, _limited(1, access=(deny(),)))
-    yield Case(
-        "marked beyond what it can say, and over the rate",
-        arriving(ROUTED, tos=3),
-        Dropped(DropReason.CONGESTION),
-        _limited(1),
-    )
-    other = frame("blue", WEB, DB)
-    yield Case(
-        "another tenant's rate",
-        arriving(other, tenant="blue"),
-        forwarded(routed(other, tenant="blue"), tenant="blue"),
-        _limited(octets),
-        before=(arriving(ROUTED), arriving(ROUTED)),
-    )
-    for words, sent, why, python in (
-        ("at its last hop", with_ip(ROUTED, ttl=1), Why.HOP_LIMIT, Told(DropReason.HOP_LIMIT)),
-        ("for nobody", with_ip(ROUTED, dst="10.0.2.77"), Why.DESTINATION, Told(DropReason.NO_RECORD)),
-    ):
-        yield Case(f"{words}, and within the rate", arriving(sent), Passed(why, python), _limited(octets))
-        yield Case(
-            f"{words}, and over the rate: nothing is told",
-            arriving(sent),
-            Passed(why, _OVER_RATE),
-            _limited(octets - 1),
-        )
-    by_mac = Dropped(DropReason.UNKNOWN_MAC)
-    sent = with_ip(SWITCHED)
-    sent.dst = "02:77:00:00:00:01"
-    yield Case(
-        "switched to nobody, and over the rate", arriving(sent), Passed(Why.UNKNOWN_MAC, by_mac), _limited(1)
-    )
-
-
-def _limited(burst: int, *, rate: int = 8, access: tuple[AccessRule, ...] = ()) -> World:
-    """A network in which Red may send so much at once, in octets, and as good as nothing more later."""
-    return world(tenant(limits=Limits(rate=rate, burst=burst), access=access))
-
-
 def _judged(description: str, rules: tuple[AccessRule, ...], sent: Packet, passes: bool) -> Case:
     expected: Expected = _DENIED
     if passes and sent is SWITCHED:
@@ -421,5 +326,4 @@ CASES = (
     *_errors(),
     *_many(),
     *_order(),
-    *_rates(),
 )
