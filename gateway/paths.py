@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 import msgspec
 
 from gateway.builtin import Builtin
 from gateway.datapath import DataPath
-from gateway.fastpath import attaching, features
+from gateway.fastpath import attaching, features, leftovers
 from gateway.fastpath.engine import FastPath
 from gateway.fastpath.kernel import BpfRefused
+from gateway.fastpath.leftovers import Leftover
 from gateway.forwarding.directory import Directory, configured_directory
 from gateway.forwarding.pmtu import LOWEST_IPV6, OVERHEAD_IPV4, OVERHEAD_IPV6
 from gateway.host.openvswitch.driver import OpenVswitchDriver
@@ -30,6 +32,8 @@ class Opened(msgspec.Struct, frozen=True, eq=False):
     fastpath: FastPath | None = None
     reason: str = ""
     """Why there is no fast path, where one was tried."""
+    found: tuple[str, ...] = ()
+    """What was found pinned by others on our interfaces, and done about it."""
 
 
 def opened(appliance: Appliance) -> Opened:
@@ -38,14 +42,18 @@ def opened(appliance: Appliance) -> Opened:
     This blocks for about a second, and wants the capabilities for it. Raises ConfigurationError.
     """
     attachment = _attach(appliance)
+    others, said = _clean_up(leftovers.of_others(appliance.name, attachment.interfaces))
     if not appliance.wants_fastpath:
         attaching.clean(appliance.name)
-        return Opened(attachment)
+        return Opened(attachment, found=said)
     found = features.look(attachment.interfaces)
     reason = features.why_not(found, appliance.fastpath)
+    if reason is None and others:
+        reason = f"has no place: there is {others[0]} and {others[0].owner} runs"
     if reason is None:
         try:
-            return Opened(attachment, FastPath.open(appliance.name, found, appliance.fastpath))
+            fastpath = FastPath.open(appliance.name, found, appliance.fastpath)
+            return Opened(attachment, fastpath, found=said)
         except BpfRefused as refused:
             reason = f"was refused: {refused}"
     if appliance.engine is Engine.XDP:
@@ -55,12 +63,30 @@ def opened(appliance: Appliance) -> Opened:
         raise ConfigurationError([Problem("appliance.engine", message)])
     # What an earlier process has left pinned would carry on beside Python, by what it was told then.
     attaching.clean(appliance.name)
-    return Opened(attachment, reason=reason)
+    return Opened(attachment, reason=reason, found=said)
+
+
+def _clean_up(pinned: Iterable[Leftover]) -> tuple[list[Leftover], tuple[str, ...]]:
+    """Detach what nobody serves; return what somebody does, and what is to be said of the others."""
+    served, said = list[Leftover](), list[str]()
+    for each in pinned:
+        if each.is_served:
+            served.append(each)
+            continue
+        try:
+            each.remove()
+        except OSError as refused:
+            said.append(f"{each} cannot be detached and carries on by what it was told last: {refused}")
+        else:
+            said.append(f"{each} is detached: {each.owner} does not run, and nobody tells it of changes")
+    return served, tuple(said)
 
 
 def data_path(appliance: Appliance, has: Opened, happenings: Events) -> DataPath:
     """Make the data path of what has been opened: silent until it adopts a network."""
     _warn_of_small_mtu(appliance, has.attachment.mtu)
+    for each in has.found:
+        log.warning("%s", each, extra={"event": "fastpath"})
     directory = _directory(appliance)
     if appliance.host is not None and appliance.host.driver == "openvswitch":
         return OpenVswitchDriver(appliance, has.attachment.mtu, directory)

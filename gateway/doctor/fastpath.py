@@ -10,8 +10,9 @@ import msgspec
 
 from gateway.doctor.findings import Finding, Level
 from gateway.doctor.firewall import Rules
-from gateway.fastpath import attaching, features
+from gateway.fastpath import attaching, features, leftovers
 from gateway.fastpath.features import MOST_IN_ONE_BUFFER, Feature, Features, Interface
+from gateway.fastpath.leftovers import Leftover
 from policies.model import Appliance, Engine, FastPathMode
 
 AREA = "fast path"
@@ -34,6 +35,8 @@ class Machine(msgspec.Struct, frozen=True):
     """The interfaces that take a packet only from where the way back leads."""
     pinned: frozenset[int] = frozenset()
     """The programs that this appliance has pinned."""
+    others: tuple[Leftover, ...] = ()
+    """What appliances of other names have."""
 
 
 def look(name: str, interfaces: Sequence[str], strict_sources: frozenset[str]) -> Machine:
@@ -47,6 +50,7 @@ def look(name: str, interfaces: Sequence[str], strict_sources: frozenset[str]) -
         old_tables=_old_tables(),
         strict_sources=strict_sources,
         pinned=attaching.pinned_programs(name),
+        others=leftovers.of_others(name, interfaces),
     )
 
 
@@ -58,7 +62,7 @@ def judge(machine: Machine, rules: Rules, appliance: Appliance, *, runs: bool) -
         yield _feature(machine.features.pinning, missing, "mount it, or leave out pinned")
     for each in machine.features.interfaces:
         yield from _interface(each, appliance.fastpath.mode, missing)
-        yield from _programs(each, machine.pinned, missing, runs=runs)
+        yield from _programs(each, machine, missing, runs=runs)
     yield from _past(machine, rules)
 
 
@@ -118,21 +122,32 @@ def _interface(interface: Interface, mode: FastPathMode, missing: Level) -> Iter
         yield Finding(AREA, level, words, 'lower the MTU, or write mode = "generic"')
 
 
-def _programs(
-    interface: Interface, pinned: frozenset[int], missing: Level, *, runs: bool
-) -> Iterator[Finding]:
+def _programs(interface: Interface, machine: Machine, missing: Level, *, runs: bool) -> Iterator[Finding]:
     if not interface.programs:
         return
     numbers = ", ".join(map(str, interface.programs))
     if runs:
         yield Finding(AREA, Level.OK, f"{interface.name}: its packets meet the program {numbers}")
-    elif pinned.issuperset(interface.programs):
+    elif machine.pinned.issuperset(interface.programs):
         words = f"{interface.name}: its packets meet the program {numbers}, which this appliance has pinned"
         yield Finding(AREA, Level.WARN, words, "start it: nobody tells the program of changes meanwhile")
+    elif others := [each for each in machine.others if each.program in interface.programs]:
+        yield from _of_others(others, missing)
     else:
         words = f"{interface.name} has a program of XDP already ({numbers}), which is left alone"
         advice = "`bpftool net` says whose"
         yield Finding(AREA, missing, words, advice)
+
+
+def _of_others(others: Sequence[Leftover], missing: Level) -> Iterator[Finding]:
+    for each in others:
+        if each.is_served:
+            words = f"there is {each} and {each.owner} runs"
+            yield Finding(AREA, missing, words, "one isthmus alone can have a fast path on an interface")
+        else:
+            words = f"there is {each} and nobody tells it of changes: {each.owner} does not run"
+            advice = f"the next start detaches it; rm -r {each.pin.parent} does so now"
+            yield Finding(AREA, Level.WARN, words, advice)
 
 
 def _past(machine: Machine, rules: Rules) -> Iterator[Finding]:

@@ -17,11 +17,16 @@ from gateway.fastpath.features import Features, Interface
 from gateway.fastpath.kernel import BpfRefused
 from gateway.fastpath.links import BPF_FILE_SYSTEM, Link, Mode
 from gateway.fastpath.status import Attached
+from gateway.underlay.claims import claimed
+from policies.errors import ConfigurationError
 from policies.model import FastPathMode, FastPathSettings
 
 GONE = "the interface is gone"
 TAKEN_OFF = "somebody has detached it"
 LOSES = "what a native program redirects there would be lost now"
+
+CLAIM = "fast path"
+"""What a process that has one claims, under the name of its pins' folder: so others see that it runs."""
 
 
 def pins_of(name: str) -> Path:
@@ -40,6 +45,11 @@ class Links:
         self.pinned = settings.pinned
         self.are_taken_over = are_taken_over
         """Whether they have an earlier process's program yet."""
+        self._held = ExitStack()
+
+    def hold(self, claim: ExitStack) -> None:
+        """Keep something until they are closed."""
+        self._held = claim
 
     @property
     def attached(self) -> tuple[Attached, ...]:
@@ -155,6 +165,7 @@ class Links:
         for place in self._places:
             if place.link is not None:
                 place.link.close()
+        self._held.close()
 
 
 class _Place:
@@ -217,6 +228,15 @@ def attach(program: int, name: str, found: Features, settings: FastPathSettings)
 
     What is taken over keeps the program that it has, until it is replaced. Raises BpfRefused.
     """
+    with ExitStack() as claim:
+        with suppress(ConfigurationError):  # another one of our name has it, and is found out later
+            claim.enter_context(claimed(CLAIM, pins_of(name).name, "appliance.name"))
+        made = _attached(program, name, found, settings)
+        made.hold(claim.pop_all())
+    return made
+
+
+def _attached(program: int, name: str, found: Features, settings: FastPathSettings) -> Links:
     pins = pins_of(name)
     taken = _take_over(pins, {each.index: each.name for each in found.interfaces}, settings)
     if taken is not None:

@@ -5,7 +5,9 @@ The hosts are those of tests/netns/numbered.py. What is lost is stated, and lost
 
 from __future__ import annotations
 
+import re
 import signal
+import sys
 import time
 from collections.abc import Iterator
 
@@ -104,6 +106,65 @@ def test_what_is_pinned_forwards_on_while_no_process_is_there(
     restart(world)
     stop(world)
     assert program_of(world) is None
+
+
+def renamed(text: str, engine: str) -> str:
+    """Have an appliance of another name, without the tenant blue."""
+    start = text.index('[[tenant]]\nname = "blue"')
+    text = text[:start].replace('["red", "blue"]', '["red"]').replace('"edge-1"', '"edge-9"')
+    return pinned(text.replace('engine = "xdp"', f'engine = "{engine}"'))
+
+
+@pytest.mark.interop
+@pytest.mark.long
+def test_what_is_pinned_by_another_name_is_left_alone_while_that_runs(world: NumberedWorld) -> None:
+    world.write(change=pinned)
+    running(world)
+    before = program_of(world)
+    world.write(change=lambda text: renamed(text, "xdp"))
+    file = str(world.directory / "edge-1.toml")
+    edge = world.node("edge-1")
+
+    command = (*world.prefix, sys.executable, "-m", "gateway.cli")
+    examined = edge.run(*command, "doctor", file, check=False).stdout
+    assert f"program {before} on {UPLINK}, which edge-1 has pinned" in examined
+    assert "and edge-1 runs" in examined
+
+    second = edge.run(*command, "run", file, check=False)
+    show(second.stderr)
+    assert second.returncode != 0
+    assert f"has no place: there is program {before} on {UPLINK}, which edge-1 has pinned" in second.stderr
+    assert program_of(world) == before
+    assert During(world, "with another one refused")(lambda: None).missing == 0
+
+
+@pytest.mark.parametrize("engine", ["auto", pytest.param("python", marks=IN_THE_LONG_RUN)])
+def test_what_was_pinned_by_another_name_carries_nothing_once_the_process_is_ready(
+    world: NumberedWorld, engine: str
+) -> None:
+    world.write(change=pinned)
+    running(world)
+    before = program_of(world)
+
+    with world.traffic(flows(world.plan), rate=RATE) as outcome:
+        time.sleep(SETTLING)
+        stop(world, signal.SIGKILL)
+        world.write(change=lambda text: renamed(text, engine))
+        assert program_of(world) == before
+        world.start_gateway()
+        ready = time.monotonic()
+        time.sleep(SETTLING)
+    show(f"another name while it was away, {engine}: {outcome}")
+
+    outcome.assert_nothing_wrong()
+    assert outcome.came_sent_after(ready, tenant="blue") == 0
+    assert outcome.came_sent_after(ready, tenant="red") > 0
+    assert program_of(world) != before
+    assert (program_of(world) is None) == (engine == "python")
+    assert re.search(
+        rf"program {before} on {UPLINK}, which edge-1 has pinned at .*/edge-1/{UPLINK}, is detached",
+        world.gateway.output(),
+    )
 
 
 @by_both_signals

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -14,6 +15,7 @@ from gateway.doctor.firewall import Rules
 from gateway.fastpath import features
 from gateway.fastpath.drivers import Driver
 from gateway.fastpath.features import Feature, Features, Interface
+from gateway.fastpath.leftovers import Leftover
 from policies.config import parse
 from policies.model import Appliance
 
@@ -195,6 +197,26 @@ def test_what_does_not_see_the_packets_that_the_fast_path_carries_is_told(
 
     assert level is WARN
     assert words in told
+
+
+@pytest.mark.parametrize(
+    ("is_served", "engine", "level", "words"),
+    [
+        (True, "xdp", FAIL, "and edge-0 runs"),
+        (True, "auto", WARN, "and edge-0 runs"),
+        (False, "xdp", WARN, "and nobody tells it of changes: edge-0 does not run"),
+    ],
+)
+def test_program_that_an_appliance_of_another_name_has_pinned_is_that_ones(
+    is_served: bool, engine: str, level: Level, words: str
+) -> None:
+    others = (Leftover("edge-0", "eth1", Path("/sys/fs/bpf/isthmus/edge-0/eth1"), 7, is_served),)
+    machine = msgspec.structs.replace(with_interface(programs=(7,)), others=others)
+
+    found = judged(machine, engine=engine)
+    whose = "there is program 7 on eth1, which edge-0 has pinned at /sys/fs/bpf/isthmus/edge-0/eth1"
+    assert wrong(found) == [(level, f"{whose}, {words}")]
+    assert all(each.advice for each in found if each.level is not OK)
 
 
 def test_rules_that_nobody_could_list_are_not_said_to_be_none() -> None:
