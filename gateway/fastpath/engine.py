@@ -299,10 +299,11 @@ class FastPath:
         directory = self._forwarder.directory
         await self.reaching.write(instance)
         before = {name: instance.numbers_of(name) for name in (*plan.changed, *plan.gone)}
-        for name in plan.gone:
-            instance.forget(name)
         for name in plan.changed:
             instance.write(plan.images[name])
+        # Not before: what was theirs may be another's by now, and its packets are no stranger's.
+        for name in plan.gone:
+            instance.forget(name)
         instance.forget_all_but({vsid for image in plan.images.values() for vsid, _ in image.vsids})
         await self._carry(instance, plan.changed)
         old = [numbers for numbers in before.values() if numbers is not None]

@@ -28,7 +28,7 @@ from policies.addresses import Vsid
 from policies.model import FastPathMode, Limits, Network
 from policies.tables import Tables
 from tests.fastpath.oracle import Oracle
-from tests.fastpath.scenes import WORLD, pa, record, tenant, world
+from tests.fastpath.scenes import WORLD, pa, record, tenant, vsid, world
 from tests.gateway.fastpath.ordinary import PROGRAM, Loader
 
 SIZES = Sizes(
@@ -326,3 +326,36 @@ async def test_hops_by_an_interface_that_the_program_is_off_are_left_to_python_u
     config = bytes(loader.made[0].maps["config"].memory())
     assert INTERFACE.pack(9, b"\x02\xee\0\0\0\2") in config
     assert b"\x02\xee\0\0\0\1" not in config
+
+
+@in_trio
+async def test_tenant_that_is_named_anew_is_nobodys_at_no_moment(loader: Loader) -> None:
+    edge = Edge(loader)
+    await edge.adopt()
+    instance, web = edge.fast._instances[0], vsid("red", "web")
+    carry, found = instance.carry, list[Place | None]()
+
+    def look_and_carry(tenant: str, *, is_carried: bool = True) -> None:
+        found.append(instance.places.find(VSIDS, web, 0))
+        carry(tenant, is_carried=is_carried)
+
+    instance.carry = look_and_carry  # type: ignore[method-assign]
+    before = instance.places.find(VSIDS, web, 0)
+    await edge.adopt(named_anew(WORLD.network, "red", "crimson"))
+
+    assert found
+    assert set(found) == {before}
+    assert instance.places.find(VSIDS, web, 0) not in (before, None)
+    assert not instance.knows("red")
+
+
+def named_anew(network: Network, name: str, new: str) -> Network:
+    replace = msgspec.structs.replace
+    return replace(
+        network,
+        tenants=tuple(replace(each, name=new) if each.name == name else each for each in network.tenants),
+        hosts=tuple(
+            replace(each, tenants=tuple(new if tenant == name else tenant for tenant in each.tenants))
+            for each in network.hosts
+        ),
+    )
