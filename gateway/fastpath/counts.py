@@ -13,6 +13,7 @@ import msgspec
 
 from gateway.fastpath.layout import DROPPED, METER_WORDS, OUTCOMES, Passed
 from gateway.forwarding.drops import DropReason
+from gateway.forwarding.pipeline import Forwarder
 from policies.addresses import Vsid
 
 _WORD = 8
@@ -68,6 +69,56 @@ class Counts:
             change = Metered(vsid, *words)
             self.carried += change.received_packets
             metered(change)
+
+
+class Totals:
+    """What all instances have counted that there have been, told to a forwarder."""
+
+    def __init__(self) -> None:
+        self._counting: list[Counts] = []
+        self._passed: Counter[str] = Counter()
+        self._carried = 0
+
+    def follow(self, forwarder: Forwarder) -> None:
+        """Tell this forwarder what is counted."""
+        self._forwarder = forwarder
+
+    def begin(self, counts: Counts) -> None:
+        """Heed what one more instance counts."""
+        self._counting.append(counts)
+
+    def end(self, counts: Counts) -> None:
+        """Heed no more of an instance than it has counted by now."""
+        self._counting.remove(counts)
+        counts.take(self._dropped, self._metered)
+        self._passed += counts.passed
+        self._carried += counts.carried
+
+    def take(self) -> None:
+        """Tell what has been counted since the last time."""
+        for counts in self._counting:
+            counts.take(self._dropped, self._metered)
+
+    @property
+    def passed(self) -> Counter[str]:
+        """Packets left to Python, by why, as far as has been told."""
+        return sum((counts.passed for counts in self._counting), self._passed)
+
+    @property
+    def carried(self) -> int:
+        """Packets sent on, as far as has been told."""
+        return self._carried + sum(counts.carried for counts in self._counting)
+
+    def _dropped(self, reason: DropReason, tenant: str, packets: int) -> None:
+        self._forwarder.drops.count(reason, tenant, packets)
+
+    def _metered(self, carried: Metered) -> None:
+        meter = self._forwarder.meters.get(carried.vsid)
+        if meter is not None:
+            meter.sent_packets += carried.sent_packets
+            meter.sent_octets += carried.sent_octets
+            meter.received_packets += carried.received_packets
+            meter.received_octets += carried.received_octets
 
 
 class _Changes:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -21,7 +20,7 @@ import trio
 
 from gateway.fastpath import attaching
 from gateway.fastpath.attaching import Links
-from gateway.fastpath.counts import Metered
+from gateway.fastpath.counts import Totals
 from gateway.fastpath.features import Features
 from gateway.fastpath.grace import wait_for_readers
 from gateway.fastpath.images import TenantImage, images_of
@@ -35,7 +34,6 @@ from gateway.fastpath.returning import Returning, come_back
 from gateway.fastpath.sizes import Full, Sizes
 from gateway.fastpath.status import MOST_TOLD, FastPathStatus
 from gateway.forwarding.directory import Change, Delete, Put
-from gateway.forwarding.drops import DropReason
 from gateway.forwarding.node import Node
 from gateway.forwarding.pipeline import Forwarder
 from gateway.operating.report import DETACHED
@@ -102,8 +100,8 @@ class FastPath:
         self._is_ours = not links.are_taken_over
         self._is_written = False
         """Whether the program knows all tenants: what it does not know, it drops as nobody's."""
-        self._closed: Counter[str] = Counter()
-        self._carried = 0
+        self._totals = Totals()
+        self._totals.begin(instance.counts)
 
     @classmethod
     def open(cls, name: str, found: Features, settings: FastPathSettings) -> Self:
@@ -138,6 +136,7 @@ class FastPath:
     def follow(self, forwarder: Forwarder) -> None:
         """Hear of all that changes in a forwarder's directory. It is still to `change` to its tables."""
         self._forwarder = forwarder
+        self._totals.follow(forwarder)
         forwarder.directory.subscribe(self._changed)
         self._tables, self._node = forwarder.tables, forwarder.node
         self.reaching.follow(self._tables, self._node, forwarder.paths)
@@ -252,8 +251,7 @@ class FastPath:
 
     def count(self) -> None:
         """Bring what the program has counted to where Python counts."""
-        for instance in self._instances:
-            instance.counts.take(self._dropped, self._metered)
+        self._totals.take()
 
     @property
     def in_words(self) -> str:
@@ -264,7 +262,6 @@ class FastPath:
     def status(self) -> FastPathStatus:
         """How it is now."""
         instance = self._instances[0]
-        passed = self._closed + instance.counts.passed
         left = {
             name: image.left_because or _OBSERVED
             for name, image in self._images.items()
@@ -279,8 +276,8 @@ class FastPath:
             tenants=len(self._images) - len(left),
             left_to_python=left,
             hops=self.reaching.status(MOST_TOLD),
-            carried=self._carried + instance.counts.carried,
-            passed=dict(passed),
+            carried=self._totals.carried,
+            passed=dict(self._totals.passed),
         )
 
     def _changed(self, change: Change) -> None:
@@ -371,6 +368,7 @@ class FastPath:
             return False
         old, observed = self._instances[0], self._observed
         self._instances.append(instance)
+        self._totals.begin(instance.counts)
         try:
             self.reaching.settle(instance)
             await self.reaching.write(instance)
@@ -382,6 +380,7 @@ class FastPath:
             await trio.to_thread.run_sync(self._links.replace, instance.program, old.program)
         except BaseException as error:
             self._instances.remove(instance)
+            self._totals.end(instance.counts)
             instance.close()
             if not isinstance(error, BpfRefused):
                 raise
@@ -391,9 +390,7 @@ class FastPath:
         self._is_ours = True
         self._all_is_written(observed)
         await wait_for_readers()
-        old.counts.take(self._dropped, self._metered)
-        self._closed += old.counts.passed
-        self._carried += old.counts.carried
+        self._totals.end(old.counts)
         old.close()
         return True
 
@@ -429,17 +426,6 @@ class FastPath:
     def _switch(self) -> None:
         for instance in self._instances:
             instance.switch(self._flags())
-
-    def _dropped(self, reason: DropReason, tenant: str, packets: int) -> None:
-        self._forwarder.drops.count(reason, tenant, packets)
-
-    def _metered(self, carried: Metered) -> None:
-        meter = self._forwarder.meters.get(carried.vsid)
-        if meter is not None:
-            meter.sent_packets += carried.sent_packets
-            meter.sent_octets += carried.sent_octets
-            meter.received_packets += carried.received_packets
-            meter.received_octets += carried.received_octets
 
 
 def _load(sizes: Sizes) -> Instance:

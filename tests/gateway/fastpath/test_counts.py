@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
-from gateway.fastpath.counts import Counts, Metered
+from gateway.fastpath.counts import Counts, Metered, Totals
 from gateway.fastpath.layout import METER_WORDS, OUTCOMES, Passed
 from gateway.forwarding.drops import DropReason
 from policies.addresses import Vsid
+from tests.fastpath.oracle import Oracle
+from tests.fastpath.scenes import WORLD
 
 PROCESSORS, TENANTS, SUBNETS = 3, 50, 40
 RED, WEB = 7, 9
@@ -85,3 +87,27 @@ def test_meters_of_a_virtual_subnet_are_added_up_over_the_processors() -> None:
 
     assert counted.metered == [Metered(VSID, 1, 60, 5, 350)]
     assert counted.counts.carried == 5
+
+
+def test_what_one_instance_has_counted_stays_when_another_has_taken_its_place() -> None:
+    forwarder = Oracle(WORLD).forwarder
+    first, second, totals = Counted(), Counted(), Totals()
+    totals.follow(forwarder)
+    totals.begin(first.counts)
+    first.meter(0, 0, 0, 2, 140)
+    first.count(0, Passed.TOO_BIG)
+    totals.take()
+
+    totals.begin(second.counts)
+    second.meter(1, 0, 0, 1, 60)
+    first.count(1, 3)  # by a packet that was on its way
+    first.count(1, Passed.TOO_BIG)
+    totals.take()
+    assert (totals.carried, totals.passed) == (3, {"too-big": 2})
+
+    first.count(2, 3)
+    totals.end(first.counts)
+    assert (totals.carried, totals.passed) == (3, {"too-big": 2})
+    assert forwarder.drops.counts[DropReason.ACCESS_DENIED, "red"] == 2
+    meter = forwarder.meters[VSID]
+    assert (meter.received_packets, meter.received_octets) == (3, 200)

@@ -159,7 +159,7 @@ def test_what_was_counted_of_a_virtual_subnet_stays_with_the_tenant_that_had_it(
     async def do(fast: FastPath, forwarder: Forwarder) -> None:
         red, blue, green = WORLD.network.tenants
         web = vsid("red", "web")
-        number = fast._instances[0]._tenants["red"].subnets[web]
+        number = fast._instances[0]._subnets[web].number
         fast._instances[0]._memory["meters"].cast("Q")[4 * number] = 3
         had = forwarder.meters[web]
         (subnet,) = (each for each in red.subnets if each.vsid == web)
