@@ -284,7 +284,7 @@ class FastPath:
         match change:
             case Put(record):
                 for instance in self._instances:
-                    instance.put(record, self._tables)
+                    instance.put(record, self._tables, self._node)
                     if instance.is_crowded:
                         self._crowded.set()
             case Delete(vsid, ca):
@@ -315,7 +315,7 @@ class FastPath:
         """Write the records of tenants that are written themselves, and carry their packets. Raises Full."""
 
         def put(record: LookupRecord) -> None:
-            instance.put(record, self._tables)
+            instance.put(record, self._tables, self._node)
             if instance.without_place:
                 raise Full
 

@@ -155,7 +155,6 @@ class Instance:
 
         What is beyond its room is left to Python.
         """
-        self.node = node
         memory = self._memory["config"]
         ipv4 = [each for each in node.provider_addresses if len(each) == 4][:OWN_ADDRESSES]
         ipv6 = [each for each in node.provider_addresses if len(each) == 16][:OWN_ADDRESSES]
@@ -270,7 +269,7 @@ class Instance:
         if subnet is not None:
             self.ipv4.expect(subnet.number, prefixes)
 
-    def put(self, record: LookupRecord, tables: Tables) -> None:
+    def put(self, record: LookupRecord, tables: Tables, node: Node) -> None:
         """Take a record over, or forget what was there, if the program may not decide by it."""
         subnet, entry = self._subnets.get(record.vsid), tables.subnets.get(record.vsid)
         if subnet is None or entry is None:
@@ -279,7 +278,7 @@ class Instance:
         if (
             subnet.tenant.image.left_because
             or peer is None
-            or not is_carried(record, entry.domain, tables, self.node)
+            or not is_carried(record, entry.domain, tables, node)
         ):
             self.remove(record.vsid, record.ca)
             return

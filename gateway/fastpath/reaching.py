@@ -73,7 +73,6 @@ class Reaching:
 
     async def write(self, instance: Instance) -> None:
         """Tell an instance of all peers, and how they are reached. Raises Full."""
-        instance.node = self._node
         instance.peers.know(owners_of(self._tables))
         for address, hop in self.known.items():
             instance.peers.reach(address, self._packed(instance, address, hop), trio.current_time())

@@ -138,7 +138,7 @@ def load(edge: Namespace, tenants: int, each: int, stride: int) -> Instance:
                 0.0,
             )
     for record in records(tenants, each, stride):
-        instance.put(record, tables)
+        instance.put(record, tables, node)
     if instance.without_place:
         raise AssertionError(f"{instance.without_place} records found no place")
     instance.switch(CARRIES)

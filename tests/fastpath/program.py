@@ -209,7 +209,7 @@ class Program:
         for image in images.values():
             instance.write(image)
         for record in world.records:
-            instance.put(record, tables)
+            instance.put(record, tables, node)
         for name in images:
             instance.carry(name)
         instance.switch(layout.CARRIES)
