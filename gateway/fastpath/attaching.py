@@ -15,7 +15,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from gateway.fastpath import drivers, features, links
 from gateway.fastpath.features import Features, Interface
 from gateway.fastpath.kernel import BpfRefused
-from gateway.fastpath.links import BPF_FILE_SYSTEM, Link, Mode
+from gateway.fastpath.links import Link, Mode
 from gateway.fastpath.status import Attached
 from gateway.underlay.claims import claimed
 from policies.errors import ConfigurationError
@@ -31,7 +31,12 @@ CLAIM = "fast path"
 
 def pins_of(name: str) -> Path:
     """Where the links of an appliance are pinned."""
-    return BPF_FILE_SYSTEM / "isthmus" / name.replace(".", "-")
+    return features.PINS / pinned_as(name)
+
+
+def pinned_as(name: str) -> str:
+    """Return a name as the BPF file system takes it, which has no dots: two names never become one."""
+    return name.replace("%", "%25").replace(".", "%2e")
 
 
 class Links:
@@ -261,12 +266,18 @@ def clean(name: str) -> None:
     if not _is_there(pins):
         return
     for pin in pins.iterdir():
+        with suppress(BpfRefused):  # of what is no link, or is off already
+            link = links.open_pinned(pin)
+            if link is not None:
+                with link:
+                    # Without its name alone it would stay for as long as anybody has it open.
+                    link.detach()
         links.unpin(pin)
     pins.rmdir()
 
 
 def _pin_of(pins: Path, interface: str) -> Path:
-    return pins / interface.replace(".", "-")
+    return pins / pinned_as(interface)
 
 
 def pinned_programs(name: str) -> frozenset[int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import unquote
 
 import msgspec
 
@@ -23,7 +24,7 @@ class Leftover(msgspec.Struct, frozen=True):
     """A program that is pinned, and attached to an interface of ours."""
 
     owner: str
-    """The appliance that has pinned it, as its folder is called."""
+    """The appliance that has pinned it."""
     interface: str
     pin: Path
     program: int
@@ -66,7 +67,7 @@ def _found(ours: Path, names: dict[int, str]) -> Iterator[Leftover]:
                 if link.ifindex in names:
                     interface, program = names[link.ifindex], link.program()
                     is_served = is_claimed(CLAIM, folder.name)
-                    yield Leftover(folder.name, interface, pin, program, is_served)
+                    yield Leftover(unquote(folder.name), interface, pin, program, is_served)
 
 
 def _entries(folder: Path) -> list[Path]:

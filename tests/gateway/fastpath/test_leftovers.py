@@ -77,7 +77,7 @@ def test_what_is_pinned_is_found_by_others_alone_and_on_their_interfaces(machine
     pin = attaching.pins_of("edge.1") / EAST
 
     (found,) = leftovers.of_others("edge-9", [WEST, EAST, "gone"])
-    assert (found.owner, found.interface, found.pin) == ("edge-1", EAST, pin)
+    assert (found.owner, found.interface, found.pin) == ("edge.1", EAST, pin)
     assert found.program == program_on(EAST)
     assert leftovers.of_others("edge.1", [EAST]) == ()
     assert leftovers.of_others("edge-9", [WEST]) == ()
@@ -118,3 +118,22 @@ def test_where_nothing_can_be_pinned_nothing_is_found(machine: Machine) -> None:
     assert leftovers.of_others("edge-9", [EAST]) == ()
     attaching.pins_of("edge-1").mkdir(parents=True)
     assert leftovers.of_others("edge-9", [EAST]) == ()
+
+
+@on_a_machine
+def test_what_is_cleaned_is_off_the_interface_even_while_somebody_has_it_open(machine: Machine) -> None:
+    machine.pin("edge.1", EAST)
+    attaching.clean("edge.1")
+
+    assert program_on(EAST) is None
+    assert not attaching.pins_of("edge.1").exists()
+
+
+@on_a_machine
+def test_appliances_whose_names_differ_by_a_dot_have_pins_of_their_own(machine: Machine) -> None:
+    machine.pin("edge.1", EAST).close()
+    machine.pin("edge-1", WEST).close()
+    attaching.clean("edge-1")
+
+    assert program_on(EAST) is not None
+    assert program_on(WEST) is None
