@@ -226,48 +226,4 @@ static __always_inline __u8 flow_id(const struct tuple *tuple)
     return mixed(hash, rest);
 }
 
-/* Lower the segment size that a SYN offers (gateway.packets.transport.clamp_mss): each of them, wherever it is. */
-static __always_inline void clamp_mss(__u8 *tcp, const void *end, __u32 limit)
-{
-    __u32 header_length, position = 20;
-
-    if ((void *)(tcp + 20) > end)
-        return;
-    header_length = tcp[12] >> 4 << 2;
-    for (int i = 0; i < 40; i++) {
-        __u8 *option, kind, length;
-
-        position &= 63;
-        if (position + 1 >= header_length)
-            return;
-        option = tcp + position;
-        if ((void *)(option + 4) > end)
-            return;
-        kind = option[0];
-        length = option[1];
-        if (kind == 0)
-            return;
-        if (kind == 1) {
-            position++;
-            continue;
-        }
-        if (length < 2 || position + length > header_length)
-            return;
-        if (kind == 2 && length == 4) {
-            __u16 offered = option[2] << 8 | option[3];
-            if (offered > limit) {
-                __u16 *checksum = (__u16 *)(tcp + 16);
-                option[2] = limit >> 8;
-                option[3] = limit;
-                /* Where it straddles two words of the sum, that is the same as its octets swapped. */
-                if (position & 1)
-                    *checksum = updated(*checksum, offered, limit);
-                else
-                    *checksum = updated(*checksum, swap16(offered), swap16(limit));
-            }
-        }
-        position += length;
-    }
-}
-
 #endif
