@@ -159,7 +159,7 @@ class Links:
         there = [place.link for place in self._places if place.link is not None and place.is_attached()]
         try:
             for link in there:
-                link.replace(program)
+                _replace(link, program)
         except BpfRefused:
             for link in there:
                 _put_back(link, before)
@@ -322,6 +322,14 @@ def _take_over(pins: Path, indices: dict[int, str], settings: FastPathSettings) 
         for link in opened
     ]
     return Links(places, settings, are_taken_over=True)
+
+
+def _replace(link: Link, program: int) -> None:
+    try:
+        link.replace(program)
+    except BpfRefused as refused:
+        if refused.errno != errno.ENOLINK:  # it has been detached, or its interface deleted, just now
+            raise
 
 
 def _put_back(link: Link, program: int) -> None:

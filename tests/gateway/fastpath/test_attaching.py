@@ -277,3 +277,19 @@ def test_interface_that_is_renamed_stays_what_it_is_until_another_one_has_its_na
     assert look(attached) == {EAST: NATIVE, WEST: NATIVE}
     assert attached_modes() == in_mode(Mode.NATIVE)
     assert links.attached(old) is None
+
+
+@on_a_machine
+def test_program_takes_the_others_place_also_where_it_is_detached_from_one_in_the_midst_of_that(
+    machine: Machine,
+) -> None:
+    attached = machine.attach()
+    before, west = programs(), attached._places[1]
+    assert west.link is not None
+    west.link.detach()
+    west.is_attached = lambda: True  # type: ignore[method-assign]  # as when that was looked at
+
+    attached.replace(machine.others_program, machine.program)
+    after = programs()
+    assert after[WEST] == {}
+    assert after[EAST][Mode.NATIVE] != before[EAST][Mode.NATIVE]
