@@ -1,3 +1,5 @@
+"""What grows is told from what wobbles."""
+
 from __future__ import annotations
 
 import os
