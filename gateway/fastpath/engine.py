@@ -175,7 +175,9 @@ class FastPath:
         for instance in self._instances:
             for name in (*plan.changed, *plan.gone):
                 instance.leave(name)
-            instance.leave_new(vsid for name in plan.changed for vsid, _ in plan.images[name].vsids)
+            if not instance.leave_new(vsid for name in plan.changed for vsid, _ in plan.images[name].vsids):
+                self._is_written = False
+                self._switch()
         if plan.gone or any(name in self._images for name in plan.changed):
             await wait_for_readers()
         self.count()

@@ -198,11 +198,13 @@ class Instance:
         if known is not None:
             self._write_tenant(known, 0)
 
-    def leave_new(self, vsids: Iterable[Vsid]) -> None:
-        """Leave the packets of VSIDs to Python that nobody has had: they are not for this program to drop."""
-        for vsid in vsids:
-            if vsid not in self._subnets:
-                self.places.put(VSIDS, vsid, 0, Place(0, 0))
+    def leave_new(self, vsids: Iterable[Vsid]) -> bool:
+        """Leave the packets of VSIDs to Python that nobody has had: they are not for this program to drop.
+
+        False: it would, as it has no room for one of them.
+        """
+        new = [vsid for vsid in vsids if vsid not in self._subnets]
+        return all(self.places.put(VSIDS, vsid, 0, Place(0, 0)) for vsid in new)
 
     def write(self, image: TenantImage) -> None:
         """Write a tenant by new numbers, which no packet is decided by yet. Raises Full."""

@@ -329,6 +329,24 @@ async def test_hops_by_an_interface_that_the_program_is_off_are_left_to_python_u
 
 
 @in_trio
+async def test_nothing_is_carried_while_there_is_no_room_for_a_virtual_subnet_that_is_new(
+    loader: Loader,
+) -> None:
+    edge = Edge(loader)
+    await edge.adopt(msgspec.structs.replace(WORLD.network, tenants=WORLD.network.tenants[:2]))
+    places = edge.fast._instances[0].places
+    put = places.put
+    places.put = lambda *_: False  # type: ignore[method-assign]
+
+    async with edge.fast.change(Tables.compile(WORLD.network), edge.forwarder.node):
+        assert edge.flags == 0
+        places.put = put  # type: ignore[method-assign]
+        edge.forwarder.replace_tables(Tables.compile(WORLD.network))
+    assert edge.flags == CARRIES
+    assert places.find(VSIDS, vsid("green", "web"), 0) is not None
+
+
+@in_trio
 async def test_tenant_that_is_named_anew_is_nobodys_at_no_moment(loader: Loader) -> None:
     edge = Edge(loader)
     await edge.adopt()
