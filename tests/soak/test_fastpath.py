@@ -36,8 +36,8 @@ RELOAD_EVERY = 10.0
 FLOOD_EVERY, FLOODED = 15.0, 0.5
 """Seconds between floods of what the fast path leaves to Python, and of each."""
 TELL_EVERY = 60.0
-BEHIND, SLOWER, FASTER = 0.2, 0.97, 1.003
-"""Seconds that changes may be late, and what the packets' rate is multiplied by each second if so, if not."""
+LATE, SLOWER, FASTER = 200.0, 0.95, 1.01
+"""So many changes may be late; what the packets' rate is multiplied by each second if more are, if not."""
 QUIET = 0.5
 
 
@@ -155,12 +155,15 @@ def carry_on(
             await asyncio.sleep(FLOOD_EVERY)
 
     async def fill_up(stream: Stream, done: Done) -> None:
-        """Have as many packets sent as leave the changes their time: where those fall behind, fewer."""
-        begun = time.monotonic()
+        """Have as many packets sent as leave the changes time, fewer while those fall further behind."""
+        begun, late = time.monotonic(), 0.0
         while True:
             await asyncio.sleep(1)
-            is_behind = done.changed < CHANGES * (time.monotonic() - begun - BEHIND)
-            stream.rate = (stream.rate or engine.rate) * (SLOWER if is_behind else FASTER)
+            before, late = late, CHANGES * (time.monotonic() - begun) - done.changed
+            if late > max(before, LATE):
+                stream.rate = (stream.rate or engine.rate) * SLOWER
+            elif late < LATE:
+                stream.rate = (stream.rate or engine.rate) * FASTER
 
     async def tell_now_and_then(done: Done, tell: Tell) -> None:
         while True:
