@@ -20,7 +20,7 @@ import msgspec
 from gateway.lab.namespaces import Namespace
 from tests.soak.numbered import Numbered, Place
 
-CONNECTIONS = 48
+CONNECTIONS = 128
 PATIENCE = 30.0
 _TICK = 0.001
 _END_OF_HEAD = b"\r\n\r\n"

@@ -36,7 +36,7 @@ RELOAD_EVERY = 10.0
 FLOOD_EVERY, FLOODED = 15.0, 0.5
 """Seconds between floods of what the fast path leaves to Python, and of each."""
 TELL_EVERY = 60.0
-LATE, SLOWER, FASTER = 200.0, 0.95, 1.01
+LATE, SLOWER, FASTER = 3000.0, 0.95, 1.01
 """So many changes may be late; what the packets' rate is multiplied by each second if more are, if not."""
 QUIET = 0.5
 
