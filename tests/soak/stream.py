@@ -23,7 +23,7 @@ _TICK = 0.005
 class Stream:
     """Has packets made and sent, from a namespace and by one processor, until it is left.
 
-    `rate` is how many a second, and may be changed meanwhile; None: as many as go.
+    `rate` is how many a second; None: as many as go.
     """
 
     def __init__(
