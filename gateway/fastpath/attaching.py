@@ -211,8 +211,7 @@ class _Place:
         """Detach it as somebody else may: what is known of the link stays, for whoever uses that now."""
         self.is_there, self.why = False, why
         if self.link is not None:
-            with suppress(BpfRefused):  # of an interface that is gone
-                self.link.detach()
+            _detach(self.link)
 
     def let_go(self) -> None:
         """Detach what is attached."""
@@ -221,9 +220,8 @@ class _Place:
             return
         if self._pin is not None:
             links.unpin(self._pin)
-        with suppress(BpfRefused):  # of what somebody has detached
-            # Not by its end alone, which comes later where it was pinned.
-            self.link.detach()
+        # Not by its end alone, which comes later where it was pinned.
+        _detach(self.link)
         self.link.close()
         self.link = None
 
@@ -337,8 +335,7 @@ def _put_back(link: Link, program: int) -> None:
         link.replace(program)
     except BpfRefused:
         # Better none than one whose tables nobody writes any more.
-        with suppress(BpfRefused):  # of an interface that is gone
-            link.detach()
+        _detach(link)
 
 
 def _loses(indices: dict[int, str]) -> str:
@@ -357,3 +354,8 @@ def _silent(indices: dict[int, str]) -> list[str]:
         # As where interfaces come and go meanwhile: the next look tells.
         return []
     return [name for index, name in indices.items() if index in known and not known[index].sends]
+
+
+def _detach(link: Link) -> None:
+    with suppress(BpfRefused):  # of what somebody has detached, or an interface that is gone
+        link.detach()
