@@ -32,7 +32,7 @@ class Stream:
         self._numbered = numbered
         self._namespace = namespace
         self._processor = processor
-        self.rate = rate
+        self._rate = rate
         self._ended = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -65,17 +65,15 @@ class Stream:
             os.sched_setaffinity(0, [self._processor])
         program = self._numbered.programs["generate"]
         frame = bytes(FRAME_OCTETS)
-        began = then = time.monotonic()
-        owed = 0.0
+        began = time.monotonic()
+        sent = 0
         while not self._ended.is_set():
             due = _IN_A_CALL
-            if self.rate is not None:
-                now = time.monotonic()
-                owed, then = owed + (now - then) * self.rate, now
-                due = min(int(owed), _IN_A_CALL)
+            if self._rate is not None:
+                due = min(int((time.monotonic() - began) * self._rate) - sent, _IN_A_CALL)
                 if due <= 0:
                     self._ended.wait(_TICK)
                     continue
-                owed -= due
             kernel.test_run(program, frame, repeat=due, live=True, batch=_AT_ONCE)
+            sent += due
         self.seconds = time.monotonic() - began
